@@ -1,0 +1,93 @@
+"""Linear probes: honest selection, exact reduction, and what each view can know."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from vtlvlm.errors import DataError
+from vtlvlm.report.probes import STRENGTHS, linear_probe, probe_suite
+
+A = 4
+
+
+def people(num: int = 120, dims: int = 40, noise: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors = class direction + the person's own offset + noise; labels; persons 0..9."""
+    draw = np.random.default_rng(seed)
+    labels, subjects = np.arange(num) % A, np.arange(num) // A % 10
+    x = draw.normal(size=(A, dims))[labels] + draw.normal(size=(10, dims))[subjects] + noise * draw.normal(size=(num, dims))
+    return x.astype(np.float32), labels, subjects
+
+
+def test_the_test_labels_and_clips_do_not_touch_the_choice() -> None:
+    x, y, subjects = people(noise=3.0)
+    train = subjects < 6
+    known = {"train_groups": subjects[train], "num_classes": A}
+    plain = linear_probe(x[train], y[train], x[~train], y[~train], **known)
+    shuffled = linear_probe(x[train], y[train], x[~train], np.random.default_rng(1).permutation(y[~train]), **known)
+    other = linear_probe(x[train], y[train], x[~train][:1] * 100, y[~train][:1], **known)
+    assert plain.strength == shuffled.strength == other.strength
+    assert plain.strength in STRENGTHS
+    assert (plain.num_train, plain.num_test, plain.dims) == (int(train.sum()), int((~train).sum()), 40)
+
+
+@pytest.mark.parametrize("dims", [10, 300])
+def test_span_of_the_training_clips_loses_nothing(dims: int) -> None:
+    x, y, subjects = people(dims=dims)
+    train = subjects < 6
+    probe = linear_probe(x[train], y[train], x[~train], y[~train], train_groups=subjects[train], num_classes=A)
+    scaler = StandardScaler().fit(x[train])
+    direct = LogisticRegression(C=probe.strength, max_iter=5000, tol=1e-6).fit(scaler.transform(x[train]), y[train])
+    assert probe.top1 == pytest.approx((direct.predict(scaler.transform(x[~train])) == y[~train]).mean(), abs=1e-6)
+
+
+def test_whole_people_are_held_out_in_the_choice() -> None:
+    """Labels that hang on the person alone are predicted within a person and not across: strong regularisation must win then."""
+    draw = np.random.default_rng(3)
+    subjects = np.repeat(np.arange(8), 12)
+    y = subjects % 2
+    x = draw.normal(size=(8, 60))[subjects] + 0.1 * draw.normal(size=(96, 60))
+    by_person = linear_probe(x, y, x, y, train_groups=subjects, num_classes=2)
+    by_clip = linear_probe(x, y, x, y, train_groups=np.zeros(96), num_classes=2)  # a single group: each clip is its own
+    assert by_person.top1 == by_clip.top1 == 1.0
+    assert by_clip.strength > 1e-2
+    assert by_clip.strength != by_person.strength
+
+
+def test_what_each_view_can_know() -> None:
+    """Class 0/1: order of time; class 2: a middle frame of its own; class 3: twice as long."""
+    draw = np.random.default_rng(0)
+    num, steps = 200, 9
+    labels, subjects = np.arange(num) % A, np.arange(num) // A % 10
+    features = 0.1 * draw.normal(size=(num, steps, 2, 6))
+    ramp = np.linspace(-1, 1, steps)[None, :, None]
+    features[labels == 0, :, :, 0] += ramp
+    features[labels == 1, :, :, 0] -= ramp
+    features[labels == 2, steps // 2, :, 1] += 5
+    lengths = np.where(labels == 3, 120, 60) + draw.integers(20, size=num)
+    train, test = np.flatnonzero(subjects < 6), np.flatnonzero(subjects >= 6)
+    found = probe_suite(features.astype(np.float16), labels, subjects, lengths, train, test, num_classes=A)
+    assert set(found) == {"mean feature", "thirds", "middle frame", "clip length"}
+    assert found["thirds"].top1 == 1.0
+    assert found["mean feature"].top1 < 0.85  # 0 and 1 have one mean
+    assert found["middle frame"].top1 < 0.85  # 0, 1 and 3 are alike in the middle, but for noise
+    assert 0.4 < found["clip length"].top1 < 0.75  # class 3 and a third of the rest
+    assert found["thirds"].dims == 3 * 2 * 6
+
+
+def test_a_class_missing_from_training_is_never_predicted() -> None:
+    x, y, subjects = people()
+    train = (subjects < 6) & (y != 2)
+    probe = linear_probe(x[train], y[train], x[y == 2], y[y == 2], train_groups=subjects[train], num_classes=A)
+    assert (probe.top1, probe.mean_class) == (0.0, 0.0)
+
+
+def test_bad_input_is_named() -> None:
+    x, y, subjects = people()
+    with pytest.raises(DataError, match="no test clips"):
+        linear_probe(x, y, x[:0], y[:0], train_groups=subjects, num_classes=A)
+    with pytest.raises(DataError, match="one label"):
+        linear_probe(x[y == 0], y[y == 0], x, y, train_groups=subjects[y == 0], num_classes=A)
+    x[0, 0] = np.nan
+    with pytest.raises(DataError, match="nan or infinity"):
+        linear_probe(x, y, x, y, train_groups=subjects, num_classes=A)

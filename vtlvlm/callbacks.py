@@ -1,0 +1,319 @@
+"""Lightning callbacks: what a run leaves in its folder, the curves of its speed, its confusion matrix, and the writing of caches."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from vtlvlm.batches import EventTokens, FeatureBatch
+from vtlvlm.report.provenance import environment, write_json
+
+SPLITS = {"test": "test", "validate": "val"}
+"""What a trainer does -> the name of the split it reads."""
+
+
+class RunRecord(Callback):
+    """Writes ``versions.json``, ``fit.json`` and ``metrics.json`` (``metrics_val.json`` after ``validate``) into the run folder.
+
+    The run folder is the trainer's ``default_root_dir``. Files are replaced whole, by rank zero alone.
+    """
+
+    def __init__(self) -> None:
+        self._environment: dict[str, Any] = {}
+        self._clips = 0
+        self._started = self._mark = 0.0
+        self._first_step = 0
+        self._durations: list[float] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``versions.json``: that of the training, which a later test leaves as it is (it has its own in ``metrics.json``)."""
+        if trainer.is_global_zero:
+            self._environment = environment(global_seed(), Path.cwd())
+            path = Path(trainer.default_root_dir) / "versions.json"
+            if stage == "fit" or not path.exists():
+                write_json(path, self._environment)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started = self._mark = time.perf_counter()
+        self._first_step, self._durations = trainer.global_step, []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Note how long an optimiser step took, from the end of the one before."""
+        if trainer.global_step > self._first_step + len(self._durations):
+            now = time.perf_counter()
+            self._durations.append(now - self._mark)
+            self._mark = now
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take validation out of the step that follows it; after ``validate``, write ``metrics_val.json``."""
+        self._mark = time.perf_counter()
+        self._write_metrics(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``fit.json``."""
+        self._write_fit(trainer, pl_module, finished=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """An interrupted training has its cost recorded too."""
+        if trainer.state.fn == "fit" and self._started:
+            self._write_fit(trainer, pl_module, finished=False)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count clips from zero."""
+        self._clips = 0
+
+    on_validation_start = on_test_start
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Count the clips that were evaluated."""
+        self._clips += len(batch.labels)
+
+    on_validation_batch_end = on_test_batch_end
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``metrics.json``."""
+        self._write_metrics(trainer, pl_module)
+
+    def _write_fit(self, trainer: Trainer, pl_module: LightningModule, finished: bool) -> None:
+        if not trainer.is_global_zero:
+            return
+        path = Path(trainer.default_root_dir) / "fit.json"
+        session = {
+            "first_step": self._first_step,
+            "last_step": trainer.global_step,
+            "epochs": trainer.current_epoch,
+            "wall_seconds": time.perf_counter() - self._started,
+            "finished": finished,
+        }
+        sessions = [*_earlier_sessions(path, self._first_step), session]
+        parameters = list(pl_module.parameters())
+        content = {
+            "steps": trainer.global_step,
+            "wall_seconds": sum(s["wall_seconds"] for s in sessions),
+            "seconds_per_step": statistics.median(self._durations) if self._durations else None,
+            "peak_rss_bytes": peak_rss(),
+            "parameters": sum(p.numel() for p in parameters),
+            "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+            "sessions": sessions,
+        }
+        write_json(path, content)
+        self._started = 0.0
+
+    def _write_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        split = SPLITS.get(str(trainer.state.fn and trainer.state.fn.value))
+        if split is None:
+            return
+        clips = torch.tensor(self._clips, device=pl_module.device)
+        num_clips = int(trainer.strategy.reduce(clips, reduce_op="sum"))
+        if not trainer.is_global_zero:
+            return
+        described = dict(getattr(getattr(trainer, "datamodule", None), "split_description", {}))
+        module: Any = pl_module
+        provenance = dict(module.provenance()) if hasattr(module, "provenance") else {}
+        content = {
+            "protocol": described.get("protocol"),
+            "split": split,
+            "num_clips": num_clips,
+            "seed": global_seed(),
+            "metrics": {
+                name.removeprefix(f"{split}/"): number if math.isfinite(number := float(value)) else None
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith(f"{split}/")
+            },
+            "provenance": {
+                **provenance,
+                "split": described,
+                "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+                "environment": self._environment,
+            },
+        }
+        write_json(Path(trainer.default_root_dir) / ("metrics.json" if split == "test" else "metrics_val.json"), content)
+
+
+class Throughput(Callback):
+    """Logs speed over the optimiser steps since the last log, every ``log_every_n_steps`` of the trainer.
+
+    Curves: ``speed/clips_per_second`` (all processes together), ``speed/seconds_per_step`` (validation left out), and
+    ``speed/data_wait_share``, the share of that time spent waiting for the data loader, in [0, 1].
+    """
+
+    def __init__(self) -> None:
+        self._batch_end = self._elapsed = self._waited = 0.0
+        self._clips = self._logged_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._logged_step = trainer.global_step
+        self._elapsed = self._waited = 0.0
+        self._clips = 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The first batch of an epoch is waited for from here."""
+        self._batch_end = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave validation out."""
+        self._batch_end = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """The time since the last batch was spent waiting for this one."""
+        waited = time.perf_counter() - self._batch_end
+        self._waited += waited
+        self._elapsed += waited
+        self._batch_end += waited
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Add up, and log when it is time."""
+        now = time.perf_counter()
+        self._elapsed += now - self._batch_end
+        self._batch_end = now
+        self._clips += len(batch.labels)
+        steps = trainer.global_step - self._logged_step
+        every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        if steps and trainer.global_step % every == 0:
+            speed = {
+                "speed/clips_per_second": self._clips * trainer.world_size / self._elapsed,
+                "speed/seconds_per_step": self._elapsed / steps,
+                "speed/data_wait_share": self._waited / self._elapsed,
+            }
+            for logger in trainer.loggers:
+                logger.log_metrics(speed, step=trainer.global_step - 1)  # Lightning counts the steps of curves from zero
+            self.on_train_start(trainer, pl_module)
+
+
+class ConfusionFigure(Callback):
+    """After ``test`` and ``validate``: ``confusion_{split}.json`` in the run folder and a figure in TensorBoard.
+
+    Reads ``pl_module.confusion``, a torchmetrics confusion matrix that the module updates in its steps, and ``pl_module.classes``. A module
+    whose ``confusion`` is missing or None is left alone. The matrix is emptied before each evaluation.
+    """
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Empty the matrix."""
+        metric: Any = getattr(pl_module, "confusion", None)
+        if metric is not None:
+            metric.reset()
+
+    on_validation_epoch_start = on_test_epoch_start
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather the matrix over all processes, write and draw it."""
+        split = SPLITS.get(str(trainer.state.fn and trainer.state.fn.value))
+        metric: Any = getattr(pl_module, "confusion", None)
+        if split is None or metric is None:
+            return
+        matrix = metric.compute().cpu().numpy()
+        if not trainer.is_global_zero:
+            return
+        from vtlvlm.report.figures import confusion_figure
+        from vtlvlm.report.runs import Confusion
+
+        found = Confusion(matrix, tuple(pl_module.classes))  # type: ignore[arg-type]
+        content = {"classes": list(found.classes), "matrix": matrix.tolist()}
+        write_json(Path(trainer.default_root_dir) / f"confusion_{split}.json", content)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                figure = confusion_figure(found, title=f"Confusion matrix ({split})")
+                logger.experiment.add_figure(f"{split}/confusion", figure, global_step=trainer.global_step, close=False)
+
+    on_validation_epoch_end = on_test_epoch_end
+
+
+class CacheWriting(BasePredictionWriter):
+    """Base of the callbacks that turn ``trainer.predict`` into a cache, batch by batch; each process writes shards of its own.
+
+    Args:
+        make: Called with the process's rank when prediction starts; returns its cache writer.
+    """
+
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        super().__init__("batch")
+        self.make = make
+        self.writer: Any = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open this process's writer."""
+        self.writer = self.make(trainer.global_rank)
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Hand a batch to the writer under its clips' names and content identities."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        clips = batch.clips.cpu()
+        self.writer.add(data.keys(clips, batch.views.cpu()), *self.columns(prediction), identities=data.identities(clips))
+
+    def columns(self, prediction: Any) -> tuple[Tensor, ...]:
+        """What the writer's ``add`` takes between keys and identities."""
+        raise NotImplementedError
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Store the rest."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep the clips that are done: the next run continues after them."""
+        self._close()
+
+    def _close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+
+
+class FeatureWriter(CacheWriting):
+    """Writes predicted ``FeatureBatch`` es with a ``FeatureCacheWriter``."""
+
+    def columns(self, prediction: FeatureBatch) -> tuple[Tensor, ...]:
+        """Features and times."""
+        return prediction.features, prediction.times
+
+
+class EventWriter(CacheWriting):
+    """Writes predicted ``EventTokens`` with an ``EventCacheWriter``."""
+
+    def columns(self, prediction: EventTokens) -> tuple[Tensor, ...]:
+        """Code numbers, vectors and spans."""
+        return prediction.ids, prediction.vectors, prediction.spans
+
+
+def global_seed() -> int | None:
+    """The seed last given to ``seed_everything``, None if there was none."""
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return int(seed) if seed else None
+
+
+def peak_rss() -> int:
+    """The largest resident memory of this process so far, in bytes (its data workers not counted)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _earlier_sessions(path: Path, first_step: int) -> list[dict[str, Any]]:
+    """The sessions that a resumed training continues; none where training begins at step 0."""
+    if first_step == 0 or not path.is_file():
+        return []
+    return [s for s in json.loads(path.read_text(encoding="utf-8"))["sessions"] if s["first_step"] < first_step]

@@ -1,0 +1,202 @@
+"""What is measured, as torchmetrics objects: states are sums, so the figures are exact under any number of processes.
+
+Every metric takes ``scores`` (B, A) and ``labels`` (B,) int64. A row of scores may hold probabilities (in [0, 1], summing to one) or any
+logits, such as label log-likelihoods; it is normalised over the A classes either way. Clips labelled -1 (unknown) are not counted.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+UNKNOWN = -1
+"""The label of a clip whose action is not known, and the code number of a token that has none."""
+
+
+def log_probabilities(scores: Tensor) -> Tensor:
+    """Normalise scores over the classes, row by row: (B, A) probabilities or logits -> (B, A) float32 log-probabilities, all <= 0."""
+    scores = scores.float()
+    total = scores.sum(-1, keepdim=True)
+    # Wide enough for probabilities rounded to bfloat16; logits that are all positive and sum to one within 1 % do not happen by chance.
+    are_probabilities = (scores >= 0).all(-1, keepdim=True) & ((total - 1).abs() < 0.01)
+    safe = torch.where(are_probabilities, scores / total, torch.ones_like(scores))
+    return torch.where(are_probabilities, safe.clamp_min(torch.finfo(torch.float32).tiny).log(), scores.log_softmax(-1))
+
+
+class ClipMean(Metric):
+    """Base of the metrics that are a mean over clips of one figure per clip."""
+
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Add a batch: scores (B, A), labels (B,)."""
+        known = labels != UNKNOWN
+        values = self.per_clip(log_probabilities(scores), labels.clamp_min(0))
+        self.total += values.masked_fill(~known, 0.0).sum()
+        self.count += known.sum()
+
+    def compute(self) -> Tensor:
+        """The mean over all known clips, nan if there are none."""
+        return self.total / self.count
+
+    @abstractmethod
+    def per_clip(self, log_probs: Tensor, labels: Tensor) -> Tensor:
+        """The figure of each clip: log-probabilities (B, A), labels (B,) in [0, A) -> (B,)."""
+
+
+class NegativeLogLikelihood(ClipMean):
+    """Mean of -log P(label), in nats; a uniform guess scores log A."""
+
+    higher_is_better = False
+
+    def per_clip(self, log_probs: Tensor, labels: Tensor) -> Tensor:
+        """See ``ClipMean``."""
+        return -log_probs.gather(-1, labels[:, None]).squeeze(-1)
+
+
+class BrierScore(ClipMean):
+    """Mean squared distance of the probabilities to the one-hot label, summed over classes: in [0, 2] (Brier 1950)."""
+
+    higher_is_better = False
+
+    def per_clip(self, log_probs: Tensor, labels: Tensor) -> Tensor:
+        """See ``ClipMean``."""
+        probs = log_probs.exp()
+        return probs.square().sum(-1) - 2 * probs.gather(-1, labels[:, None]).squeeze(-1) + 1
+
+
+class MeanClassAccuracy(Metric):
+    """Top-1 accuracy within each class, averaged over the classes that occur among the labels.
+
+    torchmetrics' ``macro`` also counts, as zero, a class that is only ever predicted, so that the average of a test set without
+    some classes would depend on the mistakes; here only the labels decide which classes count.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    higher_is_better = True
+    correct: Tensor
+    count: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.add_state("correct", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Add a batch: scores (B, A), labels (B,)."""
+        known = labels != UNKNOWN
+        rows = labels.clamp_min(0)
+        self.correct.index_add_(0, rows, (known & (scores.argmax(-1) == labels)).long())
+        self.count.index_add_(0, rows, known.long())
+
+    def compute(self) -> Tensor:
+        """Mean over the classes seen, in [0, 1]; nan if none was."""
+        seen = self.count > 0
+        return (self.correct / self.count.clamp_min(1))[seen].mean()
+
+
+class ExpectedCalibrationError(Metric):
+    """Mean distance of confidence and accuracy over equal-width confidence bins (Guo et al. 2017), in [0, 1].
+
+    torchmetrics' own keeps every clip's confidence; this one keeps three sums per bin.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    higher_is_better = False
+    confidence: Tensor
+    correct: Tensor
+    count: Tensor
+
+    def __init__(self, bins: int = 15) -> None:
+        super().__init__()
+        self.bins = bins
+        self.add_state("confidence", torch.zeros(bins), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros(bins, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(bins, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Add a batch: scores (B, A), labels (B,)."""
+        known = labels != UNKNOWN
+        confidence, guess = log_probabilities(scores).exp().max(-1)
+        rows = (confidence * self.bins).long().clamp(0, self.bins - 1)
+        self.confidence.index_add_(0, rows, confidence * known)
+        self.correct.index_add_(0, rows, (known & (guess == labels)).long())
+        self.count.index_add_(0, rows, known.long())
+
+    def compute(self) -> Tensor:
+        """Sum over bins of |confidence - accuracy| weighted by the bin's share of the clips."""
+        return (self.confidence - self.correct).abs().sum() / self.count.sum()
+
+
+class CodebookUsage(Metric):
+    """How much of a codebook of K codes is in use: perplexity exp(H) of the code frequencies, and the codes never chosen."""
+
+    is_differentiable = False
+    full_state_update = False
+    higher_is_better = True
+    counts: Tensor
+
+    def __init__(self, num_codes: int) -> None:
+        super().__init__()
+        self.num_codes = num_codes
+        self.add_state("counts", torch.zeros(num_codes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, ids: Tensor) -> None:
+        """Add code numbers (...) int64 in [0, K); -1 (padding, identity quantiser) is not counted."""
+        flat = ids.reshape(-1)
+        self.counts.index_add_(0, flat.clamp_min(0), (flat != UNKNOWN).long())
+
+    def compute(self) -> dict[str, Tensor]:
+        """``perplexity`` in [1, K] (0 without tokens), ``perplexity_share`` of K, ``used_share`` of K, ``dead_codes`` (a count)."""
+        total = self.counts.sum()
+        frequency = self.counts / total.clamp_min(1)
+        perplexity = torch.special.entr(frequency).sum().exp() * (total > 0)
+        used = (self.counts > 0).sum()
+        return {
+            "perplexity": perplexity,
+            "perplexity_share": perplexity / self.num_codes,
+            "used_share": used / self.num_codes,
+            "dead_codes": (self.num_codes - used).float(),
+        }
+
+
+def action_metrics(num_classes: int) -> MetricCollection:
+    """What every recogniser of A actions is judged by.
+
+    Args:
+        num_classes: A, at least 2.
+
+    Returns:
+        A collection with ``top1``, ``top5`` (top-A where A < 5), ``mean_class_accuracy``, ``ece``, ``brier`` and ``nll``.
+    """
+    return MetricCollection(
+        {
+            "top1": MulticlassAccuracy(num_classes, average="micro", ignore_index=UNKNOWN),
+            "top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes), ignore_index=UNKNOWN),
+            "mean_class_accuracy": MeanClassAccuracy(num_classes),
+            "ece": ExpectedCalibrationError(),
+            "brier": BrierScore(),
+            "nll": NegativeLogLikelihood(),
+        },
+        # Groups are found by comparing states after the first batch: where top-1 and top-5 agree on it, they would be one for good.
+        compute_groups=False,
+    )
+
+
+def confusion(num_classes: int) -> MulticlassConfusionMatrix:
+    """Counts of clips, (A, A) int64: row = the label, column = the likeliest class."""
+    return MulticlassConfusionMatrix(num_classes, ignore_index=UNKNOWN)

@@ -1,0 +1,213 @@
+"""The report as data, and its three forms: Markdown with PNG files, one self-contained HTML page, and a table in the terminal."""
+
+from __future__ import annotations
+
+import base64
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TextIO
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from vtlvlm.errors import UsageError
+from vtlvlm.report.tables import ResultRow, Table, as_markdown, as_text, quantity, seconds, summary_table
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a section."""
+
+    name: str
+    """file name without its ending; unique in the report"""
+    caption: str
+    figure: Figure
+
+    @cached_property
+    def png(self) -> bytes:
+        """The figure as PNG bytes, drawn once."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+        return buffer.getvalue()
+
+    @property
+    def data_uri(self) -> str:
+        """The figure as an address that holds all of it."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+    @property
+    def css_width(self) -> int:
+        """Its natural width on a page, in CSS pixels (96 an inch)."""
+        return round(self.figure.get_figwidth() * 96)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A headed part of the report."""
+
+    title: str
+    text: str = ""
+    """plain paragraphs, separated by empty lines"""
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What was tested, and what it takes: all that a reader needs in order to place the figures."""
+
+    protocol: str
+    split_sizes: Mapping[str, int]
+    """clips in ``train``, ``val``, ``test``"""
+    num_classes: int
+    seed: int
+    trainable_parameters: int
+    total_parameters: int
+    seconds_per_clip: float
+    """from the video file to its probabilities, on the machine named in ``machine``"""
+    machine: str
+    training_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a report shows, made of what the runs wrote."""
+
+    title: str
+    summary: str
+    """plain paragraphs: what was done and what came out"""
+    setting: Setting
+    rows: Sequence[ResultRow]
+    difficulty: Table
+    """how hard the videos are, fixed before any training: probe, accuracy, limit, whether it holds"""
+    sections: Sequence[Section] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """of every package that can change a result"""
+    commands: Sequence[str] = ()
+    """what to type to get this report again"""
+
+
+def write_markdown(report: Report, folder: Path) -> Path:
+    """Write ``report.md`` and its figures (``figures/NAME.png``) into a folder.
+
+    Returns:
+        The path of ``report.md``.
+
+    Raises:
+        UsageError: If two pictures have one name.
+    """
+    _unique_names(report)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    parts = [f"# {report.title}", report.summary.strip(), as_markdown(summary_table(report.rows))]
+    parts += ["## Setting", as_markdown(setting_table(report.setting))]
+    parts += ["## Difficulty of the videos (fixed before training)", as_markdown(report.difficulty)]
+    for section in report.sections:
+        parts.append(f"## {section.title}")
+        parts += [section.text.strip()] if section.text.strip() else []
+        parts += [as_markdown(table) for table in section.tables]
+        for picture in section.pictures:
+            (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
+            parts.append(f"![{picture.caption}](figures/{picture.name}.png)\n\n*{picture.caption}*")
+    parts += ["## Versions and seed", as_markdown(versions_table(report))]
+    if report.commands:
+        parts += ["## Again", "```sh\n" + "\n".join(report.commands) + "\n```"]
+    path = folder / "report.md"
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path
+
+
+def write_html(report: Report, path: Path) -> Path:
+    """Write one page that needs no other file and no network; it follows the reader's light or dark theme.
+
+    Raises:
+        UsageError: If two pictures have one name.
+    """
+    _unique_names(report)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vtlvlm", "report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(paragraphs=_paragraphs, slug=_slug)
+    page = environment.get_template("report.html.j2").render(
+        report=report,
+        summary=summary_table(report.rows),
+        facts=facts(report),
+        setting=setting_table(report.setting),
+        versions=versions_table(report),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def print_table(report: Report, file: TextIO | None = None) -> None:
+    """Print the title, the summary and one line on the setting, as plain aligned text."""
+    setting = report.setting
+    sizes = ", ".join(f"{count:,} {name}" for name, count in setting.split_sizes.items())
+    lines = [
+        report.title,
+        "",
+        as_text(summary_table(report.rows)),
+        "",
+        f"protocol {setting.protocol} ({sizes} clips, {setting.num_classes} actions) · seed {setting.seed}",
+        f"{quantity(setting.trainable_parameters)} of {quantity(setting.total_parameters)} parameters trained · "
+        f"{seconds(setting.seconds_per_clip)} a clip on {setting.machine}",
+    ]
+    print("\n".join(lines), file=file or sys.stdout)
+
+
+def facts(report: Report) -> list[tuple[str, str]]:
+    """The few figures that head the page: (value, what it is)."""
+    setting = report.setting
+    ours = [(f"{row.top1:.3f}", f"top-1 accuracy, {row.name}") for row in report.rows if row.ours]
+    return [
+        *ours[:1],
+        (f"{setting.split_sizes.get('test', 0):,}", f"test clips, {setting.num_classes} actions"),
+        (quantity(setting.trainable_parameters), f"parameters trained of {quantity(setting.total_parameters)}"),
+        (seconds(setting.seconds_per_clip), "per clip, file to answer"),
+    ]
+
+
+def setting_table(setting: Setting) -> Table:
+    """Protocol, split sizes, seed, parameters and times, one a row."""
+    rows = [
+        ("protocol", setting.protocol),
+        ("clips", ", ".join(f"{count:,} {name}" for name, count in setting.split_sizes.items())),
+        ("actions", str(setting.num_classes)),
+        ("seed", str(setting.seed)),
+        ("trainable parameters", f"{setting.trainable_parameters:,} of {setting.total_parameters:,}"),
+        ("seconds per clip", f"{setting.seconds_per_clip:.3f}"),
+        ("machine", setting.machine),
+    ]
+    if setting.training_seconds is not None:
+        rows.insert(6, ("training", seconds(setting.training_seconds)))
+    return Table(("", "value"), rows)
+
+
+def versions_table(report: Report) -> Table:
+    """Seed first, then every version."""
+    return Table(("", "version"), [("seed", str(report.setting.seed)), *report.versions.items()])
+
+
+def _paragraphs(text: str) -> Markup:
+    blocks = [block.strip() for block in text.strip().split("\n\n") if block.strip()]
+    return Markup("\n").join(Markup("<p>{}</p>").format(block) for block in blocks)
+
+
+def _slug(title: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
+
+
+def _unique_names(report: Report) -> None:
+    names = [picture.name for section in report.sections for picture in section.pictures]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"report: two pictures are named {name!r}; give each its own file name")

@@ -1,0 +1,84 @@
+"""Where a figure comes from: versions, machine and git state, written beside every result."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = (
+    "vtlvlm",
+    "torch",
+    "torchvision",
+    "lightning",
+    "transformers",
+    "peft",
+    "timm",
+    "av",
+    "torchmetrics",
+    "vector-quantize-pytorch",
+    "numpy",
+    "scikit-learn",
+)
+"""Distributions whose version can change a result."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages of ``PACKAGES`` that are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The computer: platform, processor name, usable cores, and the GPUs torch sees."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"platform": platform.platform(), "cpu": _processor(), "cores": cores, "gpus": gpus}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_state(folder: Path | str = ".") -> dict[str, Any] | None:
+    """Commit and whether anything differs from it, or None where ``folder`` is in no git repository with a commit (or git is missing)."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        dirty = bool(_git(folder, "status", "--porcelain"))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": dirty}
+
+
+def _git(folder: Path | str, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout.strip()
+
+
+def environment(seed: int | None, folder: Path | str = ".") -> dict[str, Any]:
+    """The content of ``versions.json``: ``versions``, ``machine``, ``seed`` and ``git`` (of ``folder``)."""
+    return {"versions": versions(), "machine": machine(), "seed": seed, "git": git_state(folder)}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON (UTF-8, indented) so that readers see the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,153 @@
+"""Typed readers of run folders: what ``callbacks.py`` and the TensorBoard logger wrote."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vtlvlm.errors import DataError
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """``metrics.json`` of a test, or ``metrics_val.json`` of a validation."""
+
+    protocol: str | None
+    split: str
+    num_clips: int
+    seed: int | None
+    metrics: dict[str, float | None]
+    """by name, without the split's prefix; None where a figure is not a number"""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """``fit.json``: the cost of training, summed over its sessions (an interrupted training has several)."""
+
+    steps: int
+    wall_seconds: float
+    seconds_per_step: float | None
+    """median over the optimiser steps of the last session, data waiting included; None without steps"""
+    peak_rss_bytes: int
+    parameters: int
+    trainable_parameters: int
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """``confusion_{split}.json``: counts of clips, row = label, column = likeliest class."""
+
+    matrix: np.ndarray
+    """(A, A) int64"""
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One logged scalar over optimiser steps."""
+
+    name: str
+    steps: np.ndarray
+    values: np.ndarray
+
+
+def fit_finished(folder: Path | str) -> bool:
+    """Whether the training of a run folder has come to its end (and not only to an interruption)."""
+    fit = Run(Path(folder)).fit
+    return fit is not None and bool(fit.sessions) and bool(fit.sessions[-1]["finished"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. Each property reads one file; None where the run has not got that far."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Run:
+        """Open a run folder.
+
+        Raises:
+            DataError: If there is no such folder.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such run folder; it is the default_root_dir of a training")
+        return cls(folder)
+
+    @property
+    def test(self) -> Metrics | None:
+        """The metrics of the test split."""
+        return self._metrics("metrics.json")
+
+    @property
+    def validation(self) -> Metrics | None:
+        """The metrics of the validation split, as written by ``validate``."""
+        return self._metrics("metrics_val.json")
+
+    @property
+    def fit(self) -> Fit | None:
+        """What training cost."""
+        content = self._json("fit.json")
+        return None if content is None else self._typed(Fit, content, "fit.json")
+
+    @property
+    def environment(self) -> dict[str, Any] | None:
+        """``versions.json``: versions, machine, seed, git."""
+        return self._json("versions.json")
+
+    def confusion(self, split: str = "test") -> Confusion | None:
+        """The confusion matrix of a split, ``test`` or ``val``."""
+        content = self._json(f"confusion_{split}.json")
+        if content is None:
+            return None
+        return Confusion(np.asarray(content["matrix"], dtype=np.int64), tuple(content["classes"]))
+
+    def scalars(self) -> dict[str, Curve]:
+        """All TensorBoard scalars below the folder by tag; where a resumed training wrote a step again, the later value counts."""
+        from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+            SCALARS,
+            EventAccumulator,
+        )
+
+        points: dict[str, dict[int, tuple[float, float]]] = {}
+        for events in sorted({path.parent for path in self.folder.rglob("events.out.tfevents.*")}):
+            reader = EventAccumulator(str(events), size_guidance={SCALARS: 0})
+            reader.Reload()
+            for tag in reader.Tags()[SCALARS]:
+                column = points.setdefault(tag, {})
+                for event in reader.Scalars(tag):
+                    if event.wall_time >= column.get(event.step, (0.0, 0.0))[0]:
+                        column[event.step] = (event.wall_time, event.value)
+        return {
+            tag: Curve(tag, np.array(sorted(column)), np.array([column[step][1] for step in sorted(column)]))
+            for tag, column in points.items()
+        }
+
+    def _metrics(self, name: str) -> Metrics | None:
+        content = self._json(name)
+        return None if content is None else self._typed(Metrics, content, name)
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path}: not JSON ({error}); delete it and run the test again") from error
+        if not isinstance(content, dict):
+            raise DataError(f"{path}: not a JSON object; delete it and run the test again")
+        return content
+
+    def _typed(self, kind: type, content: dict[str, Any], name: str) -> Any:
+        try:
+            return kind(**content)
+        except TypeError as error:
+            raise DataError(f"{self.folder / name}: not what this version writes ({error}); run the test again") from error

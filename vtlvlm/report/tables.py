@@ -1,0 +1,115 @@
+"""Tables as data, and their three forms: terminal, Markdown, and (through the page's template) HTML."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One row of the summary: who was tested on what, and how well. Accuracies in [0, 1], None where they make no sense."""
+
+    name: str
+    top1: float
+    top5: float | None = None
+    mean_class: float | None = None
+    num_clips: int | None = None
+    """test clips; None for chance"""
+    note: str = ""
+    ours: bool = False
+    """this is the model the report is about"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Any table: header and cells as text. Columns of numbers are aligned to the right."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    strong: frozenset[int] = field(default_factory=frozenset)
+    """row numbers to emphasise"""
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Which columns hold numbers (or nothing) in every row."""
+        return tuple(
+            bool(self.rows) and all(_is_number(row[i]) for row in self.rows) and any(row[i] for row in self.rows)
+            for i in range(len(self.header))
+        )
+
+
+def summary_table(rows: Sequence[ResultRow]) -> Table:
+    """The summary rows as a table of text; the column of notes is left out where no row has one."""
+    header = ["", "top-1", "top-5", "mean class", "clips"]
+    cells = [[r.name, share(r.top1), share(r.top5), share(r.mean_class), "" if r.num_clips is None else f"{r.num_clips:,}"] for r in rows]
+    if any(row.note for row in rows):
+        header.append("note")
+        for line, row in zip(cells, rows, strict=True):
+            line.append(row.note)
+    return Table(header, cells, frozenset(i for i, row in enumerate(rows) if row.ours))
+
+
+def as_text(table: Table) -> str:
+    """Aligned plain text for a terminal, with a rule under the header and ``*`` before emphasised rows."""
+    mark = bool(table.strong)
+    widths = [max(display_width(line[i]) for line in (table.header, *table.rows)) for i in range(len(table.header))]
+    lines = [_aligned(table.header, widths, table.numeric, "  " if mark else "")]
+    lines.append(("  " if mark else "") + "  ".join("─" * width for width in widths))
+    for number, row in enumerate(table.rows):
+        lead = ("* " if number in table.strong else "  ") if mark else ""
+        lines.append(_aligned(row, widths, table.numeric, lead))
+    return "\n".join(lines)
+
+
+def as_markdown(table: Table) -> str:
+    """A GitHub Markdown table, emphasised rows in bold."""
+    ruler = ["---:" if numeric else ":---" for numeric in table.numeric]
+    lines = [[_escaped(cell) for cell in table.header], ruler]
+    for number, row in enumerate(table.rows):
+        lines.append([f"**{_escaped(cell)}**" if number in table.strong and cell else _escaped(cell) for cell in row])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def share(value: float | None) -> str:
+    """An accuracy with three digits; nothing for None."""
+    return "" if value is None else f"{value:.3f}"
+
+
+def seconds(value: float) -> str:
+    """A duration in the unit one would say it in: ``12 ms``, ``1.84 s``, ``14 min 20 s``, ``3 h 05 min``."""
+    if value < 1:
+        return f"{value * 1000:.0f} ms" if value >= 0.01 else f"{value * 1000:.1f} ms"
+    if value < 60:
+        return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+    whole = round(value)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def quantity(value: int) -> str:
+    """A large count in short: ``1,179,648`` below ten million, ``134.5 M`` above."""
+    return f"{value:,}" if value < 10_000_000 else f"{value / 1e6:,.1f}\N{NO-BREAK SPACE}M"
+
+
+def display_width(text: str) -> int:
+    """Columns that a text takes in a terminal: two for wide East Asian characters, none for combining ones."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool], lead: str) -> str:
+    padded = [
+        " " * (width - display_width(cell)) + cell if right else cell + " " * (width - display_width(cell))
+        for cell, width, right in zip(cells, widths, numeric, strict=True)
+    ]
+    return (lead + "  ".join(padded)).rstrip()
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
+
+
+def _is_number(cell: str) -> bool:
+    return not cell or cell.lstrip("<>≤≥±+-−~ ")[:1].isdigit()
