@@ -1,0 +1,66 @@
+"""Moments, principal components and k-means against scikit-learn and by hand."""
+
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from vtlvlm.errors import DataError
+from vtlvlm.vtem.statistics import kmeans, moments, principal_components
+
+
+def test_moments_put_the_mean_square_to_one_and_hold_rare_features_down() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(700, 3, 2, 5) * torch.tensor([1e-3, 1.0, 2.0, 3.0, 0.0]) + 7
+    found = moments(features, chunk=128)
+    torch.testing.assert_close(found.mean, features.flatten(0, 2).mean(0), atol=1e-5, rtol=0)
+    standardised = (features - found.mean) / found.std
+    torch.testing.assert_close(standardised.square().mean(), torch.tensor(1.0), atol=1e-3, rtol=0)
+    deviations = features.flatten(0, 2).std(0, correction=0)
+    floored = deviations.clamp(min=deviations.median())
+    torch.testing.assert_close(found.std / found.std[3], floored / floored[3], atol=1e-4, rtol=0)
+
+
+def test_moments_of_constant_features() -> None:
+    found = moments(torch.full((4, 2, 1, 3), 5.0))
+    assert torch.equal(found.mean, torch.full((3,), 5.0))
+    assert (found.std > 0).all()
+
+
+def test_moments_name_the_bad_row() -> None:
+    features = torch.zeros(6, 2, 1, 3)
+    features[4, 1, 0, 2] = torch.inf
+    features[5, 0, 0, 0] = torch.nan
+    with pytest.raises(DataError, match=r"training row 4 \(2 of 6 rows\)"):
+        moments(features)
+    with pytest.raises(DataError, match="training split is empty"):
+        moments(torch.zeros(0, 2, 1, 3))
+
+
+def test_principal_components_equal_scikit_learn() -> None:
+    torch.manual_seed(0)
+    samples = torch.randn(500, 12) @ torch.randn(12, 12) + 3
+    reference = PCA(5, svd_solver="full").fit(samples.double().numpy())
+    found = principal_components(samples, 5)
+    torch.testing.assert_close(found.mean.double(), torch.from_numpy(reference.mean_), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.variances.double(), torch.from_numpy(reference.explained_variance_), rtol=1e-4, atol=0)
+    cosines = (found.directions.T.double() * torch.from_numpy(reference.components_)).sum(1).abs()
+    torch.testing.assert_close(cosines, torch.ones(5, dtype=torch.float64), atol=1e-5, rtol=0)
+    largest = found.directions.gather(0, found.directions.abs().argmax(0, keepdim=True))
+    assert (largest > 0).all()
+
+
+def test_principal_components_of_a_wider_rank() -> None:
+    found = principal_components(torch.randn(50, 4), 9)
+    assert found.directions.shape == (4, 4)
+    torch.testing.assert_close(found.directions.T @ found.directions, torch.eye(4), atol=1e-5, rtol=0)
+
+
+def test_kmeans_counts_and_order_do_not_depend_on_anything_but_the_seed() -> None:
+    torch.manual_seed(0)
+    samples = torch.randn(300, 3)
+    centres, counts = kmeans(samples, 10, seed=1)
+    torch.randn(10)
+    again, _ = kmeans(samples, 10, seed=1)
+    assert torch.equal(centres, again)
+    assert counts.sum() == 300
+    assert torch.equal(torch.cdist(samples, centres).argmin(1).bincount(minlength=10).float(), counts)

@@ -1,0 +1,202 @@
+"""Adaptive temporal pooling (eq. 2): T' feature steps -> W windows of equal cumulative salience, and back.
+
+With c_t the normalised cumulative salience, step t weighs in window w by W times the overlap of [c_{t-1}, c_t] and [w/W, (w+1)/W].
+The interior c_t and w/W together cut [0, 1] into T' + W - 1 pieces, each of one step and one window, so that the weights are a sparse
+matrix with T' + W - 1 entries: memory and time are linear in T' + W, and no two large sums are ever subtracted.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vtlvlm.errors import DataError, UsageError
+
+
+class PooledSegments(NamedTuple):
+    """Windows of a clip, and where they lie."""
+
+    segments: Tensor
+    """(B, W, S, D) float32, the salience-weighted mean of each window and cell"""
+    cumulative: Tensor
+    """(B, T'+1) float64 in [0, 1], non-decreasing: the share of salience before each step's start, last entry 1"""
+    edges: Tensor
+    """(B, W+1) float32, feature steps: window w reaches from edge w to w+1; step t reaches from t to t+1"""
+
+
+class Pieces(NamedTuple):
+    """The N = T' + W - 1 pieces of [0, 1] between neighbouring cuts, in order."""
+
+    steps: Tensor
+    """(B, N) int64, non-decreasing: the step each piece belongs to"""
+    windows: Tensor
+    """(B, N) int64, non-decreasing: the window each piece belongs to"""
+    lengths: Tensor
+    """(B, N) float64, differentiable; sum to one"""
+
+
+class TemporalPooler(nn.Module, ABC):
+    """Features (B, T', S, D) -> windows (B, W, S, D): an exact, order-preserving partition of the clip shared by its cells.
+
+    Args:
+        windows: W >= 1; may exceed T' (a step then fills several windows).
+    """
+
+    def __init__(self, windows: int = 16) -> None:
+        super().__init__()
+        if windows < 1:
+            raise UsageError(f"pooler.windows={windows}: must be at least 1")
+        self.windows = windows
+
+    def build(self, dim: int) -> None:
+        """Makes the weights for features of width D. Idempotent."""
+
+    @abstractmethod
+    def salience(self, features: Tensor) -> Tensor:
+        """Features (B, T', S, D) float32 -> positive salience (B, T')."""
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> PooledSegments:
+        """Pools standardised features (B, T', S, D); float32 also under autocast.
+
+        Args:
+            features: (B, T', S, D), finite also where padded.
+            mask: (B, T') bool, False on padding, which is expected at the end of a clip; None for no padding.
+
+        Raises:
+            DataError: a clip is all padding.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            cumulative = cumulate(self.salience(features), mask)
+            pieces = cut(cumulative, self.windows)
+            flat = weighted_sums(features.flatten(2), pieces.steps, pieces.windows, self.windows * pieces.lengths, self.windows)
+            return PooledSegments(flat.unflatten(2, features.shape[2:]), cumulative, window_edges(cumulative.detach(), self.windows))
+
+    def unpool(self, segments: Tensor, cumulative: Tensor) -> Tensor:
+        """The transposed weights, normalised per step: each step gets the mean of its windows, by the share of the step in each.
+
+        Args:
+            segments: (B, W, S, C), any width C.
+            cumulative: (B, T'+1) from :meth:`forward`.
+
+        Returns:
+            (B, T', S, C) float32; zero on padding.
+        """
+        with torch.autocast(segments.device.type, enabled=False):
+            pieces = cut(cumulative, self.windows)
+            share = cumulative.diff(dim=1).gather(1, pieces.steps)
+            weights = torch.where(share > 0, pieces.lengths / share.clamp(min=torch.finfo(share.dtype).tiny), 0.0)
+            flat = weighted_sums(segments.float().flatten(2), pieces.windows, pieces.steps, weights, cumulative.shape[1] - 1)
+            return flat.unflatten(2, segments.shape[2:])
+
+
+class EqualSaliencePooler(TemporalPooler):
+    """Learned salience: s_t = softplus(f([h_t, h_t - h_{t-1}])) on the mean over cells, f a two-layer network.
+
+    Starts as uniform pooling (the last layer is zero). The change of the first step is zero.
+
+    Args:
+        windows: W.
+        hidden: width of the salience network.
+    """
+
+    floor = 1e-4
+    """added to the salience, so that no step's share underflows to zero"""
+
+    def __init__(self, windows: int = 16, hidden: int = 64) -> None:
+        super().__init__(windows)
+        if hidden < 1:
+            raise UsageError(f"pooler.hidden={hidden}: must be at least 1")
+        self.hidden = hidden
+        self.inner: nn.Linear | None = None
+        self.outer: nn.Linear | None = None
+
+    def build(self, dim: int) -> None:
+        if self.inner is None:
+            self.inner = nn.Linear(2 * dim, self.hidden)
+            self.outer = nn.Linear(self.hidden, 1)
+            nn.init.zeros_(self.outer.weight)
+            nn.init.zeros_(self.outer.bias)
+
+    def salience(self, features: Tensor) -> Tensor:
+        if self.inner is None or self.outer is None:
+            raise UsageError("the pooler has no weights yet: call build(dim) first")
+        mean = features.mean(dim=2) if features.shape[2] > 1 else features.squeeze(2)
+        # [value, change] @ h_t = (value + change) @ h_t - change @ h_{t-1}: no (B, T', 2D) copy of a long video.
+        value, change = self.inner.weight.chunk(2, dim=1)
+        moved = F.linear(mean, change)
+        before = torch.cat([moved[:, :1], moved[:, :-1]], dim=1)
+        hidden = F.gelu(F.linear(mean, value, self.inner.bias) + moved - before)
+        return F.softplus(self.outer(hidden)).squeeze(-1) + self.floor
+
+
+class UniformPooler(TemporalPooler):
+    """Windows of equal duration, the "fixed sampling" arm of Table II: constant salience."""
+
+    def salience(self, features: Tensor) -> Tensor:
+        return features.new_ones(features.shape[:2])
+
+
+def cumulate(salience: Tensor, mask: Tensor | None) -> Tensor:
+    """Salience (B, T') -> normalised cumulative salience (B, T'+1) float64, from 0 to 1.
+
+    Raises:
+        DataError: a clip is all padding.
+    """
+    salience = salience.double()  # float32 would leave three digits of a step's share at 54,000 steps
+    if mask is not None:
+        if not bool(mask.any(dim=1).all()):
+            raise DataError(f"clip {int((~mask.any(dim=1)).nonzero()[0])} of the batch is all padding: leave it out")
+        salience = salience * mask
+    cumulative = salience.cumsum(dim=1)
+    return F.pad(cumulative / cumulative[:, -1:], (1, 0))
+
+
+def cut(cumulative: Tensor, windows: int) -> Pieces:
+    """Cuts [0, 1] at the interior of ``cumulative`` (B, T'+1) and at w/W."""
+    batch, inner = cumulative.shape[0], cumulative.shape[1] - 2
+    borders = torch.arange(1, windows, device=cumulative.device, dtype=cumulative.dtype) / windows
+    cuts, order = torch.cat([cumulative[:, 1:-1], borders.expand(batch, -1)], dim=1).sort(dim=1, stable=True)
+    is_border = order >= inner
+    lengths = F.pad(cuts, (0, 1), value=1.0) - F.pad(cuts, (1, 0))
+    return Pieces(F.pad((~is_border).cumsum(dim=1), (1, 0)), F.pad(is_border.cumsum(dim=1), (1, 0)), lengths)
+
+
+def weighted_sums(values: Tensor, rows: Tensor, bags: Tensor, weights: Tensor, num_bags: int) -> Tensor:
+    """Sums weights[b, n]·values[b, rows[b, n]] over the n of each bag.
+
+    Args:
+        values: (B, R, C) float32.
+        rows: (B, N) int64 in [0, R).
+        bags: (B, N) int64, non-decreasing, every number of [0, num_bags) present.
+        weights: (B, N), differentiable.
+        num_bags: how many sums.
+
+    Returns:
+        (B, num_bags, C).
+    """
+    clip = torch.arange(values.shape[0], device=values.device)[:, None]
+    numbers = torch.arange(num_bags, device=values.device).expand(values.shape[0], -1).contiguous()
+    offsets = torch.searchsorted(bags, numbers) + clip * rows.shape[1]
+    sums = F.embedding_bag(
+        (rows + clip * values.shape[1]).flatten(),
+        values.flatten(0, 1),
+        offsets.flatten(),
+        mode="sum",
+        per_sample_weights=weights.to(values.dtype).flatten(),
+    )
+    return sums.unflatten(0, (values.shape[0], num_bags))
+
+
+def window_edges(cumulative: Tensor, windows: int) -> Tensor:
+    """Where cumulative salience (B, T'+1) passes w/W, in feature steps: (B, W+1) float32, from 0 to the number of unpadded steps."""
+    levels = torch.arange(windows + 1, device=cumulative.device, dtype=cumulative.dtype) / windows
+    levels = levels.expand(cumulative.shape[0], -1).contiguous()
+    ends = cumulative[:, 1:].contiguous()
+    step = torch.searchsorted(ends, levels).clamp(max=ends.shape[1] - 1)
+    start, end = cumulative.gather(1, step), ends.gather(1, step)
+    return (step + (levels - start) / (end - start).clamp(min=torch.finfo(end.dtype).tiny)).float()

@@ -1,0 +1,109 @@
+"""What VTEM learns from training features before any gradient: moments, principal components, k-means centres."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtlvlm.errors import DataError
+
+KMEANS_SAMPLES_PER_CODE = 32
+"""k-means looks at no more than this many vectors a code"""
+KMEANS_SEEDS_PER_CODE = 4
+"""k-means++ chooses the first centres among this many vectors a code"""
+
+
+class Moments(NamedTuple):
+    """Per-feature statistics."""
+
+    mean: Tensor
+    """(D,) float32"""
+    std: Tensor
+    """(D,) float32 > 0: see :func:`moments`"""
+
+
+class Components(NamedTuple):
+    """Principal components."""
+
+    mean: Tensor
+    """(D,) float32"""
+    directions: Tensor
+    """(D, R) float32, orthonormal columns, R = min(D, rank asked for); each one's entry of largest magnitude is positive"""
+    variances: Tensor
+    """(R,) float32, falling"""
+
+
+def moments(features: Tensor, chunk: int = 256) -> Moments:
+    """Mean and standard deviation of features (N, ..., D), summed in float64 by chunks of the first axis.
+
+    Deviations below the median one are raised to it: a feature that hardly ever fires in training would otherwise be blown up and
+    lead the codes on new people. All are then scaled by one factor, so that predicting the mean has a mean squared error of exactly 1.
+
+    Raises:
+        DataError: a value is NaN or infinite.
+    """
+    count = features[..., 0].numel()
+    if count == 0:
+        raise DataError("no training features: the training split is empty")
+    total = torch.zeros(features.shape[-1], dtype=torch.float64, device=features.device)
+    for part in features.split(chunk):
+        total += part.double().flatten(0, -2).sum(dim=0)
+    if not bool(torch.isfinite(total).all()):
+        bad = (~torch.isfinite(features.flatten(1)).all(dim=1)).nonzero().flatten()
+        raise DataError(
+            f"NaN or infinite features in training row {int(bad[0])} ({len(bad)} of {len(features)} rows): extract those clips again"
+        )
+    mean = total / count
+    square = torch.zeros_like(total)
+    for part in features.split(chunk):
+        square += (part.double() - mean).square().flatten(0, -2).sum(dim=0)
+    std = (square / count).sqrt()
+    floored = std.clamp(min=max(float(std.median()), 1e-6))
+    scale = (std / floored).square().mean().sqrt()
+    return Moments(mean.float(), (floored * torch.where(scale > 0, scale, 1.0)).float())
+
+
+def principal_components(samples: Tensor, rank: int) -> Components:
+    """The first ``rank`` principal components of samples (N, D), from the eigenvectors of their covariance in float64."""
+    wide = samples.double()
+    mean = wide.mean(dim=0)
+    wide = wide - mean
+    values, vectors = torch.linalg.eigh(wide.T @ wide / max(len(wide) - 1, 1))
+    values, vectors = values.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank]
+    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    return Components(mean.float(), (vectors * largest.sign()).float(), values.float())
+
+
+def kmeans(samples: Tensor, num_centres: int, seed: int) -> tuple[Tensor, Tensor]:
+    """k-means with a k-means++ start on a seeded subsample.
+
+    Args:
+        samples: (N, E), finite.
+        num_centres: K.
+        seed: of the subsample and the start.
+
+    Returns:
+        Centres (K, E) float32 and how many samples each one has (K,) float32, on the device of the samples.
+
+    Raises:
+        DataError: fewer than K distinct samples.
+    """
+    from sklearn.cluster import KMeans, kmeans_plusplus
+
+    remedy = "give more clips or windows, or fewer codes (quantizer.codes)"
+    if len(samples) < num_centres:
+        raise DataError(f"{len(samples)} training vectors for {num_centres} codes: {remedy}")
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(samples))[: KMEANS_SAMPLES_PER_CODE * num_centres]
+    values = samples.detach()[torch.as_tensor(chosen, device=samples.device)].float().cpu().numpy()
+    distinct = len(np.unique(values, axis=0))
+    if distinct < num_centres:
+        raise DataError(f"{distinct} distinct training vectors for {num_centres} codes: {remedy}")
+    start, _ = kmeans_plusplus(values[: KMEANS_SEEDS_PER_CODE * num_centres], num_centres, random_state=seed)
+    fitted = KMeans(num_centres, init=start, n_init=1, max_iter=25, random_state=seed).fit(values)
+    counts = np.bincount(fitted.labels_, minlength=num_centres)
+    to = samples.device
+    return torch.from_numpy(fitted.cluster_centers_).float().to(to), torch.from_numpy(counts).float().to(to)
