@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.instruction import Instruction
+from vtlvlm.lvlm.llava import load_llava
+from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.lvlm.reasoner import EventReasoner
+
+
+def make(path: Path, classes: tuple[str, ...], tokens: int = 4, events: int = 6, dropout: float = 0.0, **settings: object) -> EventReasoner:
+    reasoner = EventReasoner(str(path), DeepPrompts(tokens, dropout=dropout), Instruction(list_categories=False), **settings)
+    reasoner.build(classes, events, 16)
+    return reasoner
+
+
+@pytest.mark.parametrize(
+    ("settings", "trained"),
+    [
+        ({}, {"prompts.key", "prompts.value"}),
+        ({"tokens": 0}, set()),
+        (
+            {"tokens": 0, "train_projector": True},
+            {f"base.model.multi_modal_projector.linear_{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")},
+        ),
+    ],
+)
+def test_what_is_trained(llava_path: Path, classes: tuple[str, ...], settings: dict, trained: set[str]):
+    reasoner = make(llava_path, classes, **settings)
+    assert set(reasoner.trainable_state()) == trained
+    assert set(reasoner.trainable_state()) <= set(reasoner.state_dict())
+
+
+def test_it_learns_events(llava_path: Path, classes: tuple[str, ...]):
+    reasoner = make(llava_path, classes, train_projector=True).train()
+    vectors, labels = torch.randn(8, 6, 16), torch.arange(8)
+    optimizer = torch.optim.AdamW([p for p in reasoner.parameters() if p.requires_grad], 1e-2)
+    before = {name: tensor.clone() for name, tensor in reasoner.base.model.language_model.state_dict().items()}
+    losses = []
+    for _ in range(80):
+        loss = torch.nn.functional.cross_entropy(reasoner(vectors), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+    assert reasoner(vectors).argmax(1).tolist() == labels.tolist()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in reasoner.base.model.language_model.state_dict().items())
+
+
+def test_state_goes_from_one_to_another(llava_path: Path, classes: tuple[str, ...]):
+    first, second = (make(llava_path, classes, train_projector=True).eval() for _ in range(2))
+    vectors = torch.randn(2, 6, 16)
+    assert not torch.equal(first(vectors), second(vectors))
+    second.load_trainable_state({name: tensor.clone() for name, tensor in first.trainable_state().items()})
+    assert torch.equal(first(vectors), second(vectors))
+    with pytest.raises(UsageError, match=r"prompts\.key is"):
+        make(llava_path, classes, tokens=3, train_projector=True).load_trainable_state(first.trainable_state())
+    with pytest.raises(UsageError, match=r"linear_1\.bias is \(32,\) in the file and nothing here"):
+        make(llava_path, classes).load_trainable_state(first.trainable_state())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_with_checkpointing(llava_path: Path, classes: tuple[str, ...], dtype: str):
+    vectors, gradients = torch.randn(2, 6, 16), []
+    for checkpointing in (False, True):
+        torch.manual_seed(3)
+        reasoner = make(llava_path, classes, train_projector=True, dtype=dtype, gradient_checkpointing=checkpointing, dropout=0.2).train()
+        assert reasoner.base.training is checkpointing
+        reasoner(vectors).logsumexp(1).sum().backward()
+        gradients.append({name: p.grad for name, p in reasoner.named_parameters() if p.requires_grad})
+        assert all(gradient.dtype == torch.float32 for gradient in gradients[-1].values())
+    assert len(gradients[0]) == 6
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_evaluation_is_deterministic_and_gradient_free_settings_stay(llava_path: Path, classes: tuple[str, ...]):
+    reasoner = make(llava_path, classes, dropout=0.5, gradient_checkpointing=True)
+    reasoner.train().eval()
+    vectors = torch.randn(2, 6, 16)
+    assert not reasoner.base.training
+    assert torch.equal(reasoner(vectors), reasoner(vectors))
+    assert torch.equal(reasoner(vectors.double()), reasoner(vectors))  # float16 from a cache, float64 from numpy
+
+
+def test_other_categories_without_loading_again(llava_path: Path, classes: tuple[str, ...]):
+    reasoner = make(llava_path, classes).eval()
+    base, vectors = reasoner.base, torch.randn(2, 6, 16)
+    expected = reasoner(vectors)[:, [3, 1]]
+    reasoner.build((classes[3], classes[1]), 6, 16)
+    assert reasoner.base is base
+    assert reasoner.classes == (classes[3], classes[1])
+    torch.testing.assert_close(reasoner(vectors), expected, atol=1e-5, rtol=0)
+
+
+def test_starting_from_a_text(llava_path: Path, classes: tuple[str, ...]):
+    prompts = DeepPrompts(8, init_text="the person is doing what they do")
+    reasoner = EventReasoner(str(llava_path), prompts, Instruction(list_categories=False)).eval()
+    reasoner.build(classes, 6, 16)
+    model, tokenizer = load_llava(str(llava_path))
+    ids = (tokenizer("the person is doing what they do").input_ids * 8)[:8]
+    cache = model.model.language_model(input_ids=torch.tensor([ids])).past_key_values
+    torch.testing.assert_close(prompts.key.detach(), torch.cat([layer.keys for layer in cache.layers]))
+
+
+def test_mistakes_are_found_before_the_weights_are_read(llava_path: Path, tmp_path: Path, classes: tuple[str, ...]):
+    folder = tmp_path / "llava"
+    folder.mkdir()
+    for file in llava_path.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+
+    def refused(words: str, classes: tuple[str, ...] = classes, prompts: DeepPrompts | None = None, event_dim: int = 16) -> None:
+        with pytest.raises(UsageError, match=words) as caught:
+            EventReasoner(str(folder), prompts or DeepPrompts(4), Instruction()).build(classes, 6, event_dim)
+        assert "\n" not in str(caught.value)
+
+    refused("reads vectors 16 wide, the events have 1024", event_dim=1024)
+    refused(r"layers \[7\]: \[7\] do not exist", prompts=DeepPrompts(4, [7]))
+    refused("'drink': is named 2 times", classes=("drink", "drink"))
+    refused("category 1: has no name", classes=("drink", ""))
+    refused("weights cannot be read")
+
+
+def test_mistakes_in_use_are_named(llava_path: Path, classes: tuple[str, ...]):
+    with pytest.raises(UsageError, match="5 events, the context has room for 6"):
+        make(llava_path, classes)(torch.randn(2, 5, 16))
+    with pytest.raises(UsageError, match="call build"):
+        EventReasoner(str(llava_path), DeepPrompts(), Instruction())(torch.randn(2, 6, 16))

@@ -1,0 +1,1 @@
+"""Reasoning over event sentences with a frozen LLaVA (Sec. III-B): plain torch and transformers, no Lightning."""

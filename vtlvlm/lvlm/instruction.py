@@ -1,0 +1,108 @@
+"""What the language model is asked: the event sentence, then the instruction (eq. 5), in the model's own chat form."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from vtlvlm.errors import UsageError
+
+IMAGE = "<image>"
+
+
+class Instruction:
+    """The task in words (I_task of eq. 6).
+
+    Args:
+        text: The question; the default is the paper's.
+        list_categories: Add "Choose from: a, b, c." Costs as many tokens as the names have, for every clip; a model that is
+            trained on the categories does without.
+    """
+
+    def __init__(
+        self, text: str = "Given the sequence of visual events, what action is being performed?", list_categories: bool = True
+    ) -> None:
+        self.text, self.list_categories = text, list_categories
+
+    def words(self, classes: Sequence[str]) -> str:
+        """The instruction as the model reads it, without events and chat form."""
+        return f"{self.text} Choose from: {', '.join(classes)}." if self.list_categories else self.text
+
+    def prompt(self, tokenizer: PreTrainedTokenizerBase, classes: Sequence[str]) -> tuple[str, str]:
+        """The whole context as text, one ``<image>`` standing for the event sentence, and what separates it from the answer.
+
+        The tokenizer's chat template if it has one, with the events before the instruction; else Vicuna's form, which is
+        LLaVA-1.5's.
+
+        Raises:
+            UsageError: A chat template that does not show the instruction, or an instruction or category holding ``<image>``.
+        """
+        words = self.words(classes)
+        if IMAGE in words:
+            raise UsageError(f"instruction {words!r}: must not hold {IMAGE}, which stands for the events")
+        if not tokenizer.chat_template:
+            return f"USER: {IMAGE}\n{words} ASSISTANT:", " "
+        contents = (f"{IMAGE}\n{words}", [{"type": "image"}, {"type": "text", "text": words}])  # plain and multi-part templates
+        for content in contents:
+            try:
+                text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+            except Exception:  # templates raise what they like on a content they were not written for
+                continue
+            if text.count(IMAGE) == 1 and words in text:
+                return text, "" if text[-1:].isspace() else " "
+        raise UsageError(f"{tokenizer.name_or_path}: its chat template does not show instruction and {IMAGE}; repair or remove it")
+
+    def context(self, tokenizer: PreTrainedTokenizerBase, num_events: int, classes: Sequence[str]) -> Tensor:
+        """The context's token ids.
+
+        Args:
+            tokenizer: The LLaVA's.
+            num_events: M, the placeholders the event vectors will take.
+            classes: Category names.
+
+        Returns:
+            (C,) int64 with exactly M ids of ``<image>``.
+
+        Raises:
+            UsageError: A tokenizer without ``<image>``, or M below 1.
+        """
+        if num_events < 1:
+            raise UsageError(f"num_events {num_events}: an event sentence has at least one event")
+        image = tokenizer.convert_tokens_to_ids(IMAGE)
+        ids = self._encode(tokenizer, [self.prompt(tokenizer, classes)[0]])[0]
+        if image is None or ids.count(image) != 1:
+            raise UsageError(f"{tokenizer.name_or_path}: the tokenizer knows no {IMAGE}; use the tokenizer saved with the LLaVA")
+        at = ids.index(image)
+        return torch.tensor(ids[:at] + [image] * num_events + ids[at + 1 :])
+
+    def labels(self, tokenizer: PreTrainedTokenizerBase, classes: Sequence[str]) -> list[list[int]]:
+        """Every category as the model would answer it: tokenised behind the context, closed by the end token.
+
+        Raises:
+            UsageError: An empty category, two with the same words, or a tokenizer without an end token.
+        """
+        names = [" ".join(name.split()) for name in classes]
+        if not names:
+            raise UsageError("no categories: give at least one class name")
+        if "" in names:
+            raise UsageError(f"category {names.index('')}: has no name; give every category a name of its own")
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise UsageError(f"category {twice[0]!r}: is named {names.count(twice[0])} times; give every category a name of its own")
+        if tokenizer.eos_token_id is None:
+            raise UsageError(f"{tokenizer.name_or_path}: the tokenizer has no end token, without which labels cannot be told apart")
+        prompt, space = self.prompt(tokenizer, classes)
+        start, *answers = self._encode(tokenizer, [prompt, *(f"{prompt}{space}{name}" for name in names)])
+        if any(answer[: len(start)] != start for answer in answers):
+            raise UsageError(f"{tokenizer.name_or_path}: its chat form's end merges with the answer; let the form end in a newline")
+        return [[*answer[len(start) :], tokenizer.eos_token_id] for answer in answers]
+
+    @staticmethod
+    def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+        """Token ids; a chat template writes its own first token, the Vicuna form needs the tokenizer's."""
+        bos = [tokenizer.bos_token_id] if not tokenizer.chat_template and tokenizer.bos_token_id is not None else []
+        return [bos + ids for ids in tokenizer(texts, add_special_tokens=False).input_ids]

@@ -1,0 +1,150 @@
+"""Loading a LLaVA-family checkpoint for event sentences: frozen, without its vision tower."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
+from transformers.utils import cached_file, logging
+
+from vtlvlm.errors import UsageError
+
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back transformers' loading bars and advice, not its errors."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_config(name: str, revision: str | None = None) -> LlavaConfig:
+    """Read a LLaVA's config, and nothing heavier.
+
+    Args:
+        name: A folder, or a name on the Hugging Face hub.
+        revision: The hub's branch, tag or commit.
+
+    Raises:
+        UsageError: No such folder, a hub name that cannot be had from here, or another kind of model.
+    """
+    path = Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UsageError(f"{name}: holds no config.json, so no LLaVA; `vtlvlm compose {name}-llava` makes a small one")
+    local_looks = path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1
+    if not path.exists() and local_looks:
+        raise UsageError(f"{name}: no such folder; `vtlvlm compose {name}` makes a small LLaVA there")
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(name, revision=revision)
+    except Exception as error:
+        if path.exists():
+            reason = str(error).strip().split("\n")[0]
+            raise UsageError(f"{name}: its config.json is no model's ({reason}); give the folder of a LLaVA") from error
+        at = f" at revision {revision}" if revision else ""
+        raise UsageError(
+            f"{name}: no such folder, and the Hugging Face hub did not give it{at} (no network, HF_HUB_OFFLINE, or no such model); "
+            "give a folder, or download it first"
+        ) from error
+    if not isinstance(config, LlavaConfig):
+        raise UsageError(f"{name}: is a {config.model_type} model, not a LLaVA; give a LLaVA checkpoint, or make one with `vtlvlm compose`")
+    return config
+
+
+def projector_width(config: LlavaConfig) -> int:
+    """Width E of the vectors that the LLaVA's projector reads."""
+    layers = config.vision_feature_layer
+    return config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The LLaVA's tokenizer.
+
+    Raises:
+        UsageError: None is saved with it.
+    """
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(name, revision=revision)
+    except Exception as error:
+        raise UsageError(f"{name}: has no readable tokenizer; save the LLaVA's tokenizer beside its weights") from error
+
+
+def load_llava(
+    name: str, revision: str | None = None, dtype: Dtype = "float32", vision: bool = False
+) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
+    """Load a LLaVA, frozen and in evaluation mode.
+
+    Args:
+        name: A folder, or a name on the Hugging Face hub.
+        revision: The hub's branch, tag or commit.
+        dtype: Of the weights in memory; ``auto`` is the checkpoint's own. bfloat16 is very slow on most CPUs.
+        vision: Keep the vision tower; event sentences do not need it.
+
+    Returns:
+        The model and its tokenizer.
+
+    Raises:
+        UsageError: As :func:`load_config`, or weights that do not fit the config.
+    """
+    load_config(name, revision)
+    tokenizer = load_tokenizer(name, revision)
+    try:
+        with quiet():
+            model, report = LlavaForConditionalGeneration.from_pretrained(
+                name, revision=revision, dtype=dtype if dtype == "auto" else getattr(torch, dtype), output_loading_info=True
+            )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UsageError(
+            f"{name}: its weights cannot be read ({str(error).strip().splitlines()[0]}); download or compose it again"
+        ) from error
+    missing = sorted(key for key in report["missing_keys"] if vision or "vision_tower" not in key)
+    if missing:
+        raise UsageError(f"{name}: {len(missing)} weights are missing, {missing[0]} first; download or compose it again")
+    if not vision:
+        model.model.vision_tower = None
+    return model.requires_grad_(False).eval(), tokenizer
+
+
+def base_identity(name: str, revision: str | None = None) -> dict[str, Any]:
+    """What a checkpoint records about the LLaVA it belongs to, without reading gigabytes.
+
+    Returns:
+        ``llava`` as given, ``revision``, ``config``: a hash of config.json, ``weights``: a hash of the weight files' names, sizes and
+        first and last 64 KiB.
+
+    Raises:
+        UsageError: As :func:`load_config`.
+    """
+    config = load_config(name, revision)
+    folder = Path(cached_file(name, "config.json", revision=revision)).parent
+    weights = hashlib.blake2b(digest_size=16)
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
+        size = file.stat().st_size
+        weights.update(f"{file.name}:{size}:".encode())
+        with file.open("rb") as stream:
+            weights.update(stream.read(65536))
+            stream.seek(max(0, size - 65536))
+            weights.update(stream.read())
+    settings = json.dumps(json.loads((folder / "config.json").read_text()), sort_keys=True)
+    return {
+        "llava": name,
+        "revision": getattr(config, "_commit_hash", None) or revision,
+        "config": hashlib.blake2b(settings.encode(), digest_size=16).hexdigest(),
+        "weights": weights.hexdigest(),
+    }

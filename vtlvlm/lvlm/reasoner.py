@@ -1,0 +1,154 @@
+"""From event vectors to the log-likelihood of every action (Sec. III-B)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+
+from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.instruction import Instruction
+from vtlvlm.lvlm.llava import Dtype, load_config, load_llava, load_tokenizer, projector_width
+from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.lvlm.scoring import score
+from vtlvlm.lvlm.trie import LabelTrie
+
+
+class EventReasoner(nn.Module):
+    """A frozen LLaVA that reads [soft prompts; event sentence; instruction] and scores the categories (eq. 5 to 7).
+
+    Args:
+        llava: Folder or hub name of a LLaVA-family checkpoint.
+        prompts: The deep prompts; ``DeepPrompts(tokens=0)`` is the untuned model.
+        instruction: What the model is asked.
+        revision: The hub's branch, tag or commit.
+        dtype: Of the frozen weights. What is trained stays float32.
+        train_projector: Train LLaVA's projector along, as a freshly composed one needs.
+        gradient_checkpointing: Recompute each layer in the backward pass: about half the memory for a third more time.
+
+    Attributes:
+        base: The LLaVA, None before :meth:`build`.
+        classes: Category names in the order of the scores.
+    """
+
+    base: LlavaForConditionalGeneration | None
+    context: Tensor
+    """(C,) int64, the token ids before the answer"""
+
+    def __init__(
+        self,
+        llava: str,
+        prompts: DeepPrompts,
+        instruction: Instruction,
+        revision: str | None = None,
+        dtype: Dtype = "float32",
+        train_projector: bool = False,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.llava, self.revision, self.dtype = llava, revision, dtype
+        self.prompts, self.instruction = prompts, instruction
+        self.train_projector, self.gradient_checkpointing = train_projector, gradient_checkpointing
+        self.base = None
+        self.trie: LabelTrie | None = None
+        self.classes: tuple[str, ...] = ()
+        self.num_events = 0
+        self.register_buffer("context", torch.empty(0, dtype=torch.int64), persistent=False)
+
+    def build(self, classes: Sequence[str], num_events: int, event_dim: int) -> None:
+        """Load the LLaVA and lay out context and labels. Calling it again with other categories or M only lays these out anew.
+
+        Everything that can be wrong is checked before the weights are read.
+
+        Args:
+            classes: Category names, in label order.
+            num_events: M, events a sentence.
+            event_dim: E, width of an event vector.
+
+        Raises:
+            UsageError: No such LLaVA, a projector of another width, layers that do not exist, or categories that cannot be told apart.
+        """
+        config = load_config(self.llava, self.revision)
+        if projector_width(config) != event_dim:
+            raise UsageError(
+                f"{self.llava}: its projector reads vectors {projector_width(config)} wide, the events have {event_dim}; "
+                f"set event_dim to {projector_width(config)} in stage 1, or use another LLaVA"
+            )
+        self.prompts.build(config.text_config)
+        tokenizer = load_tokenizer(self.llava, self.revision)
+        device = self.context.device
+        trie = LabelTrie(self.instruction.labels(tokenizer, classes))
+        self.context = self.instruction.context(tokenizer, num_events, classes).to(device)
+        self.trie, self.classes, self.num_events = trie.to(device), tuple(classes), num_events
+        if self.base is None:
+            base, _ = load_llava(self.llava, self.revision, self.dtype)
+            if self.prompts.init_text is not None:
+                self.prompts.fill(base, tokenizer(self.prompts.init_text, add_special_tokens=False).input_ids)
+            self.prompts.attach(base)
+            if self.train_projector:
+                base.model.multi_modal_projector.float().requires_grad_(True)
+            if self.gradient_checkpointing:
+                base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.base = base
+            self.train(self.training)
+
+    def train(self, mode: bool = True) -> EventReasoner:
+        """Training mode for what is trained; the frozen model leaves evaluation mode only where checkpointing asks for it."""
+        super().train(mode)
+        if self.base is not None:
+            self.base.train(mode and self.gradient_checkpointing)
+        return self
+
+    def project(self, vectors: Tensor) -> Tensor:
+        """LLaVA's own projector: (B, M, E) → (B, M, L)."""
+        projector = self._built().model.multi_modal_projector
+        return projector(vectors.to(projector.linear_1.weight.dtype))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Score the categories.
+
+        Args:
+            vectors: (B, M, E) event vectors.
+
+        Returns:
+            (B, A) float32 log P(label), natural logarithm, not normalised: softmax over A is P(A = a) (eq. 6), argmax the prediction
+            (eq. 7), and exp(logsumexp) over A the mass the model gives to the list as a whole.
+
+        Raises:
+            UsageError: Not built, or sentences of another length than M.
+        """
+        base = self._built()
+        assert self.trie is not None
+        if vectors.shape[1] != self.num_events:
+            raise UsageError(
+                f"event sentences have {vectors.shape[1]} events, the context has room for {self.num_events}; build for that M"
+            )
+        return score(base, self.project(vectors), self.context, self.trie)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Every trained tensor by its name in this module: prompts, and the projector if it is trained."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`trainable_state` gave.
+
+        Raises:
+            UsageError: Not built, or tensors of another model, layer set or number of prompt tokens.
+        """
+        self._built()
+        own = self.trainable_state()
+        for name in sorted(own.keys() | state.keys()):
+            here = tuple(own[name].shape) if name in own else "nothing"
+            there = tuple(state[name].shape) if name in state else "nothing"
+            if here != there:
+                raise UsageError(
+                    f"trained weights do not fit: {name} is {there} in the file and {here} here; use the settings they were trained with"
+                )
+        self.load_state_dict(dict(state), strict=False)
+
+    def _built(self) -> LlavaForConditionalGeneration:
+        if self.base is None:
+            raise UsageError("the reasoner has no language model yet; call build(classes, num_events, event_dim) first")
+        return self.base
