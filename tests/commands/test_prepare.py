@@ -1,0 +1,67 @@
+import argparse
+from pathlib import Path
+
+import pytest
+
+from vtlvlm.cli import main
+from vtlvlm.commands import prepare
+
+
+@pytest.fixture(autouse=True)
+def _own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+
+
+def test_real_clips(test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "index.parquet"
+    assert main(["prepare", str(test_data / "weizmann"), "--protocol", "xsub60", "--validation", "0.25", "--output", str(output)]) == 0
+    text = capsys.readouterr().out
+    assert "56 clips (NTU names), 56 usable, 9 classes" in text
+    assert "frames a clip: 23 to 146" in text
+    assert "wave both hands 6" in text
+    assert next(line for line in text.splitlines() if line.startswith("xsub60")).split()[-3:] == ["27", "9", "20"]
+    assert "left out: none" in text
+    assert output.is_file()
+
+
+def test_awkward_clips_verified(test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("corrupted.mp4", "h265_video.mp4", "unordered.mov"):
+        (tmp_path / "a" / name).symlink_to(test_data / "clips" / name)
+    (tmp_path / "a" / "text.avi").write_text("no video")
+    assert main(["prepare", str(tmp_path), "--verify"]) == 0
+    text = capsys.readouterr().out
+    assert "4 clips (a folder for each class), 2 usable" in text
+    assert "a/corrupted.mp4: damaged: decoding stops after 28 frames" in text
+    assert "a/text.avi: not a readable video" in text
+
+
+def test_nothing_usable_is_exit_code_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "foo_rgb.avi").write_text("no video")
+    assert main(["prepare", str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert "not an NTU clip name" in message
+    assert message.count("\n") == 1
+
+
+def test_wrong_use_is_exit_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "S001C001P001R001A001_rgb.avi").touch()
+    assert main(["prepare", str(tmp_path), "--fast", "--protocol", "xsub"]) == 2
+    assert "xsub: no such protocol" in capsys.readouterr().err
+
+
+def test_fast_official_tree_shows_all_four_protocols(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("S001C001P001R001A001", "S001C002P003R001A060", "S020C001P050R002A120", "S019C003P060R002A061"):
+        (tmp_path / f"{name}_rgb.avi").write_bytes(b"x")
+    assert main(["prepare", str(tmp_path), "--fast"]) == 0
+    text = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[-3:] for line in text.splitlines() if line.startswith("x")}
+    assert rows == {"xsub60": ["1", "0", "1"], "xview60": ["1", "0", "1"], "xsub120": ["2", "0", "2"], "xset120": ["1", "0", "3"]}
+    assert "frames: not counted" in text
+
+
+def test_help_begins_with_the_module_docstring() -> None:
+    parser = argparse.ArgumentParser(description=prepare.__doc__)
+    prepare.add_arguments(parser)
+    assert parser.format_help().count("--verify") >= 1
+    assert (prepare.__doc__ or "").splitlines()[0].endswith(".")

@@ -1,0 +1,112 @@
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vtlvlm.data.index import ClipIndex
+from vtlvlm.data.scan import _ntu
+from vtlvlm.data.split import split
+from vtlvlm.errors import DataError, UsageError
+
+# train and test clips; without the clips that lack a skeleton
+SIZES = {
+    "xsub60": (40_320, 16_560, 40_091, 16_487),
+    "xview60": (37_920, 18_960, 37_646, 18_932),
+    "xsub120": (63_360, 51_120, 63_026, 50_919),
+    "xset120": (54_720, 59_760, 54_468, 59_477),
+}
+
+
+def named(names: list[str], classes: dict[int, str] | None = None) -> ClipIndex:
+    return _ntu(Path("/data"), names, [1] * len(names), names, classes, "classes.txt")
+
+
+@pytest.fixture(scope="module")
+def official(test_data: Path) -> ClipIndex:
+    return named(gzip.decompress((test_data / "ntu" / "ntu120_all_sample_names.txt.gz").read_bytes()).decode().split())
+
+
+@pytest.mark.parametrize("key", SIZES)
+def test_official_sizes(key: str, official: ClipIndex) -> None:
+    plain, without = split(official, key), split(official, key, exclude_missing_skeletons=True)
+    assert (len(plain.train), len(plain.test), len(without.train), len(without.test)) == SIZES[key]
+    assert len(plain.classes) == (60 if key.endswith("60") else 120)
+    assert plain.train_hash != without.train_hash
+    assert without.description["exclude_missing_skeletons"] is True
+
+
+@pytest.mark.parametrize(("key", "column"), [("xsub120", "subject"), ("xview60", "subject"), ("xset120", "setup")])
+def test_validation_takes_whole_groups_of_the_training_side(key: str, column: str, official: ClipIndex) -> None:
+    plain, sides = split(official, key), split(official, key, validation=0.2, seed=1)
+    groups = {side: set(getattr(official, column)[getattr(sides, side)].tolist()) for side in ("train", "val", "test")}
+    assert not groups["train"] & groups["val"]
+    assert len(groups["val"]) == round(0.2 * len(groups["train"] | groups["val"]))
+    assert sorted([*sides.train, *sides.val]) == plain.train.tolist()
+    assert sides.test.tolist() == plain.test.tolist()
+    assert sides.train_hash == plain.train_hash
+    assert sides.description["groups"]["val"] == sorted(groups["val"])
+    assert sides.val.tolist() == split(official, key, validation=0.2, seed=1).val.tolist()
+    assert sides.val.tolist() != split(official, key, validation=0.2, seed=2).val.tolist()
+
+
+def test_real_people(test_data: Path) -> None:
+    index = ClipIndex.scan(test_data / "weizmann", fast=True, progress=False)
+    sides = split(index, "xsub60", validation=0.1)
+    assert sides.description["clips"] == {"train": 27, "val": 9, "test": 20}
+    assert sides.description["groups"]["test"] == [3, 6]
+    assert len(sides.description["groups"]["val"]) == 1
+
+
+def test_empty_side_names_what_there_is() -> None:
+    index = named(["S001C001P001R001A001", "S001C002P002R001A001"])
+    with pytest.raises(DataError, match=r"protocol xsub60 leaves no clip for test: .*subjects 1-2, cameras 1-2, setups 1") as caught:
+        split(index, "xsub60").require("test")
+    assert "\n" not in str(caught.value)
+    assert split(index, "xview60").require("test").tolist() == [0]
+
+
+def test_classes_beyond_sixty_stay_with_a_classes_file() -> None:
+    names = ["S001C001P001R001A001", "S018C001P003R001A061"]
+    assert split(named(names), "xsub60").test.tolist() == []
+    assert split(named(names, {1: "a", 61: "b"}), "xsub60").test.tolist() == [1]
+
+
+def test_damaged_clips_do_not_change_the_hash_but_are_left_out() -> None:
+    index = named(["S001C001P001R001A001", "S001C001P002R001A001", "S001C001P003R001A001"])
+    before = split(index, "xsub60")
+    index.damage[1] = "truncated"
+    after = split(index, "xsub60")
+    assert (before.train.tolist(), after.train.tolist()) == ([0, 1], [0])
+    assert before.train_hash == after.train_hash
+
+
+def test_validation_needs_two_people() -> None:
+    index = named(["S001C001P001R001A001", "S001C001P003R001A001"])
+    with pytest.raises(DataError, match="at least two groups"):
+        split(index, "xsub60", validation=0.5)
+    with pytest.raises(UsageError, match="validation=1"):
+        split(index, "xsub60", validation=1.0)
+    with pytest.raises(UsageError, match="no such protocol; there are xsub60, xview60, xsub120, xset120, csv and group"):
+        split(index, "xsub")
+    with pytest.raises(UsageError, match="needs a CSV"):
+        split(index, "csv")
+
+
+def test_csv_and_group_protocols(tmp_path: Path, make_video: Callable[..., Path]) -> None:
+    lines = ["path,label,split,group"]
+    for i in range(12):
+        make_video(tmp_path / f"{i}.mp4", frames=3)
+        lines.append(f"{i}.mp4,{'ab'[i % 2]},{['train', 'val', 'test'][i % 3] if i < 11 else ''},g{i // 2}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    index = ClipIndex.scan(tmp_path, csv="t.csv", progress=False)
+    sides = split(index, "csv", validation=0.3)
+    assert (sides.train.tolist(), sides.val.tolist(), sides.test.tolist()) == ([0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8])
+    grouped = split(index, "group", validation=0.2, seed=4)
+    parts = [set(index.group[rows]) for rows in (grouped.train, grouped.val, grouped.test)]
+    assert [len(part) for part in parts] == [3, 1, 2]  # 6 groups: 30 % test, then a fifth of the other four, at least one
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    assert len(np.unique(np.concatenate([grouped.train, grouped.val, grouped.test]))) == 12
+    with pytest.raises(UsageError, match="needs NTU clip names"):
+        split(index, "xsub60")

@@ -1,0 +1,116 @@
+"""Look through a folder of videos, write its index, and say what is in it and what is wrong with it.
+
+New and changed videos are opened and their frames counted; what was found is kept, so that the next start is quick and an interrupted
+one continues. The exit code is 1 if no clip can be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vtlvlm.data.index import ClipIndex
+    from vtlvlm.data.split import Split
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of videos: NTU names in any tree, or a folder for each class")
+    parser.add_argument("--protocol", help="show this split only: xsub60, xview60, xsub120, xset120, csv or group (default: all that fit)")
+    parser.add_argument("--csv", type=Path, help="table path,label[,split,group] of the clips, paths relative to ROOT")
+    parser.add_argument("--classes", type=Path, help="lines such as 'A008 sitting down' for NTU names (default: ROOT/classes.txt if there)")
+    parser.add_argument("--validation", type=float, default=0.0, help="share of the training groups to show as validation (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the validation choice (default: 0)")
+    parser.add_argument("--exclude-missing-skeletons", action="store_true", help="split without the 535 clips that lack a skeleton")
+    depth = parser.add_mutually_exclusive_group()
+    depth.add_argument("--fast", action="store_true", help="names only: open no video")
+    depth.add_argument("--verify", action="store_true", help="decode every frame of every clip")
+    parser.add_argument("--workers", type=int, help="videos looked into at once (default: one for each core)")
+    parser.add_argument("--output", type=Path, help="index file (default: ROOT/.vtlvlm/index.parquet, or the user's cache if read-only)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from vtlvlm.data.index import ClipIndex, default_store
+    from vtlvlm.data.split import split
+    from vtlvlm.errors import UsageError
+
+    if args.workers is not None and args.workers < 1:
+        raise UsageError(f"--workers {args.workers}: at least 1")
+    store = args.output or default_store(args.root)
+    index = ClipIndex.scan(
+        args.root, classes=args.classes, csv=args.csv, fast=args.fast, verify=args.verify, workers=args.workers, store=store
+    )
+    splits = [
+        split(
+            index,
+            protocol,
+            validation=args.validation,
+            seed=args.seed,
+            exclude_missing_skeletons=args.exclude_missing_skeletons,
+        )
+        for protocol in ([args.protocol] if args.protocol else fitting(index))
+    ]
+    print("\n".join(report(index, splits)))
+    print(f"index: {store}")
+    return 0
+
+
+def fitting(index: ClipIndex) -> list[str]:
+    """The protocols that the data can follow."""
+    if index.layout == "csv":
+        return ["csv" if (index.split != "").any() else "group"]
+    if index.layout == "folders":
+        return ["group"]
+    if index.official and len(index.classes) > 60:
+        return ["xsub60", "xview60", "xsub120", "xset120"]
+    return ["xsub60", "xview60"] if index.official else ["xsub60", "xview60", "xset120"]
+
+
+def report(index: ClipIndex, splits: list[Split]) -> Iterator[str]:
+    """Lines: totals, counts for each class, person, camera and setup, splits, what is left out and why."""
+    import numpy as np
+
+    from vtlvlm.data.ntu import PROTOCOLS
+
+    good = index.good
+    kinds = {"ntu": "NTU names", "folders": "a folder for each class", "csv": "a CSV table"}
+    yield f"{index.root}: {len(index):,} clips ({kinds[index.layout]}), {len(good):,} usable, {len(index.classes)} classes"
+    frames = index.frames[good][index.frames[good] > 0]
+    if len(frames):
+        hours = np.nansum(index.duration[good]) / 3600
+        low, middle, high = np.percentile(frames, [0, 50, 100]).astype(int)
+        yield f"frames a clip: {low} to {high}, median {middle}; {hours:.2f} hours, {index.size[good].sum() / 1e9:.2f} GB"
+    else:
+        yield "frames: not counted (names only)"
+    yield ""
+    counts = np.bincount(index.label[good], minlength=len(index.classes))
+    yield from _table("class", dict(zip(index.classes, counts.tolist(), strict=True)))
+    for column in ("subject", "camera", "setup") if index.layout == "ntu" else ("group",):
+        values, counts = np.unique(getattr(index, column)[good].astype(str if column == "group" else int), return_counts=True)
+        if len(values) > 1 or str(values[0]):
+            yield from _table(column, dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    yield f"{'protocol':32s} {'train':>8s} {'val':>8s} {'test':>8s}"
+    for sides in splits:
+        key = sides.description["protocol"]
+        title = f"{key} {PROTOCOLS[key].title}" if key in PROTOCOLS else key
+        yield f"{title:32s} {len(sides.train):8,} {len(sides.val):8,} {len(sides.test):8,}"
+    yield ""
+    left_out = np.flatnonzero(index.problem != "")
+    if len(left_out):
+        yield f"left out: {len(left_out)}"
+        yield from (f"  {index.path[row]}: {index.problem[row]}" for row in left_out)
+    else:
+        yield "left out: none"
+
+
+def _table(title: str, counts: dict[Any, int]) -> Iterator[str]:
+    """Counts in columns, in the order given."""
+    cells = [f"{name} {count:,}" for name, count in counts.items()]
+    width = max(map(len, cells)) + 3
+    columns = max(1, 120 // width)
+    yield f"clips for each {title} ({len(cells)})"
+    for start in range(0, len(cells), columns):
+        yield "  " + "".join(f"{cell:{width}s}" for cell in cells[start : start + columns]).rstrip()
+    yield ""

@@ -1,0 +1,186 @@
+"""Caches of features and of event sentences: made once by the writers, read here by rows, memory-mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vtlvlm.data.layout import MAKERS, Key, content_hash, main_files, plain, read_meta, require_same, rows_file, rows_of
+from vtlvlm.data.shards import open_tensor
+from vtlvlm.data.writers import EventCacheWriter, FeatureCacheWriter
+from vtlvlm.errors import DataError
+
+__all__ = ["EventCache", "EventCacheWriter", "FeatureCache", "FeatureCacheWriter", "Key", "content_hash"]
+
+
+class _Cache:
+    """Reads a finished cache by rows. Subclasses say what a row is."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        self.folder, self.provenance, self.hash = folder, dict(meta["provenance"]), str(meta["hash"])
+        files = [open_tensor(path, path.name.split("-")[0]) for path in main_files(folder)]
+        sides = [open_tensor(rows_file(file.path), "rows") for file in files]
+        rows = [rows_of(side) for side in sides]
+        if not files:
+            raise DataError(f"{folder}: an empty cache; delete it and run `{MAKERS[self.kind]}`")
+        if len({(file.shape[1:], file.dtype) for file in files}) > 1:
+            raise DataError(f"{folder}: its shards have different shapes; delete the folder and run `{MAKERS[self.kind]}` again")
+        self._files = files
+        self._maps: list[NDArray[Any] | None] = [None] * len(files)
+        self._shape = files[0].shape[1:]
+        self._starts = np.cumsum([0, *(file.shape[0] for file in files)])
+        self.side = torch.from_numpy(np.concatenate([side.map() for side in sides]))
+        self.names = np.array([name for part in rows for name in part.names], dtype=object)
+        self.views = np.array([view for part in rows for view in part.views], dtype=np.int64)
+        self.identities = np.array([text for part in rows for text in part.identities], dtype=object)
+        if not len(self) == self._starts[-1] == len(self.side) == len(self.views):
+            raise DataError(f"{folder}: its shards and their rows disagree; delete the folder and run `{MAKERS[self.kind]}` again")
+
+    @classmethod
+    def open(cls, folder: str | Path, expect: Mapping[str, Any] | None = None) -> Self:
+        """Open a finished cache.
+
+        Args:
+            folder: The cache folder.
+            expect: Parts of the provenance that have to agree: key → value.
+
+        Raises:
+            DataError: Missing, unfinished, damaged, of another kind, or made with something else than expected.
+        """
+        folder = Path(folder)
+        meta = read_meta(folder, cls.kind)
+        if expect:
+            wanted = plain(expect)
+            require_same(folder, {key: meta["provenance"].get(key) for key in wanted}, wanted)
+        if not meta["complete"]:
+            held = sum(open_tensor(path, path.name.split("-")[0]).shape[0] for path in main_files(folder))
+            of = f" of {meta['expected']}" if meta["expected"] else ""
+            raise DataError(f"{folder}: incomplete, {held}{of} clips and views are stored; run the command that makes it again to finish")
+        return cls(folder, meta)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def rows(self, names: Sequence[str] | NDArray[Any], view: int = 0) -> NDArray[np.int64]:
+        """Rows of one view of clips: n names → (n,), -1 where the cache lacks the clip."""
+        held = np.flatnonzero(self.views == view)
+        found = pc.index_in(pa.array(list(names), pa.string()), value_set=pa.array(self.names[held].tolist(), pa.string()))
+        position = found.fill_null(-1).to_numpy(zero_copy_only=False)
+        return np.where(position >= 0, held[position] if len(held) else -1, -1).astype(np.int64)
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """(n, …) rows of the big tensor: one indexing operation for each shard touched."""
+        rows = np.asarray(rows, dtype=np.int64)
+        result = np.empty((len(rows), *self._shape), dtype=self._files[0].dtype)
+        shard = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(shard).tolist():
+            here = np.flatnonzero(shard == number)
+            mapped = self._maps[number]
+            if mapped is None:
+                mapped = self._maps[number] = self._files[number].map()
+            result[here] = mapped[rows[here] - self._starts[number]]
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers map the files themselves."""
+        return {**self.__dict__, "_maps": [None] * len(self._files)}
+
+
+class FeatureCache(_Cache):
+    """Features of clips, read row by row from memory-mapped shards.
+
+    Attributes:
+        names: (n,) clip names; with ``views`` (n,) they say what each row is.
+        provenance: What made the features; ``hash`` is its hash.
+    """
+
+    kind = "features"
+
+    @property
+    def steps(self) -> int:
+        """T', feature steps of a clip."""
+        return self._shape[0]
+
+    @property
+    def cells(self) -> int:
+        """S, spatial cells of a step."""
+        return self._shape[1]
+
+    @property
+    def grid(self) -> int:
+        """g, cells along a side; S = g²."""
+        return round(self.cells**0.5)
+
+    @property
+    def dim(self) -> int:
+        """D, feature width."""
+        return self._shape[2]
+
+    def features(self, rows: NDArray[np.int64]) -> Tensor:
+        """(n, T', S, D) float16."""
+        return torch.from_numpy(self.gather(rows))
+
+    def times(self, rows: NDArray[np.int64]) -> Tensor:
+        """(n, T') float32 seconds."""
+        return self.side[torch.from_numpy(np.asarray(rows, dtype=np.int64))]
+
+
+class EventCache(_Cache):
+    """Event sentences of clips; all code numbers are one tensor in memory (512 bytes a clip at M = 256).
+
+    Attributes:
+        names: (n,) clip names; with ``views`` (n,) they say what each row is.
+        provenance: What made the events; ``hash`` is its hash.
+        table: (K, E) float32 the codes' vectors, or None for the identity quantiser.
+    """
+
+    kind = "events"
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        super().__init__(folder, meta)
+        path = folder / "table.safetensors"
+        self.table = torch.from_numpy(open_tensor(path, "table").map().copy()) if path.is_file() else None
+
+    @property
+    def num_tokens(self) -> int:
+        """M, events of a clip."""
+        return self._shape[0]
+
+    @property
+    def event_dim(self) -> int:
+        """E, event width."""
+        return self._shape[1] if self.table is None else int(self.table.shape[1])
+
+    @property
+    def num_codes(self) -> int:
+        """K, or 0 for the identity quantiser."""
+        return 0 if self.table is None else len(self.table)
+
+    @cached_property
+    def _ids(self) -> NDArray[np.uint16]:
+        return np.concatenate([file.map() for file in self._files])
+
+    def ids(self, rows: NDArray[np.int64]) -> Tensor:
+        """(n, M) int64 code numbers; -1 throughout for the identity quantiser."""
+        if self.table is None:
+            return torch.full((len(rows), self.num_tokens), -1)
+        return torch.from_numpy(self._ids[rows].astype(np.int64))
+
+    def vectors(self, rows: NDArray[np.int64]) -> Tensor | None:
+        """(n, M, E) float16 for the identity quantiser, else None."""
+        return torch.from_numpy(self.gather(rows)) if self.table is None else None
+
+    def spans(self, rows: NDArray[np.int64]) -> Tensor:
+        """(n, W, 2) float32 seconds."""
+        return self.side[torch.from_numpy(np.asarray(rows, dtype=np.int64))]

@@ -1,0 +1,300 @@
+"""The data module of both stages: an index, a split, and loaders over videos, features or events."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from vtlvlm.data.cache import EventCache, FeatureCache, Key
+from vtlvlm.data.datasets import ClipDataset, ClipLoader, EventDataset, FeatureDataset, VideoDataset, unchanged
+from vtlvlm.data.index import ClipIndex
+from vtlvlm.data.samplers import ExactSampler, Item, TrainSampler
+from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.data.split import Split, split
+from vtlvlm.errors import DataError, UsageError
+
+_SIDES = {"fit": "train", "validate": "val", "test": "test"}
+
+
+class NTUDataModule(LightningDataModule):
+    """Clips of NTU RGB+D, or of one's own folder, as batches of events, features or frames: whichever comes first of those given.
+
+    Args:
+        root: Folder of videos: NTU names in any tree, or a folder for each class, or what the CSV's paths are relative to.
+        protocol: xsub60, xview60, xsub120 or xset120 for NTU names; csv (its split column) or group (whole groups, seeded) otherwise.
+        features: Feature cache to read instead of videos (``vtlvlm extract``).
+        events: Event cache to read instead of features or videos (``vtlvlm tokenize``).
+        sampling: How frames are taken from videos. A cache was made with a sampling of its own.
+        batch_size: Clips for each optimiser step, over all processes and accumulated batches.
+        micro_batch_size: Clips that one process takes at once; how many of these are accumulated is derived.
+        num_workers: Loading processes for each rank; event caches need none and use none.
+        validation: Share of the training people (X-Set: setups; otherwise groups or clips) to validate on, in [0, 1); 0 for none.
+        seed: Of the validation choice, the order of clips, and the views.
+        labels: A classes.txt (lines such as 'A008 sitting down') for NTU names, or a CSV table path,label[,split,group].
+        exclude_missing_skeletons: Leave out the 535 clips that skeleton methods have to leave out.
+
+    Raises:
+        UsageError: ``batch_size`` is no multiple of ``micro_batch_size`` times the processes; or the protocol does not fit the data.
+        DataError: No usable clip, an empty side of the split, or a cache that does not hold the clips.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        protocol: str = "xsub60",
+        features: str | None = None,
+        events: str | None = None,
+        sampling: FrameSampling = FrameSampling(),  # noqa: B008 - frozen
+        batch_size: int = 128,
+        micro_batch_size: int = 8,
+        num_workers: int = 2,
+        validation: float = 0.1,
+        seed: int = 0,
+        labels: str | None = None,
+        exclude_missing_skeletons: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(batch_size, micro_batch_size) < 1 or num_workers < 0:
+            raise UsageError(
+                f"batch_size={batch_size}, micro_batch_size={micro_batch_size}, num_workers={num_workers}: sizes from 1, workers from 0"
+            )
+        self.root, self.protocol, self.features, self.events = root, protocol, features, events
+        self.sampling, self.batch_size, self.micro_batch_size, self.num_workers = sampling, batch_size, micro_batch_size, num_workers
+        self.validation, self.seed, self.labels = validation, seed, labels
+        self.exclude_missing_skeletons = exclude_missing_skeletons
+        self.features_cache: FeatureCache | None = None
+        self.events_cache: EventCache | None = None
+        self._index: ClipIndex | None = None
+        self._split: Split | None = None
+        self._rows: NDArray[np.int64] | None = None
+        self._skipped: frozenset[Key] = frozenset()
+
+    # -- setting up --------------------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Look into new and changed videos, on one process of each node; the others read the index it leaves."""
+        self._scan(progress=True)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the index, divide it and open the caches.
+
+        Args:
+            stage: fit, validate, test or predict; the side it needs must not be empty.
+        """
+        if self._split is None:
+            self._index = self._scan(progress=False)
+            self._split = self.split_of(self._index)
+            if self.events is not None:
+                self.events_cache = EventCache.open(self.events)
+            elif self.features is not None:
+                self.features_cache = FeatureCache.open(self.features)
+            self._find_rows()
+            if not self._rank():
+                self._index.warn_left_out()
+        if stage in _SIDES:
+            self._split.require(_SIDES[stage])  # type: ignore[arg-type]
+        if stage == "fit" and self.trainer is not None:
+            self.trainer.accumulate_grad_batches = self._accumulation(self.trainer.world_size)
+
+    def _scan(self, progress: bool) -> ClipIndex:
+        table = self.labels is not None and Path(self.labels).suffix.lower() != ".txt"
+        return ClipIndex.scan(
+            self.root,
+            classes=None if table else self.labels,
+            csv=self.labels if table else None,
+            fast=self.features is not None or self.events is not None,
+            progress=progress,
+        )
+
+    def split_of(self, index: ClipIndex) -> Split:
+        """The sides of an index under these settings."""
+        return split(
+            index,
+            self.protocol,
+            validation=self.validation,
+            seed=self.seed,
+            exclude_missing_skeletons=self.exclude_missing_skeletons,
+        )
+
+    def _accumulation(self, world: int) -> int:
+        if self.batch_size % (self.micro_batch_size * world):
+            raise UsageError(
+                f"batch_size={self.batch_size} is no multiple of micro_batch_size={self.micro_batch_size} times {world} processes; "
+                "change one of the three"
+            )
+        return self.batch_size // (self.micro_batch_size * world)
+
+    def _find_rows(self) -> None:
+        """Where the cache holds each clip: (V, n), checked for every clip of the split."""
+        cache = self._cache
+        if cache is None:
+            return
+        index, sides = self.index, self.split
+        views = range(int(cache.views.max()) + 1)
+        self._rows = np.stack([cache.rows(index.name, view) for view in views])
+        wanted = np.concatenate([sides.train, sides.val, sides.test])
+        lacking = wanted[self._rows[0, wanted] < 0]
+        if len(lacking):
+            maker = "tokenize" if isinstance(cache, EventCache) else "extract"
+            raise DataError(
+                f"{cache.folder}: lacks {len(lacking)} of {len(wanted)} clips, the first being {index.name[lacking[0]]}; "
+                f"run `vtlvlm {maker}` into this folder again"
+            )
+        made, now = cache.identities[self._rows[0, wanted]], index.identity[wanted]
+        changed = wanted[(made != now) & (made != "") & (now != "")]
+        if len(changed):
+            raise DataError(
+                f"{cache.folder}: {len(changed)} videos have changed since it was made, the first being {index.file(changed[0])}; "
+                "make it anew in another folder"
+            )
+
+    # -- facts -------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def index(self) -> ClipIndex:
+        """All clips; batches name them by row."""
+        if self._index is None:
+            raise RuntimeError("call setup() first")
+        return self._index
+
+    @property
+    def split(self) -> Split:
+        """The sides."""
+        if self._split is None:
+            raise RuntimeError("call setup() first")
+        return self._split
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Category names in label order."""
+        return self.split.classes
+
+    @property
+    def num_classes(self) -> int:
+        """A."""
+        return len(self.classes)
+
+    @property
+    def split_description(self) -> dict[str, Any]:
+        """Protocol, seed, counts and groups of each side, in plain values, for the metrics."""
+        return {key: value for key, value in self.split.description.items() if key != "present"}
+
+    @property
+    def train_hash(self) -> str:
+        """Hash of the names of everything that is not test: what a model trained here may have seen."""
+        return self.split.train_hash
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is a validation side; known before ``setup`` from the settings."""
+        return self.validation > 0 if self._split is None else len(self._split.val) > 0
+
+    @property
+    def sampling_settings(self) -> dict[str, Any]:
+        """The sampling behind the batches, as class_path and init_args: the cache's own where there is one."""
+        own = {"class_path": f"{FrameSampling.__module__}.{FrameSampling.__qualname__}", "init_args": asdict(self.sampling)}
+        cache = self._cache
+        return own if cache is None else cache.provenance.get("sampling", own)
+
+    @property
+    def _cache(self) -> FeatureCache | EventCache | None:
+        return self.events_cache if self.events_cache is not None else self.features_cache
+
+    def clip_names(self, clips: Tensor | NDArray[np.int64] | Sequence[int]) -> list[str]:
+        """Names of rows of the index, such as those in a batch's ``clips``."""
+        return [str(name) for name in self.index.name[np.asarray(clips)]]
+
+    def identities(self, clips: Tensor | NDArray[np.int64] | Sequence[int]) -> list[str]:
+        """Content identities of the clips' files, "" where not known: for the caches."""
+        return [str(text) for text in self.index.identity[np.asarray(clips)]]
+
+    def keys(self, clips: Tensor | NDArray[np.int64] | Sequence[int], views: Tensor | NDArray[np.int64] | Sequence[int]) -> list[Key]:
+        """Name and view of each clip of a batch."""
+        return list(zip(self.clip_names(clips), np.asarray(views).tolist(), strict=True))
+
+    # -- loaders -----------------------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> ClipLoader:
+        """Training clips, shuffled by (seed, epoch); one of each clip's views is drawn for each epoch."""
+        clips = self.split.require("train")
+        sampler = TrainSampler(clips, self._stored_views(clips), seed=self.seed, rank=self._rank(), world=self._world())
+        return self._loader(sampler, drop_last=len(sampler) > self.micro_batch_size)
+
+    def val_dataloader(self) -> ClipLoader | list[Any]:
+        """Validation clips, view 0, each exactly once over all ranks; no loader if there are none."""
+        return self._plain_loader(self.split.val) if len(self.split.val) else []
+
+    def test_dataloader(self) -> ClipLoader:
+        """Test clips, view 0, each exactly once over all ranks."""
+        return self._plain_loader(self.split.require("test"))
+
+    def predict_dataloader(self) -> ClipLoader:
+        """What ``predict_keys`` lists, without what ``skip`` named, each exactly once over all ranks."""
+        clips, views = self._predicted()
+        if self._skipped:
+            keep = np.array([key not in self._skipped for key in self.keys(clips, views)], dtype=np.bool_)
+            clips, views = clips[keep], views[keep]
+        return self._loader(ExactSampler(clips, views, rank=self._rank(), world=self._world()))
+
+    def predict_keys(self) -> list[Key]:
+        """Every usable clip of the split in view 0, and those of the training side in all further views."""
+        return self.keys(*self._predicted())
+
+    def skip(self, done: Collection[Key]) -> None:
+        """Leave names and views out of ``predict_dataloader``: those a cache already holds."""
+        self._skipped = frozenset(done)
+
+    def _predicted(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        sides = self.split
+        learning = np.union1d(sides.train, sides.val)
+        counts = np.ones(len(self.index), dtype=np.int64)
+        counts[learning] = self._stored_views(learning)
+        rows = np.union1d(learning, sides.test)
+        clips = np.repeat(rows, counts[rows])
+        return clips, np.arange(len(clips)) - np.repeat(np.cumsum(counts[rows]) - counts[rows], counts[rows])
+
+    def _stored_views(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) how many views each clip has: as many as the sampling says, or as the cache holds without a gap."""
+        if self._rows is None:
+            return np.full(len(clips), self.sampling.views, dtype=np.int64)
+        return np.cumprod(self._rows[:, clips] >= 0, axis=0).sum(0)
+
+    def _plain_loader(self, clips: NDArray[np.int64]) -> ClipLoader:
+        if len(clips) < self._world():
+            raise UsageError(f"{len(clips)} clips cannot be divided over {self._world()} processes; start fewer")
+        return self._loader(ExactSampler(clips, np.zeros_like(clips), rank=self._rank(), world=self._world()))
+
+    def _loader(self, sampler: Sampler[Item], drop_last: bool = False) -> ClipLoader:
+        workers = 0 if self.events_cache is not None else self.num_workers
+        return ClipLoader(
+            self._dataset(),
+            batch_size=self.micro_batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=workers,
+            collate_fn=unchanged,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+        )
+
+    def _dataset(self) -> ClipDataset:
+        if self._rows is not None and self.events_cache is not None:
+            return EventDataset(self.index, self.events_cache, self._rows)
+        if self._rows is not None and self.features_cache is not None:
+            return FeatureDataset(self.index, self.features_cache, self._rows)
+        return VideoDataset(self.index, self.sampling, self.seed)
+
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    def _world(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size

@@ -1,0 +1,131 @@
+"""One batch at a time from videos, a feature cache or an event cache: ``__getitems__`` turns (clip, view) pairs into a named batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
+from vtlvlm.data.cache import EventCache, FeatureCache
+from vtlvlm.data.index import ClipIndex
+from vtlvlm.data.samplers import Item
+from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.data.video import VideoError, decode_sampled
+from vtlvlm.errors import DataError
+
+Batch = VideoBatch | FeatureBatch | EventBatch
+
+
+class Failure(NamedTuple):
+    """What a worker sends instead of a batch that could not be made: its message without the worker's traceback."""
+
+    message: str
+
+
+class ClipLoader(DataLoader[Any]):
+    """A DataLoader whose workers' data errors arrive as ``DataError`` of one line."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, Failure):
+                raise DataError(batch.message)
+            yield batch
+
+
+def unchanged(batch: Any) -> Any:
+    """The collate function: datasets return whole batches."""
+    return batch
+
+
+class ClipDataset(Dataset[Any]):
+    """Base of the three: labels, clips and views of a batch.
+
+    Args:
+        index: The clips.
+    """
+
+    def __init__(self, index: ClipIndex) -> None:
+        self.labels = torch.from_numpy(index.label)
+
+    def __getitem__(self, item: Item) -> Any:
+        return self.__getitems__([item])
+
+    def __getitems__(self, items: Sequence[Item]) -> Batch | Failure:
+        raise NotImplementedError
+
+    def columns(self, items: Sequence[Item]) -> tuple[Tensor, Tensor, Tensor]:
+        """labels, clips, views: each (B,) int64."""
+        clips, views = torch.tensor(list(items), dtype=torch.int64).reshape(-1, 2).unbind(1)
+        return self.labels[clips], clips.contiguous(), views.contiguous()
+
+
+class VideoDataset(ClipDataset):
+    """Decodes videos.
+
+    Args:
+        index: The clips.
+        sampling: How frames are taken.
+        seed: Of the views above 0.
+    """
+
+    def __init__(self, index: ClipIndex, sampling: FrameSampling, seed: int) -> None:
+        super().__init__(index)
+        self.index, self.sampling, self.seed = index, sampling, seed
+
+    def __getitems__(self, items: Sequence[Item]) -> VideoBatch | Failure:
+        labels, clips, views = self.columns(items)
+        try:
+            decoded = [self._decode(clip, view) for clip, view in items]
+        except VideoError as error:
+            return Failure(f"{error}. `vtlvlm prepare {self.index.root} --verify` finds all such clips and leaves them out")
+        frames, times = (torch.stack(column) for column in zip(*decoded, strict=True))
+        return VideoBatch(frames, times, labels, clips, views)
+
+    def _decode(self, clip: int, view: int) -> tuple[Tensor, Tensor]:
+        name, length = str(self.index.name[clip]), int(self.index.frames[clip])
+        frames, times = decode_sampled(self.index.file(clip), self.sampling, view=view, name=name, seed=self.seed, num_frames=length)
+        return frames, times
+
+
+class FeatureDataset(ClipDataset):
+    """Reads features.
+
+    Args:
+        index: The clips.
+        cache: Their features.
+        rows: (V, n) the cache's row of each view of each clip, -1 where it has none.
+    """
+
+    def __init__(self, index: ClipIndex, cache: FeatureCache, rows: NDArray[np.int64]) -> None:
+        super().__init__(index)
+        self.cache, self.rows = cache, rows
+
+    def __getitems__(self, items: Sequence[Item]) -> FeatureBatch:
+        labels, clips, views = self.columns(items)
+        rows = self.rows[views.numpy(), clips.numpy()]
+        return FeatureBatch(self.cache.features(rows), self.cache.times(rows), labels, clips, views)
+
+
+class EventDataset(ClipDataset):
+    """Reads event sentences.
+
+    Args:
+        index: The clips.
+        cache: Their events.
+        rows: (V, n) the cache's row of each view of each clip, -1 where it has none.
+    """
+
+    def __init__(self, index: ClipIndex, cache: EventCache, rows: NDArray[np.int64]) -> None:
+        super().__init__(index)
+        self.cache, self.rows = cache, rows
+
+    def __getitems__(self, items: Sequence[Item]) -> EventBatch:
+        labels, clips, views = self.columns(items)
+        rows = self.rows[views.numpy(), clips.numpy()]
+        return EventBatch(self.cache.ids(rows), self.cache.vectors(rows), self.cache.spans(rows), labels, clips, views)

@@ -1,0 +1,207 @@
+"""The clip index: one row for each video of a data set, kept as a parquet file.
+
+Rows with a ``problem`` are left out of every split, openly: they stay in the index, are counted and named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from vtlvlm.errors import DataError
+
+Layout = Literal["ntu", "folders", "csv"]
+_VERSION = "1"
+
+
+@dataclass
+class ClipIndex:
+    """All clips of a data set. Every array is (n,); the row number is the clip's number in batches.
+
+    Attributes:
+        root: Folder that paths are relative to.
+        layout: NTU names, a folder per class, or a CSV.
+        classes: Category names in label order.
+        official: Whether the classes are NTU RGB+D's own, so that the 60-action protocols keep actions 1 to 60 only.
+        path: File relative to ``root``, with forward slashes.
+        name: Unique key: ``S001C001P001R001A001`` for NTU names, else the path.
+        label: Position in ``classes``, -1 if unknown.
+        setup: From the NTU name, else -1; likewise ``camera``, ``subject`` and ``replication``.
+        group: What must not be divided by the ``group`` protocol: the person for NTU names, the CSV's column, "" for none.
+        split: ``train``, ``val`` or ``test`` from the CSV, "" for none.
+        size: Bytes, -1 if missing.
+        frames: Frames counted by reading packets; -1 if not yet counted.
+        fps: Declared frames per second; NaN if not yet read.
+        duration: Seconds; NaN if not yet read.
+        identity: Size and a hash of the first and last 64 KiB; "" if not yet read.
+        checked: 0 name only, 1 packets read, 2 every frame decoded.
+        misfit: Why name or label exclude the clip, "" if they do not.
+        damage: Why the file excludes it, "" if it does not.
+    """
+
+    root: Path
+    layout: Layout
+    classes: tuple[str, ...]
+    official: bool
+    path: NDArray[np.object_]
+    name: NDArray[np.object_]
+    label: NDArray[np.int64]
+    setup: NDArray[np.int16]
+    camera: NDArray[np.int16]
+    subject: NDArray[np.int16]
+    replication: NDArray[np.int16]
+    group: NDArray[np.object_]
+    split: NDArray[np.object_]
+    size: NDArray[np.int64]
+    frames: NDArray[np.int64]
+    fps: NDArray[np.float64]
+    duration: NDArray[np.float64]
+    identity: NDArray[np.object_]
+    checked: NDArray[np.int8]
+    misfit: NDArray[np.object_]
+    damage: NDArray[np.object_]
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    @classmethod
+    def scan(
+        cls,
+        root: str | Path,
+        classes: str | Path | None = None,
+        csv: str | Path | None = None,
+        *,
+        fast: bool = False,
+        verify: bool = False,
+        workers: int | None = None,
+        progress: bool = True,
+        store: str | Path | None = None,
+    ) -> Self:
+        """Find all clips under ``root``, look into the new and changed ones, and keep the result.
+
+        Args:
+            root: Folder with NTU names in any tree, or a folder per class, or the base of the CSV's paths.
+            classes: A classes.txt for NTU names; None takes ``root/classes.txt`` if it is there, else the official names.
+            csv: Table ``path,label[,split,group]``, relative to ``root`` unless it exists as given.
+            fast: Names only; do not open any video.
+            verify: Decode every frame of every clip.
+            workers: Threads that open videos; None for one a core.
+            progress: Show a progress bar when it takes longer than a second.
+            store: Index file; None for ``default_store(root)``.
+
+        Raises:
+            DataError: Nothing usable was found.
+        """
+        from vtlvlm.data.scan import scan
+
+        return cls(**scan(Path(root), classes, csv, fast=fast, verify=verify, workers=workers, progress=progress, store=store))
+
+    @property
+    def problem(self) -> NDArray[np.object_]:
+        """(n,) why each clip is left out, "" for the usable ones."""
+        return np.where(self.misfit != "", self.misfit, self.damage)
+
+    @property
+    def good(self) -> NDArray[np.int64]:
+        """Rows of the usable clips."""
+        return np.flatnonzero(self.problem == "")
+
+    def file(self, row: int) -> Path:
+        """The video file of a row."""
+        return self.root / str(self.path[row])
+
+    def warn_left_out(self) -> None:
+        """Warn once, with names, if clips are left out."""
+        if message := self.left_out():
+            warnings.warn(message, stacklevel=2)
+
+    def left_out(self, most: int = 5) -> str:
+        """One line on the clips left out; "" if there are none."""
+        rows = np.flatnonzero(self.problem != "")
+        if not len(rows):
+            return ""
+        listed = "; ".join(f"{self.path[row]} ({_reason(self.problem[row])})" for row in rows[:most])
+        more = f"; and {len(rows) - most} more" if len(rows) > most else ""
+        return f"{self.root}: {len(rows)} of {len(self)} clips are left out: {listed}{more}. `vtlvlm prepare {self.root}` lists them all"
+
+    def write(self, path: str | Path) -> None:
+        """Write as parquet, whole or not at all.
+
+        Raises:
+            OSError: The place cannot be written.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "version": _VERSION,
+            "root": str(self.root),
+            "layout": self.layout,
+            "classes": list(self.classes),
+            "official": self.official,
+        }
+        table = pa.table({name: pa.array(getattr(self, name)) for name in COLUMNS}).replace_schema_metadata({"vtlvlm": json.dumps(facts)})
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            pq.write_table(table, temporary, compression="zstd")
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read what ``write`` wrote.
+
+        Raises:
+            DataError: Not an index of this version.
+        """
+        try:
+            table = pq.read_table(path)
+            facts = json.loads((table.schema.metadata or {})[b"vtlvlm"])
+            if facts.pop("version") != _VERSION:
+                raise KeyError("version")
+            columns: dict[str, Any] = {name: table.column(name).to_numpy() for name in COLUMNS}
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            raise DataError(f"{path}: not an index of this version of vtlvlm; delete it and run `vtlvlm prepare`") from error
+        return cls(root=Path(facts["root"]), layout=facts["layout"], classes=tuple(facts["classes"]), official=facts["official"], **columns)
+
+
+COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(ClipIndex))[4:]
+"""The columns of the index file, in order."""
+
+
+def _reason(problem: str) -> str:
+    return problem if len(problem) <= 120 else problem[:117] + "..."
+
+
+def default_store(root: Path) -> Path:
+    """``root/.vtlvlm/index.parquet`` where that can be written, else a file in the user's cache folder."""
+    inside, outside = stores(root)
+    folder = inside.parent if inside.parent.is_dir() else root
+    writable = os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222  # root may write anywhere: respect the bits all the same
+    return inside if writable else outside
+
+
+def stores(root: Path) -> tuple[Path, Path]:
+    """The two places where the index of ``root`` may be: inside it, and in the user's cache folder."""
+    key = blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / ".vtlvlm" / "index.parquet", caches / "vtlvlm" / f"index-{key}.parquet"
+
+
+def strings(values: Sequence[str]) -> NDArray[np.object_]:
+    """A column of strings."""
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column

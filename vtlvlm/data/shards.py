@@ -1,0 +1,125 @@
+"""Files of a cache folder: safetensors written whole or not at all, read through memory maps, and one writer a rank."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import struct
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from vtlvlm.errors import DataError
+
+_TYPES = {"F16": "<f2", "F32": "<f4", "U16": "<u2", "I16": "<i2", "I64": "<i8"}  # safetensors' names of the types that caches hold
+_held: set[Path] = set()
+
+
+class TensorFile(NamedTuple):
+    """One tensor of a safetensors file, not yet read."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    metadata: dict[str, str]
+
+    def map(self) -> NDArray[Any]:
+        """The tensor as a read-only memory map: pages are read when they are looked at."""
+        return np.memmap(self.path, dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape)
+
+
+def open_tensor(path: Path, name: str) -> TensorFile:
+    """Read the header of a safetensors file.
+
+    Raises:
+        DataError: The file is damaged or lacks the tensor.
+    """
+    try:
+        with path.open("rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            header = json.loads(file.read(length))
+            size = file.seek(0, os.SEEK_END)
+        entry = header[name]
+        start, end = entry["data_offsets"]
+        if 8 + length + end > size:
+            raise ValueError("truncated")
+        return TensorFile(path, _TYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + start, header.get("__metadata__", {}))
+    except (OSError, ValueError, KeyError, TypeError, struct.error, MemoryError) as error:
+        raise DataError(f"{path}: damaged cache file; delete it and run the command that made the cache again") from error
+
+
+def save_tensors(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str], rank: int) -> None:
+    """Write a safetensors file so that it is there as a whole or not at all, whatever happens."""
+    with _replacing(path, rank) as temporary:
+        temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata=metadata))
+
+
+def save_json(path: Path, value: Any, rank: int = 0) -> None:
+    """Write JSON so that it is there as a whole or not at all."""
+    with _replacing(path, rank) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _replacing(path: Path, rank: int) -> Iterator[Path]:
+    temporary = path.with_name(f".tmp-r{rank:05}-{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise DataError(
+                f"{path}: cannot be written ({error.strerror}); nothing already stored is lost, the same command goes on from there"
+            ) from error
+        raise
+
+
+class FolderLock:
+    """One writer of a rank in a cache folder: a POSIX lock that the system releases when the process dies, however it dies.
+
+    Args:
+        folder: The cache folder.
+        rank: Number of the writing process.
+
+    Raises:
+        DataError: Another process (or another writer of this one) holds it.
+    """
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        path = folder.resolve() / f".lock-r{rank:05}"
+        if path in _held:
+            raise DataError(f"{folder}: this process already writes there; close the first writer")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            owner = os.read(handle, 200).decode(errors="replace").strip() or "unknown"
+            os.close(handle)
+            raise DataError(f"{folder}: another process writes there ({owner}); wait for it, stop it, or name another folder") from error
+        except OSError as error:
+            warnings.warn(f"{folder}: this file system has no locks ({error.strerror}); start one writer only", stacklevel=3)
+        os.truncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        _held.add(path)
+        self.release = weakref.finalize(self, _release, handle, path, os.getpid())
+
+
+def _release(handle: int, path: Path, owner: int) -> None:
+    if os.getpid() != owner:  # a forked child never held it
+        return
+    _held.discard(path)
+    os.truncate(handle, 0)
+    os.close(handle)

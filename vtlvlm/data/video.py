@@ -1,0 +1,309 @@
+"""Video files: what is in one (``probe``), chosen frames of it (``decode``), and whether all of it decodes (``verify``).
+
+One container a call, one thread, always closed. A file that is damaged in any way that shows is refused with its reason; no frame is
+ever made up. Container headers are not believed: lengths come from counting packets, truncation from the container's own sizes.
+
+Colours: tagged matrix and range are honoured. Untagged video is BT.709 from 720 lines upwards and BT.601 below, as players have it, in
+limited range. The display rotation and the sample aspect ratio stored in the file are applied.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.errors import DataError
+
+if TYPE_CHECKING:  # probing does not need torch, and `vtlvlm prepare` starts without it
+    from torch import Tensor
+
+Crop = Literal["center", "pad"]
+
+_MATRICES = {1: "bt709", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}  # AVColorSpace → name in the scale filter
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+_PLAYLISTS = {"hls", "concat", "dash", "imf"}  # text files that make FFmpeg open other files
+_TURNS: dict[int, list[tuple[str, str | None]]] = {
+    1: [("transpose", "clock")],
+    2: [("hflip", None), ("vflip", None)],
+    3: [("transpose", "cclock")],
+}
+
+
+class VideoError(DataError):
+    """A video that cannot be used: ``{path}: {reason}``."""
+
+
+class VideoInfo(NamedTuple):
+    """What a video file holds."""
+
+    frames: int
+    """Frames that its packets carry."""
+    fps: float
+    """Average frames per second as declared."""
+    duration: float
+    """Seconds."""
+    width: int
+    """Pixels as stored, before rotation."""
+    height: int
+    rotation: int
+    """Degrees clockwise by which the stored picture is turned for display: 0, 90, 180 or 270."""
+
+
+class Clip(NamedTuple):
+    """Chosen frames of one video."""
+
+    frames: Tensor
+    """(T, 3, size, size) uint8 RGB"""
+    times: Tensor
+    """(T,) float32 seconds from the start of the clip, non-decreasing"""
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Count frames by reading packets, decoding only the first frame (about 1 % of a decode).
+
+    Raises:
+        VideoError: Not a regular readable file, no video in it, truncated, or its first frame does not decode.
+    """
+    with _opened(path) as (container, stream):
+        frames, first, stamps = 0, None, []
+        for packet in container.demux(stream):
+            _refuse_corrupt(path, packet, "packet", frames)
+            if packet.size > 1:  # MPEG-4 in AVI puts packets of one byte where a frame moved to another packet
+                frames += 1
+                stamps.append(packet.pts)
+            if first is None:
+                first = next(iter(packet.decode()), None)
+        if first is None:
+            raise VideoError(f"{path}: no frame in it can be decoded")
+        fps = _fps(stream)
+        duration = frames / fps
+        if all(stamp is not None for stamp in stamps):
+            duration = float((max(stamps) - min(stamps)) * stream.time_base) + 1 / fps
+        return VideoInfo(frames, fps, duration, first.width, first.height, -round(first.rotation / 90) % 4 * 90)
+
+
+def verify(path: str | Path) -> int:
+    """Decode every frame and return how many there are.
+
+    Raises:
+        VideoError: As ``probe``, or a frame does not decode or is flagged corrupt.
+    """
+    count = 0
+    with _opened(path) as (container, stream):
+        for _ in _frames(path, container, stream):
+            count += 1
+    if not count:
+        raise VideoError(f"{path}: no frame in it can be decoded")
+    return count
+
+
+def decode(
+    path: str | Path,
+    indices: Sequence[int] | NDArray[np.integer],
+    *,
+    size: int,
+    crop: Crop = "center",
+    flip: bool = False,
+    zoom: float = 1.0,
+    shift: tuple[float, float] = (0.0, 0.0),
+) -> Clip:
+    """Decode chosen frames as ``size`` x ``size`` RGB pictures, the right way up.
+
+    Only wanted frames go through the filter graph (crop → scale by area → RGB → turn), and decoding stops after the last of them.
+
+    Args:
+        path: A video file.
+        indices: (T,) frame numbers in display order; any order, repeats allowed.
+        size: Output side in pixels.
+        crop: ``center`` cuts the largest centred square (action in the middle); ``pad`` keeps the whole picture and adds black bars
+            (actors near the edge of a wide picture).
+        flip: Mirror left and right.
+        zoom: Side of the cut as a part of the largest one, in (0, 1].
+        shift: Where the cut lies in the room that is left, each in [-1, 1] from left/top to right/bottom of the stored picture.
+
+    Raises:
+        VideoError: The file is damaged, has no video, or ends before the last wanted frame.
+        ValueError: No indices, a negative one, or ``size``, ``zoom`` or ``shift`` out of range.
+    """
+    import torch
+
+    numbers = np.asarray(indices, dtype=np.int64)
+    if numbers.size == 0 or numbers.min() < 0 or size < 1 or not 0 < zoom <= 1 or max(map(abs, shift)) > 1:
+        raise ValueError(f"decode of {path}: {numbers.size} indices, {size=}, {zoom=}, {shift=} out of range")
+    unique, inverse = np.unique(numbers, return_inverse=True)
+    wanted, last = set(unique.tolist()), int(unique[-1])
+    pictures, stamps = np.empty((len(unique), size, size, 3), dtype=np.uint8), []
+    graph, graph_of, count = None, None, 0
+    with _opened(path) as (container, stream):
+        for position, frame in enumerate(_frames(path, container, stream)):
+            stamps.append(frame.pts)
+            if position in wanted:
+                if graph is None or graph_of != (frame.width, frame.height, frame.format.name):
+                    graph_of = (frame.width, frame.height, frame.format.name)
+                    graph = _graph(frame, stream, size=size, crop=crop, flip=flip, zoom=zoom, shift=shift)
+                graph.push(frame)
+                pictures[count] = graph.pull().to_ndarray()
+                count += 1
+            if position == last:
+                break
+        times = _seconds(stamps, stream)
+    if count < len(unique):
+        raise VideoError(f"{path}: ends after {len(stamps)} frames, frame {last} was wanted; the file is truncated or its length is wrong")
+    frames = torch.from_numpy(pictures[inverse]).permute(0, 3, 1, 2).contiguous()
+    return Clip(frames, torch.from_numpy(times[numbers].astype(np.float32)))
+
+
+def decode_sampled(
+    path: str | Path, sampling: FrameSampling, *, view: int = 0, name: str = "", seed: int = 0, num_frames: int = -1
+) -> Clip:
+    """Decode one view of a clip.
+
+    Args:
+        path: A video file.
+        sampling: How many frames, how large, how cut.
+        view: 0 is the plain one.
+        name: The clip's name, which seeds views above 0 together with ``seed``.
+        seed: Seed of the views.
+        num_frames: Length of the clip if known, to save counting its packets.
+
+    Raises:
+        VideoError: As ``probe`` and ``decode``.
+    """
+    length = num_frames if num_frames > 0 else probe(path).frames
+    plan = sampling.view(view, num_frames=length, name=name, seed=seed)
+    return decode(path, plan.indices, size=sampling.size, crop=sampling.crop, flip=plan.flip, zoom=plan.zoom, shift=plan.shift)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """The container and its first video stream; every failure of FFmpeg inside becomes a ``VideoError``."""
+    _require_whole_file(Path(path))
+    options = {"protocol_whitelist": "file"}
+    try:
+        with av.open(os.fspath(path), metadata_errors="ignore", options=options) as container:
+            if container.format.name in _PLAYLISTS:
+                raise VideoError(f"{path}: a playlist, not a video file")
+            streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+            if not streams:
+                raise VideoError(f"{path}: no video stream in it (audio only?)")
+            if streams[0].codec_context is None:
+                raise VideoError(f"{path}: no decoder for its video codec")
+            streams[0].thread_type = "NONE"
+            yield container, streams[0]
+    except av.FFmpegError as error:
+        raise VideoError(f"{path}: not a readable video ({error.strerror})") from error
+
+
+def _require_whole_file(path: Path) -> None:
+    """Refuse what must not be opened (a FIFO blocks for ever) and containers that are longer by their own account than the file."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise VideoError(f"{path}: not a regular file")
+        if status.st_size == 0:
+            raise VideoError(f"{path}: empty file (0 bytes)")
+        with path.open("rb") as file:
+            head, end = file.read(12), 0
+            if head[:4] == b"RIFF" and head[8:] == b"AVI ":
+                length = struct.unpack("<I", head[4:8])[0]
+                end = length + 8 if length != 0xFFFFFFFF else 0  # writers that never came to fill it in
+            elif head[4:8] == b"ftyp":
+                end = _end_of_boxes(file, status.st_size)
+    except OSError as error:
+        raise VideoError(f"{path}: {error.strerror.lower() if error.strerror else error}") from error
+    if end > status.st_size + 1:  # an odd length may or may not be padded
+        raise VideoError(f"{path}: truncated: it should hold {end:,} bytes and holds {status.st_size:,}")
+
+
+def _end_of_boxes(file: BinaryIO, size: int) -> int:
+    """Where the last top-level box of an MP4/MOV file ends by its header."""
+    position = 0
+    while position < size:
+        file.seek(position)
+        head = file.read(16)
+        if len(head) < 8:
+            break
+        length = struct.unpack(">I", head[:4])[0]
+        if length == 1 and len(head) == 16:
+            length = struct.unpack(">Q", head[8:])[0]
+        if length < 8:  # 0: up to the end of the file
+            break
+        position += length
+    return position
+
+
+def _refuse_corrupt(path: str | Path, item: av.Packet | av.VideoFrame, kind: str, position: int) -> None:
+    if item.is_corrupt:
+        raise VideoError(f"{path}: damaged: {kind} {position} is corrupt")
+
+
+def _frames(path: str | Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """All frames in display order; raises at the first that does not decode or is flagged corrupt."""
+    count = 0
+    try:
+        for packet in container.demux(stream):
+            _refuse_corrupt(path, packet, "the packet after frame", count)
+            for frame in packet.decode():
+                _refuse_corrupt(path, frame, "frame", count)
+                yield frame
+                count += 1
+    except av.FFmpegError as error:
+        raise VideoError(f"{path}: damaged: decoding stops after {count} frames ({error.strerror})") from error
+
+
+def _fps(stream: av.VideoStream) -> float:
+    return float(stream.average_rate or stream.guessed_rate or Fraction(25))
+
+
+def _seconds(stamps: list[int | None], stream: av.VideoStream) -> NDArray[np.float64]:
+    """(n,) seconds from the first frame: from timestamps where they rise steadily (AVI and raw streams: from the frame rate)."""
+    known = [stamp for stamp in stamps if stamp is not None]
+    if len(known) == len(stamps) and stream.time_base is not None:
+        pts = np.asarray(known, dtype=np.int64)
+        if (np.diff(pts) > 0).all():
+            return np.asarray((pts - pts[:1]) * float(stream.time_base))
+    return np.arange(len(stamps)) / _fps(stream)
+
+
+def _graph(
+    frame: av.VideoFrame, stream: av.VideoStream, *, size: int, crop: Crop, flip: bool, zoom: float, shift: tuple[float, float]
+) -> av.filter.Graph:
+    """crop → scale by area → rgb24 → turn → mirror → pad, for frames such as this one."""
+    aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+    if crop == "center":
+        side = min(frame.width * aspect, frame.height)
+        cut_width, cut_height = side / aspect * zoom, side * zoom
+        width = height = size
+    else:
+        cut_width, cut_height = frame.width * zoom, frame.height * zoom
+        scale = size / max(cut_width * aspect, cut_height)
+        width, height = max(1, round(cut_width * aspect * scale)), max(1, round(cut_height * scale))
+    left, top = (frame.width - cut_width) / 2 * (1 + shift[0]), (frame.height - cut_height) / 2 * (1 + shift[1])
+    matrix = _MATRICES.get(int(frame.colorspace), "bt709" if frame.height >= 720 else "bt601")
+    full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
+    steps: list[tuple[str, str | None]] = [
+        ("crop", f"{round(cut_width)}:{round(cut_height)}:{int(left)}:{int(top)}"),
+        ("scale", f"{width}:{height}:flags=area:in_color_matrix={matrix}:in_range={'pc' if full else 'tv'}"),
+        ("format", "rgb24"),
+        *_TURNS.get(-round(frame.rotation / 90) % 4, []),
+        *([("hflip", None)] if flip else []),
+        *([("pad", f"{size}:{size}:-1:-1")] if crop == "pad" else []),
+        ("buffersink", None),
+    ]
+    graph = av.filter.Graph()
+    graph.threads = 1
+    nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=stream.time_base)]
+    nodes += [graph.add(name, arguments) for name, arguments in steps]
+    graph.link_nodes(*nodes).configure()
+    return graph
