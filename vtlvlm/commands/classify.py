@@ -1,0 +1,71 @@
+"""Videos to their likeliest actions.
+
+Any video file goes in (or folders of them); the likeliest actions with their probabilities come out. One unreadable file does not
+stop the others: it is named on stderr and the exit code becomes 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+DEFAULT_MODEL = "runs/demo/bundle"
+VIDEO_ENDINGS = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="video files, or folders whose videos are all taken")
+    parser.add_argument(
+        "--model", type=Path, default=Path(DEFAULT_MODEL), help="bundle, run folder or stage-2 checkpoint (default: %(default)s)"
+    )
+    parser.add_argument("--llava", help="where the base LLaVA lies now, if not where it was trained")
+    parser.add_argument("--top", type=int, default=5, help="how many actions to show (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: cuda where there is one)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
+
+
+def videos(paths: list[Path]) -> list[Path]:
+    """The files themselves, and the videos below folders in order."""
+    found: list[Path] = []
+    for path in paths:
+        found += sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_ENDINGS) if path.is_dir() else [path]
+    return found
+
+
+def run(args: argparse.Namespace) -> int:
+    from vtlvlm.errors import DataError, UsageError
+
+    if args.top < 1:
+        raise UsageError(f"--top {args.top}: at least 1")
+    files = videos(args.files)
+    if not files:
+        raise DataError(f"{', '.join(map(str, args.files))}: no video files ({' '.join(VIDEO_ENDINGS)})")
+    if not args.model.exists():
+        raise UsageError(f"{args.model}: no such model; `make demo` makes one, or name yours with --model")
+
+    from vtlvlm.recognizer import ActionRecognizer
+
+    recognizer = ActionRecognizer.from_checkpoint(args.model, llava=args.llava, device=args.device)
+    failed = 0
+    for file in files:
+        try:
+            result = recognizer.classify(file, top=args.top)
+        except DataError as error:
+            failed += 1
+            print(f"vtlvlm: {error}", file=sys.stderr)
+            if args.json:
+                print(json.dumps({"file": str(file), "error": str(error)}), flush=True)
+            continue
+        if args.json:
+            actions = [{"action": name, "probability": round(p, 6)} for name, p in result.actions]
+            print(json.dumps({"file": str(file), "actions": actions, "seconds": round(result.seconds, 3)}), flush=True)
+        else:
+            print(f"{file}  ({result.seconds:.2f} s)")
+            for name, p in result.actions:
+                print(f"  {p:6.1%}  {'█' * round(20 * p):20s}  {name}")
+            sys.stdout.flush()
+    if failed:
+        print(f"vtlvlm: {failed} of {len(files)} files could not be read", file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,129 @@
+"""The whole pipeline on rendered videos: synth, compose, extract, stage 1, tokenize, stage 2, test, report.
+
+Every step is an ordinary command of this project, printed before it runs; a step that is complete is not repeated, an
+interrupted one continues. About 20 minutes on two CPU cores, below 6 GiB of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the demo.
+
+    Attributes:
+        title: what it does, in words.
+        arguments: the command line behind ``vtlvlm``.
+        done: whether its result is complete.
+    """
+
+    title: str
+    arguments: list[str]
+    done: Callable[[], bool]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", type=Path, nargs="?", default=Path("runs/demo"), help="folder for everything (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the videos and of both trainings (default: %(default)s)")
+
+
+def resume(folder: Path) -> list[str]:
+    """``--ckpt_path`` for a training that was interrupted, nothing for one that has not begun."""
+    last = folder / "checkpoints" / "last.ckpt"
+    return ["--ckpt_path", str(last)] if last.is_file() else []
+
+
+def steps(out: Path, seed: int) -> list[Step]:
+    """The demo's commands, in order."""
+    from vtlvlm.configs import config
+    from vtlvlm.report.runs import fit_finished
+
+    videos, llava, features, events = out / "videos", out / "llava", out / "features", out / "events"
+    stage1, stage2, untuned, bundle, probes = out / "stage1", out / "stage2", out / "untuned", out / "bundle", out / "probes.json"
+    first, second = ["--config", config("stage1_small.yaml")], ["--config", config("stage2_small.yaml")]
+    seeded = ["--seed_everything", str(seed)]
+    data = ["--data.root", str(videos)]
+    read_features = [*data, "--data.features", str(features)]
+    read_events = [*data, "--data.events", str(events)]
+    model = ["--model.init_args.reasoner.init_args.llava", str(llava)]
+    to = "--trainer.default_root_dir"
+    return [
+        Step("render the videos", ["synth", str(videos), "--seed", str(seed)], (videos / "synth.json").is_file),
+        Step("compose a small LLaVA", ["compose", str(llava)], lambda: False),
+        Step("videos to features", ["extract", *first, *data, "--output", str(features)], lambda: False),
+        Step(
+            "linear probes on them: the difficulty, before any training",
+            ["probe", str(videos), "--features", str(features), "--output", str(probes)],
+            probes.is_file,
+        ),
+        Step(
+            "stage 1: learn the event vocabulary",
+            ["fit", *first, *seeded, *read_features, to, str(stage1), *resume(stage1)],
+            lambda: fit_finished(stage1),
+        ),
+        Step(
+            "features to event sentences",
+            ["tokenize", *first, *read_features, "--ckpt_path", str(stage1 / "checkpoints" / "best.ckpt"), "--output", str(events)],
+            lambda: False,
+        ),
+        Step(
+            "stage 2: teach the language model to read them",
+            ["fit", *second, *seeded, *read_events, *model, to, str(stage2), *resume(stage2)],
+            lambda: fit_finished(stage2),
+        ),
+        Step(
+            "test on people never seen",
+            ["test", *second, *seeded, *read_events, *model, to, str(stage2), "--ckpt_path", str(stage2 / "checkpoints" / "best.ckpt")],
+            (stage2 / "metrics.json").is_file,
+        ),
+        Step(
+            "the same model untuned, for comparison",
+            [
+                "test",
+                *second,
+                *seeded,
+                *read_events,
+                *model,
+                "--model.init_args.reasoner.init_args.prompts.init_args.tokens",
+                "0",
+                to,
+                str(untuned),
+            ],
+            (untuned / "metrics.json").is_file,
+        ),
+        Step("bundle for classify", ["export", str(stage2), str(bundle)], (bundle / "bundle.json").is_file),
+        Step("report", ["report", str(out)], lambda: False),
+    ]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what is still to be done."""
+    from vtlvlm.cli import run as command
+
+    started = time.monotonic()
+    total = len(steps(args.output, args.seed))
+    for number in range(total):
+        step = steps(args.output, args.seed)[number]  # anew each time: whether a training resumes depends on what is there by then
+        print(f"\n[{number + 1}/{total}] {step.title}", flush=True)
+        if step.done():
+            print("        done before", flush=True)
+            continue
+        print(f"        vtlvlm {shlex.join(step.arguments)}", flush=True)
+        begun = time.monotonic()
+        code = command(step.arguments)
+        if code:
+            return code
+        print(f"        {time.monotonic() - begun:.0f} s", flush=True)
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(f"\n{time.monotonic() - started:.0f} s in all, peak memory {peak * (1 if sys.platform == 'darwin' else 1024) / 2**30:.1f} GiB")
+    print(f"Now try:  vtlvlm classify --model {args.output / 'bundle'} YOUR_VIDEO.mp4")
+    return 0

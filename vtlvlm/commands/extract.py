@@ -1,0 +1,29 @@
+"""Videos to a feature cache: every clip is decoded once, and never again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Fill the cache with what a stage-1 configuration's extractor sees; an interrupted run continues."""
+    from importlib.metadata import version
+
+    from vtlvlm.callbacks import FeatureWriter
+    from vtlvlm.commands.trainer import fill, parts
+    from vtlvlm.data.cache import FeatureCacheWriter
+    from vtlvlm.errors import UsageError
+    from vtlvlm.stages.vtem import FeatureExtraction
+
+    cli = parts("extract", arguments)
+    data, extractor = cli.datamodule, cli.model.extractor
+    if data.features or data.events:
+        raise UsageError("extract reads videos: leave data.features and data.events out")
+    extractor.build()
+    provenance = {
+        "extractor": extractor.fingerprint(),
+        "sampling": data.sampling_settings,
+        "view_seed": data.seed,
+        "decoder": f"av {version('av')}",
+    }
+    return fill(cli, FeatureExtraction(extractor), FeatureWriter, lambda rank: FeatureCacheWriter(cli.config["output"], provenance, rank))

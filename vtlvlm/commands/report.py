@@ -1,0 +1,24 @@
+"""The report of a pipeline folder: report.md, report.html and a short table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("folder", type=Path, help="what `vtlvlm demo` filled")
+    parser.add_argument("--protocol", default="xsub60", help="the split it was trained on (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write both files and print the table."""
+    from vtlvlm.pipeline_report import pipeline_report
+    from vtlvlm.report.page import print_table, write_html, write_markdown
+
+    report = pipeline_report(args.folder, args.protocol)
+    text, page = write_markdown(report, args.folder), write_html(report, args.folder / "report.html")
+    print_table(report)
+    print(f"\n{text}\n{page}")
+    return 0

@@ -1,0 +1,37 @@
+"""Features (or videos) to event sentences, with a trained stage 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Fill an event cache with a stage-1 checkpoint; an interrupted run continues."""
+    from pathlib import Path
+
+    from vtlvlm.callbacks import EventWriter
+    from vtlvlm.commands.trainer import fill, parts
+    from vtlvlm.data.cache import EventCacheWriter
+    from vtlvlm.errors import UsageError
+    from vtlvlm.stages.stage import content_hash
+    from vtlvlm.stages.vtem import VTEMModule
+
+    cli = parts("tokenize", arguments)
+    checkpoint = cli.config["ckpt_path"]
+    if checkpoint is None:
+        raise UsageError("no checkpoint given: add --ckpt_path RUN/checkpoints/best.ckpt of stage 1")
+    module, data = VTEMModule.load_from_checkpoint(checkpoint), cli.datamodule
+    made = module.provenance()
+    data.prepare_data()
+    data.setup("predict")
+    module.check_data(data)
+    provenance = {
+        "vtem": str(Path(checkpoint).resolve()),
+        "vtem_hash": content_hash(module),
+        "protocol": made["protocol"],
+        "train_hash": made["train_hash"],
+        "sampling": made["sampling"],
+        "features": data.features_cache.hash if data.features_cache is not None else None,
+    }
+    table = module.quantizer.table()
+    return fill(cli, module, EventWriter, lambda rank: EventCacheWriter(cli.config["output"], provenance, table, rank))

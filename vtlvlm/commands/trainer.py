@@ -1,0 +1,179 @@
+"""fit, validate, test and predict: LightningCLI over the two stages and the data module."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from vtlvlm.callbacks import CacheWriting, ConfusionFigure, RunRecord, Throughput
+from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.errors import UsageError
+from vtlvlm.stages.prompt_tuning import PromptTuningModule
+from vtlvlm.stages.stage import Stage, read_record
+from vtlvlm.stages.vtem import VTEMModule
+
+__all__ = ["CLI", "NTUDataModule", "PromptTuningModule", "VTEMModule", "run"]  # configurations name these bare
+
+
+class SaveConfig(SaveConfigCallback):
+    """The resolved configuration, as ``config.yaml`` in the run folder."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, str(folder / "config.yaml"), skip_none=False, overwrite=True, multifile=False)
+
+
+class CLI(LightningCLI):
+    """LightningCLI with the run folder in one place (``trainer.default_root_dir``) and checkpoints checked before anything is built."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        root = config["trainer"].get("default_root_dir") or "runs/default"
+        kwargs.setdefault("default_root_dir", root)
+        if config["trainer"].get("logger") in (None, True) and not config["trainer"].get("fast_dev_run"):
+            kwargs.setdefault("logger", TensorBoardLogger(save_dir=root, name="", version="tensorboard", default_hp_metric=False))
+            kwargs["callbacks"] = [*kwargs.get("callbacks", []), LearningRateMonitor("step")]
+        kwargs["callbacks"] = [*kwargs.get("callbacks", []), RunRecord(), Throughput(), ConfusionFigure()]
+        return super().instantiate_trainer(**kwargs)
+
+    def _asked(self, name: str) -> Any:
+        return self.config[self.subcommand].get(name) if self.subcommand else self.config.get(name)
+
+    def guard(self, training: bool) -> None:
+        """Refuse a second start into a run folder, and a checkpoint that is not of this configuration, before the models are loaded."""
+        asked = self._asked("ckpt_path")
+        checkpoints = Path(self.trainer.default_root_dir) / "checkpoints"
+        requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+        if training and asked is None and not requeued and any(checkpoints.glob("*.ckpt")):
+            raise UsageError(
+                f"{self.trainer.default_root_dir} already holds a run: continue it with --ckpt_path {checkpoints / 'last.ckpt'}, "
+                "or name another folder with --trainer.default_root_dir"
+            )
+        if asked is not None and asked not in ("last", "best", "hpc"):
+            self.model.check(read_record(asked), str(asked), training)
+        elif not training and asked is None and getattr(self.model, "needs_checkpoint", True):
+            raise UsageError("no checkpoint given: add --ckpt_path RUN/checkpoints/best.ckpt")
+
+    def before_fit(self) -> None:
+        self.guard(training=True)
+
+    def before_validate(self) -> None:
+        self.guard(training=False)
+
+    def before_test(self) -> None:
+        self.guard(training=False)
+
+    def before_predict(self) -> None:
+        self.guard(training=False)
+
+
+class CachingCLI(LightningCLI):
+    """The parts of a configuration, for the commands that fill a cache with ``trainer.predict``: no logs, no checkpoints."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--output", type=str, required=True, help="folder of the cache; an unfinished one is continued")
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="stage-1 checkpoint (tokenize)")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        return super().instantiate_trainer(**{**kwargs, "logger": False, "enable_checkpointing": False})
+
+
+NOISE = ("💡", "GPU available", "TPU available", "The following callbacks returned", "Loading `train_dataloader`")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without advertisements, and without warnings about what is meant to be so."""
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+
+    def telling(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(NOISE)
+
+    log.addFilter(telling)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # they are this command line's own
+            warnings.filterwarnings("ignore", message=".*module.s. in eval mode at the start of training")  # the frozen ones
+            warnings.filterwarnings("ignore", message=".*does not have many workers")  # caches need none
+            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec")
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # the guard has spoken
+            yield
+    finally:
+        log.removeFilter(telling)
+
+
+def parts(name: str, arguments: Sequence[str]) -> CachingCLI:
+    """The model, data module and trainer that a configuration describes, without running anything."""
+    with quiet():
+        return CachingCLI(
+            VTEMModule,
+            NTUDataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={"use_distributed_sampler": False},
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": f"vtlvlm {name}"},
+            run=False,
+            args=list(arguments),
+        )
+
+
+def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], make: Callable[[int], Any]) -> int:
+    """Predict what the cache still lacks, write it, and declare the cache complete.
+
+    Args:
+        cli: data module and trainer.
+        module: predicts a batch's row of the cache.
+        writing: the callback that hands predictions to a writer.
+        make: opens the cache's writer for a rank; refuses a cache made with something else.
+    """
+    data, trainer, rank = cli.datamodule, cli.trainer, cli.trainer.global_rank
+    data.trainer = trainer
+    data.prepare_data()
+    data.setup("predict")
+    with make(rank) as writer:
+        done = writer.done()
+    wanted = data.predict_keys()
+    left = [key for key in wanted if key not in done]
+    if trainer.is_global_zero:
+        print(f"{cli.config['output']}: {len(wanted) - len(left)} of {len(wanted)} clips and views are there", flush=True)
+    if left:
+        data.skip(done)
+        trainer.callbacks.append(writing(make))
+        with quiet():
+            trainer.predict(module, datamodule=data, return_predictions=False)
+        trainer.strategy.barrier()
+    if trainer.is_global_zero:
+        with make(0) as writer:
+            writer.finish(wanted)
+    return 0
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one of Lightning's subcommands."""
+    with quiet():
+        CLI(
+            Stage,
+            NTUDataModule,
+            subclass_mode_model=True,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            trainer_defaults={"use_distributed_sampler": False},
+            auto_configure_optimizers=False,
+            args=list(arguments),
+        )
+    return 0

@@ -1,0 +1,185 @@
+"""The Python door: a video file in, the likeliest actions out."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from vtlvlm import __version__
+from vtlvlm.batches import EventTokens
+from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.data.video import decode_sampled
+from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.stages.prompt_tuning import PromptTuningModule
+from vtlvlm.stages.stage import RECORD, build_from, content_hash, load_checkpoint, read_record, settings_of
+from vtlvlm.stages.vtem import VTEMModule
+from vtlvlm.vtem.model import VTEM
+
+BUNDLE = "bundle.json"
+FORMAT = 1
+
+
+class Recognition(NamedTuple):
+    """What was recognised in one file."""
+
+    file: Path
+    actions: list[tuple[str, float]]
+    """likeliest first: category and its probability; the probabilities of all categories sum to one"""
+    events: EventTokens
+    """the clip's event sentence, B = 1"""
+    seconds: float
+    """wall time from file to answer"""
+
+
+def stage2_checkpoint(path: Path) -> Path:
+    """A checkpoint file, or the best one (else the last) of a run folder."""
+    if not path.is_dir():
+        return path
+    found = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    return next((p for p in found if p.is_file()), found[0])
+
+
+def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | None) -> VTEMModule:
+    """The stage 1 that a stage-2 checkpoint with this record was trained with.
+
+    Raises:
+        UsageError: if it is missing or another one.
+    """
+    if record["stage"] != PromptTuningModule.stage:
+        raise UsageError(f"{checkpoint} is a checkpoint of stage {record['stage']!r}: give the one of stage 2")
+    made = record["provenance"]["stage1"]
+    source = vtem or made["checkpoint"]
+    if not Path(source).is_file():
+        raise UsageError(f"{source}: the stage-1 checkpoint of {checkpoint} is not there: say where it lies now with --vtem")
+    stage1 = VTEMModule.load_from_checkpoint(source)
+    if content_hash(stage1) != made["hash"]:
+        raise UsageError(f"{source} is not the stage-1 checkpoint that {checkpoint} was trained with: name that one with --vtem")
+    return stage1
+
+
+def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None = None) -> Path:
+    """Bundle all that ``classify`` needs except the base model: ``bundle.json``, ``vtem.safetensors``, ``prompts.safetensors``.
+
+    Args:
+        run: stage-2 run folder or checkpoint.
+        output: folder to make; it appears whole or not at all.
+        vtem: where the stage-1 checkpoint lies now, if not where it was.
+
+    Raises:
+        UsageError: if the folder exists, or a checkpoint is missing or of another kind.
+    """
+    folder, checkpoint = Path(output), stage2_checkpoint(Path(run))
+    if folder.exists():
+        raise UsageError(f"{folder} already exists: name a new folder")
+    loaded = load_checkpoint(checkpoint)
+    record = loaded[RECORD]
+    stage1 = load_stage1(record, checkpoint, vtem)
+    stage1.extractor.load_weights()
+    described = {
+        "format": FORMAT,
+        "version": __version__,
+        "classes": record["provenance"]["classes"],
+        "sampling": stage1.provenance()["sampling"],
+        "vtem": settings_of(stage1.vtem),
+        "reasoner": record["settings"]["init_args"]["reasoner"],
+        "origin": {"reasoning": record["provenance"], "vtem": stage1.provenance()},
+    }
+    trained = {k.removeprefix("reasoner."): v.contiguous() for k, v in loaded["state_dict"].items()}
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    partial.mkdir(parents=True)
+    (partial / BUNDLE).write_text(json.dumps(described, indent=2), encoding="utf-8")
+    save_file({k: v.contiguous() for k, v in stage1.vtem.state_dict().items()}, partial / "vtem.safetensors")
+    save_file(trained, partial / "prompts.safetensors")
+    partial.rename(folder)
+    return folder
+
+
+class ActionRecognizer:
+    """A trained pipeline for single files.
+
+    Args:
+        vtem: trained VTEM.
+        reasoner: LLaVA with its prompts, built for ``classes``.
+        classes: category names, in label order.
+        sampling: how frames are taken from a file, as in training.
+        device: where to run, ``auto`` for the first GPU if there is one.
+    """
+
+    def __init__(
+        self,
+        vtem: VTEM,
+        reasoner: EventReasoner,
+        classes: list[str],
+        sampling: FrameSampling,
+        device: str = "auto",
+    ) -> None:
+        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.vtem = vtem.to(self.device).eval()
+        self.reasoner = reasoner.to(self.device).eval()
+        self.classes, self.sampling = list(classes), sampling
+
+    # -- loading -----------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, *, llava: str | None = None, vtem: str | Path | None = None, device: str = "auto") -> Self:
+        """A recogniser from a bundle, a stage-2 run folder or a stage-2 checkpoint.
+
+        Args:
+            path: folder with ``bundle.json``, folder with ``checkpoints/``, or a ``.ckpt`` file.
+            llava: where the base model lies now, if not where it was trained.
+            vtem: where the stage-1 checkpoint lies now, if not where it was; bundles hold their own.
+            device: ``auto``, ``cpu``, ``cuda``, …
+
+        Raises:
+            UsageError: if something is missing or is not what it should be.
+        """
+        path = Path(path)
+        if (path / BUNDLE).is_file():
+            return cls._from_bundle(path, llava, device)
+        checkpoint = stage2_checkpoint(path)
+        record = read_record(checkpoint)
+        module = PromptTuningModule.load_from_checkpoint(checkpoint, overrides={"reasoner.llava": llava} if llava else None)
+        stage1 = load_stage1(record, checkpoint, vtem)
+        sampling = build_from(stage1.provenance()["sampling"])
+        return cls(stage1.vtem, module.reasoner, list(module.classes), sampling, device)
+
+    @classmethod
+    def _from_bundle(cls, folder: Path, llava: str | None, device: str) -> Self:
+        described = json.loads((folder / BUNDLE).read_text())
+        if described.get("format") != FORMAT:
+            raise UsageError(f"{folder}: a bundle of format {described.get('format')}, this version reads format {FORMAT}")
+        vtem, reasoner = build_from(described["vtem"]), build_from(described["reasoner"])
+        reasoner.llava = llava or reasoner.llava
+        vtem.build()
+        vtem.load_state_dict(load_file(folder / "vtem.safetensors"))
+        reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim)
+        reasoner.load_trainable_state(load_file(folder / "prompts.safetensors"))
+        return cls(vtem, reasoner, described["classes"], build_from(described["sampling"]), device)
+
+    # -- use ---------------------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def classify(self, file: str | Path, top: int = 5) -> Recognition:
+        """The likeliest actions in a video file.
+
+        Args:
+            file: any video FFmpeg can read.
+            top: how many actions to return, likeliest first.
+
+        Raises:
+            DataError: if the file cannot be decoded.
+        """
+        start = time.perf_counter()
+        clip = decode_sampled(file, self.sampling)
+        events = self.vtem(clip.frames[None].to(self.device), clip.times[None].to(self.device))
+        probabilities = self.reasoner(events.vectors).softmax(-1)[0].cpu()
+        best = probabilities.topk(min(top, len(self.classes)))
+        actions = [(self.classes[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+        return Recognition(Path(file), actions, events, time.perf_counter() - start)

@@ -1,0 +1,167 @@
+"""Stage 2: a frozen LLaVA learns to read event sentences through soft prompts (Sec. III-B)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
+from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.llava import base_identity
+from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.metrics import action_metrics, confusion
+from vtlvlm.stages.stage import AdamW, Stage, content_hash
+from vtlvlm.stages.vtem import VTEMModule
+
+
+class PromptTuningModule(Stage):
+    """Trains the soft prompts with the cross-entropy of P(A = a) over the categories (eq. 7).
+
+    Args:
+        reasoner: the frozen LLaVA with its prompts and its instruction (eq. 5, 6).
+        optimizer: AdamW for the prompts, and its schedule.
+        projector_learning_rate: peak learning rate of LLaVA's projector, where ``reasoner.train_projector`` is on.
+        vtem: stage-1 checkpoint, only needed to read features or videos; event caches name their own.
+    """
+
+    stage = "prompt_tuning"
+    monitor = "val/nll"
+    training_only = ("optimizer", "projector_learning_rate", "vtem")
+
+    def __init__(
+        self,
+        reasoner: EventReasoner,
+        optimizer: AdamW = AdamW(learning_rate=2e-3),  # noqa: B008 - a plain value, never changed
+        projector_learning_rate: float = 1e-3,
+        vtem: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.reasoner = reasoner
+        self.optimizer = optimizer
+        self.projector_learning_rate = projector_learning_rate
+        self.vtem = vtem
+        self.classes: tuple[str, ...] = ()
+        self.confusion: Any = None
+        self._origin: dict[str, Any] = {}
+        self.register_buffer("table", None, persistent=False)
+
+    # -- building ----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def needs_checkpoint(self) -> bool:
+        """Whether testing without a checkpoint is a mistake; with prompts of no tokens it is the untuned arm."""
+        return self.reasoner.prompts.tokens > 0
+
+    def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule
+        if self._origin.get("classes") and list(data.classes) != self._origin["classes"]:
+            raise UsageError(f"the checkpoint knows {len(self._origin['classes'])} classes, the data has {len(data.classes)} others")
+        if data.events_cache is not None:
+            cache = data.events_cache
+            made = cache.provenance
+            width, tokens = cache.event_dim, cache.num_tokens
+            self.table = None if cache.table is None else cache.table.float()
+            stage1 = {"checkpoint": made["vtem"], "hash": made["vtem_hash"], "events": cache.hash}
+            self._check_split(made, data)
+        else:
+            if self.vtem is None:
+                raise UsageError(
+                    "stage 2 reads an event cache (--data.events DIR) or needs a stage-1 checkpoint (--model.init_args.vtem FILE)"
+                )
+            mapper = VTEMModule.load_from_checkpoint(self.vtem)
+            self._check_split(mapper.provenance(), data)
+            self.mapper = mapper.requires_grad_(False)
+            width, tokens = mapper.event_dim, mapper.vtem.num_tokens
+            stage1 = {"checkpoint": self.vtem, "hash": content_hash(mapper), "events": None}
+        self.classes = tuple(data.classes)
+        self._origin = {
+            "classes": list(self.classes),
+            "protocol": data.protocol,
+            "train_hash": data.train_hash,
+            "split": data.split_description,
+            "stage1": stage1,
+            "event_dim": width,
+            "num_tokens": tokens,
+        }
+
+    @staticmethod
+    def _check_split(made: dict[str, Any], data: Any) -> None:
+        if (made["protocol"], made["train_hash"]) != (data.protocol, data.train_hash):
+            raise UsageError(
+                f"stage 1 was trained on {made['protocol']} (training clips {made['train_hash'][:8]}), this is {data.protocol} "
+                f"({data.train_hash[:8]}): it may have seen test clips; train stage 1 on the same split"
+            )
+
+    def configure_model(self) -> None:
+        if self.reasoner.base is not None:
+            return
+        self.reasoner.build(self.classes, self._origin["num_tokens"], self._origin["event_dim"])
+        self._origin["llava"] = base_identity(self.reasoner.llava, self.reasoner.revision)
+        self.val_metrics = action_metrics(len(self.classes)).clone(prefix="val/")
+        self.test_metrics = action_metrics(len(self.classes)).clone(prefix="test/")
+        self.confusion = confusion(len(self.classes))
+
+    def restore(self, provenance: dict[str, Any]) -> None:
+        self._origin = dict(provenance)
+        self.classes = tuple(provenance["classes"])
+        self.configure_model()
+
+    def provenance(self) -> dict[str, Any]:
+        return self._origin
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What is trained: prompts, and the projector where it is tuned. The base model is named in the provenance."""
+        kept = {f"reasoner.{name}" for name in self.reasoner.trainable_state()}
+        return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in kept}
+
+    # -- steps -------------------------------------------------------------------------------------------------------------------
+
+    def vectors(self, batch: EventBatch | FeatureBatch | VideoBatch) -> Tensor:
+        """(B, M, E) event vectors of a batch, whatever it holds."""
+        if isinstance(batch, EventBatch):
+            return F.embedding(batch.ids, self.table) if batch.vectors is None else batch.vectors.float()
+        with torch.no_grad():
+            return self.mapper.predict_step(batch, 0).vectors
+
+    def scores(self, batch: EventBatch | FeatureBatch | VideoBatch) -> Tensor:
+        """(B, A) log-likelihoods of the categories' names."""
+        return self.reasoner(self.vectors(batch))
+
+    def training_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> Tensor:
+        scores = self.scores(batch)
+        loss = F.cross_entropy(scores, batch.labels)
+        top1 = (scores.argmax(-1) == batch.labels).float().mean()
+        mass = scores.detach().logsumexp(-1).exp().mean()
+        self.log_terms("train", {"loss": loss, "top1": top1, "in_list_mass": mass}, len(batch.labels))
+        return loss
+
+    def _evaluate(self, batch: EventBatch | FeatureBatch | VideoBatch, split: str) -> None:
+        scores = self.scores(batch)
+        metrics = self.val_metrics if split == "val" else self.test_metrics
+        metrics.update(scores.softmax(-1), batch.labels)
+        self.confusion.update(scores.argmax(-1), batch.labels)
+        mass = scores.logsumexp(-1).exp().mean()
+        self.log(f"{split}/in_list_mass", mass, batch_size=len(batch.labels), sync_dist=True)
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch.labels))
+
+    def validation_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> None:
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> Tensor:
+        """(B, A) probabilities."""
+        return self.scores(batch).softmax(-1)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        groups = [{"params": list(self.reasoner.prompts.parameters()), "weight_decay": 0.0}]
+        if self.reasoner.train_projector:
+            groups.append({"params": list(self.reasoner.base.model.multi_modal_projector.parameters()), "lr": self.projector_learning_rate})
+        groups = [g for g in groups if g["params"]]
+        if not groups:
+            raise UsageError("nothing to train: give reasoner.prompts some tokens, or set reasoner.train_projector")
+        return self.adamw(groups, self.optimizer)

@@ -1,0 +1,249 @@
+"""What both stages share: plain settings in checkpoints, a guard against foreign ones, AdamW with warm-up."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor, nn
+
+from vtlvlm import __version__
+from vtlvlm.errors import UsageError
+
+RECORD = "vtlvlm"
+"""The key of our own record in a checkpoint. Lightning's ``hyper_parameters`` stays empty on purpose: its command line would let them
+silently override the configuration that was asked for."""
+
+
+@dataclass
+class AdamW:
+    """AdamW with linear warm-up and cosine decay to zero over the run.
+
+    Attributes:
+        learning_rate: peak learning rate.
+        weight_decay: decoupled weight decay.
+        warmup_steps: optimiser steps over which the rate rises linearly from zero.
+    """
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    warmup_steps: int = 0
+
+    def factor(self, step: int, total: int) -> float:
+        """Share of the peak rate at a step in [0, total)."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def settings_of(part: object) -> dict[str, Any]:
+    """A part as ``{"class_path", "init_args"}`` in plain types, read from the attributes that carry its constructor's names."""
+    names = [f.name for f in fields(part)] if is_dataclass(part) else list(inspect.signature(type(part).__init__).parameters)[1:]
+    return {
+        "class_path": f"{type(part).__module__}.{type(part).__qualname__}",
+        "init_args": {name: _plain(getattr(part, name)) for name in names},
+    }
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return settings_of(value)
+
+
+def build_from(settings: Any) -> Any:
+    """The inverse of ``settings_of``; only classes of this package are ever named there.
+
+    Raises:
+        UsageError: if the settings name a class from elsewhere.
+    """
+    if isinstance(settings, list):
+        return [build_from(v) for v in settings]
+    if not (isinstance(settings, dict) and set(settings) == {"class_path", "init_args"}):
+        return settings
+    module, _, name = settings["class_path"].rpartition(".")
+    if module.split(".")[0] != "vtlvlm":
+        raise UsageError(f"{settings['class_path']}: a checkpoint may only name classes of vtlvlm")
+    return getattr(importlib.import_module(module), name)(**{k: build_from(v) for k, v in settings["init_args"].items()})
+
+
+def flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings as dotted names and values, in order."""
+    if isinstance(settings, dict) and set(settings) == {"class_path", "init_args"}:
+        yield f"{prefix}class" if prefix else "class", settings["class_path"].rpartition(".")[2]
+        settings = settings["init_args"]
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            yield from flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Our record in a checkpoint: ``stage``, ``settings``, ``provenance``, ``version``.
+
+    Raises:
+        UsageError: if the file is missing, unreadable, or no checkpoint of vtlvlm.
+    """
+    return load_checkpoint(path)[RECORD]
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A whole checkpoint on the CPU, memory-mapped, without running any code in it."""
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise UsageError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0][:100]})") from error
+    if not isinstance(checkpoint, dict) or RECORD not in checkpoint:
+        raise UsageError(f"{path}: not a checkpoint of vtlvlm")
+    return checkpoint
+
+
+def content_hash(module: nn.Module) -> str:
+    """A name for exactly these weights: a hash over what the module's state dict holds."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Stage(LightningModule):
+    """A stage of the pipeline. Its constructor takes typed parts; its checkpoints say with which settings they were made."""
+
+    stage: ClassVar[str] = ""
+    monitor: ClassVar[str] = ""
+    monitor_mode: ClassVar[str] = "min"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strict_loading = False  # frozen models are left out of checkpoints; on_load_checkpoint checks what must be there
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------------------
+
+    def provenance(self) -> dict[str, Any]:
+        """What the trained weights were made from, in plain types; goes into checkpoints and metrics."""
+        return {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RECORD] = {
+            "stage": self.stage,
+            "settings": settings_of(self),
+            "provenance": self.provenance(),
+            "version": __version__,
+        }
+
+    def check(self, record: dict[str, Any], path: str, training: bool) -> None:
+        """Refuse a checkpoint that was made with other settings than the ones asked for.
+
+        Args:
+            record: the checkpoint's own record.
+            path: its name, for the message.
+            training: whether training goes on from it, in which case the optimiser's settings count too.
+
+        Raises:
+            UsageError: with the first differences, old and new.
+        """
+        if record["stage"] != self.stage:
+            raise UsageError(
+                f"{path} is a checkpoint of stage {record['stage']!r}, this configuration is stage {self.stage!r}: give the other one"
+            )
+        old, new = dict(flat(record["settings"])), dict(flat(settings_of(self)))
+        different = [k for k in {**old, **new} if old.get(k) != new.get(k) and (training or k.split(".")[0] not in self.training_only)]
+        if different:
+            listed = "; ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} asked for" for k in different[:4])
+            raise UsageError(f"{path} was made with other settings ({listed}): change the configuration, or train anew without --ckpt_path")
+
+    training_only: ClassVar[tuple[str, ...]] = ("optimizer",)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if RECORD not in checkpoint:
+            raise UsageError("not a checkpoint of vtlvlm")
+        self.check(checkpoint[RECORD], "the checkpoint", training=self._trainer is not None and self.trainer.training)
+        missing = sorted(set(self.state_dict()) - set(checkpoint["state_dict"]))
+        if missing:
+            raise UsageError(f"the checkpoint lacks {len(missing)} tensors of this model, the first being {missing[0]}")
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", *, overrides: dict[str, Any] | None = None
+    ) -> Self:
+        """A trained stage, built as its checkpoint says, in eval mode.
+
+        Args:
+            checkpoint_path: the file.
+            map_location: device to put it on.
+            overrides: settings to replace, by dotted name, such as ``{"reasoner.llava": "folder"}`` for a base model that has moved.
+
+        Raises:
+            UsageError: if the file is not a checkpoint of this stage.
+        """
+        checkpoint = load_checkpoint(checkpoint_path)
+        record = checkpoint[RECORD]
+        if record["stage"] != cls.stage:
+            raise UsageError(f"{checkpoint_path} is a checkpoint of stage {record['stage']!r}, not {cls.stage!r}: give the other one")
+        for name, value in (overrides or {}).items():
+            *path, last = name.split(".")
+            place = record["settings"]["init_args"]
+            for part in path:
+                place = place[part]["init_args"]
+            place[last] = value
+        module = build_from(record["settings"])
+        module.restore(record["provenance"])
+        module.load_state_dict(checkpoint["state_dict"], strict=False)
+        return module.to(map_location).eval()
+
+    def restore(self, provenance: dict[str, Any]) -> None:
+        """Build the weights as they were when the checkpoint with this provenance was written."""
+        raise NotImplementedError
+
+    # -- training ----------------------------------------------------------------------------------------------------------------
+
+    def adamw(self, groups: list[dict[str, Any]], settings: AdamW) -> dict[str, Any]:
+        """Optimiser and schedule for parameter groups, each with its own ``lr``."""
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: settings.factor(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The last checkpoint always, and the best one on validation people where there are any."""
+        folder = Path(self.trainer.default_root_dir) / "checkpoints"
+        validated = getattr(self.trainer, "datamodule", None) is None or self.trainer.datamodule.validates
+        if self.trainer.fast_dev_run or not self.trainer.checkpoint_callbacks:
+            return []
+        if not validated:
+            return [ModelCheckpoint(dirpath=folder, filename="last", save_top_k=1, enable_version_counter=False)]
+        return [
+            ModelCheckpoint(
+                dirpath=folder,
+                filename="best",
+                monitor=self.monitor,
+                mode=self.monitor_mode,
+                save_last=True,
+                save_top_k=1,
+                enable_version_counter=False,
+            )
+        ]
+
+    def log_terms(self, split: str, terms: dict[str, Tensor], batch_size: int) -> None:
+        """Log named scalars of a step under ``split/``; only the first enters the progress bar."""
+        for i, (name, value) in enumerate(terms.items()):
+            self.log(f"{split}/{name}", value, prog_bar=i == 0, batch_size=batch_size, sync_dist=split != "train")

@@ -1,0 +1,227 @@
+"""Stage 1: training the Video-to-Event Mapper (Sec. III-A), and the two maps that fill the caches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch
+from vtlvlm.errors import UsageError
+from vtlvlm.metrics import CodebookUsage
+from vtlvlm.stages.stage import AdamW, Stage
+from vtlvlm.vtem.extractors import FeatureExtractor
+from vtlvlm.vtem.losses import InfoNCE, reconstruction
+from vtlvlm.vtem.model import VTEM
+from vtlvlm.vtem.poolers import TemporalPooler
+from vtlvlm.vtem.quantizers import Quantizer
+
+
+class VTEMModule(Stage):
+    """Trains VTEM on cached features or straight from video: ``L = alpha·L_rec + beta·L_cont + commitment`` (eq. 4).
+
+    Args:
+        extractor: frozen backbone, frames to features (eq. 1).
+        pooler: temporal windows (eq. 2).
+        quantizer: codebook (eq. 3), or the identity for the continuous arm.
+        contrast: the event coherence bias, InfoNCE between temporal neighbours.
+        event_dim: E, the width of an event vector; the input width of the LLaVA's projector.
+        motion: weight of the change since the window before, next to each window's mean; 0 is the paper's form.
+        alpha: weight of the reconstruction of the standardised features.
+        beta: weight of the contrastive term; 0 is the "w/o event coherence bias" arm.
+        optimizer: AdamW and its schedule.
+        statistics_clips: training clips and views (all ranks together) from which standardisation, principal components and k-means start.
+    """
+
+    stage = "vtem"
+    monitor = "val/loss"
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        pooler: TemporalPooler,
+        quantizer: Quantizer,
+        contrast: InfoNCE,
+        event_dim: int = 1024,
+        motion: float = 0.0,
+        alpha: float = 1.0,
+        beta: float = 0.1,
+        optimizer: AdamW = AdamW(),  # noqa: B008 - a plain value, never changed
+        statistics_clips: int = 2048,
+    ) -> None:
+        super().__init__()
+        self.vtem = VTEM(extractor, pooler, quantizer, event_dim=event_dim, motion=motion)
+        self.contrast = contrast
+        self.event_dim, self.motion = event_dim, motion
+        self.alpha, self.beta = alpha, beta
+        self.optimizer = optimizer
+        self.statistics_clips = statistics_clips
+        self._origin: dict[str, Any] = {}
+
+    @property
+    def extractor(self) -> FeatureExtractor:
+        return self.vtem.extractor
+
+    @property
+    def pooler(self) -> TemporalPooler:
+        return self.vtem.pooler
+
+    @property
+    def quantizer(self) -> Quantizer:
+        return self.vtem.quantizer
+
+    # -- building ----------------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule
+        if data.events_cache is not None:
+            raise UsageError("stage 1 reads videos or features: leave data.events out")
+        if stage == "fit":
+            self._origin = {
+                "protocol": data.protocol,
+                "train_hash": data.train_hash,
+                "split": data.split_description,
+                "sampling": data.sampling_settings,
+                "features": data.features_cache.hash if data.features_cache is not None else None,
+                "extractor": data.features_cache.provenance["extractor"]
+                if data.features_cache is not None
+                else self.extractor.fingerprint(),
+            }
+
+    def check_data(self, data: Any) -> None:
+        """Refuse data that this VTEM was not made for: another split, or features that another extractor or sampling made.
+
+        Raises:
+            UsageError: naming both.
+        """
+        made = self._origin
+        if (data.protocol, data.train_hash) != (made["protocol"], made["train_hash"]):
+            raise UsageError(
+                f"stage 1 was trained on {made['protocol']} (training clips {made['train_hash'][:8]}), this is {data.protocol} "
+                f"({data.train_hash[:8]}): it may have seen test clips; train stage 1 on the same split"
+            )
+        cache = data.features_cache
+        if cache is not None and (made["extractor"], made["sampling"]) != (cache.provenance["extractor"], cache.provenance["sampling"]):
+            raise UsageError(f"{cache.folder} was made by another extractor or sampling than stage 1 was trained on: extract anew")
+
+    def configure_model(self) -> None:
+        if self.vtem.projection is not None:
+            return
+        self.vtem.build()
+        self.contrast.build(self.event_dim)
+        codes = self.quantizer.num_codes
+        self.train_codes, self.val_codes = (CodebookUsage(codes), CodebookUsage(codes)) if codes else (None, None)
+
+    def restore(self, provenance: dict[str, Any]) -> None:
+        self._origin = provenance
+        self.configure_model()
+
+    def provenance(self) -> dict[str, Any]:
+        return self._origin
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if not self._origin:
+            self._origin = checkpoint["vtlvlm"]["provenance"]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Everything trained or measured; the frozen extractor is named by its fingerprint and left out."""
+        state = super().state_dict(*args, **kwargs)
+        return {k: v for k, v in state.items() if "vtem.extractor." not in k}
+
+    def on_fit_start(self) -> None:
+        if not bool(self.vtem.fitted):
+            self.fit_statistics()
+
+    @torch.no_grad()
+    def fit_statistics(self) -> None:
+        """Standardisation, principal components and the k-means start, from training clips of all ranks; the same on every rank."""
+        wanted = -(-self.statistics_clips // self.trainer.world_size)
+        parts: list[Tensor] = []
+        loader = self.trainer.datamodule.train_dataloader()
+        for epoch in range(self.trainer.datamodule.num_views):  # each pass draws another view of every clip
+            loader.sampler.set_epoch(epoch)
+            for batch in loader:
+                if sum(map(len, parts)) < wanted:
+                    parts.append(self.features(self.trainer.strategy.batch_to_device(batch, self.device))[0].float())
+        features = torch.cat(parts)[:wanted]
+        if self.trainer.world_size > 1:
+            features = self.all_gather(features).flatten(0, 1)
+        rank_zero_info(f"codebook and standardisation start from {len(features)} training clips")
+        self.vtem.fit_statistics(features, seed=0)
+        for name, tensor in self.vtem.state_dict().items():
+            if self.trainer.world_size > 1 and not name.startswith("extractor."):
+                torch.distributed.broadcast(tensor, src=0)
+
+    # -- steps -------------------------------------------------------------------------------------------------------------------
+
+    def features(self, batch: FeatureBatch | VideoBatch) -> tuple[Tensor, Tensor]:
+        """(B, T', S, D) features and (B, T') times of a batch, extracting them where it holds frames."""
+        if isinstance(batch, VideoBatch):
+            return self.extractor(batch.frames), self.extractor.step_times(batch.times)
+        return batch.features, batch.times
+
+    def step(self, batch: FeatureBatch | VideoBatch, split: str) -> Tensor:
+        encoding = self.vtem.encode(*self.features(batch))
+        rec = reconstruction(encoding.reconstruction, encoding.target)
+        terms = {"reconstruction": rec, "commitment": encoding.commitment}
+        loss = self.alpha * rec + encoding.commitment
+        if self.beta:
+            terms["coherence"] = self.contrast(encoding.tokens.vectors, encoding.tokens.ids, windows=self.pooler.windows)
+            loss = loss + self.beta * terms["coherence"]
+        self.log_terms(split, {"loss": loss, **terms}, len(batch.labels))
+        codes = self.train_codes if split == "train" else self.val_codes
+        if codes is not None:
+            codes.update(encoding.tokens.ids)
+        if split == "train":
+            self.log("train/event_norm", encoding.tokens.vectors.detach().norm(dim=-1).mean())
+        return loss
+
+    def training_step(self, batch: FeatureBatch | VideoBatch, index: int) -> Tensor:
+        return self.step(batch, "train")
+
+    def validation_step(self, batch: FeatureBatch | VideoBatch, index: int) -> None:
+        self.step(batch, "val")
+
+    def test_step(self, batch: FeatureBatch | VideoBatch, index: int) -> None:
+        self.step(batch, "test")
+
+    def predict_step(self, batch: FeatureBatch | VideoBatch, index: int) -> EventTokens:
+        """The clips' event sentences."""
+        return self.vtem.tokens(*self.features(batch))
+
+    def on_train_epoch_end(self) -> None:
+        self._log_codes("train", self.train_codes)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_codes("val", self.val_codes)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_codes("test", self.val_codes)
+
+    def _log_codes(self, split: str, codes: CodebookUsage | None) -> None:
+        if codes is not None:
+            self.log_dict({f"codebook/{split}_{name}": value for name, value in codes.compute().items()})
+            codes.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return self.adamw([{"params": trained}], self.optimizer)
+
+
+class FeatureExtraction(LightningModule):
+    """The first arrow alone, for ``trainer.predict``: sampled frames to features, as the feature cache stores them."""
+
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        super().__init__()
+        self.extractor = extractor
+
+    def configure_model(self) -> None:
+        self.extractor.load_weights()
+
+    def predict_step(self, batch: VideoBatch, index: int) -> FeatureBatch:
+        features = self.extractor(batch.frames)
+        return FeatureBatch(features, self.extractor.step_times(batch.times), batch.labels, batch.clips, batch.views)

@@ -1,0 +1,237 @@
+"""The whole set: which clips there are, rendering them in parallel, and the manifest."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vtlvlm.data import ntu
+from vtlvlm.errors import DataError, UsageError
+from vtlvlm.synth.actions import ACTIONS
+from vtlvlm.synth.people import Person
+from vtlvlm.synth.performance import Performance, perform
+from vtlvlm.synth.render import encode, frames
+from vtlvlm.synth.scene import ANGLES, FPS, HEIGHT, WIDTH, Camera, Setup, setup_of
+from vtlvlm.synth.skeleton import skeleton_text
+
+VERSION = 1
+"""Raised whenever the same settings would give other videos."""
+VIDEOS, SKELETONS, CLASSES, MANIFEST, STARTED = "nturgb+d_rgb", "nturgb+d_skeletons", "classes.txt", "synth.json", ".synth-started.json"
+MAX_SUBJECTS = 100
+EXTRA = 500
+"""number of the person who acts with subject 1 in an action for two; such extras are never subjects"""
+
+
+@dataclass(frozen=True, order=True)
+class ClipSpec:
+    """One file to make; the whole clip follows from this and nothing else."""
+
+    seed: int
+    setup: int
+    camera: int
+    subject: int
+    replication: int
+    action: int
+
+    @property
+    def name(self) -> str:
+        """NTU's name, such as S001C001P001R001A008."""
+        return f"S{self.setup:03d}C{self.camera:03d}P{self.subject:03d}R{self.replication:03d}A{self.action:03d}"
+
+    def paths(self, root: Path) -> tuple[Path, Path]:
+        """Video and skeleton file."""
+        return root / VIDEOS / f"{self.name}_rgb.avi", root / SKELETONS / f"{self.name}.skeleton"
+
+    def performance(self) -> Performance:
+        """What is filmed: the same for all cameras."""
+        rng = np.random.default_rng([self.seed, 4, self.setup, self.subject, self.replication, self.action])
+        return perform(ACTIONS[self.action], Person.of(self.seed, self.subject), Person.of(self.seed, EXTRA + self.subject - 1), rng)
+
+    def make(self, root: Path) -> None:
+        """Writes both files, each one whole or not at all; the skeleton comes last."""
+        performance, setup = self.performance(), Setup.of(self.seed, self.setup)
+        camera = Camera.of(setup, self.camera)
+        rng = np.random.default_rng([self.seed, 5, self.setup, self.camera, self.subject, self.replication, self.action])
+        video, skeleton = self.paths(root)
+        part = video.with_name(f".{video.name}.part")
+        try:
+            encode(part, frames(performance, setup, camera, rng))
+            part.replace(video)
+            _write(skeleton, skeleton_text(performance, camera))
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def plan(seed: int, subjects: int, replications: int, actions: Sequence[int], cameras: Sequence[int]) -> list[ClipSpec]:
+    """All clips, in the order of their names."""
+    clips = []
+    for subject in range(1, subjects + 1):
+        for replication in range(1, replications + 1):
+            for action in actions:
+                # a coin that knows nothing of the other settings, so that a larger set contains a smaller one
+                coin = int(np.random.default_rng([seed, 6, subject, replication, action]).integers(2))
+                clips += [ClipSpec(seed, setup_of(subject, coin), camera, subject, replication, action) for camera in cameras]
+    return sorted(clips, key=lambda clip: clip.name)
+
+
+def generate(
+    output: Path,
+    *,
+    seed: int = 0,
+    subjects: int = 10,
+    replications: int = 1,
+    actions: Sequence[int] | None = None,
+    cameras: Sequence[int] = (1, 2, 3),
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Renders a set of NTU-like clips, or what is missing of it.
+
+    Args:
+        output: folder to write; gets ``nturgb+d_rgb``, ``nturgb+d_skeletons``, ``classes.txt`` and, last, ``synth.json``.
+        seed: everything follows from it; at least 0. The number of workers changes nothing.
+        subjects: people, P001 onwards; 1 to 100.
+        replications: how often everybody does everything; 1 to 999.
+        actions: official NTU numbers of the actions; None for all that can be rendered.
+        cameras: of 1 (in front), 2 (-45 degrees) and 3 (+45 degrees).
+        workers: processes; None for one per core that this process may use.
+        progress: show a progress bar.
+
+    Returns:
+        The manifest, as in ``synth.json``.
+
+    Raises:
+        UsageError: for a setting out of range, or a folder that was made with other settings.
+        DataError: for a folder that holds other files under the same names.
+    """
+    chosen = sorted(set(ACTIONS if actions is None else actions))
+    filmed = sorted(set(cameras))
+    _check(seed, subjects, replications, chosen, filmed, workers)
+    settings = {
+        "version": VERSION, "seed": seed, "subjects": subjects, "replications": replications, "actions": chosen, "cameras": filmed,
+        "width": WIDTH, "height": HEIGHT, "fps": FPS,
+    }  # fmt: skip
+    output = Path(output)
+    _claim(output, settings)
+    clips = plan(seed, subjects, replications, chosen, filmed)
+    missing = [clip for clip in clips if not all(path.is_file() and path.stat().st_size for path in clip.paths(output))]
+    _render(
+        missing,
+        output,
+        workers or len(os.sched_getaffinity(0)),
+        tqdm(total=len(clips), initial=len(clips) - len(missing), desc="synth", unit="clip", disable=not progress),
+    )
+    _write(output / CLASSES, "".join(f"A{action:03d} {ntu.ACTIONS[action - 1]}\n" for action in chosen))
+    manifest = {
+        **settings,
+        "classes": {f"A{action:03d}": ntu.ACTIONS[action - 1] for action in chosen},
+        "camera_angles": {f"C{camera:03d}": ANGLES[camera] for camera in filmed},
+        "people": {f"P{subject:03d}": asdict(Person.of(seed, subject)) for subject in range(1, subjects + 1)},
+        "setups": {f"S{setup:03d}": asdict(Setup.of(seed, setup)) for setup in sorted({clip.setup for clip in clips})},
+        "clips": [_describe(clip) for clip in clips],
+    }
+    _write(output / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    (output / STARTED).unlink(missing_ok=True)
+    return manifest
+
+
+def _check(seed: int, subjects: int, replications: int, actions: Sequence[int], cameras: Sequence[int], workers: int | None) -> None:
+    if seed < 0:
+        raise UsageError(f"seed {seed}: must be 0 or more")
+    for name, value, limit in (("subjects", subjects, MAX_SUBJECTS), ("replications", replications, 999)):
+        if not 1 <= value <= limit:
+            raise UsageError(f"{name} {value}: must be between 1 and {limit}")
+    for name, values, known in (("action", actions, ACTIONS), ("camera", cameras, ANGLES)):
+        if not values:
+            raise UsageError(f"no {name} chosen: give at least one of {', '.join(map(str, known))}")
+        for value in values:
+            if value not in known:
+                raise UsageError(f"{name} {value}: cannot be rendered; choose from {', '.join(map(str, known))}")
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers {workers}: must be 1 or more")
+
+
+def _claim(output: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder ours, or refuses one that was made differently."""
+    for record in (output / MANIFEST, output / STARTED):
+        if not record.exists():
+            continue
+        try:
+            before = json.loads(record.read_text(encoding="utf-8"))
+            differing = next((name for name in settings if before.get(name) != settings[name]), None)
+        except (ValueError, AttributeError):
+            raise DataError(f"{record}: not a record of rendered clips; delete it, or choose another folder") from None
+        if differing:
+            raise UsageError(
+                f"{output}: made with {differing} {before.get(differing)} and not {settings[differing]}; "
+                "choose another folder, or delete this one"
+            )
+        break
+    else:
+        for folder in (output / VIDEOS, output / SKELETONS):
+            if folder.exists() and any(folder.iterdir()):
+                raise DataError(f"{folder}: holds files that no record in {MANIFEST} explains; choose another folder")
+        for folder in (output / VIDEOS, output / SKELETONS):
+            folder.mkdir(parents=True, exist_ok=True)
+        _write(output / STARTED, json.dumps(settings) + "\n")
+    for folder in (output / VIDEOS, output / SKELETONS):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _render(clips: list[ClipSpec], output: Path, workers: int, bar: tqdm) -> None:
+    """Makes all clips, here or in worker processes; an interrupt lets clips in progress go and leaves whole files only."""
+    with bar:
+        if workers == 1 or len(clips) <= 1:
+            for clip in clips:
+                clip.make(output)
+                bar.update()
+            return
+        context = multiprocessing.get_context("spawn")  # safe whatever threads the caller runs
+        executor = ProcessPoolExecutor(min(workers, len(clips)), mp_context=context, initializer=_start_worker)
+        try:
+            for done in as_completed([executor.submit(clip.make, output) for clip in clips]):
+                done.result()
+                bar.update()
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leaves Ctrl-C to the parent, and ends with the parent if that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _describe(clip: ClipSpec) -> dict[str, Any]:
+    performance = clip.performance()
+    return {
+        "name": clip.name,
+        "frames": performance.timing.frames,
+        "motion_start": performance.timing.start,
+        "motion_frames": performance.timing.duration,
+        "bodies": len(performance.people),
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

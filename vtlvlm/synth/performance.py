@@ -1,0 +1,157 @@
+"""One performance: a person carries out an action at some moment of a clip. Cameras film it afterwards, all of them the same one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vtlvlm.synth.actions import Action
+from vtlvlm.synth.body import CHANNELS, POSE_SIZE, Array, J, mirror
+from vtlvlm.synth.people import Person
+
+DURATION = (46, 63)
+"""frames of the motion itself before the subject's speed divides it, drawn evenly whatever the action"""
+REST = (4, 41)
+"""frames of rest before the motion and, drawn anew, after it"""
+FACING_TURN = 0.15
+"""radians to either side of the rig's middle"""
+STANDING_SPREAD = 0.06
+"""metres to either side of the rig's middle"""
+PAIR_DISTANCE = 1.16
+"""metres between two people at rest"""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When the motion happens: frames of the clip, first frame and number of frames of the motion."""
+
+    frames: int
+    start: int
+    duration: int
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, speed: float) -> Timing:
+        """Symmetric in time and blind to the action."""
+        before, duration, after = (int(rng.integers(*bounds)) for bounds in (REST, DURATION, REST))
+        duration = round(duration / speed)
+        return cls(before + duration + after, before, duration)
+
+    @property
+    def phase(self) -> Array:
+        """(frames,) in [0, 1]."""
+        return np.clip((np.arange(self.frames) - self.start) / (self.duration - 1), 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What happened in the room, frame by frame, in world coordinates (metres)."""
+
+    timing: Timing
+    people: tuple[Person, ...]
+    joints: Array
+    """(people, F, 25, 3)"""
+    jacket: Array
+    """(people, F, 3): hanging from the working hand, on the trunk, on the arms, each in [0, 1]"""
+    working: tuple[str, ...]
+    """the working hand of each person, "left" or "right" """
+    box: Array | None
+    """(F, 3) centre"""
+    ball: Array | None
+    """(F, 3) centre"""
+    chair: tuple[float, float, float, float]
+    """x, z, yaw (radians) and height of the seat"""
+
+    def backward(self) -> Performance:
+        """The same performance with time running backwards."""
+        timing = Timing(self.timing.frames, self.timing.frames - self.timing.start - self.timing.duration, self.timing.duration)
+        box, ball = (None if track is None else track[::-1] for track in (self.box, self.ball))
+        return Performance(timing, self.people, self.joints[:, ::-1], self.jacket[:, ::-1], self.working, box, ball, self.chair)
+
+
+def perform(action: Action, person: Person, extra: Person, rng: np.random.Generator) -> Performance:
+    """Plays an action's program once.
+
+    Args:
+        action: what to do.
+        person: the subject.
+        extra: the second person of an action for two; comes from outside the cast, so that no test subject is seen in training.
+        rng: everything accidental: timing, place, sway, repetitions. The two actions of a reversed pair, given equal
+            generators, give performances that are each other's reversal exactly.
+    """
+    timing = Timing.draw(rng, person.speed)
+    motion = action.program(timing.phase, rng)
+    people = (person, extra)[: action.people]
+    working = "left" if person.left_handed else "right"
+    turn = rng.uniform(-FACING_TURN, FACING_TURN)
+    place = np.array([rng.uniform(-STANDING_SPREAD, STANDING_SPREAD), 0.0, rng.uniform(-STANDING_SPREAD, STANDING_SPREAD)])
+    # an action for two happens across the middle camera's line of sight, the two facing each other
+    turns = [turn] if action.people == 1 else [turn + np.pi / 2, turn - np.pi / 2]
+    offset = PAIR_DISTANCE / 2 if action.people == 2 else 0.0
+    joints = []
+    for who, heading in zip(people, turns, strict=True):
+        poses = amplify(motion.poses, who.amplitude) + sway(timing.frames, rng)
+        local = who.body.joints(mirror(poses) if person.left_handed else poses)
+        joints.append(to_world(local, heading, place - offset * forward(heading)))
+    worn = np.zeros((timing.frames, 3)) if motion.jacket is None else motion.jacket
+    jacket = np.stack([worn] * len(people))
+    seat = place - 0.46 * person.body.leg * forward(turn)
+    height = person.body.pelvis_height - 0.50 * person.body.leg - 0.11
+    box = ball = None
+    first = timing.start + round((motion.contact or 0.0) * (timing.duration - 1))
+    if action.prop == "box":
+        box = carried(joints[0][:, J[f"hand_tip_{working}"]], first, 0.09)
+    elif action.prop == "ball":
+        ball = rolling(joints[0][:, J[f"foot_{working}"]], first, heading=turn + rng.uniform(-0.6, 0.6), radius=0.12)
+    performance = Performance(
+        timing, people, np.stack(joints), jacket, (working,) * len(people), box, ball, (seat[0], seat[2], turn, height)
+    )
+    return performance.backward() if action.backward else performance
+
+
+def amplify(poses: Array, amplitude: float) -> Array:
+    """How far the arms go, relative to the first frame's rest."""
+    out = poses.copy()
+    for name in ("hand_left", "hand_right"):
+        part = poses[:, CHANNELS[name]]
+        out[:, CHANNELS[name]] = part[:1] + amplitude * (part - part[:1])
+    return out
+
+
+def sway(frames: int, rng: np.random.Generator) -> Array:
+    """The small slow movements of somebody who is alive, (frames, POSE_SIZE)."""
+    size = np.zeros(POSE_SIZE)
+    for name, values in {
+        "pelvis": (0.012, 0.0, 0.010), "turn": (0.0, 0.03, 0.0), "spine": (0.03, 0.03, 0.02), "head": (0.10, 0.25, 0.03),
+        "hand_left": (0.02, 0.01, 0.04), "hand_right": (0.02, 0.01, 0.04),
+    }.items():  # fmt: skip
+        size[CHANNELS[name]] = values
+    seconds = np.arange(frames)[:, None, None] / 30.0
+    rates, phases = rng.uniform(0.15, 0.6, (2, POSE_SIZE)), rng.uniform(0, 2 * np.pi, (2, POSE_SIZE))
+    return size * np.sin(2 * np.pi * rates * seconds + phases).mean(axis=1)
+
+
+def forward(heading: float) -> Array:
+    """Unit vector (3,) on the floor."""
+    return np.array([np.sin(heading), 0.0, np.cos(heading)])
+
+
+def to_world(points: Array, heading: float, place: Array) -> Array:
+    """Points (..., 3) of somebody at the origin facing +z, turned to ``heading`` and moved to ``place``."""
+    side = np.array([np.cos(heading), 0.0, -np.sin(heading)])
+    return points @ np.stack([side, [0.0, 1.0, 0.0], forward(heading)]) + place
+
+
+def carried(hand: Array, first: int, height: float) -> Array:
+    """A thing on the floor below the hand (F, 3) until frame ``first``, in the hand from then on."""
+    below = hand[first, 1] - height
+    track = hand - [0.0, below, 0.0]
+    track[:first] = track[first]
+    return track
+
+
+def rolling(foot: Array, first: int, heading: float, radius: float) -> Array:
+    """A ball before the foot (F, 3) that rolls off at frame ``first``, 3.6 m/s and slowing."""
+    rest = np.array([foot[first, 0], radius, foot[first, 2]]) + 0.5 * radius * forward(heading)
+    seconds = np.clip(np.arange(len(foot)) - first, 0, None)[:, None] / 30.0
+    return rest + forward(heading) * 3.6 * (1 - np.exp(-0.8 * seconds)) / 0.8
