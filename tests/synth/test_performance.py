@@ -6,7 +6,7 @@ import pytest
 from vtlvlm.synth.actions import ACTIONS
 from vtlvlm.synth.dataset import EXTRA, MAX_SUBJECTS, ClipSpec, plan
 from vtlvlm.synth.people import Person
-from vtlvlm.synth.performance import MARGIN, Timing, perform
+from vtlvlm.synth.performance import REST, Timing, perform
 
 
 @pytest.mark.parametrize(("forward", "backward"), [(8, 9), (14, 15)])
@@ -35,7 +35,7 @@ def test_timing_is_within_the_clip_and_symmetric():
     draws = [Timing.draw(np.random.default_rng(seed), 1.0) for seed in range(400)]
     before = np.array([d.start for d in draws])
     after = np.array([d.frames - d.start - d.duration for d in draws])
-    assert min(before.min(), after.min()) >= MARGIN
+    assert min(before.min(), after.min()) >= REST[0]
     assert abs(before.mean() - after.mean()) < 3.0
     phase = draws[0].phase
     assert phase[draws[0].start] == 0.0

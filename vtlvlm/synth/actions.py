@@ -156,8 +156,8 @@ def jump_up(u: Array, rng: np.random.Generator) -> Motion:
         pelvis=(0, 0.36, 0),
         foot_left=(0, 0.34, -0.04),
         foot_right=(0, 0.34, -0.04),
-        hand_left=(0.25, 0.75, 0.35),
-        hand_right=(-0.25, 0.75, 0.35),
+        hand_left=(0.55, 0.20, 0.45),
+        hand_right=(-0.55, 0.20, 0.45),
     )
     land = pose(pelvis=(0, -0.25, -0.06), spine=(0.5, 0, 0), hand_left=(0.35, -0.5, 0.55), hand_right=(-0.35, -0.5, 0.55))
     leaps = 2 * u - (u > 0.5) * 1.0

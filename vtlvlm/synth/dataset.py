@@ -25,7 +25,7 @@ from vtlvlm.synth.render import encode, frames
 from vtlvlm.synth.scene import ANGLES, FPS, HEIGHT, WIDTH, Camera, Setup, setup_of
 from vtlvlm.synth.skeleton import skeleton_text
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same settings would give other videos."""
 VIDEOS, SKELETONS, CLASSES, MANIFEST, STARTED = "nturgb+d_rgb", "nturgb+d_skeletons", "classes.txt", "synth.json", ".synth-started.json"
 MAX_SUBJECTS = 100

@@ -18,8 +18,8 @@ ANGLES = {1: 0.0, 2: -45.0, 3: 45.0}
 LOOK_AT = 1.05
 """metres above the floor: where all cameras point"""
 SETUPS_PER_SUBJECT = 2
-SETUPS = 6
-"""rooms; subject p is filmed in two of them, an odd and an even one, so that X-Set has people of every kind on both sides"""
+SETUPS = 4
+"""rooms; subject p is filmed in two of them, an odd and an even one: both sides of X-Set have everybody, both sides of X-Sub every room"""
 DEPTH_FOCAL, DEPTH_SIZE = 365.0, (512, 424)
 """Kinect v2's depth camera: focal length and size in pixels"""
 
@@ -110,7 +110,7 @@ class Setup:
 
 
 def setup_of(subject: int, coin: int) -> int:
-    """The setup number of a subject's clip: each of the three pairs (odd, even) of setups serves a third of the subjects."""
+    """The setup number of a subject's clip: each of the two pairs (odd, even) of setups serves every second subject."""
     return 1 + SETUPS_PER_SUBJECT * ((subject - 1) % (SETUPS // SETUPS_PER_SUBJECT)) + coin
 
 
