@@ -103,7 +103,8 @@ def _summary(reached: float, probes: dict[str, Any], tested: Metrics, num_classe
     return (
         f"A frozen language model, reading discrete event sentences through trained soft prompts, names the right one of {num_classes} "
         f"actions in {reached:.1%} of {tested.num_clips} clips of people it has never seen "
-        f"({reached - mean:+.1%} against a linear probe on the mean of the same features, {reached - middle:+.1%} against its middle frame)."
+        f"({reached - mean:+.1%} against a linear probe on the mean of the same features, {reached - middle:+.1%} against one "
+        "on the middle frame)."
         "\n\nThe videos are rendered, with real encoded files under NTU names. Two pairs of actions are each other's reversal in time, "
         "so that what averages over time cannot tell them apart. One run with one seed: clips of one person are alike, so differences of "
         "a few points between rows are within what another seed would change."
@@ -167,7 +168,10 @@ def _sentences_section(shown: Sequence[tuple[Recognition, str, str]], recognizer
         )
         caption = f"{name}. Above, frames of the clip; below, the windows that pooling cut it into and the codes of each window's cells."
         pictures.append(Picture(f"sentence_{name}", caption, sentence_figure(sentence)))
-    text = "Each column is a window of equal salience, each box the code of one cell of the picture (top left, top right, bottom left, bottom right)."
+    text = (
+        "Each column is a window of equal salience, each box the code of one cell of the picture "
+        "(top left, top right, bottom left, bottom right)."
+    )
     return Section("Three clips and their event sentences", text=text, pictures=pictures)
 
 

@@ -13,9 +13,11 @@ def main(arguments: Sequence[str]) -> int:
     from vtlvlm.commands.trainer import fill, parts
     from vtlvlm.data.cache import FeatureCacheWriter
     from vtlvlm.errors import UsageError
+    from vtlvlm.memory import keep_freed_memory
     from vtlvlm.stages.vtem import FeatureExtraction
 
     cli = parts("extract", arguments)
+    keep_freed_memory()
     data, extractor = cli.datamodule, cli.model.extractor
     if data.features or data.events:
         raise UsageError("extract reads videos: leave data.features and data.events out")

@@ -112,7 +112,7 @@ class TimmExtractor(FeatureExtractor):
     std: Tensor
 
     def __init__(
-        self, model: str = "tf_efficientnet_lite0", weights: str | None = None, grid: int = 2, image_size: int = 128, chunk: int = 64
+        self, model: str = "tf_efficientnet_lite0", weights: str | None = None, grid: int = 2, image_size: int = 128, chunk: int = 32
     ) -> None:
         super().__init__(grid, image_size, chunk)
         self.model = model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +11,8 @@ from vtlvlm.errors import DataError
 
 KMEANS_SAMPLES_PER_CODE = 32
 """k-means looks at no more than this many vectors a code"""
-KMEANS_SEEDS_PER_CODE = 4
-"""k-means++ chooses the first centres among this many vectors a code"""
+KMEANS_ITERATIONS = 10
+"""of Lloyd's algorithm; the moving averages of training go on from there"""
 
 
 class Moments(NamedTuple):
@@ -78,12 +77,12 @@ def principal_components(samples: Tensor, rank: int) -> Components:
 
 
 def kmeans(samples: Tensor, num_centres: int, seed: int) -> tuple[Tensor, Tensor]:
-    """k-means with a k-means++ start on a seeded subsample.
+    """k-means from a random start on a seeded subsample, on the device of the samples.
 
     Args:
         samples: (N, E), finite.
         num_centres: K.
-        seed: of the subsample and the start.
+        seed: of the subsample and the start; torch's own generators are left as they were.
 
     Returns:
         Centres (K, E) float32 and how many samples each one has (K,) float32, on the device of the samples.
@@ -91,19 +90,19 @@ def kmeans(samples: Tensor, num_centres: int, seed: int) -> tuple[Tensor, Tensor
     Raises:
         DataError: fewer than K distinct samples.
     """
-    from sklearn.cluster import KMeans, kmeans_plusplus
+    from vector_quantize_pytorch.vector_quantize_pytorch import kmeans as lloyd
 
     remedy = "give more clips or windows, or fewer codes (quantizer.codes)"
     if len(samples) < num_centres:
         raise DataError(f"{len(samples)} training vectors for {num_centres} codes: {remedy}")
-    rng = np.random.default_rng(seed)
-    chosen = rng.permutation(len(samples))[: KMEANS_SAMPLES_PER_CODE * num_centres]
-    values = samples.detach()[torch.as_tensor(chosen, device=samples.device)].float().cpu().numpy()
-    distinct = len(np.unique(values, axis=0))
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(samples), generator=generator)[: KMEANS_SAMPLES_PER_CODE * num_centres]
+    values = samples.detach()[chosen.to(samples.device)].float()
+    # equal vectors, and hardly any others, fall on the same place of a random line
+    distinct = len(torch.unique(values.double() @ torch.randn(values.shape[1], generator=generator).double().to(values.device)))
     if distinct < num_centres:
         raise DataError(f"{distinct} distinct training vectors for {num_centres} codes: {remedy}")
-    start, _ = kmeans_plusplus(values[: KMEANS_SEEDS_PER_CODE * num_centres], num_centres, random_state=seed)
-    fitted = KMeans(num_centres, init=start, n_init=1, max_iter=25, random_state=seed).fit(values)
-    counts = np.bincount(fitted.labels_, minlength=num_centres)
-    to = samples.device
-    return torch.from_numpy(fitted.cluster_centers_).float().to(to), torch.from_numpy(counts).float().to(to)
+    with torch.random.fork_rng(devices=[samples.device] if samples.is_cuda else []):
+        torch.manual_seed(seed)
+        centres, counts = lloyd(values[None], num_centres, num_iters=KMEANS_ITERATIONS)
+    return centres[0], counts[0].float()

@@ -1,0 +1,78 @@
+"""Settings in plain types, the schedule, and the guard against foreign checkpoints."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vtlvlm.errors import UsageError
+from vtlvlm.stages.stage import AdamW, build_from, content_hash, flat, read_record, settings_of
+from vtlvlm.stages.vtem import VTEMModule
+from vtlvlm.vtem import EMAQuantizer, EqualSaliencePooler, InfoNCE, TimmExtractor, UniformPooler
+
+
+def module(codes: int = 8) -> VTEMModule:
+    return VTEMModule(TimmExtractor(image_size=32), EqualSaliencePooler(4), EMAQuantizer(codes), InfoNCE(), event_dim=16)
+
+
+def test_settings_round_trip_in_plain_types() -> None:
+    settings = settings_of(module(codes=9))
+    assert settings["init_args"]["quantizer"]["init_args"]["codes"] == 9
+    again = build_from(settings)
+    assert isinstance(again, VTEMModule)
+    assert settings_of(again) == settings
+
+
+def test_settings_survive_a_weights_only_checkpoint(tmp_path: Path) -> None:
+    torch.save(settings_of(module()), tmp_path / "settings.pt")
+    assert torch.load(tmp_path / "settings.pt", weights_only=True) == settings_of(module())
+
+
+def test_flat_names_nested_settings() -> None:
+    settings = settings_of(VTEMModule(TimmExtractor(), UniformPooler(3), EMAQuantizer(5), InfoNCE()))
+    named = dict(flat(settings))
+    assert named["quantizer.codes"] == 5
+    assert named["pooler.class"] == "UniformPooler"
+    assert named["optimizer.learning_rate"] == 1e-4
+
+
+def test_checkpoints_may_not_name_foreign_classes() -> None:
+    with pytest.raises(UsageError, match=r"subprocess\.Popen"):
+        build_from({"class_path": "subprocess.Popen", "init_args": {"args": "true"}})
+
+
+def test_schedule_rises_then_falls_to_zero() -> None:
+    plan = AdamW(warmup_steps=4)
+    assert [plan.factor(step, 12) for step in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert plan.factor(4, 12) == pytest.approx(1.0)
+    assert plan.factor(8, 12) == pytest.approx(0.5)  # half of the cosine
+    assert plan.factor(12, 12) == pytest.approx(0.0)
+
+
+def test_content_hash_tells_weights_apart() -> None:
+    one, two = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    two.load_state_dict(one.state_dict())
+    assert content_hash(one) == content_hash(two)
+    with torch.no_grad():
+        two.bias[0] += 1
+    assert content_hash(one) != content_hash(two)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_unreadable_checkpoints_are_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "x.ckpt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"x\.ckpt"):
+        read_record(path)
+
+
+def test_check_lists_what_differs_and_spares_the_optimiser_when_only_testing() -> None:
+    record = {"stage": "vtem", "settings": settings_of(module(codes=8))}
+    with pytest.raises(UsageError, match=r"quantizer\.codes: 8 there, 9 asked for"):
+        module(codes=9).check(record, "a.ckpt", training=False)
+    faster = module(codes=8)
+    faster.optimizer = AdamW(learning_rate=1.0)
+    faster.check(record, "a.ckpt", training=False)
+    with pytest.raises(UsageError, match=r"optimizer\.learning_rate"):
+        faster.check(record, "a.ckpt", training=True)

@@ -1,0 +1,46 @@
+"""The command table: help, exit codes, and that light commands stay light."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vtlvlm.cli import COMMANDS, main
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["demo", "synth", "prepare", "compose", "probe", "classify", "export", "report"])
+def test_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    assert f"vtlvlm {name}" in capsys.readouterr().out
+
+
+def test_help_of_a_light_command_does_not_import_torch() -> None:
+    code = (
+        "import sys; from vtlvlm.cli import main\n"
+        "try: main(['classify', '--help'])\nexcept SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_errors_are_one_line_and_debug_shows_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["classify", "--model", str(tmp_path / "nothing"), "a.mp4"]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(ValueError, match="nothing"):
+        main([*arguments, "--debug"])
+
+
+def test_empty_folder_is_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "videos").mkdir()
+    assert main(["classify", str(tmp_path / "videos")]) == 1
+    assert "no video files" in capsys.readouterr().err
