@@ -53,9 +53,9 @@ def training_features(clips: int = 40) -> Tensor:
     return walk @ torch.randn(DIM, DIM, generator=generator) * 3 + 5
 
 
-def make(quantizer: Quantizer | None = None, event_dim: int = 20, motion: float = 0.0, fit: bool = True) -> VTEM:
+def make(quantizer: Quantizer | None = None, event_dim: int = 20, motion: float = 0.0, centre: float = 0.0, fit: bool = True) -> VTEM:
     torch.manual_seed(0)
-    vtem = VTEM(PixelExtractor(), EqualSaliencePooler(windows=4, hidden=8), quantizer or EMAQuantizer(codes=32), event_dim, motion)
+    vtem = VTEM(PixelExtractor(), EqualSaliencePooler(windows=4, hidden=8), quantizer or EMAQuantizer(codes=32), event_dim, motion, centre)
     vtem.build()
     if fit:
         vtem.fit_statistics(training_features(), seed=1)
@@ -140,6 +140,19 @@ def test_motion_tells_the_direction_of_time_and_the_paper_does_not() -> None:
         assert ((forth - back).abs().max() < 1e-4) == (motion == 0)
     torch.testing.assert_close(change_between(torch.tensor([[1.0, 2.0, 5.0]])), torch.tensor([[0.5, 2.0, 1.5]]))
     assert (change_between(torch.ones(2, 1, 3)) == 0).all()
+
+
+def test_centring_in_full_forgets_what_stays_the_same() -> None:
+    """Adding a constant to a whole clip changes nothing with centre 1, and half as much as before with centre 0.5."""
+    features = training_features()[:4]
+    moved = []
+    for centre in (0.0, 0.5, 1.0):
+        vtem = make(IdentityQuantizer(), event_dim=2 * DIM, centre=centre).eval()
+        vtem.pooler = UniformPooler(vtem.pooler.windows)
+        inputs = [vtem._projection_inputs(vtem.pooler(vtem._scaled(each)).segments) for each in (features, features + 1)]
+        moved.append((inputs[1] - inputs[0]).abs().mean().item())
+    assert moved[1] == pytest.approx(moved[0] / 2, rel=1e-3)
+    assert moved[2] == pytest.approx(0, abs=1e-5)
 
 
 def test_trains_on_both_losses_and_gradients_reach_every_part() -> None:

@@ -5,7 +5,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from vtlvlm.errors import DataError
-from vtlvlm.vtem.statistics import kmeans, moments, principal_components
+from vtlvlm.vtem.statistics import kmeans, least_squares, moments, principal_components
 
 
 def test_moments_put_the_mean_square_to_one_and_hold_rare_features_down() -> None:
@@ -63,7 +63,15 @@ def test_kmeans_counts_and_order_do_not_depend_on_anything_but_the_seed() -> Non
     again, _ = kmeans(samples, 10, seed=1)
     assert torch.equal(centres, again)
     assert counts.sum() == 300
-    nearest = torch.cdist(samples, centres).argmin(1)
-    assert (nearest.bincount(minlength=10) - counts).abs().sum() < 0.1 * 300  # the counts are those of the last step but one
-    means = torch.stack([samples[nearest == i].mean(0) for i in range(10)])
-    assert (means - centres).norm(dim=1).max() < 0.2
+    inertia = [torch.cdist(samples, each).amin(1).square().mean() for each in (centres, samples[:10])]
+    assert inertia[0] < 0.7 * inertia[1]
+
+
+def test_least_squares_finds_an_affine_map_where_inputs_vary() -> None:
+    torch.manual_seed(0)
+    inputs = torch.cat([torch.randn(200, 4), torch.ones(200, 1)], dim=1)  # the last column is constant
+    weight, bias = torch.randn(3, 4), torch.randn(3)
+    found = least_squares(inputs, inputs[:, :4] @ weight.T + bias)
+    torch.testing.assert_close(found.weight[:, :4], weight, atol=1e-4, rtol=0)
+    torch.testing.assert_close(inputs @ found.weight.T + found.bias, inputs[:, :4] @ weight.T + bias, atol=1e-4, rtol=0)
+    assert found.weight[:, 4].abs().max() < 1e-4

@@ -33,7 +33,7 @@ class Step:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", type=Path, nargs="?", default=Path("runs/demo"), help="folder for everything (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the videos and of both trainings (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the videos and of both trainings (default: %(default)s)")
 
 
 def resume(folder: Path) -> list[str]:

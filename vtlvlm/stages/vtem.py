@@ -29,7 +29,9 @@ class VTEMModule(Stage):
         quantizer: codebook (eq. 3), or the identity for the continuous arm.
         contrast: the event coherence bias, InfoNCE between temporal neighbours.
         event_dim: E, the width of an event vector; the input width of the LLaVA's projector.
-        motion: weight of the change since the window before, next to each window's mean; 0 is the paper's form.
+        motion: weight of the change between windows, next to each window's mean, so that a code can tell the direction of time; 0 is the
+            paper's form.
+        centre: share of the clip's own mean that is taken off before quantising, in [0, 1]; 0 is the paper's form.
         alpha: weight of the reconstruction of the standardised features.
         beta: weight of the contrastive term; 0 is the "w/o event coherence bias" arm.
         optimizer: AdamW and its schedule.
@@ -47,15 +49,16 @@ class VTEMModule(Stage):
         contrast: InfoNCE,
         event_dim: int = 1024,
         motion: float = 0.0,
+        centre: float = 0.0,
         alpha: float = 1.0,
         beta: float = 0.1,
         optimizer: AdamW = AdamW(),  # noqa: B008 - a plain value, never changed
         statistics_clips: int = 2048,
     ) -> None:
         super().__init__()
-        self.vtem = VTEM(extractor, pooler, quantizer, event_dim=event_dim, motion=motion)
+        self.vtem = VTEM(extractor, pooler, quantizer, event_dim=event_dim, motion=motion, centre=centre)
         self.contrast = contrast
-        self.event_dim, self.motion = event_dim, motion
+        self.event_dim, self.motion, self.centre = event_dim, motion, centre
         self.alpha, self.beta = alpha, beta
         self.optimizer = optimizer
         self.statistics_clips = statistics_clips

@@ -13,7 +13,7 @@ from vtlvlm.errors import DataError, UsageError
 from vtlvlm.vtem.extractors import FeatureExtractor
 from vtlvlm.vtem.poolers import PooledSegments, TemporalPooler
 from vtlvlm.vtem.quantizers import Quantizer
-from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, moments, principal_components
+from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, least_squares, moments, principal_components
 
 PCA_SAMPLES = 20_000
 """the covariance of the projection's start is taken over at most this many token vectors (more if the k-means start needs them)"""
@@ -40,7 +40,8 @@ class VTEM(nn.Module):
     """Extract, standardise, pool, project, quantise; and back, for the reconstruction loss.
 
     :meth:`fit_statistics` starts everything from training features: the standardisation, the projection at their principal
-    components (scaled as one, so that event vectors have a root mean square of 1), the decoder as its inverse, and the codebook.
+    components (scaled as one, so that event vectors have a root mean square of 1), the decoder as its least-squares inverse, and the
+    codebook.
 
     Args:
         extractor: frames -> features; only asked when frames are given.
@@ -50,6 +51,8 @@ class VTEM(nn.Module):
         motion: weight of the change between windows in a token, so that a code can tell the direction of time; 0 is the paper's.
             The projection then reads [p_w, motion·(p_{w+1} - p_{w-1})/2] per cell, the change in units of its own standard
             deviation, a missing neighbour replaced by the window itself. The reconstruction's target stays the same.
+        centre: share in [0, 1] of the clip's own mean, cell by cell, that is taken off its windows before they are projected, so that
+            a codebook of few codes spends them on what happens rather than on who does it where; 0 is the paper's.
     """
 
     mean: Tensor
@@ -58,16 +61,23 @@ class VTEM(nn.Module):
     fitted: Tensor
 
     def __init__(
-        self, extractor: FeatureExtractor, pooler: TemporalPooler, quantizer: Quantizer, event_dim: int = 1024, motion: float = 0.0
+        self,
+        extractor: FeatureExtractor,
+        pooler: TemporalPooler,
+        quantizer: Quantizer,
+        event_dim: int = 1024,
+        motion: float = 0.0,
+        centre: float = 0.0,
     ) -> None:
         super().__init__()
-        if event_dim < 1 or motion < 0:
-            raise UsageError(f"VTEM: event_dim={event_dim}, motion={motion}: need event_dim >= 1 and motion >= 0")
+        if event_dim < 1 or motion < 0 or not 0 <= centre <= 1:
+            raise UsageError(f"VTEM: event_dim={event_dim}, motion={motion}, centre={centre}: need at least 1, at least 0, and 0 to 1")
         self.extractor = extractor
         self.pooler = pooler
         self.quantizer = quantizer
         self.event_dim = event_dim
         self.motion = motion
+        self.centre = centre
         self.projection: nn.Linear | None = None
         self.decoder: nn.Linear | None = None
 
@@ -152,14 +162,15 @@ class VTEM(nn.Module):
         if energy <= 0:
             raise DataError("all training features are equal: nothing to learn from; look at the videos and the sampling")
         scale = (self.event_dim / energy) ** 0.5
-        rank, dim = components.directions.shape[1], len(self.mean)
+        rank = components.directions.shape[1]
         self.projection.weight.zero_()
         self.projection.weight[:rank] = scale * components.directions.T
         self.projection.bias.copy_(-self.projection.weight @ components.mean)
-        self.decoder.weight.zero_()
-        self.decoder.weight[:, :rank] = components.directions[:dim] / scale
-        self.decoder.bias.copy_(components.mean[:dim])
-        self.quantizer.initialise(self.projection(inputs), seed)
+        vectors = self.projection(inputs)
+        inverse = least_squares(vectors, windows.flatten(0, 2))
+        self.decoder.weight.copy_(inverse.weight)
+        self.decoder.bias.copy_(inverse.bias)
+        self.quantizer.initialise(vectors, seed)
         self.fitted.fill_(True)
 
     def _events(self, target: Tensor, times: Tensor, mask: Tensor | None) -> tuple[EventTokens, Tensor, PooledSegments, Tensor]:
@@ -173,9 +184,10 @@ class VTEM(nn.Module):
 
     def _projection_inputs(self, segments: Tensor) -> Tensor:
         """Windows (B, W, S, D) -> what the projection reads, (B, W, S, D or 2D)."""
+        centred = segments - self.centre * segments.mean(dim=1, keepdim=True) if self.centre else segments
         if not self.motion:
-            return segments
-        return torch.cat([segments, self.motion * change_between(segments) / self.motion_std], dim=-1)
+            return centred
+        return torch.cat([centred, self.motion * change_between(segments) / self.motion_std], dim=-1)
 
     def _standardise(self, features: Tensor) -> Tensor:
         if self.projection is None or not bool(self.fitted):

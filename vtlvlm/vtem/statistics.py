@@ -76,6 +76,28 @@ def principal_components(samples: Tensor, rank: int) -> Components:
     return Components(mean.float(), (vectors * largest.sign()).float(), values.float())
 
 
+class Affine(NamedTuple):
+    """An affine map."""
+
+    weight: Tensor
+    """(D, E) float32"""
+    bias: Tensor
+    """(D,) float32"""
+
+
+def least_squares(inputs: Tensor, outputs: Tensor) -> Affine:
+    """The affine map from inputs (N, E) to outputs (N, D) with the smallest squared error, float64 inside; directions in which the
+    inputs do not vary are left out."""
+    x, y = inputs.double(), outputs.double()
+    mean_x, mean_y = x.mean(dim=0), y.mean(dim=0)
+    x, y = x - mean_x, y - mean_y
+    values, vectors = torch.linalg.eigh(x.T @ x)
+    kept = values > 1e-6 * values.max()
+    basis = vectors[:, kept] / values[kept]
+    weight = (y.T @ x) @ (basis @ vectors[:, kept].T)
+    return Affine(weight.float(), (mean_y - weight @ mean_x).float())
+
+
 def kmeans(samples: Tensor, num_centres: int, seed: int) -> tuple[Tensor, Tensor]:
     """k-means from a random start on a seeded subsample, on the device of the samples.
 
