@@ -130,3 +130,20 @@ def test_mistakes_in_use_are_named(llava_path: Path, classes: tuple[str, ...]):
         make(llava_path, classes)(torch.randn(2, 5, 16))
     with pytest.raises(UsageError, match="call build"):
         EventReasoner(str(llava_path), DeepPrompts(), Instruction())(torch.randn(2, 6, 16))
+
+
+def test_pmi_subtracts_the_untouched_models_scores_after_empty_events(llava_path: Path) -> None:
+    """By an independent route: a second reasoner without prompts and without PMI scores zero events."""
+    classes = ["drink water", "sit down", "jump"]
+    plain = EventReasoner(str(llava_path), DeepPrompts(0), Instruction())
+    plain.build(classes, 4, 16)
+    with_pmi = EventReasoner(str(llava_path), DeepPrompts(3), Instruction(), pmi=True)
+    with_pmi.build(classes, 4, 16)
+    expected = plain(torch.zeros(1, 4, 16))[0]
+    torch.testing.assert_close(with_pmi.prior, expected, atol=1e-5, rtol=0)
+    without = EventReasoner(str(llava_path), DeepPrompts(3), Instruction())
+    without.build(classes, 4, 16)
+    without.load_trainable_state(with_pmi.trainable_state())
+    events = torch.randn(2, 4, 16)
+    torch.testing.assert_close(with_pmi(events) + expected, without(events), atol=1e-4, rtol=0)
+    torch.testing.assert_close(with_pmi.in_list_mass(with_pmi(events)), without(events).exp().sum(1), atol=1e-6, rtol=1e-3)

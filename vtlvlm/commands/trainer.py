@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from vtlvlm.callbacks import CacheWriting, ConfusionFigure, RunRecord, Throughput
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
+from vtlvlm.progress import StepProgress
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.stage import Stage, read_record
 from vtlvlm.stages.vtem import VTEMModule
@@ -35,6 +36,11 @@ class SaveConfig(SaveConfigCallback):
             self.parser.save(self.config, str(folder / "config.yaml"), skip_none=False, overwrite=True, multifile=False)
 
 
+def bar(trainer: Any) -> list[Callback]:
+    """Our progress bar, unless the configuration wants none."""
+    return [] if trainer.get("enable_progress_bar") is False else [StepProgress()]
+
+
 class CLI(LightningCLI):
     """LightningCLI with the run folder in one place (``trainer.default_root_dir``) and checkpoints checked before anything is built."""
 
@@ -45,7 +51,7 @@ class CLI(LightningCLI):
         if config["trainer"].get("logger") in (None, True) and not config["trainer"].get("fast_dev_run"):
             kwargs.setdefault("logger", TensorBoardLogger(save_dir=root, name="", version="tensorboard", default_hp_metric=False))
             kwargs["callbacks"] = [*kwargs.get("callbacks", []), LearningRateMonitor("step")]
-        kwargs["callbacks"] = [*kwargs.get("callbacks", []), RunRecord(), Throughput(), ConfusionFigure()]
+        kwargs["callbacks"] = [*kwargs.get("callbacks", []), RunRecord(), Throughput(), ConfusionFigure(), *bar(config["trainer"])]
         return super().instantiate_trainer(**kwargs)
 
     def _asked(self, name: str) -> Any:
@@ -87,7 +93,8 @@ class CachingCLI(LightningCLI):
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="stage-1 checkpoint (tokenize)")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        return super().instantiate_trainer(**{**kwargs, "logger": False, "enable_checkpointing": False})
+        quietly = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+        return super().instantiate_trainer(**{**kwargs, **quietly, "callbacks": bar(self.config_init["trainer"])})
 
 
 NOISE = ("💡", "GPU available", "TPU available", "The following callbacks returned", "Loading `train_dataloader`")

@@ -62,6 +62,7 @@ class DeepPrompts(nn.Module):
     Attributes:
         key: (layers, KV heads, P, head width) float32
         value: (layers, KV heads, P, head width) float32
+        active: False hides the prompts from the model they are attached to.
 
     Raises:
         UsageError: A setting out of range.
@@ -80,6 +81,7 @@ class DeepPrompts(nn.Module):
             raise UsageError(f"prompt dropout {dropout}: use a share in [0, 1)")
         self.tokens, self.layers, self.std, self.dropout, self.init_text = tokens, layers, std, dropout, init_text
         self.chosen: list[int] = []
+        self.active = True
         self.register_parameter("key", None)
         self.register_parameter("value", None)
 
@@ -180,7 +182,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention over [prompt; sequence] in the layers that carry a prompt, over the sequence elsewhere."""
     carried: tuple[DeepPrompts, int] | None = getattr(module, "deep_prompts", None)
-    if carried is not None:
+    if carried is not None and carried[0].active:
         prompts, slot = carried
         key, value, attention_mask = prompts.prepend(slot, query, key, value, attention_mask)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

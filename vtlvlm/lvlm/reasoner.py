@@ -26,16 +26,21 @@ class EventReasoner(nn.Module):
         revision: The hub's branch, tag or commit.
         dtype: Of the frozen weights. What is trained stays float32.
         train_projector: Train LLaVA's projector along, as a freshly composed one needs.
+        pmi: Score a label by how much likelier the events make it: from its log-likelihood, that of the model without prompts after
+            empty events (all zero) is subtracted (domain-conditional PMI, arXiv 2104.08315). Long and rare names then start level with
+            short ones, and training need not unlearn the difference.
         gradient_checkpointing: Recompute each layer in the backward pass: about half the memory for a third more time.
 
     Attributes:
         base: The LLaVA, None before :meth:`build`.
         classes: Category names in the order of the scores.
+        prior: (A,) what is subtracted from the log-likelihoods; zero without ``pmi``.
     """
 
     base: LlavaForConditionalGeneration | None
     context: Tensor
     """(C,) int64, the token ids before the answer"""
+    prior: Tensor
 
     def __init__(
         self,
@@ -45,17 +50,19 @@ class EventReasoner(nn.Module):
         revision: str | None = None,
         dtype: Dtype = "float32",
         train_projector: bool = False,
+        pmi: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.llava, self.revision, self.dtype = llava, revision, dtype
         self.prompts, self.instruction = prompts, instruction
-        self.train_projector, self.gradient_checkpointing = train_projector, gradient_checkpointing
+        self.train_projector, self.pmi, self.gradient_checkpointing = train_projector, pmi, gradient_checkpointing
         self.base = None
         self.trie: LabelTrie | None = None
         self.classes: tuple[str, ...] = ()
         self.num_events = 0
         self.register_buffer("context", torch.empty(0, dtype=torch.int64), persistent=False)
+        self.register_buffer("prior", torch.zeros(0), persistent=False)
 
     def build(self, classes: Sequence[str], num_events: int, event_dim: int) -> None:
         """Load the LLaVA and lay out context and labels. Calling it again with other categories or M only lays these out anew.
@@ -93,6 +100,21 @@ class EventReasoner(nn.Module):
                 base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self.base = base
             self.train(self.training)
+        self.prior = self._prior(event_dim)
+
+    @torch.no_grad()
+    def _prior(self, event_dim: int) -> Tensor:
+        """(A,) log-likelihoods after empty events, without prompts; zero without ``pmi``."""
+        base = self._built()
+        if not self.pmi:
+            return torch.zeros(len(self.classes), device=self.context.device)
+        assert self.trie is not None
+        self.prompts.active = False
+        try:
+            empty = torch.zeros(1, self.num_events, event_dim, device=self.context.device)
+            return score(base, self.project(empty), self.context, self.trie)[0]
+        finally:
+            self.prompts.active = True
 
     def train(self, mode: bool = True) -> EventReasoner:
         """Training mode for what is trained; the frozen model leaves evaluation mode only where checkpointing asks for it."""
@@ -113,8 +135,8 @@ class EventReasoner(nn.Module):
             vectors: (B, M, E) event vectors.
 
         Returns:
-            (B, A) float32 log P(label), natural logarithm, not normalised: softmax over A is P(A = a) (eq. 6), argmax the prediction
-            (eq. 7), and exp(logsumexp) over A the mass the model gives to the list as a whole.
+            (B, A) float32 log P(label) less the prior, natural logarithm, not normalised: softmax over A is P(A = a) (eq. 6) and argmax
+            the prediction (eq. 7).
 
         Raises:
             UsageError: Not built, or sentences of another length than M.
@@ -125,7 +147,11 @@ class EventReasoner(nn.Module):
             raise UsageError(
                 f"event sentences have {vectors.shape[1]} events, the context has room for {self.num_events}; build for that M"
             )
-        return score(base, self.project(vectors), self.context, self.trie)
+        return score(base, self.project(vectors), self.context, self.trie) - self.prior
+
+    def in_list_mass(self, scores: Tensor) -> Tensor:
+        """(B, A) scores → (B,) probability in [0, 1] that the model answers with any of the categories."""
+        return (scores + self.prior).logsumexp(-1).exp()
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Every trained tensor by its name in this module: prompts, and the projector if it is trained."""

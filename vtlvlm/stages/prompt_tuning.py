@@ -134,7 +134,7 @@ class PromptTuningModule(Stage):
         scores = self.scores(batch)
         loss = F.cross_entropy(scores, batch.labels)
         top1 = (scores.argmax(-1) == batch.labels).float().mean()
-        mass = scores.detach().logsumexp(-1).exp().mean()
+        mass = self.reasoner.in_list_mass(scores.detach()).mean()
         self.log_terms("train", {"loss": loss, "top1": top1, "in_list_mass": mass}, len(batch.labels))
         return loss
 
@@ -143,7 +143,7 @@ class PromptTuningModule(Stage):
         metrics = self.val_metrics if split == "val" else self.test_metrics
         metrics.update(scores.softmax(-1), batch.labels)
         self.confusion.update(scores.argmax(-1), batch.labels)
-        mass = scores.logsumexp(-1).exp().mean()
+        mass = self.reasoner.in_list_mass(scores).mean()
         self.log(f"{split}/in_list_mass", mass, batch_size=len(batch.labels), sync_dist=True)
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch.labels))
 

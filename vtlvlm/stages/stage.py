@@ -229,19 +229,19 @@ class Stage(LightningModule):
         validated = getattr(self.trainer, "datamodule", None) is None or self.trainer.datamodule.validates
         if self.trainer.fast_dev_run or not self.trainer.checkpoint_callbacks:
             return []
+        # Every epoch's end, also the cut one at max_steps; the best one is chosen by validation alone.
+        last = ModelCheckpoint(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
         if not validated:
-            return [ModelCheckpoint(dirpath=folder, filename="last", save_top_k=1, enable_version_counter=False)]
-        return [
-            ModelCheckpoint(
-                dirpath=folder,
-                filename="best",
-                monitor=self.monitor,
-                mode=self.monitor_mode,
-                save_last=True,
-                save_top_k=1,
-                enable_version_counter=False,
-            )
-        ]
+            return [last]
+        best = ModelCheckpoint(
+            dirpath=folder,
+            filename="best",
+            monitor=self.monitor,
+            mode=self.monitor_mode,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+        return [last, best]
 
     def log_terms(self, split: str, terms: dict[str, Tensor], batch_size: int) -> None:
         """Log named scalars of a step under ``split/``; only the first enters the progress bar."""
