@@ -147,7 +147,8 @@ def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], 
         writing: the callback that hands predictions to a writer.
         make: opens the cache's writer for a rank; refuses a cache made with something else.
     """
-    data, trainer, rank = cli.datamodule, cli.trainer, cli.trainer.global_rank
+    trainer: Any = cli.trainer
+    data, rank = cli.datamodule, trainer.global_rank
     data.trainer = trainer
     data.prepare_data()
     data.setup("predict")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.instruction import Instruction
@@ -123,9 +124,18 @@ class EventReasoner(nn.Module):
             self.base.train(mode and self.gradient_checkpointing)
         return self
 
+    @property
+    def projector(self) -> LlavaMultiModalProjector:
+        """LLaVA's own projector.
+
+        Raises:
+            UsageError: Not built.
+        """
+        return self._built().model.multi_modal_projector
+
     def project(self, vectors: Tensor) -> Tensor:
-        """LLaVA's own projector: (B, M, E) → (B, M, L)."""
-        projector = self._built().model.multi_modal_projector
+        """Through the projector: (B, M, E) → (B, M, L)."""
+        projector = self.projector
         return projector(vectors.to(projector.linear_1.weight.dtype))
 
     def forward(self, vectors: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ class PromptTuningModule(Stage):
         self.classes: tuple[str, ...] = ()
         self.confusion: Any = None
         self._origin: dict[str, Any] = {}
+        self.table: Tensor | None
         self.register_buffer("table", None, persistent=False)
 
     # -- building ----------------------------------------------------------------------------------------------------------------
@@ -56,7 +57,7 @@ class PromptTuningModule(Stage):
         return self.reasoner.prompts.tokens > 0
 
     def setup(self, stage: str) -> None:
-        data = self.trainer.datamodule
+        data = self.data
         if self._origin.get("classes") and list(data.classes) != self._origin["classes"]:
             raise UsageError(f"the checkpoint knows {len(self._origin['classes'])} classes, the data has {len(data.classes)} others")
         if data.events_cache is not None:
@@ -112,7 +113,7 @@ class PromptTuningModule(Stage):
     def provenance(self) -> dict[str, Any]:
         return self._origin
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What is trained: prompts, and the projector where it is tuned. The base model is named in the provenance."""
         kept = {f"reasoner.{name}" for name in self.reasoner.trainable_state()}
         return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in kept}
@@ -122,7 +123,10 @@ class PromptTuningModule(Stage):
     def vectors(self, batch: EventBatch | FeatureBatch | VideoBatch) -> Tensor:
         """(B, M, E) event vectors of a batch, whatever it holds."""
         if isinstance(batch, EventBatch):
-            return F.embedding(batch.ids, self.table) if batch.vectors is None else batch.vectors.float()
+            if batch.vectors is not None:
+                return batch.vectors.float()
+            assert self.table is not None  # an event cache holds vectors or a table
+            return F.embedding(batch.ids, self.table)
         with torch.no_grad():
             return self.mapper.predict_step(batch, 0).vectors
 
@@ -157,10 +161,10 @@ class PromptTuningModule(Stage):
         """(B, A) probabilities."""
         return self.scores(batch).softmax(-1)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         groups = [{"params": list(self.reasoner.prompts.parameters()), "weight_decay": 0.0}]
         if self.reasoner.train_projector:
-            groups.append({"params": list(self.reasoner.base.model.multi_modal_projector.parameters()), "lr": self.projector_learning_rate})
+            groups.append({"params": list(self.reasoner.projector.parameters()), "lr": self.projector_learning_rate})
         groups = [g for g in groups if g["params"]]
         if not groups:
             raise UsageError("nothing to train: give reasoner.prompts some tokens, or set reasoner.train_projector")

@@ -136,6 +136,12 @@ class Stage(LightningModule):
         super().__init__()
         self.strict_loading = False  # frozen models are left out of checkpoints; on_load_checkpoint checks what must be there
 
+    @property
+    def data(self) -> Any:
+        """The data module that the trainer was given."""
+        trainer: Any = self.trainer
+        return trainer.datamodule
+
     # -- checkpoints -------------------------------------------------------------------------------------------------------------
 
     def provenance(self) -> dict[str, Any]:
@@ -216,7 +222,7 @@ class Stage(LightningModule):
 
     # -- training ----------------------------------------------------------------------------------------------------------------
 
-    def adamw(self, groups: list[dict[str, Any]], settings: AdamW) -> dict[str, Any]:
+    def adamw(self, groups: list[dict[str, Any]], settings: AdamW) -> Any:
         """Optimiser and schedule for parameter groups, each with its own ``lr``."""
         optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         total = int(self.trainer.estimated_stepping_batches)
@@ -225,9 +231,10 @@ class Stage(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The last checkpoint always, and the best one on validation people where there are any."""
-        folder = Path(self.trainer.default_root_dir) / "checkpoints"
-        validated = getattr(self.trainer, "datamodule", None) is None or self.trainer.datamodule.validates
-        if self.trainer.fast_dev_run or not self.trainer.checkpoint_callbacks:
+        trainer: Any = self.trainer
+        folder = Path(trainer.default_root_dir) / "checkpoints"
+        validated = getattr(trainer, "datamodule", None) is None or self.data.validates
+        if trainer.fast_dev_run or not trainer.checkpoint_callbacks:
             return []
         # Every epoch's end, also the cut one at max_steps; the best one is chosen by validation alone.
         last = ModelCheckpoint(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)

@@ -62,6 +62,8 @@ class VTEMModule(Stage):
         self.alpha, self.beta = alpha, beta
         self.optimizer = optimizer
         self.statistics_clips = statistics_clips
+        self.train_codes: CodebookUsage | None = None
+        self.val_codes: CodebookUsage | None = None
         self._origin: dict[str, Any] = {}
 
     @property
@@ -79,7 +81,7 @@ class VTEMModule(Stage):
     # -- building ----------------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        data = self.trainer.datamodule
+        data = self.data
         if data.events_cache is not None:
             raise UsageError("stage 1 reads videos or features: leave data.events out")
         if stage == "fit":
@@ -116,7 +118,8 @@ class VTEMModule(Stage):
         self.vtem.build()
         self.contrast.build(self.event_dim)
         codes = self.quantizer.num_codes
-        self.train_codes, self.val_codes = (CodebookUsage(codes), CodebookUsage(codes)) if codes else (None, None)
+        if codes:
+            self.train_codes, self.val_codes = CodebookUsage(codes), CodebookUsage(codes)
 
     def restore(self, provenance: dict[str, Any]) -> None:
         self._origin = provenance
@@ -130,7 +133,7 @@ class VTEMModule(Stage):
         if not self._origin:
             self._origin = checkpoint["vtlvlm"]["provenance"]
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Everything trained or measured; the frozen extractor is named by its fingerprint and left out."""
         state = super().state_dict(*args, **kwargs)
         return {k: v for k, v in state.items() if "vtem.extractor." not in k}
@@ -144,15 +147,16 @@ class VTEMModule(Stage):
         """Standardisation, principal components and the k-means start, from training clips of all ranks; the same on every rank."""
         wanted = -(-self.statistics_clips // self.trainer.world_size)
         parts: list[Tensor] = []
-        loader = self.trainer.datamodule.train_dataloader()
-        for epoch in range(self.trainer.datamodule.num_views):  # each pass draws another view of every clip
+        loader = self.data.train_dataloader()
+        for epoch in range(self.data.num_views):  # each pass draws another view of every clip
             loader.sampler.set_epoch(epoch)
             for batch in loader:
                 if sum(map(len, parts)) < wanted:
                     parts.append(self.features(self.trainer.strategy.batch_to_device(batch, self.device))[0].float())
         features = torch.cat(parts)[:wanted]
         if self.trainer.world_size > 1:
-            features = self.all_gather(features).flatten(0, 1)
+            gathered: Any = self.all_gather(features)
+            features = gathered.flatten(0, 1)
         rank_zero_info(f"codebook and standardisation start from {len(features)} training clips")
         self.vtem.fit_statistics(features, seed=0)
         for name, tensor in self.vtem.state_dict().items():
@@ -210,7 +214,7 @@ class VTEMModule(Stage):
             self.log_dict({f"codebook/{split}_{name}": value for name, value in codes.compute().items()})
             codes.reset()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]
         return self.adamw([{"params": trained}], self.optimizer)
 
