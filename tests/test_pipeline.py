@@ -1,5 +1,6 @@
 """The whole chain on a handful of tiny clips, through the command line and its real files."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -172,6 +173,23 @@ def test_stage2_straight_from_video(chain: Pipeline, tmp_path: Path) -> None:
     assert chain("test", *arguments, "--trainer.default_root_dir", tmp_path / "video") == 0
     one, two = (json.loads((run / "metrics.json").read_text())["metrics"] for run in (chain.run2, tmp_path / "video"))
     assert one["nll"] == pytest.approx(two["nll"], rel=1e-3)
+
+
+def test_predict_writes_the_probabilities_of_every_clip_and_view(chain: Pipeline, tmp_path: Path) -> None:
+    assert chain("predict", *chain.on_events, "--trainer.default_root_dir", tmp_path, "--ckpt_path", chain.best2) == 0
+    with (tmp_path / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["clip"], row["view"]) for row in rows} == {(n, str(v)) for n, v in zip(*cache_keys(chain), strict=True)}
+    for row in rows:
+        shares = {name: float(row[name]) for name in ("fall down", "slide right")}
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+        assert row["recognised"] == max(shares, key=shares.__getitem__)
+        assert row["truth"] == ("fall down" if "A001" in row["clip"] else "slide right")
+
+
+def cache_keys(chain: Pipeline) -> tuple[list[str], list[int]]:
+    cache = EventCache.open(chain.events)
+    return cache.names.tolist(), cache.views.tolist()
 
 
 class TestRefusals:

@@ -1,31 +1,13 @@
 """Small real video files whose pictures say which frame they are."""
 
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from videos import encode
 
 MakeVideo = Callable[..., Path]
-
-
-def encode(path: Path, pictures: NDArray[np.uint8], *, codec: str = "libx264", rate: int = 25, rotation: int = 0) -> Path:
-    """(T, H, W, 3) pictures as a video file, nearly lossless."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options={"crf": "1", "bf": "0"} if codec == "libx264" else {"qscale": "1"})
-        stream.height, stream.width = pictures.shape[1:3]
-        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, rate)
-        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-        if rotation:
-            stream.set_display_rotation(rotation)
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
 
 
 @pytest.fixture(scope="session")

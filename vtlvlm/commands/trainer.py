@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from vtlvlm.callbacks import CacheWriting, ConfusionFigure, RunRecord, Throughput
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
+from vtlvlm.predictions import PredictionTable
 from vtlvlm.progress import StepProgress
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.stage import Stage, read_record
@@ -51,7 +52,14 @@ class CLI(LightningCLI):
         if config["trainer"].get("logger") in (None, True) and not config["trainer"].get("fast_dev_run"):
             kwargs.setdefault("logger", TensorBoardLogger(save_dir=root, name="", version="tensorboard", default_hp_metric=False))
             kwargs["callbacks"] = [*kwargs.get("callbacks", []), LearningRateMonitor("step")]
-        kwargs["callbacks"] = [*kwargs.get("callbacks", []), RunRecord(), Throughput(), ConfusionFigure(), *bar(config["trainer"])]
+        kwargs["callbacks"] = [
+            *kwargs.get("callbacks", []),
+            RunRecord(),
+            Throughput(),
+            ConfusionFigure(),
+            PredictionTable(),
+            *bar(config["trainer"]),
+        ]
         return super().instantiate_trainer(**kwargs)
 
     def _asked(self, name: str) -> Any:

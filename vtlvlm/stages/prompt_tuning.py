@@ -13,7 +13,7 @@ from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import base_identity
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.metrics import action_metrics, confusion
-from vtlvlm.stages.stage import AdamW, Stage, content_hash
+from vtlvlm.stages.stage import AdamW, Stage, content_hash, require_same_split
 from vtlvlm.stages.vtem import VTEMModule
 
 
@@ -66,14 +66,14 @@ class PromptTuningModule(Stage):
             width, tokens = cache.event_dim, cache.num_tokens
             self.table = None if cache.table is None else cache.table.float()
             stage1 = {"checkpoint": made["vtem"], "hash": made["vtem_hash"], "events": cache.hash}
-            self._check_split(made, data)
+            require_same_split(made, data)
         else:
             if self.vtem is None:
                 raise UsageError(
                     "stage 2 reads an event cache (--data.events DIR) or needs a stage-1 checkpoint (--model.init_args.vtem FILE)"
                 )
             mapper = VTEMModule.load_from_checkpoint(self.vtem)
-            self._check_split(mapper.provenance(), data)
+            require_same_split(mapper.provenance(), data)
             self.mapper = mapper.requires_grad_(False)
             width, tokens = mapper.event_dim, mapper.vtem.num_tokens
             stage1 = {"checkpoint": self.vtem, "hash": content_hash(mapper), "events": None}
@@ -87,14 +87,6 @@ class PromptTuningModule(Stage):
             "event_dim": width,
             "num_tokens": tokens,
         }
-
-    @staticmethod
-    def _check_split(made: dict[str, Any], data: Any) -> None:
-        if (made["protocol"], made["train_hash"]) != (data.protocol, data.train_hash):
-            raise UsageError(
-                f"stage 1 was trained on {made['protocol']} (training clips {made['train_hash'][:8]}), this is {data.protocol} "
-                f"({data.train_hash[:8]}): it may have seen test clips; train stage 1 on the same split"
-            )
 
     def configure_model(self) -> None:
         if self.reasoner.base is not None:

@@ -125,6 +125,23 @@ def content_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def require_same_split(made: dict[str, Any], data: Any) -> None:
+    """Refuse a stage 1 that was trained on another split: it may have seen what is tested now.
+
+    Args:
+        made: ``protocol`` and ``train_hash`` of the stage 1.
+        data: the data module in use.
+
+    Raises:
+        UsageError: naming both.
+    """
+    if (made["protocol"], made["train_hash"]) != (data.protocol, data.train_hash):
+        raise UsageError(
+            f"stage 1 was trained on {made['protocol']} (training clips {made['train_hash'][:8]}), this is {data.protocol} "
+            f"({data.train_hash[:8]}): it may have seen test clips; train stage 1 on the same split"
+        )
+
+
 class Stage(LightningModule):
     """A stage of the pipeline. Its constructor takes typed parts; its checkpoints say with which settings they were made."""
 

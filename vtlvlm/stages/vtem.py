@@ -12,7 +12,7 @@ from torch import Tensor
 from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch
 from vtlvlm.errors import UsageError
 from vtlvlm.metrics import CodebookUsage
-from vtlvlm.stages.stage import AdamW, Stage
+from vtlvlm.stages.stage import AdamW, Stage, require_same_split
 from vtlvlm.vtem.extractors import FeatureExtractor
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
 from vtlvlm.vtem.model import VTEM
@@ -103,11 +103,7 @@ class VTEMModule(Stage):
             UsageError: naming both.
         """
         made = self._origin
-        if (data.protocol, data.train_hash) != (made["protocol"], made["train_hash"]):
-            raise UsageError(
-                f"stage 1 was trained on {made['protocol']} (training clips {made['train_hash'][:8]}), this is {data.protocol} "
-                f"({data.train_hash[:8]}): it may have seen test clips; train stage 1 on the same split"
-            )
+        require_same_split(made, data)
         cache = data.features_cache
         if cache is not None and (made["extractor"], made["sampling"]) != (cache.provenance["extractor"], cache.provenance["sampling"]):
             raise UsageError(f"{cache.folder} was made by another extractor or sampling than stage 1 was trained on: extract anew")
