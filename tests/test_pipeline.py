@@ -41,6 +41,8 @@ model:
         prompts: {class_path: DeepPrompts, init_args: {tokens: 2}}
         instruction: {class_path: Instruction, init_args: {list_categories: false}}
         train_projector: true
+        align_projector: true
+        pmi: true
 data: {root: ROOT, batch_size: 2, micro_batch_size: 1, num_workers: 0, validation: 0.5}
 trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
 """
@@ -92,8 +94,8 @@ def test_run_folder_tells_what_was_done(chain: Pipeline) -> None:
 
 def test_stage2_checkpoint_holds_only_what_was_trained(chain: Pipeline) -> None:
     state = torch.load(chain.best2, weights_only=True)["state_dict"]
-    assert all(name.startswith(("reasoner.prompts.", "reasoner.base.model.multi_modal_projector.")) for name in state)
-    assert len(state) == 6
+    assert all(name.startswith(("reasoner.prompts.", "reasoner.base.model.multi_modal_projector.", "reasoner.prior")) for name in state)
+    assert len(state) == 7
     assert chain.best2.stat().st_size < 200_000
 
 

@@ -143,7 +143,23 @@ def test_pmi_subtracts_the_untouched_models_scores_after_empty_events(llava_path
     torch.testing.assert_close(with_pmi.prior, expected, atol=1e-5, rtol=0)
     without = EventReasoner(str(llava_path), DeepPrompts(3), Instruction())
     without.build(classes, 4, 16)
-    without.load_trainable_state(with_pmi.trainable_state())
+    without.load_trainable_state({name: tensor for name, tensor in with_pmi.trainable_state().items() if name != "prior"})
     events = torch.randn(2, 4, 16)
     torch.testing.assert_close(with_pmi(events) + expected, without(events), atol=1e-4, rtol=0)
     torch.testing.assert_close(with_pmi.in_list_mass(with_pmi(events)), without(events).exp().sum(1), atol=1e-6, rtol=1e-3)
+
+
+def test_prior_is_the_mean_score_of_the_clips_it_was_levelled_on(llava_path: Path, classes: tuple[str, ...]) -> None:
+    """Levelled scores have a mean of zero over those clips, and the prior goes into what is saved."""
+    reasoner = make(llava_path, classes, pmi=True, dropout=0.5).train()
+    vectors = torch.randn(20, 6, 16)
+    plain = make(llava_path, classes)
+    plain.load_trainable_state({name: tensor for name, tensor in reasoner.trainable_state().items() if name != "prior"})
+    reasoner.level(vectors)
+    assert reasoner.training
+    torch.testing.assert_close(reasoner.prior, plain.eval()(vectors).mean(0), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(reasoner.eval()(vectors).mean(0), torch.zeros(len(classes)), atol=1e-4, rtol=0)
+    assert "prior" in reasoner.trainable_state()
+    again = make(llava_path, classes, pmi=True)
+    again.load_trainable_state(reasoner.trainable_state())
+    assert torch.equal(again.prior, reasoner.prior)

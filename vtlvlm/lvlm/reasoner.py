@@ -10,6 +10,7 @@ from transformers import LlavaForConditionalGeneration
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.alignment import AlignmentSums, align
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Dtype, load_config, load_llava, load_tokenizer, projector_width
 from vtlvlm.lvlm.prefix import DeepPrompts
@@ -27,15 +28,18 @@ class EventReasoner(nn.Module):
         revision: The hub's branch, tag or commit.
         dtype: Of the frozen weights. What is trained stays float32.
         train_projector: Train LLaVA's projector along, as a freshly composed one needs.
-        pmi: Score a label by how much likelier the events make it: from its log-likelihood, that of the model without prompts after
-            empty events (all zero) is subtracted (domain-conditional PMI, arXiv 2104.08315). Long and rare names then start level with
-            short ones, and training need not unlearn the difference.
+        align_projector: Before training starts, fit the projector to the training side in closed form (``alignment.py``), so that an event
+            looks like the words of its category. For projectors that were never aligned; needs ``train_projector``.
+        pmi: Score a label by how much likelier the events make it: from its log-likelihood, its mean over training clips as the model
+            stands when training starts is subtracted (domain-conditional PMI, arXiv 2104.08315), or, in a model never trained, that
+            after empty events (all zero) without prompts. Long and rare names then start level with short ones, and training need not
+            unlearn the difference.
         gradient_checkpointing: Recompute each layer in the backward pass: about half the memory for a third more time.
 
     Attributes:
         base: The LLaVA, None before :meth:`build`.
         classes: Category names in the order of the scores.
-        prior: (A,) what is subtracted from the log-likelihoods; zero without ``pmi``.
+        prior: (A,) nats, what is subtracted from the log-likelihoods; zero without ``pmi``.
     """
 
     base: LlavaForConditionalGeneration | None
@@ -51,19 +55,23 @@ class EventReasoner(nn.Module):
         revision: str | None = None,
         dtype: Dtype = "float32",
         train_projector: bool = False,
+        align_projector: bool = False,
         pmi: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.llava, self.revision, self.dtype = llava, revision, dtype
         self.prompts, self.instruction = prompts, instruction
-        self.train_projector, self.pmi, self.gradient_checkpointing = train_projector, pmi, gradient_checkpointing
+        if align_projector and not train_projector:
+            raise UsageError("align_projector changes the projector: set train_projector too, so that checkpoints hold it")
+        self.train_projector, self.align_projector, self.pmi = train_projector, align_projector, pmi
+        self.gradient_checkpointing = gradient_checkpointing
         self.base = None
         self.trie: LabelTrie | None = None
         self.classes: tuple[str, ...] = ()
         self.num_events = 0
         self.register_buffer("context", torch.empty(0, dtype=torch.int64), persistent=False)
-        self.register_buffer("prior", torch.zeros(0), persistent=False)
+        self.register_buffer("prior", torch.zeros(0))
 
     def build(self, classes: Sequence[str], num_events: int, event_dim: int) -> None:
         """Load the LLaVA and lay out context and labels. Calling it again with other categories or M only lays these out anew.
@@ -117,6 +125,27 @@ class EventReasoner(nn.Module):
         finally:
             self.prompts.active = True
 
+    @torch.no_grad()
+    def align(self, sums: AlignmentSums) -> None:
+        """Fit the projector to training events: see ``alignment.py``.
+
+        Raises:
+            UsageError: Not built, events that are all equal, or a projector that cannot carry a linear map.
+        """
+        table = self._built().get_input_embeddings().weight
+        tokenizer = load_tokenizer(self.llava, self.revision)
+        ids = tokenizer([f" {name}" for name in self.classes], add_special_tokens=False).input_ids
+        words = torch.stack([table[torch.tensor(row, device=table.device)].float().mean(0) for row in ids])
+        align(self.projector, sums, words, float(table.float().square().mean().sqrt()))
+
+    @torch.no_grad()
+    def level(self, vectors: Tensor) -> None:
+        """Set ``prior`` to the mean log-likelihood of each label after these event sentences (n, M, E), as the model stands."""
+        mode = self.training
+        self.eval()
+        self.prior = torch.cat([self(part) + self.prior for part in vectors.split(8)]).mean(0)
+        self.train(mode)
+
     def train(self, mode: bool = True) -> EventReasoner:
         """Training mode for what is trained; the frozen model leaves evaluation mode only where checkpointing asks for it."""
         super().train(mode)
@@ -164,8 +193,9 @@ class EventReasoner(nn.Module):
         return (scores + self.prior).logsumexp(-1).exp()
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Every trained tensor by its name in this module: prompts, and the projector if it is trained."""
-        return {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
+        """What training made, by its name in this module: prompts, the projector if it is trained, and the prior with ``pmi``."""
+        state = {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return state | ({"prior": self.prior} if self.pmi else {})
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`trainable_state` gave.

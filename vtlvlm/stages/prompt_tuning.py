@@ -10,11 +10,17 @@ from torch import Tensor
 
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.alignment import AlignmentSums
 from vtlvlm.lvlm.llava import base_identity
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.metrics import action_metrics, confusion
+from vtlvlm.metrics import action_metrics, confusion, mean_over_views
 from vtlvlm.stages.stage import AdamW, Stage, content_hash, require_same_split
 from vtlvlm.stages.vtem import VTEMModule
+
+START_CLIPS = 4096
+"""Training clips and views that the projector's closed-form start looks at"""
+PRIOR_CLIPS = 64
+"""... and those whose mean scores are the prior of ``pmi``"""
 
 
 class PromptTuningModule(Stage):
@@ -110,6 +116,39 @@ class PromptTuningModule(Stage):
         kept = {f"reasoner.{name}" for name in self.reasoner.trainable_state()}
         return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in kept}
 
+    def on_fit_start(self) -> None:
+        """Align the projector and level the scores, where the reasoner asks for it; the same on every rank."""
+        reasoner = self.reasoner
+        if self.trained or not (reasoner.align_projector or reasoner.pmi):
+            return
+        several = self.trainer.world_size > 1
+        wanted = -(-(START_CLIPS if reasoner.align_projector else PRIOR_CLIPS) // self.trainer.world_size)
+        sums = AlignmentSums(self._origin["event_dim"], len(self.classes)).to(self.device)
+        first: list[Tensor] = []
+        seen = 0
+        for batch in self.training_batches():
+            vectors = self.vectors(batch)
+            sums.add(vectors, batch.labels)
+            seen += len(vectors)
+            if sum(map(len, first)) < -(-PRIOR_CLIPS // self.trainer.world_size):
+                first.append(vectors)
+            if seen >= wanted:
+                break
+        if reasoner.align_projector:
+            if several:
+                for buffer in sums.buffers():
+                    torch.distributed.all_reduce(buffer)
+            reasoner.align(sums)
+        made = list(reasoner.projector.parameters()) if reasoner.align_projector else []
+        if several:
+            for tensor in made:
+                torch.distributed.broadcast(tensor.detach(), src=0)
+        if reasoner.pmi:
+            reasoner.level(torch.cat(first))
+            if several:
+                torch.distributed.all_reduce(reasoner.prior)
+                reasoner.prior /= self.trainer.world_size
+
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
     def vectors(self, batch: EventBatch | FeatureBatch | VideoBatch) -> Tensor:
@@ -136,12 +175,14 @@ class PromptTuningModule(Stage):
 
     def _evaluate(self, batch: EventBatch | FeatureBatch | VideoBatch, split: str) -> None:
         scores = self.scores(batch)
+        probabilities, first = mean_over_views(scores.softmax(-1), batch.clips)
+        labels = batch.labels[first]
         metrics = self.val_metrics if split == "val" else self.test_metrics
-        metrics.update(scores.softmax(-1), batch.labels)
-        self.confusion.update(scores.argmax(-1), batch.labels)
+        metrics.update(probabilities, labels)
+        self.confusion.update(probabilities.argmax(-1), labels)
         mass = self.reasoner.in_list_mass(scores).mean()
         self.log(f"{split}/in_list_mass", mass, batch_size=len(batch.labels), sync_dist=True)
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
 
     def validation_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> None:
         self._evaluate(batch, "val")

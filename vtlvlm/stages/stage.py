@@ -151,6 +151,7 @@ class Stage(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
+        self.trained = False  # weights come from a checkpoint: what a training starts from is not made anew
         self.strict_loading = False  # frozen models are left out of checkpoints; on_load_checkpoint checks what must be there
 
     @property
@@ -203,6 +204,7 @@ class Stage(LightningModule):
         missing = sorted(set(self.state_dict()) - set(checkpoint["state_dict"]))
         if missing:
             raise UsageError(f"the checkpoint lacks {len(missing)} tensors of this model, the first being {missing[0]}")
+        self.trained = True
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -231,6 +233,7 @@ class Stage(LightningModule):
         module = build_from(record["settings"])
         module.restore(record["provenance"])
         module.load_state_dict(checkpoint["state_dict"], strict=False)
+        module.trained = True
         return module.to(map_location).eval()
 
     def restore(self, provenance: dict[str, Any]) -> None:
@@ -238,6 +241,14 @@ class Stage(LightningModule):
         raise NotImplementedError
 
     # -- training ----------------------------------------------------------------------------------------------------------------
+
+    def training_batches(self) -> Iterator[Any]:
+        """This rank's training batches on its device, each clip once in each of its views: for what is fitted before training."""
+        loader = self.data.train_dataloader()
+        for epoch in range(self.data.num_views):  # each pass draws another view of every clip
+            loader.sampler.set_epoch(epoch)
+            for batch in loader:
+                yield self.trainer.strategy.batch_to_device(batch, self.device)
 
     def adamw(self, groups: list[dict[str, Any]], settings: AdamW) -> Any:
         """Optimiser and schedule for parameter groups, each with its own ``lr``."""

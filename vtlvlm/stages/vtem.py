@@ -143,12 +143,10 @@ class VTEMModule(Stage):
         """Standardisation, principal components and the k-means start, from training clips of all ranks; the same on every rank."""
         wanted = -(-self.statistics_clips // self.trainer.world_size)
         parts: list[Tensor] = []
-        loader = self.data.train_dataloader()
-        for epoch in range(self.data.num_views):  # each pass draws another view of every clip
-            loader.sampler.set_epoch(epoch)
-            for batch in loader:
-                if sum(map(len, parts)) < wanted:
-                    parts.append(self.features(self.trainer.strategy.batch_to_device(batch, self.device))[0].float())
+        for batch in self.training_batches():
+            parts.append(self.features(batch)[0].float())
+            if sum(map(len, parts)) >= wanted:
+                break
         features = torch.cat(parts)[:wanted]
         if self.trainer.world_size > 1:
             gathered: Any = self.all_gather(features)
