@@ -6,7 +6,15 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassCalibrationError
 
-from vtlvlm.metrics import CodebookUsage, ExpectedCalibrationError, MeanClassAccuracy, action_metrics, confusion, log_probabilities
+from vtlvlm.metrics import (
+    CodebookUsage,
+    ExpectedCalibrationError,
+    MeanClassAccuracy,
+    action_metrics,
+    confusion,
+    log_probabilities,
+    mean_over_views,
+)
 
 PROBS = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
 LABELS = torch.tensor([0, 1, 1, 0])
@@ -109,3 +117,10 @@ def test_two_processes_with_uneven_halves_give_the_figures_of_one() -> None:
         second.update(scores[64:], labels[64:])
         first.merge_state(second)  # the same reduction as between processes
         assert float(first.compute()) == pytest.approx(float(whole.compute()), abs=1e-6), name
+
+
+def test_views_of_a_clip_are_averaged() -> None:
+    rows = torch.tensor([[0.2, 0.8], [0.6, 0.4], [1.0, 0.0], [0.5, 0.5], [0.1, 0.9]])
+    mean, first = mean_over_views(rows, torch.tensor([7, 7, 3, 4, 4]))
+    torch.testing.assert_close(mean, torch.tensor([[0.4, 0.6], [1.0, 0.0], [0.3, 0.7]]))
+    assert first.tolist() == [0, 2, 3]

@@ -82,8 +82,8 @@ class RunRecord(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Count the clips that were evaluated."""
-        self._clips += len(batch.labels)
+        """Count the clips that were evaluated; a clip's views stand side by side and count once."""
+        self._clips += len(torch.unique_consecutive(batch.clips))
 
     on_validation_batch_end = on_test_batch_end
 

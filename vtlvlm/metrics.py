@@ -27,6 +27,21 @@ def log_probabilities(scores: Tensor) -> Tensor:
     return torch.where(are_probabilities, safe.clamp_min(torch.finfo(torch.float32).tiny).log(), scores.log_softmax(-1))
 
 
+def mean_over_views(probabilities: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
+    """Average the rows of one clip's views, which stand side by side.
+
+    Args:
+        probabilities: (B, A)
+        clips: (B,) the clip of each row.
+
+    Returns:
+        (C, A) one row a clip, and (C,) the position of each clip's first row.
+    """
+    _, place, count = torch.unique_consecutive(clips, return_inverse=True, return_counts=True)
+    total = probabilities.new_zeros(len(count), probabilities.shape[1]).index_add(0, place, probabilities)
+    return total / count[:, None], count.cumsum(0) - count
+
+
 class ClipMean(Metric):
     """Base of the metrics that are a mean over clips of one figure per clip."""
 

@@ -2,6 +2,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,7 +119,7 @@ def test_batches_from_caches(ntu_tree: Path, tmp_path: Path) -> None:
         assert isinstance(batch, FeatureBatch)
         assert batch.features.shape == (2, 3, 4, 2)
         assert batch.features[:, 0, 0, 0].tolist() == (batch.clips + batch.views / 2).tolist()
-    assert data.sampling_settings["init_args"] == {"frames": 4, "size": 16, "crop": "center", "views": 2}
+    assert data.sampling_settings["init_args"] == asdict(SMALL)
     assert len(data.predict_keys()) == 20
     data, model = module(ntu_tree, features=str(features), events=str(events)), Recorder()
     trainer().fit(model, datamodule=data)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vtlvlm.data.sampling import FrameSampling, random_in_segments, segment_centres
+from vtlvlm.data.sampling import TEST_VIEWS, FrameSampling, random_in_segments, segment_centres, spaced
 from vtlvlm.errors import UsageError
 
 
@@ -54,5 +54,46 @@ def test_view_zero_is_plain_and_others_are_seeded_by_name_and_number() -> None:
 
 @pytest.mark.parametrize("setting", [{"frames": 0}, {"views": 0}, {"size": -1}, {"crop": "left"}])
 def test_impossible_settings(setting: dict) -> None:
+    with pytest.raises(UsageError):
+        FrameSampling(**setting)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "stride", "start", "short", "expected"),
+    [
+        (20, 2, 0.0, "stretch", [0, 2, 4, 6]),
+        (20, 2, 0.5, "stretch", [7, 9, 11, 13]),  # 13 places left, 14 positions, the 7th
+        (20, 2, 1.0, "stretch", [13, 15, 17, 19]),
+        (20, 2.5, 0.0, "hold", [0, 2, 5, 7]),
+        (7, 2, 1.0, "hold", [0, 2, 4, 6]),  # just fits
+        (5, 2, 0.5, "stretch", [0, 1, 3, 4]),
+        (5, 2, 0.5, "loop", [0, 2, 4, 1]),
+        (5, 2, 0.5, "hold", [0, 2, 4, 4]),
+    ],
+)
+def test_pieces_of_a_clip(num_frames: int, stride: float, start: float, short: str, expected: list[int]) -> None:
+    assert spaced(num_frames=num_frames, num_segments=4, stride=stride, start=start, short=short).tolist() == expected  # type: ignore[arg-type]
+
+
+def test_frames_a_second_follow_the_clips_own_rate() -> None:
+    sampling = FrameSampling(frames=4, mode="fps", fps=5)
+    assert sampling.view(0, num_frames=31, name="a", seed=0, rate=25).indices.tolist() == [8, 13, 18, 23]
+    assert sampling.view(0, num_frames=31, name="a", seed=0, rate=50).indices.tolist() == [0, 10, 20, 30]
+    with pytest.raises(ValueError, match="stride"):
+        sampling.view(0, num_frames=31, name="a", seed=0)
+
+
+def test_test_views_are_every_time_with_every_crop() -> None:
+    sampling = FrameSampling(frames=2, test_clips=2, test_crops=3)
+    assert sampling.test_views == tuple(range(TEST_VIEWS, TEST_VIEWS + 6))
+    views = [sampling.view(number, num_frames=40, name="a", seed=0) for number in sampling.test_views]
+    assert [v.indices.tolist() for v in views] == [[5, 25]] * 3 + [[15, 35]] * 3
+    assert [v.shift for v in views] == [(-1, -1), (0, 0), (1, 1)] * 2
+    assert not any(v.flip or v.zoom < 1 for v in views)
+    assert FrameSampling().test_views == (0,)
+
+
+@pytest.mark.parametrize("setting", [{"mode": "all"}, {"fps": 0.0}, {"short": "cut"}, {"test_crops": 2}, {"crop": "pad", "test_crops": 3}])
+def test_impossible_modes(setting: dict) -> None:
     with pytest.raises(UsageError):
         FrameSampling(**setting)

@@ -18,7 +18,7 @@ from vtlvlm.data.cache import EventCache, FeatureCache, Key
 from vtlvlm.data.datasets import ClipDataset, ClipLoader, EventDataset, FeatureDataset, VideoDataset, unchanged
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.samplers import ExactSampler, Item, TrainSampler
-from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.data.sampling import TEST_VIEWS, FrameSampling
 from vtlvlm.data.split import Split, split
 from vtlvlm.errors import DataError, UsageError
 
@@ -76,6 +76,7 @@ class NTUDataModule(LightningDataModule):
         self._index: ClipIndex | None = None
         self._split: Split | None = None
         self._rows: NDArray[np.int64] | None = None
+        self._views: NDArray[np.int64] | None = None
         self._skipped: frozenset[Key] = frozenset()
 
     # -- setting up --------------------------------------------------------------------------------------------------------------
@@ -134,13 +135,13 @@ class NTUDataModule(LightningDataModule):
         return self.batch_size // (self.micro_batch_size * world)
 
     def _find_rows(self) -> None:
-        """Where the cache holds each clip: (V, n), checked for every clip of the split."""
+        """Where the cache holds each clip in each of its views: (V, n), checked for every clip of the split."""
         cache = self._cache
         if cache is None:
             return
         index, sides = self.index, self.split
-        views = range(int(cache.views.max()) + 1)
-        self._rows = np.stack([cache.rows(index.name, view) for view in views])
+        self._views = np.union1d(0, cache.views)
+        self._rows = np.stack([cache.rows(index.name, view) for view in self._views])
         wanted = np.concatenate([sides.train, sides.val, sides.test])
         lacking = wanted[self._rows[0, wanted] < 0]
         if len(lacking):
@@ -201,7 +202,15 @@ class NTUDataModule(LightningDataModule):
     @property
     def num_views(self) -> int:
         """Views that training draws from: as many as the cache holds, else as the sampling says."""
-        return self.sampling.views if self._rows is None else len(self._rows)
+        return self.sampling.views if self._views is None else int((self._views < TEST_VIEWS).sum())
+
+    @property
+    def test_views(self) -> tuple[int, ...]:
+        """Views whose probabilities a test averages: those the cache holds of every test clip, else as the sampling says; (0,) is plain."""
+        if self._rows is None or self._views is None:
+            return self.sampling.test_views
+        held = (self._rows[:, self.split.test] >= 0).all(1) & (self._views >= TEST_VIEWS)
+        return tuple(self._views[held].tolist()) or (0,)
 
     @property
     def sampling_settings(self) -> dict[str, Any]:
@@ -239,8 +248,8 @@ class NTUDataModule(LightningDataModule):
         return self._plain_loader(self.split.val) if len(self.split.val) else []
 
     def test_dataloader(self) -> ClipLoader:
-        """Test clips, view 0, each exactly once over all ranks."""
-        return self._plain_loader(self.split.require("test"))
+        """Test clips, each exactly once over all ranks; where there are several test views, a clip's views stand side by side."""
+        return self._plain_loader(self.split.require("test"), self.test_views)
 
     def predict_dataloader(self) -> ClipLoader:
         """What ``predict_keys`` lists, without what ``skip`` named, each exactly once over all ranks."""
@@ -251,7 +260,7 @@ class NTUDataModule(LightningDataModule):
         return self._loader(ExactSampler(clips, views, rank=self._rank(), world=self._world()))
 
     def predict_keys(self) -> list[Key]:
-        """Every usable clip of the split in view 0, and those of the training side in all further views."""
+        """Every usable clip of the split in view 0, those of the training side in all training views, the others in all test views."""
         return self.keys(*self._predicted())
 
     def skip(self, done: Collection[Key]) -> None:
@@ -261,28 +270,33 @@ class NTUDataModule(LightningDataModule):
     def _predicted(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         sides = self.split
         learning = np.union1d(sides.train, sides.val)
-        counts = np.ones(len(self.index), dtype=np.int64)
-        counts[learning] = self._stored_views(learning)
-        rows = np.union1d(learning, sides.test)
-        clips = np.repeat(rows, counts[rows])
-        return clips, np.arange(len(clips)) - np.repeat(np.cumsum(counts[rows]) - counts[rows], counts[rows])
+        counts = self._stored_views(learning)
+        extra = np.array([view for view in self.test_views if view], dtype=np.int64)
+        first = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        clips = np.concatenate([np.repeat(learning, counts), sides.test, np.repeat(sides.test, len(extra))])
+        views = np.concatenate([first, np.zeros_like(sides.test), np.tile(extra, len(sides.test))])
+        order = np.lexsort((views, clips))
+        return clips[order], views[order]
 
     def _stored_views(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n,) how many views each clip has: as many as the sampling says, or as the cache holds without a gap."""
         if self._rows is None:
             return np.full(len(clips), self.sampling.views, dtype=np.int64)
-        return np.cumprod(self._rows[:, clips] >= 0, axis=0).sum(0)
+        return np.cumprod(self._rows[: self.num_views, clips] >= 0, axis=0).sum(0)
 
-    def _plain_loader(self, clips: NDArray[np.int64]) -> ClipLoader:
+    def _plain_loader(self, clips: NDArray[np.int64], views: tuple[int, ...] = (0,)) -> ClipLoader:
         if len(clips) < self._world():
             raise UsageError(f"{len(clips)} clips cannot be divided over {self._world()} processes; start fewer")
-        return self._loader(ExactSampler(clips, np.zeros_like(clips), rank=self._rank(), world=self._world()))
+        count = len(views)
+        items = np.repeat(clips, count), np.tile(np.asarray(views, dtype=np.int64), len(clips))
+        sampler = ExactSampler(*items, together=count, rank=self._rank(), world=self._world())
+        return self._loader(sampler, batch_size=max(1, self.micro_batch_size // count) * count)
 
-    def _loader(self, sampler: Sampler[Item], drop_last: bool = False) -> ClipLoader:
+    def _loader(self, sampler: Sampler[Item], drop_last: bool = False, batch_size: int | None = None) -> ClipLoader:
         workers = 0 if self.events_cache is not None else self.num_workers
         return ClipLoader(
             self._dataset(),
-            batch_size=self.micro_batch_size,
+            batch_size=batch_size or self.micro_batch_size,
             sampler=sampler,
             drop_last=drop_last,
             num_workers=workers,

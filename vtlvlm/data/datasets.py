@@ -88,9 +88,9 @@ class VideoDataset(ClipDataset):
         return VideoBatch(frames, times, labels, clips, views)
 
     def _decode(self, clip: int, view: int) -> tuple[Tensor, Tensor]:
-        name, length = str(self.index.name[clip]), int(self.index.frames[clip])
-        frames, times = decode_sampled(self.index.file(clip), self.sampling, view=view, name=name, seed=self.seed, num_frames=length)
-        return frames, times
+        name, length, rate = str(self.index.name[clip]), int(self.index.frames[clip]), float(self.index.fps[clip])
+        file = self.index.file(clip)
+        return decode_sampled(file, self.sampling, view=view, name=name, seed=self.seed, num_frames=length, rate=rate)
 
 
 class FeatureDataset(ClipDataset):

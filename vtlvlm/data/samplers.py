@@ -48,12 +48,13 @@ class ExactSampler(Sampler[Item]):
     Args:
         clips: (n,) rows of the index.
         views: (n,) the view of each item.
+        together: Items in a row that belong together (a clip's test views) and go to the same rank; divides n.
         rank: Number of this process.
         world: Number of processes.
     """
 
-    def __init__(self, clips: NDArray[np.int64], views: NDArray[np.int64], *, rank: int = 0, world: int = 1) -> None:
-        self.clips, self.views = clips[rank::world], views[rank::world]
+    def __init__(self, clips: NDArray[np.int64], views: NDArray[np.int64], *, together: int = 1, rank: int = 0, world: int = 1) -> None:
+        self.clips, self.views = (column.reshape(-1, together)[rank::world].reshape(-1) for column in (clips, views))
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 from vtlvlm.errors import UsageError
 
+TEST_VIEWS = 1000
+"""Views from this number on are the test's; those from 1 up to it are for training."""
+Short = Literal["stretch", "loop", "hold"]
+
 
 def _require_positive(num_frames: int, num_segments: int) -> None:
     if num_frames < 1 or num_segments < 1:
@@ -57,6 +61,36 @@ def random_in_segments(*, num_frames: int, num_segments: int, generator: np.rand
     return np.minimum(places.astype(np.int64), num_frames - 1)
 
 
+def spaced(*, num_frames: int, num_segments: int, stride: float, start: float, short: Short = "stretch") -> NDArray[np.int64]:
+    """``num_segments`` frames ``stride`` frames apart: a piece of the clip, at its own speed.
+
+    Args:
+        num_frames: Length of the clip, at least 1.
+        num_segments: Number of frames wanted (T), at least 1.
+        stride: Frames from one to the next, above 0; need not be whole.
+        start: Where the piece lies in the room that is left, in [0, 1]: 0 at the beginning, 1 at the end.
+        short: What happens where the clip is shorter than the piece: ``stretch`` takes the whole clip in proportion, ``loop`` begins
+            again from its first frame, ``hold`` repeats its last one.
+
+    Returns:
+        (T,) frame numbers in [0, num_frames), non-decreasing unless the clip is looped.
+
+    Raises:
+        ValueError: One of the numbers is out of range.
+    """
+    _require_positive(num_frames, num_segments)
+    if not stride > 0 or not 0 <= start <= 1:
+        raise ValueError(f"stride={stride}, start={start}: need a stride above 0 and a start in [0, 1]")
+    steps = np.arange(num_segments) * stride
+    room = num_frames - 1 - int(steps[-1])
+    if room >= 0:
+        return (np.floor(start * (room + 1)).clip(max=room) + steps).astype(np.int64)
+    if short == "stretch":
+        return segment_centres(num_frames=num_frames, num_segments=num_segments)
+    places = steps.astype(np.int64)
+    return places % num_frames if short == "loop" else places.clip(max=num_frames - 1)
+
+
 class View(NamedTuple):
     """How one stored view of a clip is taken."""
 
@@ -78,29 +112,88 @@ class FrameSampling:
         size: Side of the square pictures in pixels.
         crop: ``center`` cuts the largest centred square; ``pad`` keeps the whole picture and adds black bars, for actors at its edge.
         views: Stored views of each training clip. View 0 is the plain one; the others differ in frames, mirroring and cut.
+        mode: ``uniform`` spreads the frames over the whole clip; ``dense`` takes a piece of it, one frame every ``stride``; ``fps`` a
+            piece at ``fps`` frames a second, whatever the clip's own rate.
+        stride: Frames from one to the next in ``dense`` mode.
+        fps: Frames a second in ``fps`` mode.
+        short: Where a clip is shorter than the piece: ``stretch`` (the whole clip in proportion), ``loop`` (from its start again) or
+            ``hold`` (its last frame again).
+        test_clips: Times at which each test clip is looked at, evenly spread; the probabilities of all test views are averaged.
+        test_crops: 1 (centre) or 3 (both ends and the middle of the longer side) for each of those times.
     """
 
     frames: int = 32
     size: int = 224
     crop: Literal["center", "pad"] = "center"
     views: int = 1
+    mode: Literal["uniform", "dense", "fps"] = "uniform"
+    stride: int = 2
+    fps: float = 8.0
+    short: Short = "stretch"
+    test_clips: int = 1
+    test_crops: Literal[1, 3] = 1
 
     def __post_init__(self) -> None:
-        if min(self.frames, self.size, self.views) < 1:
-            raise UsageError(f"sampling: frames={self.frames}, size={self.size} and views={self.views} must each be at least 1")
-        if self.crop not in ("center", "pad"):
-            raise UsageError(f"sampling: crop={self.crop!r} must be center or pad")
+        for name in ("frames", "size", "views", "stride", "test_clips"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"sampling: {name}={getattr(self, name)} must be at least 1")
+        if self.views > TEST_VIEWS:
+            raise UsageError(f"sampling: views={self.views}: at most {TEST_VIEWS}")
+        for name, known in (
+            ("crop", ("center", "pad")),
+            ("mode", ("uniform", "dense", "fps")),
+            ("short", ("stretch", "loop", "hold")),
+            ("test_crops", (1, 3)),
+        ):
+            if getattr(self, name) not in known:
+                raise UsageError(f"sampling: {name}={getattr(self, name)!r} must be {', '.join(map(str, known[:-1]))} or {known[-1]}")
+        if self.fps <= 0:
+            raise UsageError(f"sampling: fps={self.fps} must be above 0")
+        if self.crop == "pad" and self.test_crops > 1:
+            raise UsageError("sampling: crop=pad keeps the whole picture, there is one crop only: set test_crops=1 or crop=center")
 
-    def view(self, number: int, *, num_frames: int, name: str, seed: int) -> View:
+    @property
+    def test_views(self) -> tuple[int, ...]:
+        """Numbers of the views that a test averages: (0,), or ``TEST_VIEWS`` and up."""
+        count = self.test_clips * self.test_crops
+        return (0,) if count == 1 else tuple(range(TEST_VIEWS, TEST_VIEWS + count))
+
+    def view(self, number: int, *, num_frames: int, name: str, seed: int, rate: float = float("nan")) -> View:
         """View ``number`` of the clip ``name``.
 
-        View 0 is the segment centres, uncropped. Views above draw one frame a segment and cut 85 to 100 % of the side at a random place,
-        seeded by (seed, name, number); odd ones are mirrored.
+        View 0 is the plain one: segment centres or the middle piece, uncropped. Views 1 and up, for training, draw their frames and cut
+        85 to 100 % of the side at a random place, seeded by (seed, name, number); odd ones are mirrored. Views ``TEST_VIEWS`` and up
+        are the test's: each time with all its crops, without chance.
+
+        Args:
+            number: Of the view.
+            num_frames: Length of the clip.
+            name: Of the clip, seeds what is drawn.
+            seed: Of what is drawn.
+            rate: The clip's own frames a second, above 0; only ``fps`` mode asks for it.
+
+        Raises:
+            ValueError: No frames, or no rate in ``fps`` mode.
         """
         if number == 0:
-            return View(segment_centres(num_frames=num_frames, num_segments=self.frames), False, 1.0, (0.0, 0.0))
+            return View(self._indices(num_frames, rate, 0.5), False, 1.0, (0.0, 0.0))
+        if number >= TEST_VIEWS:
+            clip, crop = divmod(number - TEST_VIEWS, self.test_crops)
+            place = 0.0 if self.test_crops == 1 else crop - 1.0
+            return View(self._indices(num_frames, rate, (clip + 0.5) / self.test_clips), False, 1.0, (place, place))
         digest = blake2b(f"{seed}/{name}/{number}".encode(), digest_size=8).digest()
         generator = np.random.default_rng(int.from_bytes(digest, "little"))
-        indices = random_in_segments(num_frames=num_frames, num_segments=self.frames, generator=generator)
+        indices = self._indices(num_frames, rate, generator)
         zoom, x, y = generator.uniform((0.85, -1.0, -1.0), (1.0, 1.0, 1.0)).tolist()
         return View(indices, number % 2 == 1, zoom, (x, y))
+
+    def _indices(self, num_frames: int, rate: float, place: float | np.random.Generator) -> NDArray[np.int64]:
+        """(T,) frame numbers at a place in [0, 1] of the room there is, or at one that is drawn."""
+        stride = rate / self.fps if self.mode == "fps" else float(self.stride)
+        if self.mode == "uniform":
+            if isinstance(place, np.random.Generator):
+                return random_in_segments(num_frames=num_frames, num_segments=self.frames, generator=place)
+            _require_positive(num_frames, self.frames)
+            return np.floor((np.arange(self.frames) + place) * num_frames / self.frames + 1e-9).astype(np.int64)
+        start = place.random() if isinstance(place, np.random.Generator) else place
+        return spaced(num_frames=num_frames, num_segments=self.frames, stride=stride, start=start, short=self.short)

@@ -165,7 +165,14 @@ def decode(
 
 
 def decode_sampled(
-    path: str | Path, sampling: FrameSampling, *, view: int = 0, name: str = "", seed: int = 0, num_frames: int = -1
+    path: str | Path,
+    sampling: FrameSampling,
+    *,
+    view: int = 0,
+    name: str = "",
+    seed: int = 0,
+    num_frames: int = -1,
+    rate: float = float("nan"),
 ) -> Clip:
     """Decode one view of a clip.
 
@@ -176,12 +183,15 @@ def decode_sampled(
         name: The clip's name, which seeds views above 0 together with ``seed``.
         seed: Seed of the views.
         num_frames: Length of the clip if known, to save counting its packets.
+        rate: Frames a second if known; only sampling by fps asks for it.
 
     Raises:
         VideoError: As ``probe`` and ``decode``.
     """
-    length = num_frames if num_frames > 0 else probe(path).frames
-    plan = sampling.view(view, num_frames=length, name=name, seed=seed)
+    if num_frames < 1 or (sampling.mode == "fps" and not rate > 0):
+        info = probe(path)
+        num_frames, rate = info.frames, info.fps
+    plan = sampling.view(view, num_frames=num_frames, name=name, seed=seed, rate=rate)
     return decode(path, plan.indices, size=sampling.size, crop=sampling.crop, flip=plan.flip, zoom=plan.zoom, shift=plan.shift)
 
 
