@@ -85,6 +85,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 def test_run_folder_tells_what_was_done(chain: Pipeline) -> None:
     found = json.loads((chain.run2 / "metrics.json").read_text())
     assert (found["protocol"], found["split"], found["num_clips"], found["seed"]) == ("xsub60", "test", 2, 3)
+    assert found["views_per_clip"] == 1
     assert set(found["metrics"]) >= {"top1", "top5", "mean_class_accuracy", "nll", "ece", "brier", "in_list_mass"}
     assert found["provenance"]["stage1"]["checkpoint"] == str(chain.best1)
     assert (chain.run2 / "config.yaml").is_file()
@@ -99,6 +100,17 @@ def test_stage2_checkpoint_holds_only_what_was_trained(chain: Pipeline) -> None:
     assert chain.best2.stat().st_size < 200_000
 
 
+def test_a_trained_reasoner_is_not_aligned_anew(chain: Pipeline) -> None:
+    """Continuing a training must not throw away its projector and prior; a new one starts from the training side."""
+    module = PromptTuningModule.load_from_checkpoint(chain.best2)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    module.on_fit_start()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    empty = PromptTuningModule.load_from_checkpoint(chain.best2).reasoner
+    empty.build(empty.classes, empty.num_events, 16)  # lays out anew, with the prior after empty events
+    assert not torch.equal(empty.prior, module.reasoner.prior)
+
+
 def test_stage1_round_trip_gives_the_cached_events(chain: Pipeline) -> None:
     module = VTEMModule.load_from_checkpoint(chain.best1)
     cache = EventCache.open(chain.events)
@@ -110,6 +122,28 @@ def test_stage1_round_trip_gives_the_cached_events(chain: Pipeline) -> None:
     rows = features.rows(cache.names, 0)
     tokens = module.vtem.tokens(features.features(rows), features.times(rows))
     assert torch.equal(tokens.ids[cache.views == 0], cache.ids((cache.views == 0).nonzero()[0]))
+
+
+def test_test_views_go_through_both_caches_and_are_averaged(chain: Pipeline, tmp_path: Path) -> None:
+    """Trained on caches with three test views; the test's probabilities are the mean of the three that `predict` lists."""
+    views = ["--data.sampling.test_clips", 3]
+    features, events, one, two = (tmp_path / name for name in ("features", "events", "one", "two"))
+    first = ["--config", chain.stage1, "--data.features", features]
+    second = ["--config", chain.stage2, "--data.events", events, "--trainer.default_root_dir", two]
+    last = ["--ckpt_path", two / "checkpoints" / "last.ckpt"]
+    assert chain("extract", "--config", chain.stage1, *views, "--output", features) == 0
+    assert chain("fit", *first, "--trainer.default_root_dir", one) == 0
+    assert chain("tokenize", *first, "--ckpt_path", one / "checkpoints" / "last.ckpt", "--output", events) == 0
+    assert chain("fit", *second) == 0
+    assert chain("test", *second, *last) == 0
+    assert chain("predict", *second, *last) == 0
+    found = json.loads((two / "metrics.json").read_text())
+    assert (found["num_clips"], found["views_per_clip"]) == (2, 3)
+    rows = list(csv.DictReader((two / "predictions.csv").open()))
+    tested = [row for row in rows if int(row["view"]) >= 1000]
+    assert len(tested) == 6
+    likelihood = [sum(float(row[row["truth"]]) for row in tested if row["clip"] == clip) / 3 for clip in {row["clip"] for row in tested}]
+    assert found["metrics"]["nll"] == pytest.approx(-sum(torch.tensor(likelihood).log().tolist()) / 2, abs=1e-4)
 
 
 def test_bundle_and_checkpoint_give_the_same_probabilities(chain: Pipeline) -> None:
@@ -197,7 +231,7 @@ def cache_keys(chain: Pipeline) -> tuple[list[str], list[int]]:
 class TestRefusals:
     """Each wrong use gives one line that names the culprit and the remedy, exit code 2 (use) or 1 (data), and changes nothing."""
 
-    def refused(self, capsys: pytest.CaptureFixture[str], code: int, expected: int, *words: str) -> None:
+    def assert_refused(self, capsys: pytest.CaptureFixture[str], code: int, expected: int, *words: str) -> None:
         message = capsys.readouterr().err.strip().splitlines()[-1]
         assert code == expected, message
         assert message.startswith("vtlvlm: ")
@@ -207,23 +241,23 @@ class TestRefusals:
     def test_second_start_into_a_run_folder(self, chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
         before = chain.best1.stat().st_mtime_ns
         code = chain("fit", *chain.on_features, "--trainer.default_root_dir", chain.run1)
-        self.refused(capsys, code, 2, str(chain.run1), "already holds a run", "--ckpt_path", "--trainer.default_root_dir")
+        self.assert_refused(capsys, code, 2, str(chain.run1), "already holds a run", "--ckpt_path", "--trainer.default_root_dir")
         assert chain.best1.stat().st_mtime_ns == before
 
     def test_stage1_checkpoint_for_stage2(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         code = chain("test", *chain.on_events, "--trainer.default_root_dir", tmp_path, "--ckpt_path", chain.best1)
-        self.refused(capsys, code, 2, "best.ckpt", "stage 'vtem'", "stage 'prompt_tuning'")
+        self.assert_refused(capsys, code, 2, "best.ckpt", "stage 'vtem'", "stage 'prompt_tuning'")
 
     def test_other_settings_than_the_checkpoint(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         codes = ["--model.init_args.quantizer.init_args.codes", 7, "--ckpt_path", chain.best1, "--trainer.default_root_dir", tmp_path]
         code = chain("fit", *chain.on_features, *codes)
-        self.refused(capsys, code, 2, "quantizer.codes", "8", "7")
+        self.assert_refused(capsys, code, 2, "quantizer.codes", "8", "7")
 
     def test_projector_of_another_width(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         wide = tiny_llava(tmp_path / "wide", event_dim=32)
         llava = ["--model.init_args.reasoner.init_args.llava", wide, "--trainer.default_root_dir", tmp_path / "run"]
         code = chain("fit", *chain.on_events, *llava)
-        self.refused(capsys, code, 2, "32", "16", "event_dim")
+        self.assert_refused(capsys, code, 2, "32", "16", "event_dim")
 
     def test_cache_of_another_stage1(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         other = [*chain.on_features, "--seed_everything", 4, "--trainer.default_root_dir", tmp_path / "other"]
@@ -232,23 +266,23 @@ class TestRefusals:
         checkpoint = tmp_path / "other" / "checkpoints" / "best.ckpt"
         capsys.readouterr()
         code = chain("tokenize", *chain.on_features, "--ckpt_path", checkpoint, "--output", chain.events)
-        self.refused(capsys, code, 1, str(chain.events), "vtem")
+        self.assert_refused(capsys, code, 1, str(chain.events), "vtem")
         assert sorted((p.name, p.stat().st_mtime_ns) for p in chain.events.glob("*.safetensors")) == before
 
     def test_stage1_of_another_split(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         code = chain("fit", *chain.on_events, "--data.protocol", "group", "--trainer.default_root_dir", tmp_path)
-        self.refused(capsys, code, 2, "xsub60", "group")
+        self.assert_refused(capsys, code, 2, "xsub60", "group")
 
     def test_empty_split(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         code = chain(
             "fit", "--config", chain.stage1, "--data.protocol", "xview60", "--data.validation", 0, "--trainer.default_root_dir", tmp_path
         )
-        self.refused(capsys, code, 1, "xview60", "train")
+        self.assert_refused(capsys, code, 1, "xview60", "train")
 
     def test_batch_that_does_not_divide(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         sizes = ["--data.batch_size", 3, "--data.micro_batch_size", 2, "--trainer.default_root_dir", tmp_path]
         code = chain("fit", *chain.on_features, *sizes)
-        self.refused(capsys, code, 2, "batch_size=3", "micro_batch_size=2")
+        self.assert_refused(capsys, code, 2, "batch_size=3", "micro_batch_size=2")
 
     def test_bad_video_is_named(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         root = block_clips(tmp_path / "videos")
@@ -259,7 +293,7 @@ class TestRefusals:
 
     def test_no_checkpoint_for_test(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         code = chain("test", *chain.on_events, "--trainer.default_root_dir", tmp_path)
-        self.refused(capsys, code, 2, "--ckpt_path")
+        self.assert_refused(capsys, code, 2, "--ckpt_path")
 
     def test_unknown_command(self, chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
-        self.refused(capsys, chain("fitt"), 2, "fitt", "classify")
+        self.assert_refused(capsys, chain("fitt"), 2, "fitt", "classify")

@@ -124,13 +124,15 @@ class RunRecord(Callback):
         num_clips = int(trainer.strategy.reduce(clips, reduce_op="sum"))
         if not trainer.is_global_zero:
             return
-        described = dict(getattr(getattr(trainer, "datamodule", None), "split_description", {}))
+        data: Any = getattr(trainer, "datamodule", None)
+        described = dict(getattr(data, "split_description", {}))
         module: Any = pl_module
         provenance = dict(module.provenance()) if hasattr(module, "provenance") else {}
         content = {
             "protocol": described.get("protocol"),
             "split": split,
             "num_clips": num_clips,
+            "views_per_clip": len(getattr(data, "test_views", (0,))) if split == "test" else 1,
             "seed": global_seed(),
             "metrics": {
                 name.removeprefix(f"{split}/"): number if math.isfinite(number := float(value)) else None

@@ -94,9 +94,9 @@ def test_predict_covers_every_view_once_and_skips_what_is_done(ntu_tree: Path) -
     assert [key for batch in again.predict_dataloader() for key in again.keys(batch.clips, batch.views)] == seen[15:]
 
 
-def make_caches(root: Path, folder: Path) -> tuple[Path, Path]:
+def make_caches(root: Path, folder: Path, sampling: FrameSampling = SMALL) -> tuple[Path, Path]:
     """Features (n, 3, 4, 2) of value row + view / 2, events ids (n, 5) = row, for all keys."""
-    data = module(root)
+    data = module(root, sampling=sampling)
     data.setup("predict")
     keys = data.predict_keys()
     rows = torch.tensor([data.index.name.tolist().index(name) for name, _ in keys])
@@ -128,6 +128,27 @@ def test_batches_from_caches(ntu_tree: Path, tmp_path: Path) -> None:
         assert isinstance(batch, EventBatch)
         assert batch.vectors is None
         assert batch.ids.tolist() == batch.clips[:, None].expand(-1, 5).tolist()
+
+
+@pytest.mark.parametrize("source", ["videos", "features", "events"])
+def test_test_views_stand_side_by_side_from_every_source(ntu_tree: Path, tmp_path: Path, source: str) -> None:
+    several = FrameSampling(frames=4, size=16, views=2, test_clips=3)
+    features, events = make_caches(ntu_tree, tmp_path, several)
+    caches = {"features": str(features)} if source == "features" else {"events": str(events)} if source == "events" else {}
+    data, model = module(ntu_tree, sampling=several if source == "videos" else SMALL, micro_batch_size=4, **caches), Recorder()
+    trainer().test(model, datamodule=data)
+    assert data.test_views == (1000, 1001, 1002)
+    assert data.num_views == 2
+    assert [batch.views.tolist() for batch in model.seen["test"]] == [[1000, 1001, 1002]] * 4  # whole clips only, at most 4 rows
+    assert model.clips("test") == np.repeat(data.split.test, 3).tolist()
+    if source == "features":
+        for batch in model.seen["test"]:
+            assert batch.features[:, 0, 0, 0].tolist() == (batch.clips + batch.views / 2).tolist()
+    keys = data.predict_keys()
+    assert len(keys) == len(set(keys)) == 8 * 2 + 4 * 4
+    trained, fitted = Recorder(), module(ntu_tree, sampling=several, **caches)
+    trainer().fit(trained, datamodule=fitted)
+    assert {view for batch in trained.seen["train"] for view in batch.views.tolist()} <= {0, 1}
 
 
 def test_caches_that_do_not_fit_the_videos(ntu_tree: Path, tmp_path: Path) -> None:

@@ -201,8 +201,8 @@ class NTUDataModule(LightningDataModule):
 
     @property
     def num_views(self) -> int:
-        """Views that training draws from: as many as the cache holds, else as the sampling says."""
-        return self.sampling.views if self._views is None else int((self._views < TEST_VIEWS).sum())
+        """Views that training draws from: as many as the cache holds without a gap, else as the sampling says."""
+        return self.sampling.views if self._views is None else int((self._views == np.arange(len(self._views))).sum())
 
     @property
     def test_views(self) -> tuple[int, ...]:
@@ -306,10 +306,10 @@ class NTUDataModule(LightningDataModule):
         )
 
     def _dataset(self) -> ClipDataset:
-        if self._rows is not None and self.events_cache is not None:
-            return EventDataset(self.index, self.events_cache, self._rows)
-        if self._rows is not None and self.features_cache is not None:
-            return FeatureDataset(self.index, self.features_cache, self._rows)
+        if self._views is not None and self._rows is not None and self.events_cache is not None:
+            return EventDataset(self.index, self.events_cache, self._views, self._rows)
+        if self._views is not None and self._rows is not None and self.features_cache is not None:
+            return FeatureDataset(self.index, self.features_cache, self._views, self._rows)
         return VideoDataset(self.index, self.sampling, self.seed)
 
     def _rank(self) -> int:

@@ -93,39 +93,45 @@ class VideoDataset(ClipDataset):
         return decode_sampled(file, self.sampling, view=view, name=name, seed=self.seed, num_frames=length, rate=rate)
 
 
-class FeatureDataset(ClipDataset):
-    """Reads features.
+class CachedDataset(ClipDataset):
+    """Base of the two that read a cache.
 
     Args:
         index: The clips.
-        cache: Their features.
-        rows: (V, n) the cache's row of each view of each clip, -1 where it has none.
+        views: (V,) numbers of the views that the cache holds, rising.
+        rows: (V, n) the cache's row of each of these views of each clip, -1 where it has none.
     """
 
-    def __init__(self, index: ClipIndex, cache: FeatureCache, rows: NDArray[np.int64]) -> None:
+    def __init__(self, index: ClipIndex, views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
         super().__init__(index)
-        self.cache, self.rows = cache, rows
+        self.views, self.rows = views, rows
+
+    def rows_of(self, clips: Tensor, views: Tensor) -> NDArray[np.int64]:
+        """(B,) the cache's rows of clips and view numbers, each (B,)."""
+        return self.rows[np.searchsorted(self.views, views.numpy()), clips.numpy()]
+
+
+class FeatureDataset(CachedDataset):
+    """Reads features."""
+
+    def __init__(self, index: ClipIndex, cache: FeatureCache, views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        super().__init__(index, views, rows)
+        self.cache = cache
 
     def __getitems__(self, items: Sequence[Item]) -> FeatureBatch:
         labels, clips, views = self.columns(items)
-        rows = self.rows[views.numpy(), clips.numpy()]
+        rows = self.rows_of(clips, views)
         return FeatureBatch(self.cache.features(rows), self.cache.times(rows), labels, clips, views)
 
 
-class EventDataset(ClipDataset):
-    """Reads event sentences.
+class EventDataset(CachedDataset):
+    """Reads event sentences."""
 
-    Args:
-        index: The clips.
-        cache: Their events.
-        rows: (V, n) the cache's row of each view of each clip, -1 where it has none.
-    """
-
-    def __init__(self, index: ClipIndex, cache: EventCache, rows: NDArray[np.int64]) -> None:
-        super().__init__(index)
-        self.cache, self.rows = cache, rows
+    def __init__(self, index: ClipIndex, cache: EventCache, views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        super().__init__(index, views, rows)
+        self.cache = cache
 
     def __getitems__(self, items: Sequence[Item]) -> EventBatch:
         labels, clips, views = self.columns(items)
-        rows = self.rows[views.numpy(), clips.numpy()]
+        rows = self.rows_of(clips, views)
         return EventBatch(self.cache.ids(rows), self.cache.vectors(rows), self.cache.spans(rows), labels, clips, views)

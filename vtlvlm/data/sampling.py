@@ -17,7 +17,7 @@ from vtlvlm.errors import UsageError
 
 TEST_VIEWS = 1000
 """Views from this number on are the test's; those from 1 up to it are for training."""
-Short = Literal["stretch", "loop", "hold"]
+Short = Literal["stretch", "hold"]
 
 
 def _require_positive(num_frames: int, num_segments: int) -> None:
@@ -69,11 +69,11 @@ def spaced(*, num_frames: int, num_segments: int, stride: float, start: float, s
         num_segments: Number of frames wanted (T), at least 1.
         stride: Frames from one to the next, above 0; need not be whole.
         start: Where the piece lies in the room that is left, in [0, 1]: 0 at the beginning, 1 at the end.
-        short: What happens where the clip is shorter than the piece: ``stretch`` takes the whole clip in proportion, ``loop`` begins
-            again from its first frame, ``hold`` repeats its last one.
+        short: What happens where the clip is shorter than the piece: ``stretch`` takes the whole clip in proportion, ``hold`` repeats its
+            last frame.
 
     Returns:
-        (T,) frame numbers in [0, num_frames), non-decreasing unless the clip is looped.
+        (T,) non-decreasing frame numbers in [0, num_frames).
 
     Raises:
         ValueError: One of the numbers is out of range.
@@ -87,8 +87,7 @@ def spaced(*, num_frames: int, num_segments: int, stride: float, start: float, s
         return (np.floor(start * (room + 1)).clip(max=room) + steps).astype(np.int64)
     if short == "stretch":
         return segment_centres(num_frames=num_frames, num_segments=num_segments)
-    places = steps.astype(np.int64)
-    return places % num_frames if short == "loop" else places.clip(max=num_frames - 1)
+    return steps.astype(np.int64).clip(max=num_frames - 1)
 
 
 class View(NamedTuple):
@@ -116,9 +115,9 @@ class FrameSampling:
             piece at ``fps`` frames a second, whatever the clip's own rate.
         stride: Frames from one to the next in ``dense`` mode.
         fps: Frames a second in ``fps`` mode.
-        short: Where a clip is shorter than the piece: ``stretch`` (the whole clip in proportion), ``loop`` (from its start again) or
-            ``hold`` (its last frame again).
-        test_clips: Times at which each test clip is looked at, evenly spread; the probabilities of all test views are averaged.
+        short: Where a clip is shorter than the piece: ``stretch`` (the whole clip in proportion) or ``hold`` (its last frame again).
+        test_clips: Times at which each test clip is looked at, evenly spread; ``vtlvlm test`` averages the probabilities of all test
+            views, everything else (validation, ``classify``, the linear probes) looks at the plain view.
         test_crops: 1 (centre) or 3 (both ends and the middle of the longer side) for each of those times.
     """
 
@@ -142,7 +141,7 @@ class FrameSampling:
         for name, known in (
             ("crop", ("center", "pad")),
             ("mode", ("uniform", "dense", "fps")),
-            ("short", ("stretch", "loop", "hold")),
+            ("short", ("stretch", "hold")),
             ("test_crops", (1, 3)),
         ):
             if getattr(self, name) not in known:

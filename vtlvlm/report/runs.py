@@ -23,6 +23,8 @@ class Metrics:
     metrics: dict[str, float | None]
     """by name, without the split's prefix; None where a figure is not a number"""
     provenance: dict[str, Any] = field(default_factory=dict)
+    views_per_clip: int = 1
+    """views whose probabilities were averaged"""
 
 
 @dataclass(frozen=True)
