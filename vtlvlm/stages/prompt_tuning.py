@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -112,42 +113,45 @@ class PromptTuningModule(Stage):
         return self._origin
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """What is trained: prompts, and the projector where it is tuned. The base model is named in the provenance."""
+        """What training made: prompts, the projector where it is tuned, the prior of ``pmi``. The provenance names the base model."""
         kept = {f"reasoner.{name}" for name in self.reasoner.trainable_state()}
         return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in kept}
 
     def on_fit_start(self) -> None:
-        """Align the projector and level the scores, where the reasoner asks for it; the same on every rank."""
-        reasoner = self.reasoner
-        if self.trained or not (reasoner.align_projector or reasoner.pmi):
+        """Align the projector and level the scores, where the reasoner asks for it and no checkpoint has them; the same on every rank."""
+        if self.trained:
             return
-        several = self.trainer.world_size > 1
-        wanted = -(-(START_CLIPS if reasoner.align_projector else PRIOR_CLIPS) // self.trainer.world_size)
-        sums = AlignmentSums(self._origin["event_dim"], len(self.classes)).to(self.device)
-        first: list[Tensor] = []
-        seen = 0
+        if self.reasoner.align_projector:
+            self._align()
+        if self.reasoner.pmi:
+            self._level()
+
+    def _training_vectors(self, clips: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Event vectors (b, M, E) and labels (b,), batch by batch, until this rank has its share of that many clips and views."""
+        left = -(-clips // self.trainer.world_size)
         for batch in self.training_batches():
-            vectors = self.vectors(batch)
-            sums.add(vectors, batch.labels)
-            seen += len(vectors)
-            if sum(map(len, first)) < -(-PRIOR_CLIPS // self.trainer.world_size):
-                first.append(vectors)
-            if seen >= wanted:
-                break
-        if reasoner.align_projector:
-            if several:
-                for buffer in sums.buffers():
-                    torch.distributed.all_reduce(buffer)
-            reasoner.align(sums)
-        made = list(reasoner.projector.parameters()) if reasoner.align_projector else []
-        if several:
-            for tensor in made:
-                torch.distributed.broadcast(tensor.detach(), src=0)
-        if reasoner.pmi:
-            reasoner.level(torch.cat(first))
-            if several:
-                torch.distributed.all_reduce(reasoner.prior)
-                reasoner.prior /= self.trainer.world_size
+            yield self.vectors(batch)[:left], batch.labels[:left]
+            left -= len(batch.labels)
+            if left <= 0:
+                return
+
+    def _align(self) -> None:
+        sums = AlignmentSums(self._origin["event_dim"], len(self.classes)).to(self.device)
+        for vectors, labels in self._training_vectors(START_CLIPS):
+            sums.add(vectors, labels)
+        if self.trainer.world_size > 1:
+            for buffer in sums.buffers():
+                torch.distributed.all_reduce(buffer)
+        self.reasoner.align(sums)
+        if self.trainer.world_size > 1:
+            for parameter in self.reasoner.projector.parameters():
+                torch.distributed.broadcast(parameter.detach(), src=0)
+
+    def _level(self) -> None:
+        self.reasoner.level(torch.cat([vectors for vectors, _ in self._training_vectors(PRIOR_CLIPS)]))
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(self.reasoner.prior)
+            self.reasoner.prior /= self.trainer.world_size
 
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
