@@ -39,27 +39,27 @@ def test_loading_says_nothing(llava_path: Path, capfd: pytest.CaptureFixture[str
     assert capfd.readouterr() == ("", "")
 
 
-def refused(name: str, words: str) -> None:
+def assert_refused(name: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         load_llava(name)
     assert "\n" not in str(caught.value)
 
 
 def test_no_such_folder(tmp_path: Path):
-    refused(str(tmp_path / "nothing"), "no such folder")
+    assert_refused(str(tmp_path / "nothing"), "no such folder")
 
 
 def test_a_hub_name_without_network(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refused("nobody/no-such-llava", "nobody/no-such-llava: no such folder, and the Hugging Face hub did not give it")
+    assert_refused("nobody/no-such-llava", "nobody/no-such-llava: no such folder, and the Hugging Face hub did not give it")
 
 
 def test_folders_that_are_no_llava(tmp_path: Path):
-    refused(str(tmp_path), "holds no config.json")
+    assert_refused(str(tmp_path), "holds no config.json")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    refused(str(tmp_path), "is a llama model, not a LLaVA")
+    assert_refused(str(tmp_path), "is a llama model, not a LLaVA")
     (tmp_path / "config.json").write_text("{")
-    refused(str(tmp_path), "its config.json is no model's")
+    assert_refused(str(tmp_path), "its config.json is no model's")
 
 
 def test_incomplete_folders(llava_path: Path, tmp_path: Path):
@@ -67,12 +67,12 @@ def test_incomplete_folders(llava_path: Path, tmp_path: Path):
     shutil.copytree(llava_path, folder)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    refused(str(folder), "weights cannot be read")
+    assert_refused(str(folder), "weights cannot be read")
     weights.unlink()
-    refused(str(folder), "weights cannot be read")
+    assert_refused(str(folder), "weights cannot be read")
     for file in folder.glob("*token*"):
         file.unlink()
-    refused(str(folder), "no readable tokenizer")
+    assert_refused(str(folder), "no readable tokenizer")
 
 
 def test_identity_follows_the_weights_and_not_the_place(llava_path: Path, tmp_path: Path):
