@@ -114,7 +114,10 @@ def kmeans(samples: Tensor, num_centres: int, seed: int) -> tuple[Tensor, Tensor
     """
     from vector_quantize_pytorch.vector_quantize_pytorch import kmeans as lloyd
 
-    remedy = "give more clips or windows, or fewer codes (quantizer.codes)"
+    remedy = (
+        "extract more views of the training clips (--data.sampling.views 4), give more clips, "
+        "or take fewer codes (--model.init_args.quantizer.init_args.codes 512)"
+    )
     if len(samples) < num_centres:
         raise DataError(f"{len(samples)} training vectors for {num_centres} codes: {remedy}")
     generator = torch.Generator().manual_seed(seed)
