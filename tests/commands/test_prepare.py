@@ -5,6 +5,7 @@ import pytest
 
 from vtlvlm.cli import main
 from vtlvlm.commands import prepare
+from vtlvlm.data.ntu import clip_name, official_clips
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +59,32 @@ def test_fast_official_tree_shows_all_four_protocols(tmp_path: Path, capsys: pyt
     rows = {line.split()[0]: line.split()[-3:] for line in text.splitlines() if line.startswith("x")}
     assert rows == {"xsub60": ["1", "0", "1"], "xview60": ["1", "0", "1"], "xsub120": ["2", "0", "2"], "xset120": ["1", "0", "3"]}
     assert "frames: not counted" in text
+
+
+def test_what_is_missing_from_the_official_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in official_clips(60):
+        name = clip_name(number)
+        if not name.startswith("S003") and name not in ("S001C001P001R001A001", "S001C002P005R001A004"):
+            (tmp_path / f"{name}_rgb.avi").touch()
+    (tmp_path / "S001C001P009R001A001_rgb.avi").touch()
+    assert main(["prepare", str(tmp_path), "--fast"]) == 0
+    text = capsys.readouterr().out
+    assert (
+        "of the 56,880 official clips of NTU RGB+D 60 missing, with all of setup 3: 3,242 (S001C001P001R001A001, S001C002P005R001A004, S003"
+        in text
+    )
+    assert "1 clips have names that are not in the official list" in text
+    assert "lack a skeleton; they are kept unless exclude_missing_skeletons is set" in text
+
+
+def test_rotated_and_uneven_clips_are_named(test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("video_90.mov", "video_180.mov", "h265_video.mp4"):
+        (tmp_path / "a" / name).symlink_to(test_data / "clips" / name)
+    assert main(["prepare", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "stored turned, shown upright: 2 (a/video_180.mov, a/video_90.mov)" in text
+    assert "picture: 568 x 320 (and 1 other sizes)" in text
 
 
 def test_help_begins_with_the_module_docstring() -> None:

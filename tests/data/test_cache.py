@@ -121,6 +121,20 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
         assert len(writer.done()) < 10
 
 
+def test_verify_finds_what_no_header_shows(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "cache")
+    cache = FeatureCache.open(folder)
+    assert cache.verify(progress=False) == cache.gather(np.arange(len(cache))).nbytes
+    shard = sorted(folder.glob("features-*"))[1]
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(
+        DataError, match=rf"{shard.name}: has changed since it was written.*delete this file and run `vtlvlm extract` again"
+    ):
+        FeatureCache.open(folder).verify(progress=False)
+
+
 def test_features_that_float16_cannot_hold(tmp_path: Path) -> None:
     keys, values, times = features(0, 2)
     with FeatureCacheWriter(tmp_path / "f", MADE) as writer, pytest.raises(DataError, match="clip000: its features are not finite"):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from vtlvlm.data.ntu import ACTIONS, PROTOCOLS, ClipName, missing_skeletons, parse_names, read_classes
+from vtlvlm.data.ntu import ACTIONS, PROTOCOLS, ClipName, clip_name, missing_skeletons, official_clips, parse_names, read_classes
 from vtlvlm.errors import DataError
 
 
@@ -46,6 +46,13 @@ def test_official_actions() -> None:
     assert len(ACTIONS) == len(set(ACTIONS)) == 120
     assert (ACTIONS[0], ACTIONS[7], ACTIONS[59]) == ("drink water", "sitting down", "walking apart from each other")
     assert len(missing_skeletons()) == 535
+
+
+def test_official_clips_are_the_published_names(test_data: Path) -> None:
+    names = gzip.decompress((test_data / "ntu" / "ntu120_all_sample_names.txt.gz").read_bytes()).decode().split()
+    assert [clip_name(number) for number in official_clips(120)] == sorted(names)
+    assert [clip_name(number) for number in official_clips(60)] == [name for name in sorted(names) if name[17:] <= "060"]
+    assert len(official_clips(60)) == 56_880
 
 
 @pytest.mark.parametrize("key", PROTOCOLS)

@@ -23,7 +23,7 @@ def test_probe_and_decode_exact_frames(tmp_path: Path, make_video: Callable[...,
     info = probe(file)
     assert info[:2] == (12, 25.0)
     assert info.duration == pytest.approx(12 / 25)
-    assert info[3:] == (32, 32, 0)
+    assert info[3:] == (32, 32, 0, False)
     clip = decode(file, [0, 5, 5, 11], size=16)
     assert clip.frames.shape == (4, 3, 16, 16)
     assert clip.frames.dtype == torch.uint8

@@ -28,4 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         "view_seed": data.seed,
         "decoder": f"av {version('av')}",
     }
-    return fill(cli, FeatureExtraction(extractor), FeatureWriter, lambda rank: FeatureCacheWriter(cli.config["output"], provenance, rank))
+    steps = extractor.steps(data.sampling.frames)
+    row_bytes = steps * (extractor.cells * extractor.dim * 2 + 4)
+    output = cli.config["output"]
+    return fill(cli, FeatureExtraction(extractor), FeatureWriter, lambda rank: FeatureCacheWriter(output, provenance, rank), row_bytes)

@@ -34,4 +34,6 @@ def main(arguments: Sequence[str]) -> int:
         "features": data.features_cache.hash if data.features_cache is not None else None,
     }
     table = module.quantizer.table()
-    return fill(cli, module, EventWriter, lambda rank: EventCacheWriter(cli.config["output"], provenance, table, rank))
+    row_bytes = module.vtem.num_tokens * (2 if table is not None else 2 * module.event_dim) + 8 * module.vtem.pooler.windows
+    output = cli.config["output"]
+    return fill(cli, module, EventWriter, lambda rank: EventCacheWriter(output, provenance, table, rank), row_bytes)

@@ -16,7 +16,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from vtlvlm.callbacks import CacheWriting, ConfusionFigure, RunRecord, Throughput
+from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.data.space import readable, require_space
 from vtlvlm.errors import UsageError
 from vtlvlm.predictions import PredictionTable
 from vtlvlm.progress import StepProgress
@@ -25,6 +27,10 @@ from vtlvlm.stages.stage import Stage, read_record
 from vtlvlm.stages.vtem import VTEMModule
 
 __all__ = ["CLI", "NTUDataModule", "PromptTuningModule", "VTEMModule", "run"]  # configurations name these bare
+
+
+NAME_BYTES = 100
+"""What a row's name, view and identity take"""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -106,6 +112,7 @@ class CachingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--output", type=str, required=True, help="folder of the cache; an unfinished one is continued")
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="stage-1 checkpoint (tokenize)")
+        parser.add_argument("--verify", action="store_true", help="then read all of the cache again and compare it with its digests")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         quietly = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
@@ -154,17 +161,18 @@ def parts(name: str, arguments: Sequence[str]) -> CachingCLI:
         )
 
 
-def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], make: Callable[[int], Any]) -> int:
-    """Predict what the cache still lacks, write it, and declare the cache complete.
+def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], make: Callable[[int], Any], row_bytes: int) -> int:
+    """Predict what the cache still lacks, write it, and declare the cache complete; with ``--verify``, read it all again.
 
     Args:
         cli: data module and trainer.
         module: predicts a batch's row of the cache.
         writing: the callback that hands predictions to a writer.
         make: opens the cache's writer for a rank; refuses a cache made with something else.
+        row_bytes: what one clip and view takes on disk.
     """
     trainer: Any = cli.trainer
-    data, rank = cli.datamodule, trainer.global_rank
+    data, rank, folder = cli.datamodule, trainer.global_rank, Path(cli.config["output"])
     data.trainer = trainer
     data.prepare_data()
     data.setup("predict")
@@ -172,8 +180,9 @@ def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], 
         done = writer.done()
     wanted = data.predict_keys()
     left = [key for key in wanted if key not in done]
+    room = require_space(folder, len(left) * (row_bytes + NAME_BYTES), f"{len(left):,} of {len(wanted):,} clips and views")
     if trainer.is_global_zero:
-        print(f"{cli.config['output']}: {len(wanted) - len(left)} of {len(wanted)} clips and views are there", flush=True)
+        print(room if left else f"{folder}: all {len(wanted):,} clips and views are there", flush=True)
     if left:
         data.skip(done)
         trainer.callbacks.append(writing(make))
@@ -183,6 +192,10 @@ def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], 
     if trainer.is_global_zero:
         with make(0) as writer:
             writer.finish(wanted)
+            kind = writer.kind
+        if cli.config["verify"]:
+            size = {cache.kind: cache for cache in (FeatureCache, EventCache)}[kind].open(folder).verify()
+            print(f"{folder}: {len(wanted):,} clips and views, {readable(size)}, all as they were written")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtlvlm.data.layout import MAKERS, Key, content_hash, main_files, plain, read_meta, require_same, rows_file, rows_of
+from vtlvlm.data.layout import MAKERS, Key, content_hash, digest, main_files, plain, read_meta, require_same, rows_file, rows_of
 from vtlvlm.data.shards import open_tensor
 from vtlvlm.data.writers import EventCacheWriter, FeatureCacheWriter
 from vtlvlm.errors import DataError
@@ -78,6 +79,35 @@ class _Cache:
         found = pc.index_in(pa.array(list(names), pa.string()), value_set=pa.array(self.names[held].tolist(), pa.string()))
         position = found.fill_null(-1).to_numpy(zero_copy_only=False)
         return np.where(position >= 0, held[position] if len(held) else -1, -1).astype(np.int64)
+
+    def verify(self, progress: bool = True) -> int:
+        """Read everything that is stored and compare it with the digests taken when it was written.
+
+        Args:
+            progress: Show a progress bar.
+
+        Returns:
+            Bytes read.
+
+        Raises:
+            DataError: A shard has changed since, or a clip and view stands twice.
+        """
+        from tqdm import tqdm
+
+        size = 0
+        for file in tqdm(self._files, desc="verifying", unit="shard", delay=1, disable=not progress):
+            main, side = file.map(), open_tensor(rows_file(file.path), "rows")
+            if digest(main, side.map()) != side.metadata.get("digest"):
+                raise DataError(
+                    f"{file.path}: has changed since it was written (a failing disk?); delete this file and run `{MAKERS[self.kind]}` "
+                    "again, which makes what was in it anew"
+                )
+            size += main.nbytes
+        stored = list(zip(self.names, self.views.tolist(), strict=True))
+        if len(set(stored)) < len(stored):
+            name, view = next(key for key, count in Counter(stored).items() if count > 1)
+            raise DataError(f"{self.folder}: {name}, view {view}, stands twice; delete the folder and run `{MAKERS[self.kind]}` again")
+        return size
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """(n, …) rows of the big tensor: one indexing operation for each shard touched."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from vtlvlm.errors import DataError
 
 Layout = Literal["ntu", "folders", "csv"]
-_VERSION = "1"
+_VERSION = "2"
 
 
 @dataclass
@@ -44,6 +44,9 @@ class ClipIndex:
         frames: Frames counted by reading packets; -1 if not yet counted.
         fps: Declared frames per second; NaN if not yet read.
         duration: Seconds; NaN if not yet read.
+        width: Pixels as stored, -1 if not yet read; likewise ``height``.
+        rotation: Degrees clockwise by which the picture is turned for display (decoding does it); -1 if not yet read.
+        variable: Whether frames are unevenly spaced in time.
         identity: Size and a hash of the first and last 64 KiB; "" if not yet read.
         checked: 0 name only, 1 packets read, 2 every frame decoded.
         misfit: Why name or label exclude the clip, "" if they do not.
@@ -67,6 +70,10 @@ class ClipIndex:
     frames: NDArray[np.int64]
     fps: NDArray[np.float64]
     duration: NDArray[np.float64]
+    width: NDArray[np.int32]
+    height: NDArray[np.int32]
+    rotation: NDArray[np.int16]
+    variable: NDArray[np.bool_]
     identity: NDArray[np.object_]
     checked: NDArray[np.int8]
     misfit: NDArray[np.object_]

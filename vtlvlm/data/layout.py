@@ -2,7 +2,8 @@
 
 ``meta.json`` says what the cache is, what made it and whether it is complete. Each shard is two safetensors files: the big tensor
 (``features-…``, ``ids-…`` or ``vectors-…``) and, written just before it, its rows (``rows-…``: times or spans, and the clips' names,
-views and identities). A shard counts from the moment its big file is there. Each rank writes shards of its own.
+views and identities, and a digest of both tensors). A shard counts from the moment its big file is there. Each rank writes shards of its
+own.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vtlvlm.data.shards import TensorFile
 from vtlvlm.errors import DataError
 
 Key = tuple[str, int]
 """Clip name and view."""
 
-VERSION = 1
+VERSION = 2
 MAKERS = {"features": "vtlvlm extract", "events": "vtlvlm tokenize"}
 
 
@@ -75,6 +79,14 @@ class Rows(NamedTuple):
     names: list[str]
     views: list[int]
     identities: list[str]
+
+
+def digest(*arrays: NDArray[Any]) -> str:
+    """Hash of what arrays hold."""
+    state = blake2b(digest_size=16)
+    for array in arrays:
+        state.update(np.ascontiguousarray(array).data)
+    return state.hexdigest()
 
 
 def rows_file(main: Path) -> Path:

@@ -1,7 +1,8 @@
 """NTU RGB+D's names, actions and evaluation protocols, as published.
 
 Sources: the class names, protocol ids and missing-skeleton lists of github.com/shahroudy/NTURGB-D. The text files beside this module
-hold them: ``ntu_actions.txt`` (120 lines), ``ntu_protocols.json`` (the training ids), ``ntu_missing_skeletons.txt`` (535 names).
+hold them: ``ntu_actions.txt`` (120 lines), ``ntu_protocols.json`` (the training ids), ``ntu_missing_skeletons.txt`` (535 names),
+``ntu_people.json`` (who was recorded in which setup).
 """
 
 from __future__ import annotations
@@ -97,6 +98,34 @@ ACTIONS: tuple[str, ...] = tuple(_resource("ntu_actions.txt").splitlines())
 def missing_skeletons() -> frozenset[str]:
     """The 535 names whose skeleton is missing or incomplete (302 of them in NTU-60). Their RGB video exists."""
     return frozenset(_resource("ntu_missing_skeletons.txt").split())
+
+
+@cache
+def official_clips(num_actions: int) -> NDArray[np.int64]:
+    """The clips of the whole data set, as ``clip_numbers``: 56,880 for 60 actions, 114,480 for 120.
+
+    Every person recorded in a setup did all its actions (1 to 60 in setups 1 to 17, 61 to 120 in 18 to 32) twice, before three cameras.
+    """
+    people = json.loads(_resource("ntu_people.json"))
+    pairs = np.array([(int(setup), person) for setup, ids in people.items() for person in ids if num_actions > 60 or int(setup) <= 17])
+    setup, camera, subject, replication, action = (
+        grid.ravel() for grid in np.meshgrid(np.arange(len(pairs)), [1, 2, 3], [0], [1, 2], np.arange(1, 61), indexing="ij")
+    )
+    setup, subject = pairs[setup, 0], pairs[setup, 1]
+    return np.sort(clip_numbers(setup, camera, subject, replication, action + np.where(setup > 17, 60, 0)))
+
+
+def clip_numbers(*columns: NDArray[np.integer]) -> NDArray[np.int64]:
+    """One number for each clip, in the order of names: setup, camera, subject, replication and action, three digits each."""
+    number = np.zeros(columns[0].shape, dtype=np.int64)
+    for column in columns:
+        number = number * 1000 + column
+    return number
+
+
+def clip_name(number: int) -> str:
+    """The name behind one of ``clip_numbers``."""
+    return str(ClipName(*(int(number) // 1000**place % 1000 for place in (4, 3, 2, 1, 0))))
 
 
 def read_classes(path: str | Path) -> dict[int, str]:

@@ -21,6 +21,7 @@ from vtlvlm.data.ntu import ACTIONS, EXAMPLE, VIDEO_SUFFIXES, parse_names, read_
 from vtlvlm.errors import DataError, UsageError
 
 _SAVE_EVERY = 60.0  # seconds between savings of a long scan, so that a killed one continues
+_LEARNT = ("frames", "fps", "duration", "width", "height", "rotation", "variable", "identity", "damage")  # what inspect returns
 _EDGE = 64 * 1024  # bytes at both ends of a file that enter its identity
 
 
@@ -188,6 +189,10 @@ def _index(
         frames=np.full(count, -1, dtype=np.int64),
         fps=np.full(count, np.nan),
         duration=np.full(count, np.nan),
+        width=np.full(count, -1, dtype=np.int32),
+        height=np.full(count, -1, dtype=np.int32),
+        rotation=unknown.copy(),
+        variable=np.zeros(count, dtype=np.bool_),
         identity=empty.copy(),
         checked=np.zeros(count, dtype=np.int8),
         misfit=problem,
@@ -207,7 +212,7 @@ def _reuse(index: ClipIndex, root: Path, place: Path) -> bool:
         rows = {key: row for row, key in enumerate(zip(old.path.tolist(), old.size.tolist(), strict=True))}
         match = np.array([rows.get(key, -1) for key in zip(index.path.tolist(), index.size.tolist(), strict=True)], dtype=np.int64)
         here = np.flatnonzero(match >= 0)
-        for column in ("frames", "fps", "duration", "identity", "checked", "damage"):
+        for column in (*_LEARNT, "checked"):
             getattr(index, column)[here] = getattr(old, column)[match[here]]
         same = (
             file == place
@@ -225,7 +230,7 @@ def _inspect_all(index: ClipIndex, rows: NDArray[np.int64], *, verify: bool, wor
         return
     from tqdm import tqdm
 
-    def results() -> Iterator[tuple[int, tuple[int, float, float, str, str]]]:
+    def results() -> Iterator[tuple[int, tuple[Any, ...]]]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         with ThreadPoolExecutor(workers or cores) as pool:
             try:
@@ -238,7 +243,8 @@ def _inspect_all(index: ClipIndex, rows: NDArray[np.int64], *, verify: bool, wor
     title = "decoding all clips" if verify else "looking into clips"
     try:
         for row, found in tqdm(results(), total=len(rows), desc=title, unit="clip", delay=1, disable=not progress, leave=False):
-            index.frames[row], index.fps[row], index.duration[row], index.identity[row], index.damage[row] = found
+            for column, value in zip(_LEARNT, found, strict=True):
+                getattr(index, column)[row] = value
             readable = not index.damage[row] or os.access(index.file(row), os.R_OK)  # what cannot be read is tried again next time
             index.checked[row] = (2 if verify else 1) if readable else 0
             if time.monotonic() - saved > _SAVE_EVERY:
@@ -249,16 +255,16 @@ def _inspect_all(index: ClipIndex, rows: NDArray[np.int64], *, verify: bool, wor
         raise
 
 
-def inspect(path: Path, verify: bool = False) -> tuple[int, float, float, str, str]:
-    """Frames, frames per second, seconds, identity and damage ("" if sound) of one file."""
+def inspect(path: Path, verify: bool = False) -> tuple[Any, ...]:
+    """What an index learns from one file, in the order of ``_LEARNT``; the last is the damage, "" if it is sound."""
     from vtlvlm.data import video
 
     try:
         info = video.probe(path)
         frames = video.verify(path) if verify else info.frames
-        return frames, info.fps, info.duration, identity(path), ""
+        return frames, info.fps, info.duration, info.width, info.height, info.rotation, info.variable, identity(path), ""
     except (DataError, OSError) as error:
-        return -1, np.nan, np.nan, "", str(error).removeprefix(f"{path}: ")
+        return -1, np.nan, np.nan, -1, -1, -1, False, "", str(error).removeprefix(f"{path}: ")
 
 
 def identity(path: Path) -> str:

@@ -58,6 +58,8 @@ class VideoInfo(NamedTuple):
     height: int
     rotation: int
     """Degrees clockwise by which the stored picture is turned for display: 0, 90, 180 or 270."""
+    variable: bool
+    """Whether frames are unevenly spaced in time: the longest interval is over 1.5 times the median."""
 
 
 class Clip(NamedTuple):
@@ -75,7 +77,7 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         VideoError: Not a regular readable file, no video in it, truncated, or its first frame does not decode.
     """
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         frames, first, stamps = 0, None, []
         for packet in container.demux(stream):
             _refuse_corrupt(path, packet, "packet", frames)
@@ -86,11 +88,13 @@ def probe(path: str | Path) -> VideoInfo:
                 first = next(iter(packet.decode()), None)
         if first is None:
             raise VideoError(f"{path}: no frame in it can be decoded")
-        fps = _fps(stream)
-        duration = frames / fps
+        fps = frame_rate(stream)
+        duration, variable = frames / fps, False
         if all(stamp is not None for stamp in stamps):
-            duration = float((max(stamps) - min(stamps)) * stream.time_base) + 1 / fps
-        return VideoInfo(frames, fps, duration, first.width, first.height, -round(first.rotation / 90) % 4 * 90)
+            steps = np.diff(np.sort(np.asarray(stamps, dtype=np.int64)))
+            duration = float(steps.sum() * stream.time_base) + 1 / fps
+            variable = bool(len(steps) > 1 and steps.max() > 1.5 * np.median(steps))
+        return VideoInfo(frames, fps, duration, first.width, first.height, -round(first.rotation / 90) % 4 * 90, variable)
 
 
 def verify(path: str | Path) -> int:
@@ -100,8 +104,8 @@ def verify(path: str | Path) -> int:
         VideoError: As ``probe``, or a frame does not decode or is flagged corrupt.
     """
     count = 0
-    with _opened(path) as (container, stream):
-        for _ in _frames(path, container, stream):
+    with opened(path) as (container, stream):
+        for _ in all_frames(path, container, stream):
             count += 1
     if not count:
         raise VideoError(f"{path}: no frame in it can be decoded")
@@ -145,8 +149,8 @@ def decode(
     wanted, last = set(unique.tolist()), int(unique[-1])
     pictures, stamps = np.empty((len(unique), size, size, 3), dtype=np.uint8), []
     graph, graph_of, count = None, None, 0
-    with _opened(path) as (container, stream):
-        for position, frame in enumerate(_frames(path, container, stream)):
+    with opened(path) as (container, stream):
+        for position, frame in enumerate(all_frames(path, container, stream)):
             stamps.append(frame.pts)
             if position in wanted:
                 if graph is None or graph_of != (frame.width, frame.height, frame.format.name):
@@ -157,7 +161,7 @@ def decode(
                 count += 1
             if position == last:
                 break
-        times = _seconds(stamps, stream)
+        times = seconds(stamps, stream)
     if count < len(unique):
         raise VideoError(f"{path}: ends after {len(stamps)} frames, frame {last} was wanted; the file is truncated or its length is wrong")
     frames = torch.from_numpy(pictures[inverse]).permute(0, 3, 1, 2).contiguous()
@@ -196,7 +200,7 @@ def decode_sampled(
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def opened(path: str | Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """The container and its first video stream; every failure of FFmpeg inside becomes a ``VideoError``."""
     _require_whole_file(Path(path))
     options = {"protocol_whitelist": "file"}
@@ -258,7 +262,7 @@ def _refuse_corrupt(path: str | Path, item: av.Packet | av.VideoFrame, kind: str
         raise VideoError(f"{path}: damaged: {kind} {position} is corrupt")
 
 
-def _frames(path: str | Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+def all_frames(path: str | Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
     """All frames in display order; raises at the first that does not decode or is flagged corrupt."""
     count = 0
     try:
@@ -272,18 +276,18 @@ def _frames(path: str | Path, container: av.container.InputContainer, stream: av
         raise VideoError(f"{path}: damaged: decoding stops after {count} frames ({error.strerror})") from error
 
 
-def _fps(stream: av.VideoStream) -> float:
+def frame_rate(stream: av.VideoStream) -> float:
     return float(stream.average_rate or stream.guessed_rate or Fraction(25))
 
 
-def _seconds(stamps: list[int | None], stream: av.VideoStream) -> NDArray[np.float64]:
+def seconds(stamps: list[int | None], stream: av.VideoStream) -> NDArray[np.float64]:
     """(n,) seconds from the first frame: from timestamps where they rise steadily (AVI and raw streams: from the frame rate)."""
     known = [stamp for stamp in stamps if stamp is not None]
     if len(known) == len(stamps) and stream.time_base is not None:
         pts = np.asarray(known, dtype=np.int64)
         if (np.diff(pts) > 0).all():
             return np.asarray((pts - pts[:1]) * float(stream.time_base))
-    return np.arange(len(stamps)) / _fps(stream)
+    return np.arange(len(stamps)) / frame_rate(stream)
 
 
 def _graph(
@@ -300,20 +304,35 @@ def _graph(
         scale = size / max(cut_width * aspect, cut_height)
         width, height = max(1, round(cut_width * aspect * scale)), max(1, round(cut_height * scale))
     left, top = (frame.width - cut_width) / 2 * (1 + shift[0]), (frame.height - cut_height) / 2 * (1 + shift[1])
-    matrix = _MATRICES.get(int(frame.colorspace), "bt709" if frame.height >= 720 else "bt601")
-    full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
-    steps: list[tuple[str, str | None]] = [
+    return linked(
+        frame,
+        stream,
         ("crop", f"{round(cut_width)}:{round(cut_height)}:{int(left)}:{int(top)}"),
-        ("scale", f"{width}:{height}:flags=area:in_color_matrix={matrix}:in_range={'pc' if full else 'tv'}"),
+        ("scale", f"{width}:{height}:{scaling(frame)}"),
         ("format", "rgb24"),
-        *_TURNS.get(-round(frame.rotation / 90) % 4, []),
+        *turns(frame),
         *([("hflip", None)] if flip else []),
         *([("pad", f"{size}:{size}:-1:-1")] if crop == "pad" else []),
-        ("buffersink", None),
-    ]
+    )
+
+
+def scaling(frame: av.VideoFrame) -> str:
+    """The scale filter's options: average over areas, with the colours that the frame is tagged with."""
+    matrix = _MATRICES.get(int(frame.colorspace), "bt709" if frame.height >= 720 else "bt601")
+    full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
+    return f"flags=area:in_color_matrix={matrix}:in_range={'pc' if full else 'tv'}"
+
+
+def turns(frame: av.VideoFrame) -> list[tuple[str, str | None]]:
+    """The filters that stand a frame upright."""
+    return _TURNS.get(-round(frame.rotation / 90) % 4, [])
+
+
+def linked(frame: av.VideoFrame, stream: av.VideoStream, *steps: tuple[str, str | None]) -> av.filter.Graph:
+    """A filter graph of one thread for frames such as this one: steps are filters with their arguments."""
     graph = av.filter.Graph()
     graph.threads = 1
     nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=stream.time_base)]
-    nodes += [graph.add(name, arguments) for name, arguments in steps]
+    nodes += [graph.add(name, arguments) for name, arguments in (*steps, ("buffersink", None))]
     graph.link_nodes(*nodes).configure()
     return graph

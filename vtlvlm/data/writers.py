@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtlvlm.data.layout import VERSION, Key, Rows, content_hash, main_files, plain, read_meta, require_same, rows_file, rows_of
+from vtlvlm.data.layout import VERSION, Key, Rows, content_hash, digest, main_files, plain, read_meta, require_same, rows_file, rows_of
 from vtlvlm.data.shards import FolderLock, open_tensor, save_json, save_tensors
 from vtlvlm.errors import DataError
 
@@ -94,9 +94,10 @@ class _CacheWriter:
         if self._main:
             name = self._main[0][0]
             path = self.folder / f"{name}-r{self.rank:05}-{self._next:06}.safetensors"
+            main, side = np.concatenate([part for _, part in self._main]), np.concatenate(self._side)
             metadata = {field: json.dumps(values, separators=(",", ":")) for field, values in self._rows._asdict().items()}
-            save_tensors(rows_file(path), {"rows": np.concatenate(self._side)}, metadata, self.rank)
-            save_tensors(path, {name: np.concatenate([main for _, main in self._main])}, {}, self.rank)
+            save_tensors(rows_file(path), {"rows": side}, {**metadata, "digest": digest(main, side)}, self.rank)
+            save_tensors(path, {name: main}, {}, self.rank)
             self._next += 1
         self._main, self._side, self._rows = [], [], Rows([], [], [])
         self._bytes = 0
