@@ -17,6 +17,7 @@ COMMANDS = {
     "tokenize": "features to event sentences, with a trained stage 1",
     "classify": "videos to their likeliest actions",
     "export": "bundle a trained run for classify",
+    "bench": "measure this machine against what the project promises",
     "report": "the report of what demo left",
     "fit": "train stage 1 or stage 2 from a configuration",
     "validate": "measure a checkpoint on the validation people",

@@ -33,7 +33,7 @@ def test_awkward_clips_verified(test_data: Path, tmp_path: Path, capsys: pytest.
     assert main(["prepare", str(tmp_path), "--verify"]) == 0
     text = capsys.readouterr().out
     assert "4 clips (a folder for each class), 2 usable" in text
-    assert "a/corrupted.mp4: damaged: decoding stops after 28 frames" in text
+    assert "a/corrupted.mp4: damaged: decoding stops near 3.00 s" in text
     assert "a/text.avi: not a readable video" in text
 
 

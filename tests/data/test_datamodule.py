@@ -170,8 +170,20 @@ def test_a_video_that_stops_decoding_is_named_not_replaced(workers: int, ntu_tre
     shutil.copytree(ntu_tree, root, ignore=shutil.ignore_patterns(".vtlvlm"))
     shutil.copy(test_data / "clips" / "corrupted.mp4", root / "S001C001P008R001A007.mp4")
     data = module(root, num_workers=workers)
-    with pytest.raises(DataError, match=r"S001C001P008R001A007\.mp4: damaged: decoding stops after 28 frames .*--verify") as caught:
+    with pytest.raises(DataError, match=r"S001C001P008R001A007\.mp4: damaged: decoding stops near 3.00 s .*--verify") as caught:
         trainer().predict(Recorder(), datamodule=data, return_predictions=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_video_that_vanishes_during_the_run_is_named(workers: int, ntu_tree: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(ntu_tree, root, ignore=shutil.ignore_patterns(".vtlvlm"))
+    data = module(root, num_workers=workers)
+    data.setup("fit")
+    (root / "s1/S001C001P001R001A007_rgb.avi").unlink()
+    with pytest.raises(DataError, match=r"S001C001P001R001A007_rgb\.avi: no such file or directory") as caught:
+        list(data.predict_dataloader())
     assert "\n" not in str(caught.value)
 
 

@@ -140,6 +140,21 @@ def test_read_only_root_keeps_its_index_elsewhere(ntu_tree: Path, tmp_path: Path
     assert scan(root, fast=True).frames.min() == 11
 
 
+def test_the_index_of_another_root_is_neither_believed_nor_overwritten(tmp_path: Path, make_video: Callable[..., Path]) -> None:
+    make_video(tmp_path / "a" / "S001C001P001R001A008_rgb.avi")
+    make_video(tmp_path / "b" / "S001C001P001R001A008_rgb.avi")
+    store = tmp_path / "index.parquet"
+    before = scan(tmp_path / "a", store=store), store.read_bytes()
+    with pytest.raises(DataError, match=rf"index\.parquet: the index of {tmp_path}/a, not of {tmp_path}/b; name another file"):
+        scan(tmp_path / "b", store=store)
+    assert store.read_bytes() == before[1]
+    scan(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "c")  # the index inside the folder moves with it
+    moved = scan(tmp_path / "c", fast=True)
+    assert moved.root == tmp_path / "c"
+    assert moved.frames.tolist() == before[0].frames.tolist()
+
+
 def test_file_round_trip_and_damage(ntu_tree: Path, tmp_path: Path) -> None:
     index = scan(ntu_tree)
     file = tmp_path / "i.parquet"

@@ -138,7 +138,7 @@ def test_the_command_leaves_out_what_proves_damaged(test_data: Path, tmp_path: P
     shutil.copy(test_data / "clips" / "corrupted.mp4", root / "wave" / "corrupted.mp4")
     assert main(["prepare", str(root), "--transcode", str(tmp_path / "c")]) == 0
     text = capsys.readouterr().out
-    assert "left out: wave/corrupted.mp4: damaged: decoding stops after 28 frames" in text
+    assert "left out: wave/corrupted.mp4: damaged: decoding stops near 3.00 s" in text
     assert f"1 copies: use --data.root {tmp_path}/c from now on" in text
     assert scanned(root).problem.tolist().count("") == 1
     assert main(["prepare", str(root), "--fast", "--transcode", str(tmp_path / "c")]) == 2

@@ -16,11 +16,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vtlvlm.data.layout import MAKERS, Key, content_hash, digest, main_files, plain, read_meta, require_same, rows_file, rows_of
-from vtlvlm.data.shards import open_tensor
+from vtlvlm.data.shards import TensorFile, open_tensor
 from vtlvlm.data.writers import EventCacheWriter, FeatureCacheWriter
 from vtlvlm.errors import DataError
 
 __all__ = ["EventCache", "EventCacheWriter", "FeatureCache", "FeatureCacheWriter", "Key", "content_hash"]
+
+
+class MappedRows:
+    """The rows of a tensor that lies in several files, read through memory maps.
+
+    Args:
+        files: One tensor each, with rows of the same shape and type.
+    """
+
+    def __init__(self, files: Sequence[TensorFile]) -> None:
+        self.files = files
+        self.shape, self.dtype = files[0].shape[1:], files[0].dtype
+        self._maps: list[NDArray[Any] | None] = [None] * len(files)
+        self._starts = np.cumsum([0, *(file.shape[0] for file in files)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """(n, …) rows: one indexing operation for each file touched."""
+        rows = np.asarray(rows, dtype=np.int64)
+        if len(self.files) == 1:
+            return self._map(0)[rows]
+        result = np.empty((len(rows), *self.shape), dtype=self.dtype)
+        file = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(file).tolist():
+            here = np.flatnonzero(file == number)
+            result[here] = self._map(number)[rows[here] - self._starts[number]]
+        return result
+
+    def _map(self, number: int) -> NDArray[Any]:
+        mapped = self._maps[number]
+        if mapped is None:
+            mapped = self._maps[number] = self.files[number].map()
+        return mapped
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers map the files themselves."""
+        return {**self.__dict__, "_maps": [None] * len(self.files)}
 
 
 class _Cache:
@@ -37,15 +76,12 @@ class _Cache:
             raise DataError(f"{folder}: an empty cache; delete it and run `{MAKERS[self.kind]}`")
         if len({(file.shape[1:], file.dtype) for file in files}) > 1:
             raise DataError(f"{folder}: its shards have different shapes; delete the folder and run `{MAKERS[self.kind]}` again")
-        self._files = files
-        self._maps: list[NDArray[Any] | None] = [None] * len(files)
-        self._shape = files[0].shape[1:]
-        self._starts = np.cumsum([0, *(file.shape[0] for file in files)])
-        self.side = torch.from_numpy(np.concatenate([side.map() for side in sides]))
+        self._main, self._side = MappedRows(files), MappedRows(sides)
+        self._shape = self._main.shape
         self.names = np.array([name for part in rows for name in part.names], dtype=object)
         self.views = np.array([view for part in rows for view in part.views], dtype=np.int64)
         self.identities = np.array([text for part in rows for text in part.identities], dtype=object)
-        if not len(self) == self._starts[-1] == len(self.side) == len(self.views):
+        if not len(self) == len(self._main) == len(self._side) == len(self.views):
             raise DataError(f"{folder}: its shards and their rows disagree; delete the folder and run `{MAKERS[self.kind]}` again")
 
     @classmethod
@@ -95,7 +131,7 @@ class _Cache:
         from tqdm import tqdm
 
         size = 0
-        for file in tqdm(self._files, desc="verifying", unit="shard", delay=1, disable=not progress):
+        for file in tqdm(self._main.files, desc="verifying", unit="shard", delay=1, disable=not progress):
             main, side = file.map(), open_tensor(rows_file(file.path), "rows")
             if digest(main, side.map()) != side.metadata.get("digest"):
                 raise DataError(
@@ -110,21 +146,8 @@ class _Cache:
         return size
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """(n, …) rows of the big tensor: one indexing operation for each shard touched."""
-        rows = np.asarray(rows, dtype=np.int64)
-        result = np.empty((len(rows), *self._shape), dtype=self._files[0].dtype)
-        shard = np.searchsorted(self._starts, rows, side="right") - 1
-        for number in np.unique(shard).tolist():
-            here = np.flatnonzero(shard == number)
-            mapped = self._maps[number]
-            if mapped is None:
-                mapped = self._maps[number] = self._files[number].map()
-            result[here] = mapped[rows[here] - self._starts[number]]
-        return result
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Workers map the files themselves."""
-        return {**self.__dict__, "_maps": [None] * len(self._files)}
+        """(n, …) rows of the big tensor."""
+        return self._main.gather(rows)
 
 
 class FeatureCache(_Cache):
@@ -163,7 +186,7 @@ class FeatureCache(_Cache):
 
     def times(self, rows: NDArray[np.int64]) -> Tensor:
         """(n, T') float32 seconds."""
-        return self.side[torch.from_numpy(np.asarray(rows, dtype=np.int64))]
+        return torch.from_numpy(self._side.gather(rows))
 
 
 class EventCache(_Cache):
@@ -199,7 +222,7 @@ class EventCache(_Cache):
 
     @cached_property
     def _ids(self) -> NDArray[np.uint16]:
-        return np.concatenate([file.map() for file in self._files])
+        return np.concatenate([file.map() for file in self._main.files])
 
     def ids(self, rows: NDArray[np.int64]) -> Tensor:
         """(n, M) int64 code numbers; -1 throughout for the identity quantiser."""
@@ -213,4 +236,4 @@ class EventCache(_Cache):
 
     def spans(self, rows: NDArray[np.int64]) -> Tensor:
         """(n, W, 2) float32 seconds."""
-        return self.side[torch.from_numpy(np.asarray(rows, dtype=np.int64))]
+        return torch.from_numpy(self._side.gather(rows))

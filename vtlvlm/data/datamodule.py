@@ -307,9 +307,9 @@ class NTUDataModule(LightningDataModule):
 
     def _dataset(self) -> ClipDataset:
         if self._views is not None and self._rows is not None and self.events_cache is not None:
-            return EventDataset(self.index, self.events_cache, self._views, self._rows)
+            return EventDataset(self.index.label, self.events_cache, self._views, self._rows)
         if self._views is not None and self._rows is not None and self.features_cache is not None:
-            return FeatureDataset(self.index, self.features_cache, self._views, self._rows)
+            return FeatureDataset(self.index.label, self.features_cache, self._views, self._rows)
         return VideoDataset(self.index, self.sampling, self.seed)
 
     def _rank(self) -> int:

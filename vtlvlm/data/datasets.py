@@ -47,11 +47,11 @@ class ClipDataset(Dataset[Any]):
     """Base of the three: labels, clips and views of a batch.
 
     Args:
-        index: The clips.
+        labels: (n,) of all clips of the index.
     """
 
-    def __init__(self, index: ClipIndex) -> None:
-        self.labels = torch.from_numpy(index.label)
+    def __init__(self, labels: NDArray[np.int64]) -> None:
+        self.labels = torch.from_numpy(labels)
 
     def __getitem__(self, item: Item) -> Any:
         return self.__getitems__([item])
@@ -75,7 +75,7 @@ class VideoDataset(ClipDataset):
     """
 
     def __init__(self, index: ClipIndex, sampling: FrameSampling, seed: int) -> None:
-        super().__init__(index)
+        super().__init__(index.label)
         self.index, self.sampling, self.seed = index, sampling, seed
 
     def __getitems__(self, items: Sequence[Item]) -> VideoBatch | Failure:
@@ -97,13 +97,13 @@ class CachedDataset(ClipDataset):
     """Base of the two that read a cache.
 
     Args:
-        index: The clips.
+        labels: (n,) of all clips of the index.
         views: (V,) numbers of the views that the cache holds, rising.
         rows: (V, n) the cache's row of each of these views of each clip, -1 where it has none.
     """
 
-    def __init__(self, index: ClipIndex, views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        super().__init__(index)
+    def __init__(self, labels: NDArray[np.int64], views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        super().__init__(labels)
         self.views, self.rows = views, rows
 
     def rows_of(self, clips: Tensor, views: Tensor) -> NDArray[np.int64]:
@@ -114,8 +114,8 @@ class CachedDataset(ClipDataset):
 class FeatureDataset(CachedDataset):
     """Reads features."""
 
-    def __init__(self, index: ClipIndex, cache: FeatureCache, views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        super().__init__(index, views, rows)
+    def __init__(self, labels: NDArray[np.int64], cache: FeatureCache, views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        super().__init__(labels, views, rows)
         self.cache = cache
 
     def __getitems__(self, items: Sequence[Item]) -> FeatureBatch:
@@ -127,8 +127,8 @@ class FeatureDataset(CachedDataset):
 class EventDataset(CachedDataset):
     """Reads event sentences."""
 
-    def __init__(self, index: ClipIndex, cache: EventCache, views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        super().__init__(index, views, rows)
+    def __init__(self, labels: NDArray[np.int64], cache: EventCache, views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        super().__init__(labels, views, rows)
         self.cache = cache
 
     def __getitems__(self, items: Sequence[Item]) -> EventBatch:

@@ -209,6 +209,10 @@ def _reuse(index: ClipIndex, root: Path, place: Path) -> bool:
             old = ClipIndex.read(file)
         except DataError:
             continue
+        if old.root != root and file != stores(root)[0]:  # an index inside the folder moves with it
+            if file == place:
+                raise DataError(f"{place}: the index of {old.root}, not of {root}; name another file")
+            continue
         rows = {key: row for row, key in enumerate(zip(old.path.tolist(), old.size.tolist(), strict=True))}
         match = np.array([rows.get(key, -1) for key in zip(index.path.tolist(), index.size.tolist(), strict=True)], dtype=np.int64)
         here = np.flatnonzero(match >= 0)

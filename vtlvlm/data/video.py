@@ -33,6 +33,7 @@ Crop = Literal["center", "pad"]
 _MATRICES = {1: "bt709", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}  # AVColorSpace → name in the scale filter
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _PLAYLISTS = {"hls", "concat", "dash", "imf"}  # text files that make FFmpeg open other files
+_HELD = 512 * 2**20  # bytes of a file whose packets may be held in memory
 _TURNS: dict[int, list[tuple[str, str | None]]] = {
     1: [("transpose", "clock")],
     2: [("hflip", None), ("vflip", None)],
@@ -105,7 +106,7 @@ def verify(path: str | Path) -> int:
     """
     count = 0
     with opened(path) as (container, stream):
-        for _ in all_frames(path, container, stream):
+        for _ in all_frames(path, container.demux(stream)):
             count += 1
     if not count:
         raise VideoError(f"{path}: no frame in it can be decoded")
@@ -124,7 +125,8 @@ def decode(
 ) -> Clip:
     """Decode chosen frames as ``size`` x ``size`` RGB pictures, the right way up.
 
-    Only wanted frames go through the filter graph (crop → scale by area → RGB → turn), and decoding stops after the last of them.
+    Only wanted frames go through the filter graph (crop → scale by area → RGB → turn), and decoding stops after the last of them. Of
+    H.264 in MP4, MOV or MKV, frames that are neither wanted nor referred to by others are not decoded, nor checked for damage.
 
     Args:
         path: A video file.
@@ -147,25 +149,66 @@ def decode(
         raise ValueError(f"decode of {path}: {numbers.size} indices, {size=}, {zoom=}, {shift=} out of range")
     unique, inverse = np.unique(numbers, return_inverse=True)
     wanted, last = set(unique.tolist()), int(unique[-1])
-    pictures, stamps = np.empty((len(unique), size, size, 3), dtype=np.uint8), []
+    pictures = np.empty((len(unique), 3, size, size), dtype=np.uint8)
     graph, graph_of, count = None, None, 0
     with opened(path) as (container, stream):
-        for position, frame in enumerate(all_frames(path, container, stream)):
-            stamps.append(frame.pts)
-            if position in wanted:
-                if graph is None or graph_of != (frame.width, frame.height, frame.format.name):
-                    graph_of = (frame.width, frame.height, frame.format.name)
-                    graph = _graph(frame, stream, size=size, crop=crop, flip=flip, zoom=zoom, shift=shift)
-                graph.push(frame)
-                pictures[count] = graph.pull().to_ndarray()
-                count += 1
-            if position == last:
-                break
+        stamps: list[int | None] = []
+        for frame in _chosen(path, container, stream, wanted, last, stamps):
+            if graph is None or graph_of != (frame.width, frame.height, frame.format.name):
+                graph_of = (frame.width, frame.height, frame.format.name)
+                graph = _graph(frame, stream, size=size, crop=crop, flip=flip, zoom=zoom, shift=shift)
+            graph.push(frame)
+            pictures[count] = graph.pull().to_ndarray().transpose(2, 0, 1)
+            count += 1
         times = seconds(stamps, stream)
     if count < len(unique):
         raise VideoError(f"{path}: ends after {len(stamps)} frames, frame {last} was wanted; the file is truncated or its length is wrong")
-    frames = torch.from_numpy(pictures[inverse]).permute(0, 3, 1, 2).contiguous()
+    frames = torch.from_numpy(pictures if len(unique) == len(numbers) and (inverse[1:] > inverse[:-1]).all() else pictures[inverse])
     return Clip(frames, torch.from_numpy(times[numbers].astype(np.float32)))
+
+
+def _chosen(
+    path: str | Path, container: av.container.InputContainer, stream: av.VideoStream, wanted: set[int], last: int, stamps: list[int | None]
+) -> Iterator[av.VideoFrame]:
+    """The wanted frames in display order; fills ``stamps`` with the times of all frames up to the last of them.
+
+    H.264 whose packets all say when they are shown is decoded without the frames that are neither wanted nor referred to by others.
+    """
+    if stream.codec_context.name == "h264" and Path(path).stat().st_size < _HELD:
+        packets = list(container.demux(stream))
+        shown = [packet.pts for packet in packets if packet.size]
+        if None not in shown and len(set(shown)) == len(shown) and not any(packet.is_discard for packet in packets):
+            shown.sort()
+            stamps += shown[: last + 1]
+            yield from _without_the_rest(path, packets, stream, {shown[number] for number in wanted if number < len(shown)})
+            return
+        source: Iterator[av.Packet] = iter(packets)
+    else:
+        source = container.demux(stream)
+    for position, frame in enumerate(all_frames(path, source)):
+        stamps.append(frame.pts)
+        if position in wanted:
+            yield frame
+        if position == last:
+            return
+
+
+def _without_the_rest(path: str | Path, packets: list[av.Packet], stream: av.VideoStream, wanted: set[int]) -> Iterator[av.VideoFrame]:
+    """The frames shown at the wanted stamps, without decoding what none of them needs."""
+
+    def needed() -> Iterator[av.Packet]:
+        left = len(wanted)
+        for packet in packets:
+            here = packet.pts in wanted
+            left -= here
+            context.skip_frame = "DEFAULT" if here else "NONREF"
+            yield packet
+            if not left:
+                yield packets[-1]  # the empty one, which makes the decoder give what it holds back
+                return
+
+    context = stream.codec_context
+    yield from (frame for frame in all_frames(path, needed()) if frame.pts in wanted)
 
 
 def decode_sampled(
@@ -257,23 +300,30 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
     return position
 
 
-def _refuse_corrupt(path: str | Path, item: av.Packet | av.VideoFrame, kind: str, position: int) -> None:
+def _refuse_corrupt(path: str | Path, item: av.Packet | av.VideoFrame, kind: str, count: int) -> None:
     if item.is_corrupt:
-        raise VideoError(f"{path}: damaged: {kind} {position} is corrupt")
+        raise VideoError(f"{path}: damaged: a {kind} is corrupt {_place(item, count)}")
 
 
-def all_frames(path: str | Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """All frames in display order; raises at the first that does not decode or is flagged corrupt."""
-    count = 0
+def _place(item: av.Packet | av.VideoFrame | None, count: int) -> str:
+    """Where in the video something is, as well as that is known."""
+    if item is None or item.pts is None or item.time_base is None:
+        return f"after {count} frames"
+    return f"near {float(item.pts * item.time_base):.2f} s"
+
+
+def all_frames(path: str | Path, packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
+    """The frames of packets in display order; raises at the first that does not decode or is flagged corrupt."""
+    count, packet = 0, None
     try:
-        for packet in container.demux(stream):
-            _refuse_corrupt(path, packet, "the packet after frame", count)
+        for packet in packets:
+            _refuse_corrupt(path, packet, "packet", count)
             for frame in packet.decode():
                 _refuse_corrupt(path, frame, "frame", count)
                 yield frame
                 count += 1
     except av.FFmpegError as error:
-        raise VideoError(f"{path}: damaged: decoding stops after {count} frames ({error.strerror})") from error
+        raise VideoError(f"{path}: damaged: decoding stops {_place(packet, count)} ({error.strerror})") from error
 
 
 def frame_rate(stream: av.VideoStream) -> float:

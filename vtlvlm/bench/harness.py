@@ -1,0 +1,97 @@
+"""What all benches share: jobs measured in alternation, figures with their targets, and what is left of them."""
+
+from __future__ import annotations
+
+import operator
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vtlvlm.report.provenance import environment, write_json
+from vtlvlm.report.tables import Table, as_text
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of a bench.
+
+    Attributes:
+        work: What was done.
+        value: Its cost or speed; None where it could not be measured, with the reason in ``note``.
+        unit: Of the value; ``x`` for ratios.
+        target: The value to reach, or None for what is only reported.
+        sense: Whether the value should be at most or at least the target.
+        note: What else one must know.
+    """
+
+    work: str
+    value: float | None
+    unit: str = "x"
+    target: float | None = None
+    sense: Literal["<=", ">="] = "<="
+    note: str = ""
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the target is met; None without one."""
+        if self.target is None:
+            return None
+        compare = operator.le if self.sense == "<=" else operator.ge
+        return self.value is not None and compare(self.value, self.target)
+
+
+def alternate(
+    jobs: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    clock: Callable[[], float] = time.process_time,
+    tick: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Seconds that each job takes, one round after another, so that a noisy machine is as noisy to all.
+
+    Args:
+        jobs: Name → what to do. Each is done once unmeasured first.
+        repeats: Rounds.
+        clock: Processor time of all threads (``time.process_time``) or wall time (``time.perf_counter``).
+        tick: Called after each job, for a progress bar.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(repeats + 1):
+        for name, job in jobs.items():
+            start = clock()
+            job()
+            if number:
+                seconds[name].append(clock() - start)
+            tick()
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], job: str, unit: str) -> float:
+    """Median over the rounds of one job's time over another's of the same round."""
+    return statistics.median(a / b for a, b in zip(seconds[job], seconds[unit], strict=True))
+
+
+def finish(name: str, figures: Iterable[Figure], output: Path, facts: Mapping[str, Any] | None = None) -> int:
+    """Print the table and write ``{"machine", "rows", …}``; returns how many targets were missed."""
+    rows = list(figures)
+    cells = [(f.work, _number(f.value), f.unit, _target(f), {True: "yes", False: "NO", None: ""}[f.holds], f.note) for f in rows]
+    print(as_text(Table(["work", "value", "unit", "target", "holds", "note"], cells)))
+    content = {"bench": name, **environment(None), **(facts or {}), "rows": [{**asdict(f), "holds": f.holds} for f in rows]}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(output, content)
+    missed = sum(f.holds is False for f in rows)
+    print(f"{output} written; {missed} of {sum(f.target is not None for f in rows)} targets missed")
+    return missed
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _target(figure: Figure) -> str:
+    return "" if figure.target is None else f"{figure.sense} {_number(figure.target)}"
