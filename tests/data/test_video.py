@@ -135,9 +135,9 @@ def test_a_file_that_stops_decoding_is_refused(test_data: Path) -> None:
     file = test_data / "clips" / "corrupted.mp4"
     assert probe(file).frames == 50  # nothing shows in the packets
     assert len(decode(file, [0, 27], size=8).frames) == 2
-    with pytest.raises(VideoError, match=r"corrupted\.mp4: damaged: decoding stops near 3.00 s"):
+    with pytest.raises(VideoError, match=r"corrupted\.mp4: damaged: decoding stops near 3\.00 s"):
         decode(file, [0, 40], size=8)
-    with pytest.raises(VideoError, match="stops near 3.00 s"):
+    with pytest.raises(VideoError, match=r"stops near 3\.00 s"):
         verify(file)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str]) -> int:
     """Fill the cache with what a stage-1 configuration's extractor sees; an interrupted run continues."""
+    from dataclasses import asdict
     from importlib.metadata import version
 
     from vtlvlm.callbacks import FeatureWriter
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
         "extractor": extractor.fingerprint(),
         "sampling": data.sampling_settings,
         "view_seed": data.seed,
+        "augmentation": None if data.augmentation is None else asdict(data.augmentation),
         "decoder": f"av {version('av')}",
     }
     steps = extractor.steps(data.sampling.frames)

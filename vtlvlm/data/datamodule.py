@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from vtlvlm.batches import VideoBatch
+from vtlvlm.data.augment import ClipAugmentation
 from vtlvlm.data.cache import EventCache, FeatureCache, Key
 from vtlvlm.data.datasets import ClipDataset, ClipLoader, EventDataset, FeatureDataset, VideoDataset, unchanged
 from vtlvlm.data.index import ClipIndex
@@ -41,6 +43,8 @@ class NTUDataModule(LightningDataModule):
         seed: Of the validation choice, the order of clips, and the views.
         labels: A classes.txt (lines such as 'A008 sitting down') for NTU names, or a CSV table path,label[,split,group].
         exclude_missing_skeletons: Leave out the 535 clips that skeleton methods have to leave out.
+        augmentation: How training views from 1 up are changed, on the device: anew in each epoch of a training from videos, once in
+            ``extract``.
 
     Raises:
         UsageError: ``batch_size`` is no multiple of ``micro_batch_size`` times the processes; or the protocol does not fit the data.
@@ -61,6 +65,7 @@ class NTUDataModule(LightningDataModule):
         seed: int = 0,
         labels: str | None = None,
         exclude_missing_skeletons: bool = False,
+        augmentation: ClipAugmentation | None = None,
     ) -> None:
         super().__init__()
         if min(batch_size, micro_batch_size) < 1 or num_workers < 0:
@@ -70,7 +75,7 @@ class NTUDataModule(LightningDataModule):
         self.root, self.protocol, self.features, self.events = root, protocol, features, events
         self.sampling, self.batch_size, self.micro_batch_size, self.num_workers = sampling, batch_size, micro_batch_size, num_workers
         self.validation, self.seed, self.labels = validation, seed, labels
-        self.exclude_missing_skeletons = exclude_missing_skeletons
+        self.exclude_missing_skeletons, self.augmentation = exclude_missing_skeletons, augmentation
         self.features_cache: FeatureCache | None = None
         self.events_cache: EventCache | None = None
         self._index: ClipIndex | None = None
@@ -234,6 +239,18 @@ class NTUDataModule(LightningDataModule):
     def keys(self, clips: Tensor | NDArray[np.int64] | Sequence[int], views: Tensor | NDArray[np.int64] | Sequence[int]) -> list[Key]:
         """Name and view of each clip of a batch."""
         return list(zip(self.clip_names(clips), np.asarray(views).tolist(), strict=True))
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Change what training views of videos look like, where ``augmentation`` says so."""
+        if self.augmentation is None or not isinstance(batch, VideoBatch):
+            return batch
+        training = (batch.views > 0) & (batch.views < TEST_VIEWS)
+        epoch = self.trainer.current_epoch if self.trainer is not None and self.trainer.training else 0
+        seeds = [f"{self.seed}/{name}/{view}/{epoch}" for name, view in self.keys(batch.clips[training].cpu(), batch.views[training].cpu())]
+        frames = batch.frames.clone()
+        if seeds:
+            frames[training] = self.augmentation(frames[training], seeds)
+        return batch._replace(frames=frames)
 
     # -- loaders -----------------------------------------------------------------------------------------------------------------
 
