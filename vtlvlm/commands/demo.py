@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-
 SUBJECTS = 16
 """People in the videos: 10 train, 6 test"""
 
