@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -181,6 +182,41 @@ def test_second_writer_is_refused_and_kill_leaves_whole_shards(tmp_path: Path) -
     writer.finish(done)
     cache = FeatureCache.open(tmp_path)
     assert (cache.features(np.arange(len(done)))[:, 0, 0, 0].numpy() == np.arange(len(done)) % 1000).all()
+
+
+def fill_what_is_missing(folder: Path, total: int) -> None:
+    writers._SHARD_BYTES = 60_000
+    with FeatureCacheWriter(folder, {"a": 1}) as writer:
+        done = writer.done()
+        for number in range(total):
+            if (f"c{number}", 0) not in done:
+                writer.add([(f"c{number}", 0)], torch.full((1, 4, 4, 64), float(number)), torch.full((1, 4), float(number)))
+
+
+def test_killed_again_and_again_it_ends_whole(tmp_path: Path) -> None:
+    context, rng, total, kills = multiprocessing.get_context("fork"), np.random.default_rng(0), 2500, 0
+    while True:
+        child = context.Process(target=fill_what_is_missing, args=(tmp_path, total))
+        child.start()
+        child.join(timeout=float(rng.uniform(0.01, 0.06)))
+        if child.exitcode is None:
+            os.kill(child.pid, signal.SIGKILL)
+            kills += 1
+        child.join()
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+    with FeatureCacheWriter(tmp_path, {"a": 1}) as writer:
+        writer.finish([(f"c{number}", 0) for number in range(total)])
+    cache = FeatureCache.open(tmp_path)
+    print(f"{kills} kills, {len(list(tmp_path.glob('features-*')))} shards, {len(cache)} rows")
+    assert kills >= 3
+    assert sorted(cache.names) == sorted(f"c{number}" for number in range(total))
+    numbers = np.array([int(name[1:]) for name in cache.names])
+    assert (cache.features(np.arange(total))[:, 3, 3, 63].numpy() == numbers).all()
+    assert (cache.times(np.arange(total))[:, 0].numpy() == numbers).all()
+    cache.verify(progress=False)
+    assert not list(tmp_path.glob(".tmp-*"))
 
 
 def test_full_disk_loses_nothing_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
