@@ -190,7 +190,7 @@ def fill_what_is_missing(folder: Path, total: int) -> None:
         done = writer.done()
         for number in range(total):
             if (f"c{number}", 0) not in done:
-                writer.add([(f"c{number}", 0)], torch.full((1, 4, 4, 64), float(number)), torch.full((1, 4), float(number)))
+                writer.add([(f"c{number}", 0)], torch.full((1, 4, 4, 64), float(number % 1000)), torch.full((1, 4), float(number)))
 
 
 def test_killed_again_and_again_it_ends_whole(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_killed_again_and_again_it_ends_whole(tmp_path: Path) -> None:
     assert kills >= 3
     assert sorted(cache.names) == sorted(f"c{number}" for number in range(total))
     numbers = np.array([int(name[1:]) for name in cache.names])
-    assert (cache.features(np.arange(total))[:, 3, 3, 63].numpy() == numbers).all()
+    assert (cache.features(np.arange(total))[:, 3, 3, 63].numpy() == numbers % 1000).all()
     assert (cache.times(np.arange(total))[:, 0].numpy() == numbers).all()
     cache.verify(progress=False)
     assert not list(tmp_path.glob(".tmp-*"))
