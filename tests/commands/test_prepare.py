@@ -61,6 +61,17 @@ def test_fast_official_tree_shows_all_four_protocols(tmp_path: Path, capsys: pyt
     assert "frames: not counted" in text
 
 
+def test_the_report_is_kept_whole_and_shown_in_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "S001C001P001R001A001_rgb.avi").touch()
+    for number in range(30):
+        (tmp_path / f"odd{number:02}_rgb.avi").touch()
+    assert main(["prepare", str(tmp_path), "--fast", "--protocol", "xsub60"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("not an NTU clip name") == 20
+    assert "  and 10 more\n" in text
+    assert (tmp_path / ".vtlvlm" / "index.txt").read_text().count("not an NTU clip name") == 30
+
+
 def test_what_is_missing_from_the_official_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in official_clips(60):
         name = clip_name(number)

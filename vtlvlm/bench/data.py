@@ -39,6 +39,8 @@ CODECS = {"MPEG-4": ("mpeg4", "avi", {"b": "4000000"}), "H.264": ("libx264", "mp
 LIMITS = {"MPEG-4": 1.25, "H.264": 1.10}
 CLIPS, CODES, WINDOWS = 114_480, 2048, 256
 GROWTH_OPENS = 2000
+LANGUAGE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
+"""SmolLM2-135M"""
 
 
 def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Figure], dict[str, Any]]:
@@ -249,7 +251,7 @@ def feature_cache(folder: Path, decode_seconds: float, repeats: int) -> Figure:
 def event_cache(work: Path, repeats: int) -> list[Figure]:
     """The whole of NTU-120 as event sentences of 256 codes."""
     folder = work / "events"
-    names = [clip_name(number) for number in official_clips(120)]
+    names = ntu_names()
     if not (folder / "meta.json").is_file():
         rng = np.random.default_rng(0)
         with EventCacheWriter(folder, {"bench": "data"}, torch.randn(CODES, 1024)) as writer:
@@ -272,6 +274,10 @@ def event_cache(work: Path, repeats: int) -> list[Figure]:
         Figure("... opening it", statistics.median(opening["open"]), "s", 1),
         Figure("... random batches of 128 with labels and spans", speed, "clips/s", 100_000, ">="),
     ]
+
+
+def ntu_names() -> list[str]:
+    return [clip_name(number) for number in official_clips(120)[:CLIPS]]
 
 
 def events(folder: Path, names: list[str]) -> EventDataset:
@@ -314,13 +320,11 @@ def waiting(folder: Path) -> Figure:
     from vtlvlm.data.datasets import ClipLoader, unchanged
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    names = [clip_name(number) for number in official_clips(120)]
-    dataset, rng = events(folder, names), np.random.default_rng(0)
+    dataset, rng = events(folder, ntu_names()), np.random.default_rng(0)
     order = [(clip, 0) for clip in rng.permutation(CLIPS).tolist()]
     loader = iter(ClipLoader(dataset, batch_size=8, sampler=order, collate_fn=unchanged, num_workers=0))
-    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=49152, **shape)).requires_grad_(False)
-    words = torch.randn(8, 95, 576, requires_grad=True)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=49152, **LANGUAGE)).requires_grad_(False)
+    words = torch.randn(8, 95, LANGUAGE["hidden_size"], requires_grad=True)
     wait = step = 0.0
     for number in range(4):
         start = time.perf_counter()

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from vtlvlm.data.split import Split
 
 
+LISTED = 20
+"""left-out clips that the terminal shows"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of videos: NTU names in any tree, or a folder for each class")
     parser.add_argument("--protocol", help="show this split only: xsub60, xview60, xsub120, xset120, csv or group (default: all that fit)")
@@ -60,8 +64,14 @@ def run(args: argparse.Namespace) -> int:
         )
         for protocol in ([args.protocol] if args.protocol else fitting(index))
     ]
-    print("\n".join(report(index, splits)))
+    page = store.with_suffix(".txt")
+    print("\n".join(report(index, splits, LISTED)))
     print(f"index: {store}")
+    try:
+        page.write_text("\n".join(report(index, splits)) + "\n", encoding="utf-8")
+        print(f"this report, with all that is left out: {page}")
+    except OSError as error:
+        print(f"{page}: the report cannot be kept ({error.strerror})")
     if args.transcode is not None:
         return make_copies(index, store, args)
     return 0
@@ -94,8 +104,8 @@ def fitting(index: ClipIndex) -> list[str]:
     return ["xsub60", "xview60"] if index.official else ["xsub60", "xview60", "xset120"]
 
 
-def report(index: ClipIndex, splits: list[Split]) -> Iterator[str]:
-    """Lines: totals, counts for each class, person, camera and setup, splits, what is left out and why."""
+def report(index: ClipIndex, splits: list[Split], most: int | None = None) -> Iterator[str]:
+    """Lines: totals, counts for each class, person, camera and setup, splits, what is left out and why (at most so many; None: all)."""
     import numpy as np
 
     from vtlvlm.data.ntu import PROTOCOLS
@@ -132,7 +142,9 @@ def report(index: ClipIndex, splits: list[Split]) -> Iterator[str]:
     left_out = np.flatnonzero(index.problem != "")
     if len(left_out):
         yield f"left out: {len(left_out):,}"
-        yield from (f"  {index.path[row]}: {index.problem[row]}" for row in left_out)
+        yield from (f"  {index.path[row]}: {index.problem[row]}" for row in left_out[:most])
+        if most is not None and len(left_out) > most:
+            yield f"  and {len(left_out) - most:,} more"
     else:
         yield "left out: none"
 

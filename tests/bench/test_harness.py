@@ -1,0 +1,38 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from vtlvlm.bench.harness import Figure, alternate, finish, ratio
+
+
+def test_rounds_alternate_and_the_first_is_not_counted() -> None:
+    order: list[str] = []
+    now = iter(range(1000))
+    jobs = {"a": lambda: order.append("a"), "b": lambda: [order.append("b"), next(now), next(now)]}
+    seconds = alternate(jobs, repeats=3, clock=lambda: next(now))
+    assert order == ["a", "b"] * 4
+    assert seconds == {"a": [1, 1, 1], "b": [3, 3, 3]}
+
+
+def test_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    assert ratio({"a": [2, 10, 30], "b": [1, 10, 10]}, "a", "b") == 2  # not 10 / 10, the ratio of the medians
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "sense", "holds"),
+    [(1, 1, "<=", True), (1.1, 1, "<=", False), (9, 8, ">=", True), (None, 8, ">=", False), (1, None, "<=", None)],
+)
+def test_holds(value: float | None, target: float | None, sense: str, holds: bool | None) -> None:
+    assert Figure("work", value, target=target, sense=sense).holds is holds  # type: ignore[arg-type]
+
+
+def test_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = [Figure("fast", 1.0, target=2), Figure("slow", 3.0, target=2), Figure("seen", None, note="no such library")]
+    assert finish("data", figures, tmp_path / "deep" / "b.json", {"clips": 1}) == 1
+    content = json.loads((tmp_path / "deep" / "b.json").read_text())
+    assert [row["holds"] for row in content["rows"]] == [True, False, None]
+    assert {"machine", "versions", "clips"} <= content.keys()
+    text = capsys.readouterr().out
+    assert "1 of 2 targets missed" in text
+    assert "<= 2" in text
