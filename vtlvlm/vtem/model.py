@@ -121,8 +121,9 @@ class VTEM(nn.Module):
         Raises:
             UsageError: stage 1 has not been trained, or features of another width.
         """
-        target = self._standardise(features)
-        tokens, continuous, pooled, commitment = self._events(target, times, mask)
+        standardised = self._standardise(features)
+        target = standardised.detach()  # a target that is itself trained would make the loss meaningless
+        tokens, continuous, pooled, commitment = self._events(standardised, times, mask)
         with torch.autocast(features.device.type, enabled=False):
             assert self.decoder is not None
             # The decoder is affine and a step's unpooling weights sum to one: decoding windows instead of steps is the same and cheaper.
@@ -196,7 +197,7 @@ class VTEM(nn.Module):
         return self._scaled(features)
 
     def _scaled(self, features: Tensor) -> Tensor:
-        return (features.detach().float() - self.mean) / self.std
+        return (features.float() - self.mean) / self.std
 
     def _check(self, features: Tensor) -> None:
         expected = (self.extractor.cells, len(self.mean))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.vtem.statistics import kmeans
+from vtlvlm.vtem.statistics import kmeans, least_squares, principal_components
 
 
 class Quantized(NamedTuple):
@@ -48,7 +50,64 @@ class Quantizer(nn.Module, ABC):
         """Quantises vectors (..., E)."""
 
 
-class EMAQuantizer(Quantizer):
+class CodebookQuantizer(Quantizer):
+    """What quantisers with a table of K codes share. Everything is float32, also under autocast.
+
+    Args:
+        codes: K >= 2.
+        commitment: weight of the mean squared distance between vectors and their codes in :attr:`Quantized.loss`.
+    """
+
+    def __init__(self, codes: int, commitment: float) -> None:
+        super().__init__()
+        if codes < 2:
+            raise UsageError(f"quantizer.codes={codes}: a codebook needs at least 2 codes; IdentityQuantizer has none")
+        if commitment < 0:
+            raise UsageError(f"quantizer.commitment={commitment}: must be at least 0")
+        self.codes = codes
+        self.commitment = commitment
+        self.vq: Any = None
+
+    @property
+    def num_codes(self) -> int:
+        return self.codes
+
+    @abstractmethod
+    def table(self) -> Tensor:
+        """The codes' vectors (K, E) float32."""
+
+    @abstractmethod
+    def quantize(self, flat: Tensor) -> Quantized:
+        """Quantises vectors (N, E) float32; in training mode they are finite."""
+
+    def forward(self, vectors: Tensor) -> Quantized:
+        """Vectors (..., E) -> their nearest codes. Moves the codebook in training mode.
+
+        Raises:
+            UsageError: not built, or the codebook was cast to another type than float32.
+            DataError: NaN or infinite vectors in training, before they reach the codebook.
+        """
+        if self.vq is None:
+            raise UsageError("the quantiser has no codebook yet: call build(dim) first")
+        dtype = next((t.dtype for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()), torch.float32)
+        if dtype != torch.float32:
+            raise UsageError(f"the codebook is {dtype}: it must stay float32, so train with precision bf16-mixed, not bf16-true")
+        with torch.autocast(vectors.device.type, enabled=False):
+            flat = vectors.float().flatten(0, -2)
+            if self.training and not bool(torch.isfinite(flat).all()):
+                raise DataError(
+                    "event vectors are NaN or infinite, the codebook was left as it is: look at the features, or lower the rate"
+                )
+            quantized, ids, loss = self.quantize(flat)
+        return Quantized(quantized.reshape(vectors.shape), ids.reshape(vectors.shape[:-1]).long(), loss)
+
+    def _built(self) -> Any:
+        if self.vq is None:
+            raise UsageError("the quantiser has no codebook yet: call build(dim) first")
+        return self.vq
+
+
+class EMAQuantizer(CodebookQuantizer):
     """The paper's arm: nearest code by Euclidean distance, straight-through gradient, codes that follow the mean of their vectors.
 
     The codebook is a float32 buffer, updated in training mode only. Each training step weighs the same in the moving averages,
@@ -60,24 +119,20 @@ class EMAQuantizer(Quantizer):
         dead_below: a code is dead when its moving count falls below this share of a uniform share (vectors of the step / K); 0 never.
             0.125 is 2 vectors a step at the paper's 32,768 vectors and 2,048 codes.
         commitment: weight of the mean squared distance between vectors and their codes in :attr:`Quantized.loss`.
+        rotation: the rotation trick (arXiv 2410.06424) in the place of the straight-through gradient.
     """
 
-    def __init__(self, codes: int = 2048, decay: float = 0.99, dead_below: float = 0.125, commitment: float = 0.25) -> None:
-        super().__init__()
-        if codes < 2:
-            raise UsageError(f"quantizer.codes={codes}: a codebook needs at least 2 codes; IdentityQuantizer has none")
-        if not 0 < decay < 1 or not 0 <= dead_below < 1 or commitment < 0:
-            given = f"decay={decay}, dead_below={dead_below}, commitment={commitment}"
-            raise UsageError(f"quantizer: {given}: need 0 < decay < 1, 0 <= dead_below < 1, commitment >= 0")
-        self.codes = codes
+    cosine = False
+
+    def __init__(
+        self, codes: int = 2048, decay: float = 0.99, dead_below: float = 0.125, commitment: float = 0.25, rotation: bool = False
+    ) -> None:
+        super().__init__(codes, commitment)
+        if not 0 < decay < 1 or not 0 <= dead_below < 1:
+            raise UsageError(f"quantizer: decay={decay}, dead_below={dead_below}: need 0 < decay < 1, 0 <= dead_below < 1")
         self.decay = decay
         self.dead_below = dead_below
-        self.commitment = commitment
-        self.vq: Any = None
-
-    @property
-    def num_codes(self) -> int:
-        return self.codes
+        self.rotation = rotation
 
     def build(self, dim: int) -> None:
         if self.vq is not None:
@@ -91,9 +146,10 @@ class EMAQuantizer(Quantizer):
             dim,
             codebook_size=self.codes,
             decay=self.decay,
+            use_cosine_sim=self.cosine,
             threshold_ema_dead_code=self.dead_below,
             kmeans_init=False,  # the library's own start would also run in eval mode, on validation data
-            rotation_trick=False,
+            rotation_trick=self.rotation,
             commitment_weight=0.0,  # ours is also reported in eval mode
             sync_codebook=self.world_size > 1,
         )
@@ -104,53 +160,232 @@ class EMAQuantizer(Quantizer):
         Raises:
             DataError: fewer distinct samples than codes.
         """
-        book = self._codebook()
+        book = self._built()._codebook
         centres, counts = kmeans(samples, self.codes, seed)
+        if self.cosine:
+            centres = F.normalize(centres, dim=-1)
         with torch.no_grad():
             book.embed.copy_(centres)
             book.cluster_size.copy_(counts)
             book.embed_avg.copy_(centres * counts[:, None])
 
     def table(self) -> Tensor:
-        table: Tensor = self._codebook().embed[0].detach()
+        table: Tensor = self._built()._codebook.embed[0].detach()
         return table
 
-    def forward(self, vectors: Tensor) -> Quantized:
-        """Vectors (..., E) -> their nearest codes. Moves the codebook in training mode.
-
-        Raises:
-            UsageError: the codebook was cast to another type than float32.
-            DataError: NaN or infinite vectors in training, before they reach the codebook.
-        """
-        book = self._codebook()
-        if book.embed.dtype != torch.float32:
-            raise UsageError(f"the codebook is {book.embed.dtype}: it must stay float32, so train with precision bf16-mixed, not bf16-true")
-        with torch.autocast(vectors.device.type, enabled=False):
-            flat = vectors.float().reshape(1, -1, vectors.shape[-1])
-            if self.training:
-                if not bool(torch.isfinite(flat).all()):
-                    raise DataError(
-                        "event vectors are NaN or infinite, the codebook was left as it is: look at the features, or lower the rate"
-                    )
-                self._weigh_step(flat.shape[1] * self.world_size)
-            quantized, ids, _ = self.vq(flat)
-            loss = self.commitment * F.mse_loss(flat, quantized.detach())
-        return Quantized(quantized.reshape(vectors.shape), ids.reshape(vectors.shape[:-1]), loss)
+    def quantize(self, flat: Tensor) -> Quantized:
+        if self.training:
+            self._weigh_step(len(flat) * self.world_size)
+        quantized, ids, _ = self.vq(flat[None])
+        return Quantized(quantized[0], ids[0], self.commitment * F.mse_loss(flat, quantized[0].detach()))
 
     @torch.no_grad()
     def _weigh_step(self, count: int) -> None:
         """Puts the moving counts into units of this step's ``count`` vectors, and the threshold of dead codes with them."""
-        book = self._codebook()
+        book = self._built()._codebook
         scale = count / book.cluster_size.sum()
         book.cluster_size.mul_(scale)
         book.embed_avg.mul_(scale)
         book.threshold_ema_dead_code = self.dead_below * count / self.codes
         book.reset_cluster_size = count / self.codes  # a revived code gets the time of an average one to prove itself
 
-    def _codebook(self) -> Any:
+
+class FactorisedQuantizer(EMAQuantizer):
+    """Codes of few dimensions compared by their cosine (factorised and normalised codes, arXiv 2110.04627), between two linear maps.
+
+    The maps start at the principal components of the training vectors and at the least-squares way back.
+
+    Args:
+        codes: K >= 2.
+        code_dim: width of a code, below E.
+        decay: as in :class:`EMAQuantizer`; likewise the rest.
+    """
+
+    cosine = True
+
+    def __init__(
+        self,
+        codes: int = 2048,
+        code_dim: int = 32,
+        decay: float = 0.99,
+        dead_below: float = 0.125,
+        commitment: float = 0.25,
+        rotation: bool = False,
+    ) -> None:
+        super().__init__(codes, decay, dead_below, commitment, rotation)
+        if code_dim < 1:
+            raise UsageError(f"quantizer.code_dim={code_dim}: must be at least 1")
+        self.code_dim = code_dim
+
+    def build(self, dim: int) -> None:
         if self.vq is None:
-            raise UsageError("the quantiser has no codebook yet: call build(dim) first")
-        return self.vq._codebook
+            super().build(self.code_dim)
+            self.inward, self.outward = nn.Linear(dim, self.code_dim), nn.Linear(self.code_dim, dim)
+
+    def initialise(self, samples: Tensor, seed: int = 0) -> None:
+        self._built()
+        _start_inward(self.inward, samples)
+        with torch.no_grad():
+            directions = F.normalize(self.inward(samples), dim=-1)
+            super().initialise(directions, seed)
+            codes = super().table()
+            _start_outward(self.outward, codes[(directions @ codes.T).argmax(dim=-1)], samples)
+
+    @torch.no_grad()
+    def table(self) -> Tensor:
+        found: Tensor = self.outward(super().table())
+        return found
+
+    def quantize(self, flat: Tensor) -> Quantized:
+        found = super().quantize(F.normalize(self.inward(flat), dim=-1))
+        return found._replace(vectors=self.outward(found.vectors))
+
+
+class LearnedQuantizer(CodebookQuantizer):
+    """Codes that are parameters, drawn to their vectors by gradient (the loss of VQ-VAE, arXiv 1711.00937).
+
+    Args:
+        codes: K >= 2.
+        commitment: weight of the vectors' part; that of the codes is 1.
+        rotation: the rotation trick in the place of the straight-through gradient.
+    """
+
+    def __init__(self, codes: int = 2048, commitment: float = 0.25, rotation: bool = False) -> None:
+        super().__init__(codes, commitment)
+        self.rotation = rotation
+
+    def build(self, dim: int) -> None:
+        if self.vq is None:
+            from vector_quantize_pytorch import VectorQuantize
+
+            self.vq = VectorQuantize(
+                dim,
+                codebook_size=self.codes,
+                learnable_codebook=True,
+                ema_update=False,
+                kmeans_init=False,
+                rotation_trick=self.rotation,
+                commitment_weight=0.0,
+                sync_codebook=False,  # DDP keeps parameters equal
+            )
+
+    def initialise(self, samples: Tensor, seed: int = 0) -> None:
+        """Puts the codes at the k-means centres of samples (N, E).
+
+        Raises:
+            DataError: fewer distinct samples than codes.
+        """
+        book = self._built()._codebook
+        with torch.no_grad():
+            book.embed.copy_(kmeans(samples, self.codes, seed)[0])
+
+    def table(self) -> Tensor:
+        table: Tensor = self._built()._codebook.embed[0].detach()
+        return table
+
+    def quantize(self, flat: Tensor) -> Quantized:
+        quantized, ids, _ = self.vq(flat[None])
+        chosen = self.vq._codebook.embed[0][ids[0]]
+        loss = F.mse_loss(chosen, flat.detach()) + self.commitment * F.mse_loss(flat, chosen.detach())
+        return Quantized(quantized[0], ids[0], loss)
+
+
+class SimVQQuantizer(CodebookQuantizer):
+    """Frozen codes behind one learned linear map, which moves all of them at once so that none dies (SimVQ, arXiv 2411.02038).
+
+    Args:
+        codes: K >= 2.
+        commitment: weight of the vectors' part; that of the codes is 1.
+        rotation: the rotation trick in the place of the straight-through gradient.
+    """
+
+    def __init__(self, codes: int = 2048, commitment: float = 0.25, rotation: bool = False) -> None:
+        super().__init__(codes, commitment)
+        self.rotation = rotation
+
+    def build(self, dim: int) -> None:
+        if self.vq is None:
+            from vector_quantize_pytorch import SimVQ
+
+            self.vq = SimVQ(
+                dim, self.codes, rotation_trick=self.rotation, commitment_weight=1.0, input_to_quantize_commit_loss_weight=self.commitment
+            )
+
+    def initialise(self, samples: Tensor, seed: int = 0) -> None:
+        """Freezes the k-means centres of samples (N, E) behind the identity.
+
+        Raises:
+            DataError: fewer distinct samples than codes.
+        """
+        vq = self._built()
+        with torch.no_grad():
+            vq.frozen_codebook.copy_(kmeans(samples, self.codes, seed)[0])
+            nn.init.eye_(vq.code_transform.weight)
+
+    def table(self) -> Tensor:
+        table: Tensor = self._built().codebook.detach()
+        return table
+
+    def quantize(self, flat: Tensor) -> Quantized:
+        quantized, ids, loss = self.vq(flat[None])
+        return Quantized(quantized[0], ids[0], loss)
+
+
+class FSQQuantizer(CodebookQuantizer):
+    """Finite scalar quantisation (arXiv 2309.15505): a few coordinates, each rounded to a fixed number of levels. There is nothing to learn
+    in it and nothing that could die; K is the product of the levels.
+
+    The maps to and from the coordinates start at the principal components of the training vectors and at the least-squares way back.
+
+    Args:
+        levels: how many values each coordinate takes, at least 3 each.
+    """
+
+    def __init__(self, levels: Sequence[int] = (8, 8, 8, 4)) -> None:
+        if not levels or min(levels) < 3:
+            raise UsageError(f"quantizer.levels={list(levels)}: at least one coordinate of at least 3 levels")
+        super().__init__(math.prod(levels), 0.0)
+        self.levels = tuple(levels)
+
+    def build(self, dim: int) -> None:
+        if self.vq is None:
+            from vector_quantize_pytorch import FSQ
+
+            self.vq = FSQ(list(self.levels))
+            self.inward, self.outward = nn.Linear(dim, len(self.levels)), nn.Linear(len(self.levels), dim)
+
+    def initialise(self, samples: Tensor, seed: int = 0) -> None:
+        self._built()
+        _start_inward(self.inward, samples)
+        with torch.no_grad():
+            _start_outward(self.outward, self.vq(self.inward(samples)[None])[0][0], samples)
+
+    @torch.no_grad()
+    def table(self) -> Tensor:
+        found: Tensor = self.outward(self._built().implicit_codebook)
+        return found
+
+    def quantize(self, flat: Tensor) -> Quantized:
+        codes, ids = self.vq(self.inward(flat)[None])
+        return Quantized(self.outward(codes[0]), ids[0], flat.new_zeros(()))
+
+
+def _start_inward(inward: nn.Linear, samples: Tensor) -> None:
+    """Let a map read the first principal components of samples (N, E), each with a standard deviation of 1."""
+    found = principal_components(samples, inward.out_features)
+    rank = int((found.variances > 1e-9 * found.variances[0].clamp(min=1e-12)).sum())
+    with torch.no_grad():
+        inward.weight.zero_()
+        inward.weight[:rank] = found.directions[:, :rank].T / found.variances[:rank, None].sqrt()
+        inward.bias.copy_(-inward.weight @ found.mean)
+
+
+def _start_outward(outward: nn.Linear, codes: Tensor, samples: Tensor) -> None:
+    """Let a map lead from the samples' codes (N, d) back to the samples (N, E) as well as a linear one can."""
+    back = least_squares(codes, samples)
+    with torch.no_grad():
+        outward.weight.copy_(back.weight)
+        outward.bias.copy_(back.bias)
 
 
 class IdentityQuantizer(Quantizer):
