@@ -146,10 +146,11 @@ class VTEMModule(Stage):
         wanted = -(-self.statistics_clips // self.trainer.world_size)
         parts: list[Tensor] = []
         for batch in self.training_batches():
-            parts.append(self.features(batch)[0].float())
+            parts.append(self.features(batch)[0].half())
             if sum(map(len, parts)) >= wanted:
                 break
         features = torch.cat(parts)[:wanted]
+        parts.clear()
         if self.trainer.world_size > 1:
             gathered: Any = self.all_gather(features)
             features = gathered.flatten(0, 1)

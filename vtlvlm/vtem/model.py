@@ -156,7 +156,7 @@ class VTEM(nn.Module):
         if self.motion:
             spread = change_between(windows).square().flatten(0, 2).mean(dim=0).sqrt()
             self.motion_std.copy_(torch.where(spread > 1e-6, spread, 1.0))
-        inputs = self._projection_inputs(windows).flatten(0, 2)
+        inputs, windows = self._projection_inputs(windows).flatten(0, 2), windows.flatten(0, 2)
 
         components = principal_components(inputs, self.event_dim)
         energy = float(components.variances.sum())
@@ -168,7 +168,8 @@ class VTEM(nn.Module):
         self.projection.weight[:rank] = scale * components.directions.T
         self.projection.bias.copy_(-self.projection.weight @ components.mean)
         vectors = self.projection(inputs)
-        inverse = least_squares(vectors, windows.flatten(0, 2))
+        inverse = least_squares(vectors, windows)
+        del inputs, windows  # half a gigabyte each at the demo's size, before k-means needs as much
         self.decoder.weight.copy_(inverse.weight)
         self.decoder.bias.copy_(inverse.bias)
         self.quantizer.initialise(vectors, seed)

@@ -65,12 +65,21 @@ def moments(features: Tensor, chunk: int = 256) -> Moments:
     return Moments(mean.float(), (floored * torch.where(scale > 0, scale, 1.0)).float())
 
 
+def covariances(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Means of x (N, D) and y (N, E), and the sum (D, E) of the products of their deviations; float64 by chunks of rows, so that a wide
+    copy of all rows is never made."""
+    chunk = 4096
+    mean_x, mean_y = (sum(part.double().sum(dim=0) for part in rows.split(chunk)) / max(len(rows), 1) for rows in (x, y))
+    products = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
+    for part_x, part_y in zip(x.split(chunk), y.split(chunk), strict=True):
+        products += (part_x.double() - mean_x).T @ (part_y.double() - mean_y)
+    return torch.as_tensor(mean_x), torch.as_tensor(mean_y), products
+
+
 def principal_components(samples: Tensor, rank: int) -> Components:
     """The first ``rank`` principal components of samples (N, D), from the eigenvectors of their covariance in float64."""
-    wide = samples.double()
-    mean = wide.mean(dim=0)
-    wide = wide - mean
-    values, vectors = torch.linalg.eigh(wide.T @ wide / max(len(wide) - 1, 1))
+    mean, _, products = covariances(samples, samples)
+    values, vectors = torch.linalg.eigh(products / max(len(samples) - 1, 1))
     values, vectors = values.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank]
     largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
     return Components(mean.float(), (vectors * largest.sign()).float(), values.float())
@@ -88,13 +97,12 @@ class Affine(NamedTuple):
 def least_squares(inputs: Tensor, outputs: Tensor) -> Affine:
     """The affine map from inputs (N, E) to outputs (N, D) with the smallest squared error, float64 inside; directions in which the
     inputs do not vary are left out."""
-    x, y = inputs.double(), outputs.double()
-    mean_x, mean_y = x.mean(dim=0), y.mean(dim=0)
-    x, y = x - mean_x, y - mean_y
-    values, vectors = torch.linalg.eigh(x.T @ x)
+    mean_x, _, squares = covariances(inputs, inputs)
+    _, mean_y, products = covariances(inputs, outputs)
+    values, vectors = torch.linalg.eigh(squares)
     kept = values > 1e-6 * values.max()
     basis = vectors[:, kept] / values[kept]
-    weight = (y.T @ x) @ (basis @ vectors[:, kept].T)
+    weight = products.T @ (basis @ vectors[:, kept].T)
     return Affine(weight.float(), (mean_y - weight @ mean_x).float())
 
 
