@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vtlvlm.data import video
 from vtlvlm.data.sampling import FrameSampling, segment_centres
 from vtlvlm.data.video import VideoError, decode, decode_sampled, probe, verify
 
@@ -210,3 +211,48 @@ def test_containers_are_closed(tmp_path: Path, make_video: Callable[..., Path]) 
         with pytest.raises(VideoError):
             decode(file, [9], size=8)
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def with_b_frames(path: Path, count: int = 40) -> Path:
+    """H.264 with frames that others do not refer to; frame i has brightness 20 + 5 i."""
+    texture = np.random.default_rng(0).integers(-15, 16, size=(32, 32, 1))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(
+            "libx264",
+            rate=25,
+            options={"crf": "1", "tune": "fastdecode", "x264-params": "bframes=3:b-adapt=0:b-pyramid=none:keyint=20:scenecut=0"},
+        )
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for number in range(count):
+            picture = np.repeat(20 + 5 * number + texture, 3, axis=2).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mp4", "mkv", "mov", "ts", "h264"])
+@pytest.mark.parametrize("wanted", [[0], [39], [1, 2, 3], [5, 17, 18, 31], [38, 2, 2], list(range(40))])
+def test_reordered_frames_come_in_display_order_from_any_container(suffix: str, wanted: list[int], tmp_path: Path) -> None:
+    clip = decode(with_b_frames(tmp_path / f"a.{suffix}"), wanted, size=16)
+    assert np.abs(np.array(brightness(clip.frames)) - (20 + 5 * np.array(wanted))).max() <= 2
+    assert clip.times.tolist() == pytest.approx([number / 25 for number in wanted], abs=1e-3)
+
+
+def test_unwanted_frames_of_h264_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = with_b_frames(tmp_path / "a.mp4")
+    seen: list[int] = []
+    plain = video.all_frames
+    monkeypatch.setattr(video, "all_frames", lambda *args: (seen.append(frame.pts) or frame for frame in plain(*args)))
+    decode(file, [6, 30], size=16)
+    assert len(seen) < 20  # of 31 up to the last one
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_chosen_frames_are_those_of_a_whole_decode(name: str, test_data: Path) -> None:
+    file = test_data / "clips" / name
+    frames = probe(file).frames
+    wanted = np.unique(np.linspace(0, frames - 1, 9).astype(int))
+    some, every = decode(file, wanted, size=24), decode(file, range(frames), size=24)
+    assert torch.equal(some.frames, every.frames[wanted])
+    assert torch.equal(some.times, every.times[wanted])

@@ -91,7 +91,7 @@ def probe(path: str | Path) -> VideoInfo:
             raise VideoError(f"{path}: no frame in it can be decoded")
         fps = frame_rate(stream)
         duration, variable = frames / fps, False
-        if all(stamp is not None for stamp in stamps):
+        if not _made_up(stream) and all(stamp is not None for stamp in stamps):
             steps = np.diff(np.sort(np.asarray(stamps, dtype=np.int64)))
             duration = float(steps.sum() * stream.time_base) + 1 / fps
             variable = bool(len(steps) > 1 and steps.max() > 1.5 * np.median(steps))
@@ -172,12 +172,14 @@ def _chosen(
 ) -> Iterator[av.VideoFrame]:
     """The wanted frames in display order; fills ``stamps`` with the times of all frames up to the last of them.
 
-    H.264 whose packets all say when they are shown is decoded without the frames that are neither wanted nor referred to by others.
+    H.264 whose packets say when they are shown is decoded without the frames that are neither wanted nor referred to by others. Where these
+    times rise with the order of decoding there is nothing to skip, or they are made up: AVI stores none.
     """
     if stream.codec_context.name == "h264" and Path(path).stat().st_size < _HELD:
         packets = list(container.demux(stream))
         shown = [packet.pts for packet in packets if packet.size]
-        if None not in shown and len(set(shown)) == len(shown) and not any(packet.is_discard for packet in packets):
+        known = None not in shown and len(set(shown)) == len(shown) and not any(packet.is_discard for packet in packets)
+        if known and shown != sorted(shown):
             shown.sort()
             stamps += shown[: last + 1]
             yield from _without_the_rest(path, packets, stream, {shown[number] for number in wanted if number < len(shown)})
@@ -207,8 +209,13 @@ def _without_the_rest(path: str | Path, packets: list[av.Packet], stream: av.Vid
                 yield packets[-1]  # the empty one, which makes the decoder give what it holds back
                 return
 
-    context = stream.codec_context
-    yield from (frame for frame in all_frames(path, needed()) if frame.pts in wanted)
+    context, before = stream.codec_context, None
+    for frame in all_frames(path, needed()):
+        if before is not None and frame.pts <= before:
+            raise VideoError(f"{path}: damaged: its frames are not in the order of their times {_place(frame, 0)}")
+        before = frame.pts
+        if before in wanted:
+            yield frame
 
 
 def decode_sampled(
@@ -330,9 +337,14 @@ def frame_rate(stream: av.VideoStream) -> float:
     return float(stream.average_rate or stream.guessed_rate or Fraction(25))
 
 
+def _made_up(stream: av.VideoStream) -> bool:
+    """Whether the times of showing are FFmpeg's guess: AVI holds the order of decoding, which is another one where frames are reordered."""
+    return stream.container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+
+
 def seconds(stamps: list[int | None], stream: av.VideoStream) -> NDArray[np.float64]:
     """(n,) seconds from the first frame: from timestamps where they rise steadily (AVI and raw streams: from the frame rate)."""
-    known = [stamp for stamp in stamps if stamp is not None]
+    known = [] if _made_up(stream) else [stamp for stamp in stamps if stamp is not None]
     if len(known) == len(stamps) and stream.time_base is not None:
         pts = np.asarray(known, dtype=np.int64)
         if (np.diff(pts) > 0).all():
