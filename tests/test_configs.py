@@ -13,9 +13,10 @@ FOLDER = Path(__file__).parents[1] / "lightning_configs"
 STAGES = sorted(FOLDER.glob("*.yaml"))
 
 
-def resolved(path: Path, capsys: pytest.CaptureFixture[str]) -> dict:
+def resolved(path: Path, capsys: pytest.CaptureFixture[str], *overlays: Path) -> dict:
+    files = [argument for file in (path, *overlays) for argument in ("--config", str(file))]
     with pytest.raises(SystemExit) as end:
-        main(["fit", "--config", str(path), "--print_config"])
+        main(["fit", *files, "--print_config"])
     assert end.value.code == 0
     return yaml.safe_load(capsys.readouterr().out)
 
@@ -30,6 +31,42 @@ def test_configuration_is_complete_and_headed(path: Path, capsys: pytest.Capture
     assert included["max_steps"] > 0
     assert {key: found["trainer"][key] for key in included} == included  # a dotted key beside an include would undo the include
     assert found["data"]["batch_size"] % found["data"]["micro_batch_size"] == 0
+
+
+ARMS = {
+    "no_quantization": ("quantizer", "IdentityQuantizer", {}),
+    "uniform_pooling": ("pooler", "UniformPooler", {}),
+    "no_coherence": None,
+    "tokens_64": ("pooler", "EqualSaliencePooler", {"windows": 4}),
+    "tokens_128": ("pooler", "EqualSaliencePooler", {"windows": 8}),
+    "tokens_512": ("pooler", "EqualSaliencePooler", {"windows": 32}),
+    "codes_512": ("quantizer", "EMAQuantizer", {"codes": 512}),
+    "codes_1024": ("quantizer", "EMAQuantizer", {"codes": 1024}),
+    "codes_4096": ("quantizer", "EMAQuantizer", {"codes": 4096}),
+}
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "ablations").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("base", ["stage1_vtem.yaml", "stage1_small.yaml"])
+def test_ablations_change_what_they_say_and_nothing_else(base: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert path.read_text().startswith("# Table ")
+    assert len(path.read_text().splitlines()) <= 6
+    plain = resolved(FOLDER / base, capsys)
+    arm = resolved(FOLDER / base, capsys, path)
+    model, other = arm["model"]["init_args"], plain["model"]["init_args"]
+    change = ARMS[path.stem]
+    if change is None:
+        assert (model.pop("beta"), other.pop("beta")) == (0.0, 0.1)
+    else:
+        part, name, settings = change
+        changed, before = model.pop(part), other.pop(part)
+        assert changed["class_path"].split(".")[-1] == name
+        kept = before["init_args"] if changed["class_path"] == before["class_path"] else {"windows": before["init_args"].get("windows")}
+        for key, value in changed.get("init_args", {}).items():
+            assert value == settings.get(key, kept.get(key))
+    if path.stem == "tokens_512":
+        assert (arm["data"]["sampling"].pop("frames"), plain["data"]["sampling"].pop("frames")) in ((128, 64), (128, 32))
+    assert arm == plain
 
 
 def test_paper_size(capsys: pytest.CaptureFixture[str]) -> None:
