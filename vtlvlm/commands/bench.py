@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-BENCHES = {"data": "decoding, copies, feature and event caches"}
+BENCHES = {"data": "decoding, copies, feature and event caches", "vtem": "pooling, quantisation, FLOPs, a stage-1 step"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
