@@ -1,13 +1,23 @@
-"""Linear probes on a feature cache: what the features tell without any language model.
+"""Probes on a feature cache: what the features tell without any language model, and what stage 1 keeps of it.
 
-Four probes, each fitted on the training people and tested on the test people: the mean feature, the means of the three thirds of
-the clip (the least that knows the order of time), the middle frame alone, and the clip's length alone.
+Four linear probes, each fitted on the training people and tested on the test people: the mean feature, the means of the three thirds of
+the clip (the least that knows the order of time), the middle frame alone, and the clip's length alone. With --vtem CHECKPOINT also a linear
+probe on the mean, and one layer of attention on the sequence, of features, windows, continuous events and codes: where the action is lost.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from vtlvlm.data.datamodule import NTUDataModule
+    from vtlvlm.report.probes import ProbeResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", default="xsub60", help="which clips train and which test (default: %(default)s)")
     parser.add_argument("--labels", help="classes.txt or CSV, as for data.labels")
     parser.add_argument("--seed", type=int, default=0, help="of the folds in which the regularisation is chosen (default: %(default)s)")
+    parser.add_argument("--vtem", type=Path, help="stage-1 checkpoint: probe each of its steps too")
     parser.add_argument("--output", type=Path, help="JSON file to write")
 
 
@@ -48,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         num_classes=data.num_classes,
         seed=args.seed,
     )
+    if args.vtem is not None:
+        found |= step_probes(data, args.vtem, rows, len(train), args.seed)
     table = [ResultRow(name, r.top1, r.top5, r.mean_class, r.num_test) for name, r in found.items()]
     print(as_text(summary_table([*table, ResultRow("chance", 1 / data.num_classes)])))
     if args.output is not None:
@@ -55,3 +68,63 @@ def run(args: argparse.Namespace) -> int:
         content = {"protocol": args.protocol, "seed": args.seed, "features": cache.hash, "split": data.split_description, "probes": probes}
         write_json(args.output, {**content, "environment": environment(args.seed)})
     return 0
+
+
+def step_probes(data: NTUDataModule, checkpoint: Path, rows: NDArray[np.int64], num_train: int, seed: int) -> dict[str, ProbeResult]:
+    """Linear and attention probes on every step of stage 1.
+
+    Args:
+        data: set up, with a feature cache.
+        checkpoint: of stage 1.
+        rows: of the index, the training clips first.
+        num_train: how many of them train.
+        seed: of folds and starts.
+    """
+    from vtlvlm.report.attention import attention_probe
+    from vtlvlm.report.probes import linear_probe
+
+    steps = step_tokens(data, checkpoint, rows)
+    labels, groups = data.index.label[rows], data.index.subject[rows]
+    train, test = slice(None, num_train), slice(num_train, None)
+    found: dict[str, ProbeResult] = {}
+    for name, (tokens, windows) in steps.items():
+        mean = tokens.unflatten(1, (windows, -1)).float().mean(dim=1).flatten(1).numpy()
+        sides = labels[train], mean[test], labels[test]
+        found[f"{name}: linear, mean"] = linear_probe(
+            mean[train], *sides, train_groups=groups[train], num_classes=data.num_classes, seed=seed
+        )
+        found[f"{name}: attention"] = attention_probe(
+            tokens[train],
+            labels[train],
+            tokens[test],
+            labels[test],
+            train_groups=groups[train],
+            windows=windows,
+            num_classes=data.num_classes,
+            seed=seed,
+        )
+    return found
+
+
+def step_tokens(data: NTUDataModule, checkpoint: Path, rows: NDArray[np.int64]) -> dict[str, tuple[Tensor, int]]:
+    """The plain view of clips at every step of stage 1: name -> tokens (n, M, width), window by window, and their number of windows."""
+    import torch
+
+    from vtlvlm.stages.vtem import VTEMModule
+
+    module = VTEMModule.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    module.check_data(data)
+    cache = data.features_cache
+    assert cache is not None
+    parts: dict[str, list[Tensor]] = {"features": [], "windows": [], "continuous events": [], "codes": []}
+    held = cache.rows(data.index.name[rows])
+    with torch.no_grad():
+        for start in range(0, len(held), 64):
+            chosen = held[start : start + 64]
+            encoding = module.vtem.encode(cache.features(chosen), cache.times(chosen))
+            for name, part in zip(
+                parts, (encoding.target, encoding.pooled.segments, encoding.continuous, encoding.tokens.vectors), strict=True
+            ):
+                parts[name].append((part.flatten(1, 2) if part.ndim == 4 else part).half())
+    windows = module.pooler.windows
+    return {name: (torch.cat(part), cache.steps if name == "features" else windows) for name, part in parts.items()}

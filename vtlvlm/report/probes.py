@@ -73,7 +73,7 @@ def linear_probe(
         raise DataError("linear probe: all training clips have one label; a probe needs at least two classes")
     strength = _choose_strength(train_x, train_y, train_groups, num_classes, seed)
     probs = _predict(train_x, train_y, test_x, [strength], num_classes)[0]
-    values = _accuracies(probs, test_y)
+    values = accuracies(probs, test_y)
     return ProbeResult(
         top1=values["top1"],
         top5=values["top5"],
@@ -167,7 +167,7 @@ def _predict(
     return probs
 
 
-def _accuracies(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def accuracies(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """The same metrics, by the same code, as for the models."""
     metrics = action_metrics(probs.shape[1])
     metrics.update(torch.from_numpy(probs), torch.from_numpy(labels.astype(np.int64)))

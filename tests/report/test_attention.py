@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+import torch
+
+from vtlvlm.errors import DataError
+from vtlvlm.report import attention
+from vtlvlm.report.attention import AttentionReader, attention_probe
+from vtlvlm.report.probes import linear_probe
+
+
+def rising_or_falling(people: int, clips: int = 12, windows: int = 6, cells: int = 2) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    """Sequences that rise or fall: their means are alike, so that only the order of time tells them apart."""
+    generator = torch.Generator().manual_seed(people)
+    slope = torch.linspace(-1, 1, windows)[:, None, None] * torch.ones(1, cells, 8)
+    labels = torch.arange(people * clips) % 2
+    tokens = slope * (2.0 * labels - 1)[:, None, None, None] + 0.3 * torch.randn(people * clips, windows, cells, 8, generator=generator)
+    return tokens.flatten(1, 2), labels.numpy(), np.repeat(np.arange(people), clips)
+
+
+def test_it_reads_the_order_of_time_and_the_mean_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "STEPS", 60)
+    monkeypatch.setattr(attention, "DECAYS", (0.3, 1.0))
+    (x, y, groups), (test_x, test_y, _) = rising_or_falling(6), rising_or_falling(4)
+    found = attention_probe(x, y, test_x, test_y, train_groups=groups, windows=6, num_classes=2)
+    assert found.top1 > 0.95
+    assert (found.num_train, found.num_test, found.dims) == (72, 48, 6 * 2 * 8)
+    mean = linear_probe(x.mean(1).numpy(), y, test_x.mean(1).numpy(), test_y, train_groups=groups, num_classes=2)
+    assert mean.top1 < 0.75
+    assert attention_probe(x, y, test_x, test_y, train_groups=groups, windows=6, num_classes=2) == found
+
+
+def test_shapes_and_empty_sides() -> None:
+    assert AttentionReader(8, windows=3, cells=4, num_classes=5)(torch.zeros(2, 12, 8)).shape == (2, 5)
+    x, y, groups = rising_or_falling(2)
+    with pytest.raises(DataError, match="no clips on one side"):
+        attention_probe(x, y, x[:0], y[:0], train_groups=groups, windows=6, num_classes=2)
