@@ -2,23 +2,33 @@
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
+_LARGEST_DYNAMIC = 32 * 2**20  # what glibc's own adjustment of the threshold ends at; changing anything switches that adjustment off
 
 
-def keep_freed_memory() -> bool:
+@contextmanager
+def freed_memory_kept() -> Iterator[bool]:
     """Let glibc keep what tensors free instead of returning it to the system and asking for it again with the next batch.
 
     A frozen backbone allocates the same tens of megabytes for every chunk of frames; getting them zeroed anew from the kernel each time
-    took half of the extraction on two CPU cores. Only worth it for work of constant size: memory is kept until the process ends.
+    took half of the extraction on two CPU cores. Only for work of constant size. What was kept is given back at the end.
 
-    Returns:
+    Yields:
         Whether it took effect (Linux with glibc).
     """
-    if sys.platform != "linux":
-        return False
     try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        libc = ctypes.CDLL("libc.so.6") if sys.platform == "linux" else None
+        kept = libc is not None and bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
     except (OSError, AttributeError):
-        return False
-    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+        libc, kept = None, False
+    try:
+        yield kept
+    finally:
+        if libc is not None and kept:
+            libc.mallopt(_M_MMAP_MAX, 65_536)
+            libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_DYNAMIC)
+            libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_DYNAMIC)
+            libc.malloc_trim(0)

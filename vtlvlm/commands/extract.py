@@ -14,11 +14,10 @@ def main(arguments: Sequence[str]) -> int:
     from vtlvlm.commands.trainer import fill, parts
     from vtlvlm.data.cache import FeatureCacheWriter
     from vtlvlm.errors import UsageError
-    from vtlvlm.memory import keep_freed_memory
+    from vtlvlm.memory import freed_memory_kept
     from vtlvlm.stages.vtem import FeatureExtraction
 
     cli = parts("extract", arguments)
-    keep_freed_memory()
     data, extractor = cli.datamodule, cli.model.extractor
     if data.features or data.events:
         raise UsageError("extract reads videos: leave data.features and data.events out")
@@ -33,4 +32,5 @@ def main(arguments: Sequence[str]) -> int:
     steps = extractor.steps(data.sampling.frames)
     row_bytes = steps * (extractor.cells * extractor.dim * 2 + 4)
     output = cli.config["output"]
-    return fill(cli, FeatureExtraction(extractor), FeatureWriter, lambda rank: FeatureCacheWriter(output, provenance, rank), row_bytes)
+    with freed_memory_kept():
+        return fill(cli, FeatureExtraction(extractor), FeatureWriter, lambda rank: FeatureCacheWriter(output, provenance, rank), row_bytes)
