@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,10 +184,44 @@ def test_classify_goes_on_after_an_unreadable_file(chain: Pipeline, capsys: pyte
     assert "1 of 7" in err
 
 
+def test_probes_of_every_step_of_stage_one(chain: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vtlvlm.report import attention
+
+    monkeypatch.setattr(attention, "STEPS", 5)
+    output = tmp_path / "probes.json"
+    assert chain("probe", chain.root, "--features", chain.features, "--vtem", chain.best1, "--output", output) == 0
+    found = json.loads(output.read_text())["probes"]
+    names = ["features", "windows", "continuous events", "codes"]
+    assert list(found)[4:] == [f"{name}: {probe}" for name in names for probe in ("linear, mean", "attention")]
+    assert found["codes: attention"]["dims"] == 16 * 16  # 4 windows of 4 cells, 16 numbers wide
+    assert found["features: attention"]["dims"] == 8 * 4 * 1280
+
+
+def test_caches_are_verified_on_request(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "features"
+    shutil.copytree(chain.features, folder)
+    assert chain("extract", "--config", chain.stage1, "--output", folder, "--verify") == 0
+    assert "all as they were written" in capsys.readouterr().out
+    shard = next(folder.glob("features-*"))
+    content = bytearray(shard.read_bytes())
+    content[-9] ^= 1
+    shard.write_bytes(content)
+    assert chain("extract", "--config", chain.stage1, "--output", folder, "--verify") == 1
+    assert f"{shard.name}: has changed since it was written" in capsys.readouterr().err
+    shard.unlink()
+    assert chain("extract", "--config", chain.stage1, "--output", folder, "--verify") == 0
+
+
+def test_no_room_for_a_cache(chain: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert chain("extract", "--config", chain.stage1, "--output", tmp_path / "f") == 1
+    assert "make room, or name a folder on another disk" in capsys.readouterr().err
+
+
 def test_extract_again_does_nothing(chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p.name: p.stat().st_mtime_ns for p in chain.features.glob("*.safetensors")}
     assert chain("extract", "--config", chain.stage1, "--output", chain.features) == 0
-    assert "10 of 10" in capsys.readouterr().out
+    assert "all 10 clips and views are there" in capsys.readouterr().out
     assert {p.name: p.stat().st_mtime_ns for p in chain.features.glob("*.safetensors")} == before
 
 

@@ -91,3 +91,9 @@ def test_bad_input_is_named() -> None:
     x[0, 0] = np.nan
     with pytest.raises(DataError, match="nan or infinity"):
         linear_probe(x, y, x, y, train_groups=subjects, num_classes=A)
+
+
+def test_vectors_that_are_all_equal_leave_the_frequencies() -> None:
+    x, y = np.ones((6, 9)), np.array([0, 0, 0, 0, 1, 2])
+    found = linear_probe(x, y, np.ones((4, 9)), np.array([0, 0, 1, 2]), train_groups=np.array([1, 1, 1, 2, 2, 2]), num_classes=3)
+    assert found.top1 == 0.5

@@ -121,10 +121,10 @@ def step_tokens(data: NTUDataModule, checkpoint: Path, rows: NDArray[np.int64]) 
     with torch.no_grad():
         for start in range(0, len(held), 64):
             chosen = held[start : start + 64]
-            encoding = module.vtem.encode(cache.features(chosen), cache.times(chosen))
-            for name, part in zip(
-                parts, (encoding.target, encoding.pooled.segments, encoding.continuous, encoding.tokens.vectors), strict=True
-            ):
-                parts[name].append((part.flatten(1, 2) if part.ndim == 4 else part).half())
+            features = cache.features(chosen)
+            encoding = module.vtem.encode(features, cache.times(chosen))
+            found = (features.flatten(1, 2), encoding.pooled.segments.flatten(1, 2), encoding.continuous, encoding.tokens.vectors)
+            for name, part in zip(parts, found, strict=True):
+                parts[name].append(part)
     windows = module.pooler.windows
     return {name: (torch.cat(part), cache.steps if name == "features" else windows) for name, part in parts.items()}

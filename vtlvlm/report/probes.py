@@ -157,9 +157,11 @@ def _predict(
     train_z, z = scaler.transform(train_x).astype(np.float64), scaler.transform(x).astype(np.float64)
     if train_z.shape[1] > train_z.shape[0]:
         _, singular, basis = np.linalg.svd(train_z, full_matrices=False)
-        basis = basis[singular > 1e-8 * singular[0]].T
+        basis = basis[singular > 1e-8 * max(singular[0], 1e-8)].T
         train_z, z = train_z @ basis, z @ basis
     probs = np.zeros((len(strengths), len(x), num_classes))
+    if not train_z.shape[1]:  # all training vectors are equal: nothing but the classes' frequencies to go by
+        return probs + np.bincount(train_y, minlength=num_classes) / len(train_y)
     model = LogisticRegression(max_iter=1000, tol=1e-4, warm_start=True)
     for row, strength in enumerate(strengths):
         model.set_params(C=strength).fit(train_z, train_y)
