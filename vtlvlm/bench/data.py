@@ -45,7 +45,15 @@ LANGUAGE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 
 
 def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Figure], dict[str, Any]]:
     """All figures of this bench, and what they were measured on."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        return _measure(work, videos, repeats)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measure(work: Path, videos: Path | None, repeats: int) -> tuple[list[Figure], dict[str, Any]]:
     clips = camera_clips(work / "clips", videos)
     figures: list[Figure] = []
     costs: dict[str, float] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,10 +77,22 @@ def covariances(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.as_tensor(mean_x), torch.as_tensor(mean_y), products
 
 
+def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, rising, and eigenvectors of a symmetric matrix; few clips make thousands of zeros of it, at which one of the libraries
+    behind torch may give up where that behind numpy does not."""
+    matrix = (matrix + matrix.T) / 2
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:
+        found = np.linalg.eigh(matrix.cpu().numpy())
+        values, vectors = (torch.from_numpy(part).to(matrix.device) for part in found)
+    return values, vectors
+
+
 def principal_components(samples: Tensor, rank: int) -> Components:
     """The first ``rank`` principal components of samples (N, D), from the eigenvectors of their covariance in float64."""
     mean, _, products = covariances(samples, samples)
-    values, vectors = torch.linalg.eigh(products / max(len(samples) - 1, 1))
+    values, vectors = symmetric_eigen(products / max(len(samples) - 1, 1))
     values, vectors = values.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank]
     largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
     return Components(mean.float(), (vectors * largest.sign()).float(), values.float())
@@ -99,7 +112,7 @@ def least_squares(inputs: Tensor, outputs: Tensor) -> Affine:
     inputs do not vary are left out."""
     mean_x, _, squares = covariances(inputs, inputs)
     _, mean_y, products = covariances(inputs, outputs)
-    values, vectors = torch.linalg.eigh(squares)
+    values, vectors = symmetric_eigen(squares)
     kept = values > 1e-6 * values.max()
     basis = vectors[:, kept] / values[kept]
     weight = products.T @ (basis @ vectors[:, kept].T)
