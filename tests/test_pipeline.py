@@ -197,6 +197,21 @@ def test_probes_of_every_step_of_stage_one(chain: Pipeline, tmp_path: Path, monk
     assert found["features: attention"]["dims"] == 8 * 4 * 1280
 
 
+def test_a_backbone_trained_along_is_kept_in_the_checkpoint(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tuned = tmp_path / "tuned.yaml"
+    tuned.write_text(chain.stage1.read_text().replace("image_size: 64}", "image_size: 64, trainable: true}"))
+    to = ["--trainer.default_root_dir", tmp_path / "run", "--trainer.max_steps", 1]
+    assert chain("fit", "--config", tuned, "--data.features", chain.features, *to) == 2
+    assert "which needs videos: leave data.features out" in capsys.readouterr().err
+    assert chain("fit", "--config", tuned, *to) == 0
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    module, frozen = VTEMModule.load_from_checkpoint(checkpoint), VTEMModule.load_from_checkpoint(chain.best1)
+    frozen.extractor.load_weights()
+    assert module.extractor.loaded
+    stem = [m.extractor.backbone.conv_stem.weight for m in (module, frozen)]
+    assert 0 < float((stem[0] - stem[1]).detach().abs().max()) < 0.01
+
+
 def test_caches_are_verified_on_request(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "features"
     shutil.copytree(chain.features, folder)

@@ -57,5 +57,7 @@ def test_only_training_views_are_changed(ntu_tree: Path) -> None:
     changed = data.on_after_batch_transfer(batch, 0).frames
     assert (changed == still(3)).flatten(1).all(1).tolist() == [True, False, True]
     assert torch.equal(data.on_after_batch_transfer(batch, 0).frames, changed)
+    with pytest.raises(UsageError, match=r"set sampling\.views to 2 or more"):
+        NTUDataModule(str(ntu_tree), "xsub60", augmentation=STRONG)
     plain = NTUDataModule(str(ntu_tree), "xsub60", validation=0)
     assert plain.on_after_batch_transfer(batch, 0) is batch

@@ -115,6 +115,13 @@ def test_a_table_is_rewritten(tmp_path: Path) -> None:
     assert scanned(tmp_path / "c", csv="clips.csv").classes == ("sit down", "wave")
 
 
+def test_a_classes_file_from_elsewhere_goes_along(tmp_path: Path) -> None:
+    encode(tmp_path / "v" / "S001C001P001R001A007_rgb.avi", pictures(), codec="mpeg4")
+    (tmp_path / "mine.txt").write_text("A007 wave\n")
+    assert main(["prepare", str(tmp_path / "v"), "--classes", str(tmp_path / "mine.txt"), "--transcode", str(tmp_path / "c")]) == 0
+    assert scanned(tmp_path / "c").classes == ("wave",)
+
+
 def test_names_that_would_collide(tmp_path: Path) -> None:
     encode(tmp_path / "v" / "wave" / "a.mov", pictures())
     encode(tmp_path / "v" / "wave" / "a.mp4", pictures())

@@ -130,6 +130,20 @@ def test_gradients_only_where_they_are_asked_for(lite0: TimmExtractor) -> None:
         assert not tuned(frames()).requires_grad
 
 
+def test_compiled_features_are_the_same_and_are_compiled(lite0: TimmExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: whole(function, backend=backend))  # the real one takes minutes
+    compiled = TimmExtractor(weights=lite0.weights, image_size=64, chunk=3, compiled=True)
+    torch.testing.assert_close(compiled(frames()), lite0(frames()), atol=1e-4, rtol=1e-4)
+    assert graphs
+
+
 def test_long_clips_go_through_in_pieces(lite0: TimmExtractor) -> None:
     seen: list[int] = []
     hook = lite0.backbone.conv_stem.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))

@@ -48,7 +48,7 @@ def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Figu
 
 
 def saved_bytes(job: Callable[[], object]) -> int:
-    """Bytes that a forward pass keeps for its backward pass, each storage once, parameters and inputs left out of neither side."""
+    """Bytes that a forward pass keeps for its backward pass, each storage once, those of inputs and parameters included."""
     seen: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -85,7 +85,6 @@ def pooling_and_quantisation(repeats: int) -> list[Figure]:
     seconds = alternate({"ours": lambda: ours().backward(), "bare": lambda: theirs().backward()}, repeats=repeats)
     work = f"pooling and quantisation, forward and backward, M = {WINDOWS * CELLS}, over bare vector-quantize-pytorch"
     note = f"{statistics.median(seconds['bare']):.2f} s bare, processor time"
-    # what both keep of their inputs: the features are a part of ours, twice as many steps as windows
     return [
         Figure(f"{work}: time", ratio(seconds, "ours", "bare"), "x", 1.25, note=note),
         Figure("... memory kept for the backward pass", saved_bytes(ours) / max(saved_bytes(theirs), 1), "x", 1.25),

@@ -81,7 +81,7 @@ def make_copies(index: ClipIndex, store: Path, args: argparse.Namespace) -> int:
     """Transcode; clips that prove damaged on the way enter the index and are left out from then on."""
     from vtlvlm.data.transcode import TABLE, transcode
 
-    failed = transcode(index, args.transcode, side=args.side, workers=args.workers)
+    failed = transcode(index, args.transcode, classes=args.classes, side=args.side, workers=args.workers)
     for path, reason in failed.items():
         row = int((index.path == path).argmax())
         index.damage[row], index.checked[row] = reason, 2

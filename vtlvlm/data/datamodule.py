@@ -47,7 +47,8 @@ class NTUDataModule(LightningDataModule):
             ``extract``.
 
     Raises:
-        UsageError: ``batch_size`` is no multiple of ``micro_batch_size`` times the processes; or the protocol does not fit the data.
+        UsageError: ``batch_size`` is no multiple of ``micro_batch_size`` times the processes; the protocol does not fit the data; or
+            augmentation without a view to change.
         DataError: No usable clip, an empty side of the split, or a cache that does not hold the clips.
     """
 
@@ -72,6 +73,8 @@ class NTUDataModule(LightningDataModule):
             raise UsageError(
                 f"batch_size={batch_size}, micro_batch_size={micro_batch_size}, num_workers={num_workers}: sizes from 1, workers from 0"
             )
+        if augmentation is not None and sampling.views < 2:
+            raise UsageError("augmentation changes the training views from 1 up: set sampling.views to 2 or more")
         self.root, self.protocol, self.features, self.events = root, protocol, features, events
         self.sampling, self.batch_size, self.micro_batch_size, self.num_workers = sampling, batch_size, micro_batch_size, num_workers
         self.validation, self.seed, self.labels = validation, seed, labels

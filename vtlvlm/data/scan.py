@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from vtlvlm.cores import usable_cores
 from vtlvlm.data.index import ClipIndex, Layout, default_store, stores, strings
 from vtlvlm.data.ntu import ACTIONS, EXAMPLE, VIDEO_SUFFIXES, parse_names, read_classes
 from vtlvlm.errors import DataError, UsageError
@@ -235,8 +236,7 @@ def _inspect_all(index: ClipIndex, rows: NDArray[np.int64], *, verify: bool, wor
     from tqdm import tqdm
 
     def results() -> Iterator[tuple[int, tuple[Any, ...]]]:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        with ThreadPoolExecutor(workers or cores) as pool:
+        with ThreadPoolExecutor(workers or usable_cores()) as pool:
             try:
                 yield from zip(rows.tolist(), pool.map(lambda row: inspect(index.file(row), verify), rows.tolist()), strict=True)
             except BaseException:

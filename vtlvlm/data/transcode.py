@@ -18,6 +18,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from vtlvlm.cores import usable_cores
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.shards import FolderLock
 from vtlvlm.data.space import require_space
@@ -50,12 +51,21 @@ def copy_names(index: ClipIndex, rows: NDArray[np.int64]) -> list[str]:
     return names
 
 
-def transcode(index: ClipIndex, folder: Path, *, side: int = SIDE, workers: int | None = None, progress: bool = True) -> dict[str, str]:
+def transcode(
+    index: ClipIndex,
+    folder: Path,
+    *,
+    classes: Path | None = None,
+    side: int = SIDE,
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, str]:
     """Copy all usable clips with threads (FFmpeg works outside Python's lock); those that are there already are left as they are.
 
     Args:
         index: The clips, looked into (not from ``fast``).
         folder: Of the copies: the same tree, ending in .mp4, with the set's ``classes.txt`` or a ``clips.csv``; then the root for all else.
+        classes: The classes file that the clips were found with; None for that of the set's folder.
         side: Pixels of the shorter side; smaller videos keep their size.
         workers: Clips at once; None for one a core.
         progress: Show a progress bar.
@@ -80,7 +90,7 @@ def transcode(index: ClipIndex, folder: Path, *, side: int = SIDE, workers: int 
         ready = [is_copy_of(folder / name, str(index.identity[row])) for row, name in zip(rows, names, strict=True)]
         todo = [(int(row), name) for row, name, there in zip(rows, names, ready, strict=True) if not there]
         print(require_space(folder, sum(_estimate(index, row, side) for row, _ in todo), f"{len(todo):,} of {len(rows):,} copies"))
-        _accompany(index, folder, rows, names)
+        _accompany(index, folder, rows, names, classes or index.root / "classes.txt")
         failed: dict[str, str] = {}
 
         def work(item: tuple[int, str]) -> tuple[str, str]:
@@ -91,7 +101,7 @@ def transcode(index: ClipIndex, folder: Path, *, side: int = SIDE, workers: int 
                 return str(index.path[row]), str(error).removeprefix(f"{index.file(row)}: ")
             return "", ""
 
-        with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(workers or usable_cores()) as pool:
             bar = tqdm(total=len(rows), initial=len(rows) - len(todo), desc="copying", unit="clip", disable=not progress)
             try:
                 for path, reason in pool.map(work, todo):
@@ -215,7 +225,7 @@ def _estimate(index: ClipIndex, row: int, side: int) -> float:
     return float(width * height * factor**2 * index.frames[row] * _BYTES_A_PIXEL)
 
 
-def _accompany(index: ClipIndex, folder: Path, rows: NDArray[np.int64], names: list[str]) -> None:
+def _accompany(index: ClipIndex, folder: Path, rows: NDArray[np.int64], names: list[str], classes: Path) -> None:
     """What says which class each clip is, beside the copies."""
     if index.layout == "csv":
         with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
@@ -225,6 +235,4 @@ def _accompany(index: ClipIndex, folder: Path, rows: NDArray[np.int64], names: l
                 (name, index.classes[index.label[row]], index.split[row], index.group[row]) for row, name in zip(rows, names, strict=True)
             )
     elif index.layout == "ntu" and not index.official:
-        source = index.root / "classes.txt"
-        if source.is_file():
-            shutil.copyfile(source, folder / "classes.txt")
+        shutil.copyfile(classes, folder / "classes.txt")

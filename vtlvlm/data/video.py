@@ -162,6 +162,8 @@ def decode(
             count += 1
         times = seconds(stamps, stream)
     if count < len(unique):
+        if len(stamps) > last:
+            raise VideoError(f"{path}: damaged: {len(unique) - count} of {len(unique)} wanted frames do not decode")
         raise VideoError(f"{path}: ends after {len(stamps)} frames, frame {last} was wanted; the file is truncated or its length is wrong")
     frames = torch.from_numpy(pictures if len(unique) == len(numbers) and (inverse[1:] > inverse[:-1]).all() else pictures[inverse])
     return Clip(frames, torch.from_numpy(times[numbers].astype(np.float32)))
@@ -211,7 +213,7 @@ def _without_the_rest(path: str | Path, packets: list[av.Packet], stream: av.Vid
 
     context, before = stream.codec_context, None
     for frame in all_frames(path, needed()):
-        if before is not None and frame.pts <= before:
+        if frame.pts is None or (before is not None and frame.pts <= before):
             raise VideoError(f"{path}: damaged: its frames are not in the order of their times {_place(frame, 0)}")
         before = frame.pts
         if before in wanted:

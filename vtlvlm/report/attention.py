@@ -9,7 +9,7 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor, nn
 
 from vtlvlm.errors import DataError
-from vtlvlm.report.probes import FOLDS, ProbeResult, accuracies
+from vtlvlm.report.probes import FOLDS, ProbeResult
 
 DECAYS = (0.3, 1.0, 3.0)
 """Weight decays that are tried, on folds of training people"""
@@ -94,16 +94,8 @@ def attention_probe(
         loss = -np.log(np.maximum(found[np.arange(len(train_y)), train_y], 1e-9)).mean()
         scores.append((-(found.argmax(-1) == train_y).mean(), loss, decay))
     decay = min(scores)[2]
-    values = accuracies(_fit(train_z, labels, windows, num_classes, decay, seed, test_z), test_y)
-    return ProbeResult(
-        top1=values["top1"],
-        top5=values["top5"],
-        mean_class=values["mean_class_accuracy"],
-        num_train=len(train_y),
-        num_test=len(test_y),
-        dims=int(train_x.shape[1] * train_x.shape[2]),
-        strength=decay,
-    )
+    probs = _fit(train_z, labels, windows, num_classes, decay, seed, test_z)
+    return ProbeResult.of(probs, test_y, num_train=len(train_y), dims=int(train_x.shape[1] * train_x.shape[2]), strength=decay)
 
 
 def _fit(x: Tensor, y: Tensor, windows: int, num_classes: int, decay: float, seed: int, test: Tensor) -> np.ndarray:

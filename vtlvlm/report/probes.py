@@ -35,7 +35,15 @@ class ProbeResult:
     dims: int
     """numbers per clip that the probe sees"""
     strength: float
-    """the C chosen on training people"""
+    """the regularisation chosen on training people: C of a linear probe, weight decay of an attention probe"""
+
+    @classmethod
+    def of(cls, probs: np.ndarray, labels: np.ndarray, *, num_train: int, dims: int, strength: float) -> ProbeResult:
+        """From the test clips' probabilities (n, A) and labels (n,), by the same metrics, and the same code, as for the models."""
+        metrics = action_metrics(probs.shape[1])
+        metrics.update(torch.from_numpy(probs), torch.from_numpy(labels.astype(np.int64)))
+        found = {name: float(value) for name, value in metrics.compute().items()}
+        return cls(found["top1"], found["top5"], found["mean_class_accuracy"], num_train, len(labels), dims, strength)
 
 
 def linear_probe(
@@ -73,16 +81,7 @@ def linear_probe(
         raise DataError("linear probe: all training clips have one label; a probe needs at least two classes")
     strength = _choose_strength(train_x, train_y, train_groups, num_classes, seed)
     probs = _predict(train_x, train_y, test_x, [strength], num_classes)[0]
-    values = accuracies(probs, test_y)
-    return ProbeResult(
-        top1=values["top1"],
-        top5=values["top5"],
-        mean_class=values["mean_class_accuracy"],
-        num_train=len(train_y),
-        num_test=len(test_y),
-        dims=train_x.shape[1],
-        strength=strength,
-    )
+    return ProbeResult.of(probs, test_y, num_train=len(train_y), dims=train_x.shape[1], strength=strength)
 
 
 def probe_suite(
@@ -167,10 +166,3 @@ def _predict(
         model.set_params(C=strength).fit(train_z, train_y)
         probs[row][:, model.classes_] = model.predict_proba(z)
     return probs
-
-
-def accuracies(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The same metrics, by the same code, as for the models."""
-    metrics = action_metrics(probs.shape[1])
-    metrics.update(torch.from_numpy(probs), torch.from_numpy(labels.astype(np.int64)))
-    return {name: float(value) for name, value in metrics.compute().items()}

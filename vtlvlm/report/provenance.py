@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from vtlvlm.cores import usable_cores
+
 PACKAGES = (
     "vtlvlm",
     "torch",
@@ -42,9 +44,8 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """The computer: platform, processor name, usable cores, and the GPUs torch sees."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"platform": platform.platform(), "cpu": _processor(), "cores": cores, "gpus": gpus}
+    return {"platform": platform.platform(), "cpu": _processor(), "cores": usable_cores(), "gpus": gpus}
 
 
 def _processor() -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from vtlvlm.cores import usable_cores
 from vtlvlm.data import ntu
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.synth.actions import ACTIONS
@@ -129,7 +130,7 @@ def generate(
     _render(
         missing,
         output,
-        workers or len(os.sched_getaffinity(0)),
+        workers or usable_cores(),
         tqdm(total=len(clips), initial=len(clips) - len(missing), desc="synth", unit="clip", disable=not progress),
     )
     _write(output / CLASSES, "".join(f"A{action:03d} {ntu.ACTIONS[action - 1]}\n" for action in chosen))

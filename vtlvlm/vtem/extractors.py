@@ -164,8 +164,7 @@ class Backbone(FeatureExtractor):
         shape = (1, 1, 3, 1, 1)
         self.register_buffer("mean", 255 * torch.tensor(made.mean).view(shape), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(made.std).view(shape), persistent=False)
-        if self.compiled:
-            self.backbone.compile()
+        self.run = torch.compile(self.feature_map) if self.compiled else self.feature_map
 
     def load_weights(self) -> None:
         backbone = self.built()
@@ -202,7 +201,8 @@ class Backbone(FeatureExtractor):
         if images.shape[-2:] != (self.image_size, self.image_size):
             small = F.interpolate(images.flatten(0, 1), size=(self.image_size, self.image_size), mode="bilinear", antialias=True)
             images = small.unflatten(0, images.shape[:2])
-        found = self.feature_map((images - self.mean) / self.std)
+        self.build()
+        found = self.run((images - self.mean) / self.std)
         cells = F.adaptive_avg_pool2d(found.flatten(0, 1), self.grid).flatten(2).transpose(1, 2)
         return cells.unflatten(0, found.shape[:2]).contiguous()
 

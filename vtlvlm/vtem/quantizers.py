@@ -241,8 +241,8 @@ class FactorisedQuantizer(EMAQuantizer):
         return found._replace(vectors=self.outward(found.vectors))
 
 
-class LearnedQuantizer(CodebookQuantizer):
-    """Codes that are parameters, drawn to their vectors by gradient (the loss of VQ-VAE, arXiv 1711.00937).
+class GradientQuantizer(CodebookQuantizer):
+    """What quantisers share whose codes are drawn to their vectors by gradient (the loss of VQ-VAE, arXiv 1711.00937).
 
     Args:
         codes: K >= 2.
@@ -253,6 +253,10 @@ class LearnedQuantizer(CodebookQuantizer):
     def __init__(self, codes: int = 2048, commitment: float = 0.25, rotation: bool = False) -> None:
         super().__init__(codes, commitment)
         self.rotation = rotation
+
+
+class LearnedQuantizer(GradientQuantizer):
+    """Codes that are parameters. Arguments: see :class:`GradientQuantizer`."""
 
     def build(self, dim: int) -> None:
         if self.vq is None:
@@ -290,18 +294,9 @@ class LearnedQuantizer(CodebookQuantizer):
         return Quantized(quantized[0], ids[0], loss)
 
 
-class SimVQQuantizer(CodebookQuantizer):
+class SimVQQuantizer(GradientQuantizer):
     """Frozen codes behind one learned linear map, which moves all of them at once so that none dies (SimVQ, arXiv 2411.02038).
-
-    Args:
-        codes: K >= 2.
-        commitment: weight of the vectors' part; that of the codes is 1.
-        rotation: the rotation trick in the place of the straight-through gradient.
-    """
-
-    def __init__(self, codes: int = 2048, commitment: float = 0.25, rotation: bool = False) -> None:
-        super().__init__(codes, commitment)
-        self.rotation = rotation
+    Arguments: see :class:`GradientQuantizer`."""
 
     def build(self, dim: int) -> None:
         if self.vq is None:
