@@ -88,7 +88,7 @@ def test_validation_needs_two_people() -> None:
         split(index, "xsub60", validation=0.5)
     with pytest.raises(UsageError, match="validation=1"):
         split(index, "xsub60", validation=1.0)
-    with pytest.raises(UsageError, match="no such protocol; there are xsub60, xview60, xsub120, xset120, csv and group"):
+    with pytest.raises(UsageError, match="no such protocol; there are xsub60, xview60, xsub120, xset120, csv, group, leave:GROUP and all"):
         split(index, "xsub")
     with pytest.raises(UsageError, match="needs a CSV"):
         split(index, "csv")
@@ -110,3 +110,18 @@ def test_csv_and_group_protocols(tmp_path: Path, make_video: Callable[..., Path]
     assert len(np.unique(np.concatenate([grouped.train, grouped.val, grouped.test]))) == 12
     with pytest.raises(UsageError, match="needs NTU clip names"):
         split(index, "xsub60")
+
+
+def test_leaving_one_group_out_and_leaving_out_none() -> None:
+    index = named([f"S001C001P{person:03}R001A{action:03}" for person in (1, 2, 3) for action in (1, 2)])
+    sides = split(index, "leave:P002", validation=0.4)
+    assert sides.test.tolist() == [2, 3]
+    assert len(sides.val) == 2
+    assert sorted([*sides.train, *sides.val]) == [0, 1, 4, 5]
+    assert sides.description["groups"]["test"] == ["P002"]
+    everything = split(index, "all")
+    assert everything.train.tolist() == list(range(6))
+    assert not len(everything.test)
+    assert len({split(index, key).train_hash for key in ("all", "leave:P001", "leave:P002")}) == 3
+    with pytest.raises(UsageError, match="leave:P009: no such group; there are P001, P002, P003"):
+        split(index, "leave:P009")

@@ -32,7 +32,8 @@ class NTUDataModule(LightningDataModule):
 
     Args:
         root: Folder of videos: NTU names in any tree, or a folder for each class, or what the CSV's paths are relative to.
-        protocol: xsub60, xview60, xsub120 or xset120 for NTU names; csv (its split column) or group (whole groups, seeded) otherwise.
+        protocol: xsub60, xview60, xsub120 or xset120 for NTU names; csv (its split column) or group (whole groups, seeded) otherwise;
+            leave:P003 tests on one group and trains on the others; all trains on every clip (for a cache that serves several protocols).
         features: Feature cache to read instead of videos (``vtlvlm extract``).
         events: Event cache to read instead of features or videos (``vtlvlm tokenize``).
         sampling: How frames are taken from videos. A cache was made with a sampling of its own.

@@ -1,4 +1,4 @@
-"""Which clips train, validate and test: the official protocols, a CSV's own split, or a seeded one by group."""
+"""Which clips train, validate and test: the official protocols, a CSV's own split, a seeded one by group, or all groups but one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from vtlvlm.errors import DataError, UsageError
 
 TEST_SHARE = 0.3
 """Share of the groups that the ``group`` protocol puts on the test side."""
+
+LEAVE = "leave:"
+"""Beginning of the protocols that test on one group and train on all others."""
 
 Side = Literal["train", "val", "test"]
 
@@ -60,7 +63,8 @@ def split(index: ClipIndex, protocol: str, *, validation: float = 0.0, seed: int
     Args:
         index: The clips.
         protocol: ``xsub60``, ``xview60``, ``xsub120``, ``xset120``; ``csv`` for the CSV's split column; ``group`` for a seeded split of
-            whole groups, 30 % of them for testing.
+            whole groups, 30 % of them for testing; ``leave:P003`` to test on that group (NTU names: that person) and train on all
+            others; ``all`` to train on every clip, which is what a feature cache for several protocols is made with.
         validation: Share of the training groups, in [0, 1).
         seed: Of the choice of groups.
         exclude_missing_skeletons: Leave out the clips that skeleton methods have to leave out.
@@ -108,8 +112,12 @@ def _known(index: ClipIndex, protocol: str) -> NDArray[np.bool_]:
         if index.layout != "ntu":
             raise UsageError(f"protocol {protocol} needs NTU clip names; {index.root} has none: use the protocol csv or group")
         return known & (index.label < PROTOCOLS[protocol].num_actions) if index.official else known
-    if protocol not in ("csv", "group"):
-        raise UsageError(f"{protocol}: no such protocol; there are {', '.join(PROTOCOLS)}, csv and group")
+    if protocol.startswith(LEAVE):
+        groups = _plain(index.group[known & (index.group != "")])
+        if protocol.removeprefix(LEAVE) not in groups:
+            raise UsageError(f"protocol {protocol}: no such group; there are {', '.join(groups) or 'none'}")
+    elif protocol not in ("csv", "group", "all"):
+        raise UsageError(f"{protocol}: no such protocol; there are {', '.join(PROTOCOLS)}, csv, group, {LEAVE}GROUP and all")
     if protocol == "csv" and not (index.split != "").any():
         raise UsageError("protocol csv needs a CSV table with a split column (train, val, test); use the protocol group")
     return known & (index.split != "") if protocol == "csv" else known
@@ -130,6 +138,10 @@ def _test_mask(index: ClipIndex, protocol: str, known: NDArray[np.bool_], column
         return ~PROTOCOLS[protocol].train_mask(index.subject, index.camera, index.setup)
     if protocol == "csv":
         return np.asarray(index.split == "test")
+    if protocol == "all":
+        return np.zeros(len(index), dtype=np.bool_)
+    if protocol.startswith(LEAVE):
+        return np.asarray(index.group == protocol.removeprefix(LEAVE))
     return np.isin(column, _draw(column[known], TEST_SHARE, seed, "protocol group"))
 
 
