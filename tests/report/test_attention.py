@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from vtlvlm.errors import DataError
-from vtlvlm.report import attention
 from vtlvlm.report.attention import AttentionReader, attention_probe
 from vtlvlm.report.probes import linear_probe
 
@@ -17,9 +16,7 @@ def rising_or_falling(people: int, clips: int = 12, windows: int = 6, cells: int
     return tokens.flatten(1, 2), labels.numpy(), np.repeat(np.arange(people), clips)
 
 
-def test_it_reads_the_order_of_time_and_the_mean_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "STEPS", 60)
-    monkeypatch.setattr(attention, "DECAYS", (0.3, 1.0))
+def test_it_reads_the_order_of_time_and_the_mean_does_not() -> None:
     (x, y, groups), (test_x, test_y, _) = rising_or_falling(6), rising_or_falling(4)
     found = attention_probe(x, y, test_x, test_y, train_groups=groups, windows=6, num_classes=2)
     assert found.top1 > 0.95
@@ -29,8 +26,16 @@ def test_it_reads_the_order_of_time_and_the_mean_does_not(monkeypatch: pytest.Mo
     assert attention_probe(x, y, test_x, test_y, train_groups=groups, windows=6, num_classes=2) == found
 
 
-def test_shapes_and_empty_sides() -> None:
-    assert AttentionReader(8, windows=3, cells=4, num_classes=5)(torch.zeros(2, 12, 8)).shape == (2, 5)
+def test_its_first_head_starts_as_the_mean_of_each_cell() -> None:
+    tokens = torch.randn(2, 4, 3, 8)
+    reader = AttentionReader(8, windows=3, cells=4, num_classes=5)
+    assert torch.equal(reader(tokens), torch.zeros(2, 5))
+    with torch.no_grad():
+        reader.outward.weight.view(5, 4, 4, 8)[:, :, 0] = 1.0  # cell by cell, the first of four heads
+    torch.testing.assert_close(reader(tokens)[:, 0], tokens.mean(2).flatten(1).sum(1))
+
+
+def test_empty_sides() -> None:
     x, y, groups = rising_or_falling(2)
     with pytest.raises(DataError, match="no clips on one side"):
         attention_probe(x, y, x[:0], y[:0], train_groups=groups, windows=6, num_classes=2)
