@@ -228,4 +228,4 @@ class FeatureExtraction(LightningModule):
 
     def predict_step(self, batch: VideoBatch, index: int) -> FeatureBatch:
         features = self.extractor(batch.frames)
-        return FeatureBatch(features, self.extractor.step_times(batch.times), batch.labels, batch.clips, batch.views)
+        return FeatureBatch(features, self.extractor.step_times(batch.times), None, batch.labels, batch.clips, batch.views)
