@@ -89,9 +89,9 @@ class VTEMModule(Stage):
         data = self.data
         if data.events_cache is not None:
             raise UsageError("stage 1 reads videos or features: leave data.events out")
+        self._check_targets(data.targets_cache, needed=stage != "predict")
         if self.extractor.trainable and data.features_cache is not None:
             raise UsageError("extractor.trainable trains the backbone, which needs videos: leave data.features out")
-        self._check_targets(data.targets_cache, needed=stage != "predict")
         if stage == "fit":
             self._origin = {
                 "protocol": data.protocol,
