@@ -324,6 +324,13 @@ def test_losses_do_not_depend_on_the_towers_units() -> None:
     assert 0.01 < found[0].min() < found[0].max() < 1
 
 
+def test_warns_of_a_start_that_is_learnt_by_heart() -> None:
+    features = training_features(6)[:, :, :, :4].repeat(1, 1, 1, 3)  # 6 clips of 1 window and 4 cells, for 12 inputs
+    vtem = VTEM(PixelExtractor(), UniformPooler(1), IdentityQuantizer(), WIDTH, target="llava")
+    with pytest.warns(UserWarning, match=r"24 training windows and cells for 12 inputs: .* extract more clips or views"):
+        vtem.fit_statistics(features, seen_by_the_tower(features))
+
+
 def test_motion_may_help_towards_the_target() -> None:
     """A tower that sees what is about to happen: the change tells it, the window alone does not."""
     features = training_features()

@@ -19,6 +19,8 @@ from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, least_squares, momen
 PCA_SAMPLES = 20_000
 """the covariance of the projection's start is taken over at most this many token vectors (more if the k-means start needs them)"""
 
+ROWS_PER_INPUT = 4
+"""a least-squares map from fewer training vectors than this for each input learns them by heart"""
 
 Target = Literal["features", "llava"]
 
@@ -280,6 +282,12 @@ class VTEM(nn.Module):
         for name, values in (("features", inputs), ("targets", aims)):
             if not bool(values.var(dim=0, correction=0).sum() > 0):
                 raise DataError(f"all training {name} are equal: nothing to learn from; look at the videos and the sampling")
+        if len(inputs) < ROWS_PER_INPUT * inputs.shape[1]:
+            warnings.warn(
+                f"{len(inputs)} training windows and cells for {inputs.shape[1]} inputs: the projection's start will hold less for new "
+                "people; extract more clips or views",
+                stacklevel=3,
+            )
         found = least_squares(inputs, aims)
         self.projection.weight.copy_(found.weight / self.target_scale)
         self.projection.bias.copy_(found.bias / self.target_scale)
