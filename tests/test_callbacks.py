@@ -29,7 +29,7 @@ def features(rows: Sequence[int]) -> FeatureBatch:
     clips = torch.tensor(list(rows))
     labels = clips % 3
     cells = torch.eye(3)[labels][:, None, None].expand(-1, 2, 1, -1)
-    return FeatureBatch(cells, torch.tensor([0.5, 1.5]).expand(len(clips), 2), labels, clips, torch.zeros_like(clips))
+    return FeatureBatch(cells, torch.tensor([0.5, 1.5]).expand(len(clips), 2), None, labels, clips, torch.zeros_like(clips))
 
 
 class Data(LightningDataModule):

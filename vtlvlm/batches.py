@@ -33,6 +33,9 @@ class FeatureBatch(NamedTuple):
     """(B, T', S, D) float16 or float32"""
     times: Tensor
     """(B, T') float32, seconds, the centre of each feature step"""
+    targets: Tensor | None
+    """(B, T'', S'', E) float16 or float32: what another extractor saw in the same frames, for the events to rebuild; None where nothing
+    is asked for"""
     labels: Tensor
     clips: Tensor
     views: Tensor

@@ -8,7 +8,7 @@ import torch
 from vtlvlm.errors import UsageError
 from vtlvlm.stages.stage import AdamW, build_from, content_hash, flat, read_record, settings_of
 from vtlvlm.stages.vtem import VTEMModule
-from vtlvlm.vtem import EMAQuantizer, EqualSaliencePooler, InfoNCE, TimmExtractor, UniformPooler
+from vtlvlm.vtem import EMAQuantizer, EqualSaliencePooler, IdentityQuantizer, InfoNCE, TimmExtractor, UniformPooler
 
 
 def module(codes: int = 8) -> VTEMModule:
@@ -21,6 +21,12 @@ def test_settings_round_trip_in_plain_types() -> None:
     again = build_from(settings)
     assert isinstance(again, VTEMModule)
     assert settings_of(again) == settings
+
+
+def test_a_part_without_settings_has_none() -> None:
+    settings = settings_of(IdentityQuantizer())
+    assert settings == {"class_path": "vtlvlm.vtem.quantizers.IdentityQuantizer", "init_args": {}}
+    assert isinstance(build_from(settings), IdentityQuantizer)
 
 
 def test_settings_survive_a_weights_only_checkpoint(tmp_path: Path) -> None:

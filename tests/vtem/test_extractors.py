@@ -194,7 +194,7 @@ def test_video_models_that_do_not_exist_or_have_no_weights(monkeypatch: pytest.M
         VideoExtractor("mc3_18", weights=str(tmp_path / "none.pth")).load_weights()
 
 
-@pytest.mark.parametrize("layer", [-2, -1, [-3, -1]])
+@pytest.mark.parametrize("layer", [-2, -1, -5, [-3, -1]])
 def test_clip_tower_features_are_what_llava_reads(layer: int | list[int], tmp_path: Path) -> None:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 

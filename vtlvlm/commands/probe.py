@@ -122,8 +122,8 @@ def step_tokens(data: NTUDataModule, checkpoint: Path, rows: NDArray[np.int64]) 
         for start in range(0, len(held), 64):
             chosen = held[start : start + 64]
             features = cache.features(chosen)
-            encoding = module.vtem.encode(features, cache.times(chosen))
-            found = (features.flatten(1, 2), encoding.pooled.segments.flatten(1, 2), encoding.continuous, encoding.tokens.vectors)
+            events = module.vtem.events(features, cache.times(chosen))
+            found = (features.flatten(1, 2), events.pooled.segments.flatten(1, 2), events.continuous, events.tokens.vectors)
             for name, part in zip(parts, found, strict=True):
                 parts[name].append(part)
     windows = module.pooler.windows

@@ -144,9 +144,23 @@ def quiet() -> Iterator[None]:
         log.removeFilter(telling)
 
 
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """A mistake that a part's constructor names, as it was raised: the parser makes a page about all types it tried of it."""
+    try:
+        yield
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UsageError):
+            cause = cause.__cause__
+        if cause is None or cause is error:
+            raise
+        raise cause from None
+
+
 def parts(name: str, arguments: Sequence[str]) -> CachingCLI:
     """The model, data module and trainer that a configuration describes, without running anything."""
-    with quiet():
+    with quiet(), unwrapped():
         return CachingCLI(
             VTEMModule,
             NTUDataModule,
@@ -201,7 +215,7 @@ def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one of Lightning's subcommands."""
-    with quiet():
+    with quiet(), unwrapped():
         CLI(
             Stage,
             NTUDataModule,

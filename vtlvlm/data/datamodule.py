@@ -17,8 +17,9 @@ from torch.utils.data import Sampler
 from vtlvlm.batches import VideoBatch
 from vtlvlm.data.augment import ClipAugmentation
 from vtlvlm.data.cache import EventCache, FeatureCache, Key
-from vtlvlm.data.datasets import ClipDataset, ClipLoader, EventDataset, FeatureDataset, VideoDataset, unchanged
+from vtlvlm.data.datasets import ClipDataset, ClipLoader, EventDataset, FeatureDataset, Targets, VideoDataset, unchanged
 from vtlvlm.data.index import ClipIndex
+from vtlvlm.data.layout import first_difference, frames_taken
 from vtlvlm.data.samplers import ExactSampler, Item, TrainSampler
 from vtlvlm.data.sampling import TEST_VIEWS, FrameSampling
 from vtlvlm.data.split import Split, split
@@ -36,6 +37,8 @@ class NTUDataModule(LightningDataModule):
             leave:P003 tests on one group and trains on the others; all trains on every clip (for a cache that serves several protocols).
         features: Feature cache to read instead of videos (``vtlvlm extract``).
         events: Event cache to read instead of features or videos (``vtlvlm tokenize``).
+        target_features: Feature cache of the same clips and views by another extractor, which stage 1 has to rebuild from ``features``
+            (its ``target: llava``). Only the size of the pictures may differ between the two samplings.
         sampling: How frames are taken from videos. A cache was made with a sampling of its own.
         batch_size: Clips for each optimiser step, over all processes and accumulated batches.
         micro_batch_size: Clips that one process takes at once; how many of these are accumulated is derived.
@@ -48,9 +51,9 @@ class NTUDataModule(LightningDataModule):
             ``extract``.
 
     Raises:
-        UsageError: ``batch_size`` is no multiple of ``micro_batch_size`` times the processes; the protocol does not fit the data; or
-            augmentation without a view to change.
-        DataError: No usable clip, an empty side of the split, or a cache that does not hold the clips.
+        UsageError: ``batch_size`` is no multiple of ``micro_batch_size`` times the processes; the protocol does not fit the data;
+            augmentation without a view to change; or targets without features.
+        DataError: No usable clip, an empty side of the split, a cache that does not hold the clips, or targets of other frames.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class NTUDataModule(LightningDataModule):
         protocol: str = "xsub60",
         features: str | None = None,
         events: str | None = None,
+        target_features: str | None = None,
         sampling: FrameSampling = FrameSampling(),  # noqa: B008 - frozen
         batch_size: int = 128,
         micro_batch_size: int = 8,
@@ -76,16 +80,21 @@ class NTUDataModule(LightningDataModule):
             )
         if augmentation is not None and sampling.views < 2:
             raise UsageError("augmentation changes the training views from 1 up: set sampling.views to 2 or more")
+        if target_features is not None and (features is None or events is not None):
+            raise UsageError("data.target_features is what stage 1 rebuilds from a feature cache: give data.features, and no data.events")
         self.root, self.protocol, self.features, self.events = root, protocol, features, events
+        self.target_features = target_features
         self.sampling, self.batch_size, self.micro_batch_size, self.num_workers = sampling, batch_size, micro_batch_size, num_workers
         self.validation, self.seed, self.labels = validation, seed, labels
         self.exclude_missing_skeletons, self.augmentation = exclude_missing_skeletons, augmentation
         self.features_cache: FeatureCache | None = None
         self.events_cache: EventCache | None = None
+        self.targets_cache: FeatureCache | None = None
         self._index: ClipIndex | None = None
         self._split: Split | None = None
         self._rows: NDArray[np.int64] | None = None
         self._views: NDArray[np.int64] | None = None
+        self._target_rows: NDArray[np.int64] | None = None
         self._skipped: frozenset[Key] = frozenset()
 
     # -- setting up --------------------------------------------------------------------------------------------------------------
@@ -108,6 +117,9 @@ class NTUDataModule(LightningDataModule):
             elif self.features is not None:
                 self.features_cache = FeatureCache.open(self.features)
             self._find_rows()
+            if self.target_features is not None:
+                self.targets_cache = FeatureCache.open(self.target_features)
+                self._find_targets()
             if not self._rank():
                 self._index.warn_left_out()
         if stage in _SIDES:
@@ -144,28 +156,54 @@ class NTUDataModule(LightningDataModule):
         return self.batch_size // (self.micro_batch_size * world)
 
     def _find_rows(self) -> None:
-        """Where the cache holds each clip in each of its views: (V, n), checked for every clip of the split."""
-        cache = self._cache
-        if cache is None:
-            return
+        """Where the cache holds each clip in each of its views."""
+        if self._cache is not None:
+            self._views = np.union1d(0, self._cache.views)
+            self._rows = self._rows_in(self._cache, self._views)
+
+    def _find_targets(self) -> None:
+        """Where the target cache holds each clip in each of the features' views: of the same frames, and none lacking that is drawn."""
+        features, targets, views = self.features_cache, self.targets_cache, self._views
+        assert features is not None
+        assert targets is not None
+        assert views is not None
+        ours, theirs = (frames_taken(cache.provenance, plain_only=self.num_views == 1) for cache in (features, targets))
+        if difference := first_difference(ours, theirs):
+            key, here, there = difference
+            raise DataError(
+                f"{targets.folder}: its views are of other frames than those of {features.folder} ({key} = {there!r} there, {here!r} "
+                "here); run `vtlvlm extract` with the same sampling into another folder"
+            )
+        self._target_rows = self._rows_in(targets, views)
+        drawn, numbers = self._predicted()
+        lacking = np.flatnonzero(self._target_rows[np.searchsorted(views, numbers), drawn] < 0)
+        if len(lacking):
+            name, view = self.keys(drawn[lacking[:1]], numbers[lacking[:1]])[0]
+            raise DataError(
+                f"{targets.folder}: lacks {len(lacking)} of the {len(drawn)} clips and views of {features.folder}, the first being view "
+                f"{view} of {name}; run `vtlvlm extract` with as many views (--data.sampling.views {self.num_views}) into another folder"
+            )
+
+    def _rows_in(self, cache: FeatureCache | EventCache, views: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where a cache holds each clip in each of these views, which begin with 0: (V, n), checked for every clip of the split."""
         index, sides = self.index, self.split
-        self._views = np.union1d(0, cache.views)
-        self._rows = np.stack([cache.rows(index.name, view) for view in self._views])
+        rows = np.stack([cache.rows(index.name, view) for view in views])
         wanted = np.concatenate([sides.train, sides.val, sides.test])
-        lacking = wanted[self._rows[0, wanted] < 0]
+        lacking = wanted[rows[0, wanted] < 0]
         if len(lacking):
             maker = "tokenize" if isinstance(cache, EventCache) else "extract"
             raise DataError(
                 f"{cache.folder}: lacks {len(lacking)} of {len(wanted)} clips, the first being {index.name[lacking[0]]}; "
                 f"run `vtlvlm {maker}` into this folder again"
             )
-        made, now = cache.identities[self._rows[0, wanted]], index.identity[wanted]
+        made, now = cache.identities[rows[0, wanted]], index.identity[wanted]
         changed = wanted[(made != now) & (made != "") & (now != "")]
         if len(changed):
             raise DataError(
                 f"{cache.folder}: {len(changed)} videos have changed since it was made, the first being {index.file(changed[0])}; "
                 "make it anew in another folder"
             )
+        return rows
 
     # -- facts -------------------------------------------------------------------------------------------------------------------
 
@@ -278,7 +316,7 @@ class NTUDataModule(LightningDataModule):
         if self._skipped:
             keep = np.array([key not in self._skipped for key in self.keys(clips, views)], dtype=np.bool_)
             clips, views = clips[keep], views[keep]
-        return self._loader(ExactSampler(clips, views, rank=self._rank(), world=self._world()))
+        return self._loader(ExactSampler(clips, views, rank=self._rank(), world=self._world()), targets=False)
 
     def predict_keys(self) -> list[Key]:
         """Every usable clip of the split in view 0, those of the training side in all training views, the others in all test views."""
@@ -313,10 +351,10 @@ class NTUDataModule(LightningDataModule):
         sampler = ExactSampler(*items, together=count, rank=self._rank(), world=self._world())
         return self._loader(sampler, batch_size=max(1, self.micro_batch_size // count) * count)
 
-    def _loader(self, sampler: Sampler[Item], drop_last: bool = False, batch_size: int | None = None) -> ClipLoader:
+    def _loader(self, sampler: Sampler[Item], drop_last: bool = False, batch_size: int | None = None, targets: bool = True) -> ClipLoader:
         workers = 0 if self.events_cache is not None else self.num_workers
         return ClipLoader(
-            self._dataset(),
+            self._dataset(targets),
             batch_size=batch_size or self.micro_batch_size,
             sampler=sampler,
             drop_last=drop_last,
@@ -326,11 +364,14 @@ class NTUDataModule(LightningDataModule):
             persistent_workers=workers > 0,
         )
 
-    def _dataset(self) -> ClipDataset:
+    def _dataset(self, targets: bool) -> ClipDataset:
         if self._views is not None and self._rows is not None and self.events_cache is not None:
             return EventDataset(self.index.label, self.events_cache, self._views, self._rows)
         if self._views is not None and self._rows is not None and self.features_cache is not None:
-            return FeatureDataset(self.index.label, self.features_cache, self._views, self._rows)
+            wanted = None
+            if targets and self.targets_cache is not None and self._target_rows is not None:
+                wanted = Targets(self.targets_cache, self._target_rows)
+            return FeatureDataset(self.index.label, self.features_cache, self._views, self._rows, wanted)
         return VideoDataset(self.index, self.sampling, self.seed)
 
     def _rank(self) -> int:

@@ -108,20 +108,42 @@ class CachedDataset(ClipDataset):
 
     def rows_of(self, clips: Tensor, views: Tensor) -> NDArray[np.int64]:
         """(B,) the cache's rows of clips and view numbers, each (B,)."""
-        return self.rows[np.searchsorted(self.views, views.numpy()), clips.numpy()]
+        return rows_at(self.rows, self.views, clips, views)
+
+
+def rows_at(rows: NDArray[np.int64], held: NDArray[np.int64], clips: Tensor, views: Tensor) -> NDArray[np.int64]:
+    """(B,) of rows (V, n), where the V view numbers are ``held``, those of clips and view numbers, each (B,)."""
+    return rows[np.searchsorted(held, views.numpy()), clips.numpy()]
+
+
+class Targets(NamedTuple):
+    """What is to be rebuilt from the features."""
+
+    cache: FeatureCache
+    rows: NDArray[np.int64]
+    """(V, n) its row of each view of each clip, -1 where it has none; the V views are those of the features"""
 
 
 class FeatureDataset(CachedDataset):
-    """Reads features."""
+    """Reads features, and their targets where there are any."""
 
-    def __init__(self, labels: NDArray[np.int64], cache: FeatureCache, views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        labels: NDArray[np.int64],
+        cache: FeatureCache,
+        views: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        targets: Targets | None = None,
+    ) -> None:
         super().__init__(labels, views, rows)
-        self.cache = cache
+        self.cache, self.targets = cache, targets
 
     def __getitems__(self, items: Sequence[Item]) -> FeatureBatch:
         labels, clips, views = self.columns(items)
         rows = self.rows_of(clips, views)
-        return FeatureBatch(self.cache.features(rows), self.cache.times(rows), labels, clips, views)
+        wanted = self.targets
+        targets = None if wanted is None else wanted.cache.features(rows_at(wanted.rows, self.views, clips, views))
+        return FeatureBatch(self.cache.features(rows), self.cache.times(rows), targets, labels, clips, views)
 
 
 class EventDataset(CachedDataset):

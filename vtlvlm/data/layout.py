@@ -44,6 +44,19 @@ def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] 
     return None if old == new else (key, old, new)
 
 
+def frames_taken(provenance: Mapping[str, Any], plain_only: bool) -> dict[str, Any]:
+    """What decides which frames of a clip a feature cache's views show, and which part of them; not how large the extractor saw them,
+    nor how many views there are.
+
+    Args:
+        provenance: The cache's.
+        plain_only: Without what only training views from 1 up depend on.
+    """
+    settings = (provenance.get("sampling") or {}).get("init_args", {})
+    found: dict[str, Any] = {"sampling": {name: value for name, value in settings.items() if name not in ("size", "views")}}
+    return found if plain_only else {**found, **{key: provenance.get(key) for key in ("view_seed", "augmentation")}}
+
+
 def plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """As it comes back from JSON, so that tuples equal lists."""
     return dict(json.loads(json.dumps(provenance)))

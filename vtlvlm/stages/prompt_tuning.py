@@ -65,6 +65,8 @@ class PromptTuningModule(Stage):
 
     def setup(self, stage: str) -> None:
         data = self.data
+        if data.targets_cache is not None:
+            raise UsageError("targets are for stage 1: leave data.target_features out")
         if self._origin.get("classes") and list(data.classes) != self._origin["classes"]:
             raise UsageError(f"the checkpoint knows {len(self._origin['classes'])} classes, the data has {len(data.classes)} others")
         if data.events_cache is not None:

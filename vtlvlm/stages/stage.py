@@ -48,7 +48,11 @@ class AdamW:
 
 def settings_of(part: object) -> dict[str, Any]:
     """A part as ``{"class_path", "init_args"}`` in plain types, read from the attributes that carry its constructor's names."""
-    names = [f.name for f in fields(part)] if is_dataclass(part) else list(inspect.signature(type(part).__init__).parameters)[1:]
+    if is_dataclass(part):
+        names = [f.name for f in fields(part)]
+    else:
+        listed = list(inspect.signature(type(part).__init__).parameters.values())[1:]
+        names = [p.name for p in listed if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]  # a part without settings has nn.Module's *args
     return {
         "class_path": f"{type(part).__module__}.{type(part).__qualname__}",
         "init_args": {name: _plain(getattr(part, name)) for name in names},

@@ -13,9 +13,9 @@ from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch
 from vtlvlm.errors import UsageError
 from vtlvlm.metrics import CodebookUsage
 from vtlvlm.stages.stage import AdamW, Stage, require_same_split
-from vtlvlm.vtem.extractors import FeatureExtractor
+from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
-from vtlvlm.vtem.model import VTEM
+from vtlvlm.vtem.model import VTEM, Target, at_steps
 from vtlvlm.vtem.poolers import TemporalPooler
 from vtlvlm.vtem.quantizers import Quantizer
 
@@ -32,7 +32,11 @@ class VTEMModule(Stage):
         motion: weight of the change between windows, next to each window's mean, so that a code can tell the direction of time; 0 is the
             paper's form.
         centre: share of the clip's own mean that is taken off before quantising, in [0, 1]; 0 is the paper's form.
-        alpha: weight of the reconstruction of the standardised features.
+        target: what the events have to rebuild. ``features`` is the paper's: the standardised features, through a decoder. With ``llava``
+            the events themselves have to be what the CLIP tower of the LLaVA sees in those frames (``data.target_features``, filled by
+            ``extract`` with ClipExtractor), so that its frozen projector can read them; ``event_dim`` is then the tower's width, and
+            nothing of the tower is needed any more once stage 1 is trained.
+        alpha: weight of the reconstruction of the target.
         beta: weight of the contrastive term; 0 is the "w/o event coherence bias" arm.
         optimizer: AdamW and its schedule.
         statistics_clips: training clips and views (all ranks together) from which standardisation, principal components and k-means start.
@@ -50,15 +54,16 @@ class VTEMModule(Stage):
         event_dim: int = 1024,
         motion: float = 0.0,
         centre: float = 0.0,
+        target: Target = "features",
         alpha: float = 1.0,
         beta: float = 0.1,
         optimizer: AdamW = AdamW(),  # noqa: B008 - a plain value, never changed
         statistics_clips: int = 2048,
     ) -> None:
         super().__init__()
-        self.vtem = VTEM(extractor, pooler, quantizer, event_dim=event_dim, motion=motion, centre=centre)
+        self.vtem = VTEM(extractor, pooler, quantizer, event_dim=event_dim, motion=motion, centre=centre, target=target)
         self.contrast = contrast
-        self.event_dim, self.motion, self.centre = event_dim, motion, centre
+        self.event_dim, self.motion, self.centre, self.target = event_dim, motion, centre, target
         self.alpha, self.beta = alpha, beta
         self.optimizer = optimizer
         self.statistics_clips = statistics_clips
@@ -84,6 +89,7 @@ class VTEMModule(Stage):
         data = self.data
         if data.events_cache is not None:
             raise UsageError("stage 1 reads videos or features: leave data.events out")
+        self._check_targets(data.targets_cache, needed=stage != "predict")
         if self.extractor.trainable and data.features_cache is not None:
             raise UsageError("extractor.trainable trains the backbone, which needs videos: leave data.features out")
         if stage == "fit":
@@ -96,7 +102,15 @@ class VTEMModule(Stage):
                 "extractor": data.features_cache.provenance["extractor"]
                 if data.features_cache is not None
                 else self.extractor.fingerprint(),
+                "targets": data.targets_cache.hash if data.targets_cache is not None else None,
             }
+
+    def _check_targets(self, cache: Any, needed: bool) -> None:
+        if cache is None and not needed:
+            return
+        self.vtem.check_targets(None if cache is None else (cache.cells, cache.dim))
+        if cache is not None and (name := cache.provenance["extractor"].get("extractor")) != ClipExtractor.__name__:
+            raise UsageError(f"{cache.folder} was made by {name}: target 'llava' rebuilds what a ClipExtractor saw")
 
     def check_data(self, data: Any) -> None:
         """Refuse data that this VTEM was not made for: another split, or features that another extractor or sampling made.
@@ -128,8 +142,12 @@ class VTEMModule(Stage):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        made = checkpoint["vtlvlm"]["provenance"]
+        cache = self.data.targets_cache if self._trainer is not None else None
+        if cache is not None and cache.hash != made.get("targets"):
+            raise UsageError(f"{cache.folder} is another target than the checkpoint was trained on: give data.target_features that one")
         if not self._origin:
-            self._origin = checkpoint["vtlvlm"]["provenance"]
+            self._origin = made
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Everything trained or measured; a frozen extractor is named by its fingerprint and left out."""
@@ -145,20 +163,28 @@ class VTEMModule(Stage):
         """Standardisation, principal components and the k-means start, from training clips of all ranks; the same on every rank."""
         wanted = -(-self.statistics_clips // self.trainer.world_size)
         parts: list[Tensor] = []
+        aims: list[Tensor] = []
         for batch in self.training_batches():
             parts.append(self.features(batch)[0].half())
+            if (targets := self.targets(batch)) is not None:
+                aims.append(at_steps(targets, parts[-1].shape[1]).half())
             if sum(map(len, parts)) >= wanted:
                 break
-        features = torch.cat(parts)[:wanted]
-        parts.clear()
-        if self.trainer.world_size > 1:
-            gathered: Any = self.all_gather(features)
-            features = gathered.flatten(0, 1)
+        features, targets = self._of_all_ranks(parts, wanted), self._of_all_ranks(aims, wanted) if aims else None
         rank_zero_info(f"codebook and standardisation start from {len(features)} training clips")
-        self.vtem.fit_statistics(features, seed=0)
+        self.vtem.fit_statistics(features, targets, seed=0)
         for name, tensor in self.vtem.state_dict().items():
             if self.trainer.world_size > 1 and not name.startswith("extractor."):
                 torch.distributed.broadcast(tensor, src=0)
+
+    def _of_all_ranks(self, parts: list[Tensor], limit: int) -> Tensor:
+        """The first ``limit`` rows of the parts, of each rank; empties the list, so that the rows are not held twice."""
+        joined = torch.cat(parts)[:limit]
+        parts.clear()
+        if self.trainer.world_size > 1:
+            gathered: Any = self.all_gather(joined)
+            joined = gathered.flatten(0, 1)
+        return joined
 
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
@@ -168,8 +194,12 @@ class VTEMModule(Stage):
             return self.extractor(batch.frames), self.extractor.step_times(batch.times)
         return batch.features, batch.times
 
+    def targets(self, batch: FeatureBatch | VideoBatch) -> Tensor | None:
+        """(B, T'', S, E) what the events of a batch have to rebuild, where it is not the features themselves."""
+        return batch.targets if isinstance(batch, FeatureBatch) else None
+
     def step(self, batch: FeatureBatch | VideoBatch, split: str) -> Tensor:
-        encoding = self.vtem.encode(*self.features(batch))
+        encoding = self.vtem.encode(*self.features(batch), targets=self.targets(batch))
         rec = reconstruction(encoding.reconstruction, encoding.target)
         terms = {"reconstruction": rec, "commitment": encoding.commitment}
         loss = self.alpha * rec + encoding.commitment
@@ -228,4 +258,4 @@ class FeatureExtraction(LightningModule):
 
     def predict_step(self, batch: VideoBatch, index: int) -> FeatureBatch:
         features = self.extractor(batch.frames)
-        return FeatureBatch(features, self.extractor.step_times(batch.times), batch.labels, batch.clips, batch.views)
+        return FeatureBatch(features, self.extractor.step_times(batch.times), None, batch.labels, batch.clips, batch.views)

@@ -377,7 +377,7 @@ class ClipExtractor(Backbone):
         layers = config.vision_feature_layer
         depth = config.vision_config.num_hidden_layers
         self.layers = [layer % (depth + 1) for layer in ([layers] if isinstance(layers, int) else layers)]  # of depth + 1 hidden states
-        config.vision_config.num_hidden_layers = max(self.layers)  # those above are not looked at
+        config.vision_config.num_hidden_layers = max(1, *self.layers)  # those above are not looked at; without any there are no states
         self.image_size = config.vision_config.image_size
         return self.Made(CLIPVisionModel(config.vision_config), self.MEAN, self.STD)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtlvlm.batches import EventTokens
@@ -13,10 +14,25 @@ from vtlvlm.errors import DataError, UsageError
 from vtlvlm.vtem.extractors import FeatureExtractor
 from vtlvlm.vtem.poolers import PooledSegments, TemporalPooler
 from vtlvlm.vtem.quantizers import Quantizer
-from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, least_squares, moments, principal_components
+from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, least_squares, moments, principal_components, variances
 
 PCA_SAMPLES = 20_000
 """the covariance of the projection's start is taken over at most this many token vectors (more if the k-means start needs them)"""
+
+ROWS_PER_INPUT = 4
+"""a least-squares map from fewer training vectors than this for each input learns them by heart"""
+
+Target = Literal["features", "llava"]
+
+
+class Events(NamedTuple):
+    """Event sentences and what they came from."""
+
+    tokens: EventTokens
+    """as in :class:`Encoding`; likewise the rest"""
+    continuous: Tensor
+    pooled: PooledSegments
+    commitment: Tensor
 
 
 class Encoding(NamedTuple):
@@ -29,11 +45,11 @@ class Encoding(NamedTuple):
     pooled: PooledSegments
     """the windows: segments (B, W, S, D) in standardised units, cumulative salience, edges"""
     commitment: Tensor
-    """scalar, already weighted"""
+    """scalar, already weighted, in the units of the reconstruction"""
     reconstruction: Tensor
-    """(B, T', S, D) standardised units: the features rebuilt from the tokens"""
+    """(B, T', S, D or E) what was rebuilt from the tokens, in standardised units: predicting the training mean costs 1.0"""
     target: Tensor
-    """(B, T', S, D) standardised features, without gradient"""
+    """(B, T', S, D or E) the standardised features, or the targets in units of their training deviation; without gradient"""
 
 
 class VTEM(nn.Module):
@@ -42,6 +58,11 @@ class VTEM(nn.Module):
     :meth:`fit_statistics` starts everything from training features: the standardisation, the projection at their principal
     components (scaled as one, so that event vectors have a root mean square of 1), the decoder as its least-squares inverse, and the
     codebook.
+
+    With ``target="llava"`` nothing is decoded: the event vectors themselves have to be what the CLIP tower of a LLaVA sees in the same
+    frames, in that tower's own units, so that they live where LLaVA's projector expects them. The projection then starts at the
+    least-squares map from features to what the tower sees. Errors are divided by the total variance of the training targets, and the
+    projection's weights are in units of its root, so that losses and learning rates mean what they mean elsewhere, whatever the tower.
 
     Args:
         extractor: frames -> features; only asked when frames are given.
@@ -52,12 +73,16 @@ class VTEM(nn.Module):
             The projection then reads [p_w, motion·(p_{w+1} - p_{w-1})/2] per cell, the change in units of its own standard
             deviation, a missing neighbour replaced by the window itself. The reconstruction's target stays the same.
         centre: share in [0, 1] of the clip's own mean, cell by cell, that is taken off its windows before they are projected, so that
-            a codebook of few codes spends them on what happens rather than on who does it where; 0 is the paper's.
+            a codebook of few codes spends them on what happens rather than on who does it where; 0 is the paper's, and a must where the
+            target holds that mean.
+        target: what the tokens have to rebuild: the standardised ``features``, through the decoder, or what the tower of ``llava`` sees.
     """
 
     mean: Tensor
     std: Tensor
     motion_std: Tensor
+    target_scale: Tensor
+    """scalar, the root of the mean variance of a training target's numbers; only with ``target="llava"``"""
     fitted: Tensor
 
     def __init__(
@@ -68,18 +93,24 @@ class VTEM(nn.Module):
         event_dim: int = 1024,
         motion: float = 0.0,
         centre: float = 0.0,
+        target: Target = "features",
     ) -> None:
         super().__init__()
         if event_dim < 1 or motion < 0 or not 0 <= centre <= 1:
             raise UsageError(f"VTEM: event_dim={event_dim}, motion={motion}, centre={centre}: need at least 1, at least 0, and 0 to 1")
+        if target not in ("features", "llava"):
+            raise UsageError(f"VTEM: target={target!r} must be 'features' or 'llava'")
+        if target == "llava" and centre:
+            raise UsageError(f"VTEM: centre={centre} takes off what target 'llava' asks for: set centre to 0")
         self.extractor = extractor
         self.pooler = pooler
         self.quantizer = quantizer
         self.event_dim = event_dim
         self.motion = motion
         self.centre = centre
+        self.target: Target = target
         self.projection: nn.Linear | None = None
-        self.decoder: nn.Linear | None = None
+        self.decoder: nn.Linear | nn.Identity | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -100,7 +131,11 @@ class VTEM(nn.Module):
         self.pooler.build(dim)
         self.quantizer.build(self.event_dim)
         self.projection = nn.Linear(2 * dim if self.motion else dim, self.event_dim)
-        self.decoder = nn.Linear(self.event_dim, dim)
+        if self.target == "llava":
+            self.decoder = nn.Identity()
+            self.register_buffer("target_scale", torch.tensor(1.0))
+        else:
+            self.decoder = nn.Linear(self.event_dim, dim)
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
         if self.motion:
@@ -113,36 +148,81 @@ class VTEM(nn.Module):
 
     def tokens(self, features: Tensor, times: Tensor, mask: Tensor | None = None) -> EventTokens:
         """Raw features (B, T', S, D) at times (B, T') seconds -> event sentences; ``mask`` (B, T') is False on padding."""
-        return self._events(self._standardise(features), times, mask)[0]
+        return self.events(features, times, mask).tokens
 
-    def encode(self, features: Tensor, times: Tensor, mask: Tensor | None = None) -> Encoding:
+    def events(self, features: Tensor, times: Tensor, mask: Tensor | None = None) -> Events:
+        """Raw features (B, T', S, D) at times (B, T') seconds -> event sentences and what they came from, whatever the target."""
+        return self._events(self._standardise(features), times, mask)
+
+    def encode(self, features: Tensor, times: Tensor, mask: Tensor | None = None, targets: Tensor | None = None) -> Encoding:
         """Raw features (B, T', S, D) at times (B, T') seconds -> tokens and everything their losses need.
 
+        Args:
+            features: (B, T', S, D).
+            times: (B, T') seconds.
+            mask: (B, T'), False on padding.
+            targets: (B, T'', S, E) with ``target="llava"``, None otherwise; of more steps than the features, they are averaged onto
+                theirs.
+
         Raises:
-            UsageError: stage 1 has not been trained, or features of another width.
+            UsageError: stage 1 has not been trained, or features or targets of another width or grid.
         """
         standardised = self._standardise(features)
-        target = standardised.detach()  # a target that is itself trained would make the loss meaningless
-        tokens, continuous, pooled, commitment = self._events(standardised, times, mask)
+        self._check_targets(features, targets)
+        events = self._events(standardised, times, mask)
         with torch.autocast(features.device.type, enabled=False):
             assert self.decoder is not None
             # The decoder is affine and a step's unpooling weights sum to one: decoding windows instead of steps is the same and cheaper.
-            decoded = self.decoder(tokens.vectors).unflatten(1, (self.pooler.windows, -1))
-            rebuilt = self.pooler.unpool(decoded, pooled.cumulative)
-        return Encoding(tokens, continuous, pooled, commitment, rebuilt, target)
+            decoded = self.decoder(events.tokens.vectors).unflatten(1, (self.pooler.windows, -1))
+            rebuilt = self.pooler.unpool(decoded, events.pooled.cumulative)
+            target = standardised
+            if targets is not None:
+                rebuilt, target = rebuilt / self.target_scale, at_steps(targets, features.shape[1]).float() / self.target_scale
+        # a target that is itself trained would make the loss meaningless
+        return Encoding(*events, rebuilt, target.detach())
 
-    @torch.no_grad()
-    def fit_statistics(self, features: Tensor, seed: int = 0) -> None:
-        """Starts VTEM from features (N, T', S, D) of training clips, and of those only; deterministic by seed.
+    def check_targets(self, cells_and_width: tuple[int, int] | None) -> None:
+        """Refuse targets that this VTEM cannot rebuild, or that it would not look at.
+
+        Args:
+            cells_and_width: S and E of the targets; None where there are none.
 
         Raises:
-            DataError: NaN or infinite features, or fewer token vectors than codes.
-            UsageError: features of another width or number of cells than the extractor's.
+            UsageError: naming the culprit and the remedy.
+        """
+        if cells_and_width is None:
+            if self.target == "llava":
+                raise UsageError(
+                    "target 'llava' rebuilds what LLaVA's own tower sees: fill a feature cache of the same clips and views with "
+                    "ClipExtractor, and give it as data.target_features, beside data.features"
+                )
+            return
+        cells, width = cells_and_width
+        if self.target != "llava":
+            raise UsageError(f"target {self.target!r} looks at no targets: leave data.target_features out, or set target to 'llava'")
+        if cells != self.extractor.cells:
+            theirs, ours = (f"{round(count**0.5)} x {round(count**0.5)}" for count in (cells, self.extractor.cells))
+            raise UsageError(f"targets of {theirs} cells for features of {ours}: extract them with the same extractor.grid")
+        if width != self.event_dim:
+            raise UsageError(f"targets are {width} wide, event_dim={self.event_dim}: set model.init_args.event_dim to {width}")
+
+    @torch.no_grad()
+    def fit_statistics(self, features: Tensor, targets: Tensor | None = None, seed: int = 0) -> None:
+        """Starts VTEM from training clips, and from those only; deterministic by seed.
+
+        Args:
+            features: (N, T', S, D).
+            targets: (N, T'', S, E) with ``target="llava"``, None otherwise.
+            seed: of the choice of clips and of the codebook's start.
+
+        Raises:
+            DataError: NaN or infinite features, all equal ones, or fewer token vectors than codes.
+            UsageError: features of another width or number of cells than the extractor's; targets as for :meth:`check_targets`.
         """
         self.build()
         self._check(features)
+        self._check_targets(features, targets)
         assert self.projection is not None
-        assert self.decoder is not None
         if features.shape[1] < 2 * self.pooler.windows:
             warnings.warn(f"{features.shape[1]} feature steps for {self.pooler.windows} windows: pooling needs twice as many", stacklevel=2)
         found = moments(features)
@@ -151,13 +231,35 @@ class VTEM(nn.Module):
 
         limit = max(PCA_SAMPLES, KMEANS_SAMPLES_PER_CODE * self.num_codes)
         order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[: -(-limit // self.num_tokens)]
-        parts = features[order.to(features.device)].split(64)
-        windows = torch.cat([self.pooler(self._scaled(part.to(self.mean.device))).segments for part in parts])
+        parts, shares = [], []
+        for part in features[order.to(features.device)].split(64):
+            pooled = self.pooler(self._scaled(part.to(self.mean.device)))
+            parts.append(pooled.segments)
+            shares.append(pooled.cumulative)
+        windows = torch.cat(parts)
+        parts.clear()
         if self.motion:
             spread = change_between(windows).square().flatten(0, 2).mean(dim=0).sqrt()
             self.motion_std.copy_(torch.where(spread > 1e-6, spread, 1.0))
         inputs, windows = self._projection_inputs(windows).flatten(0, 2), windows.flatten(0, 2)
+        if targets is None:
+            vectors = self._start_at_components(inputs, windows)
+        else:
+            targets = at_steps(targets, features.shape[1])
+            self.target_scale.copy_(variances(targets)[1].mean().sqrt())
+            chosen = targets[order.to(targets.device)].split(64)
+            aims = [self.pooler.pool(part.to(self.mean.device), share) for part, share in zip(chosen, shares, strict=True)]
+            vectors = self._start_at_targets(inputs, torch.cat(aims).flatten(0, 2))
+            del aims
+        del inputs, windows  # half a gigabyte each at the demo's size, before k-means needs as much
+        self.quantizer.initialise(vectors, seed)
+        self.fitted.fill_(True)
 
+    def _start_at_components(self, inputs: Tensor, windows: Tensor) -> Tensor:
+        """Starts the projection of inputs (N, D or 2D) at their principal components and the decoder at its least-squares way back to the
+        windows (N, D); the event vectors (N, E)."""
+        assert self.projection is not None
+        assert isinstance(self.decoder, nn.Linear)
         components = principal_components(inputs, self.event_dim)
         energy = float(components.variances.sum())
         if energy <= 0:
@@ -169,20 +271,42 @@ class VTEM(nn.Module):
         self.projection.bias.copy_(-self.projection.weight @ components.mean)
         vectors = self.projection(inputs)
         inverse = least_squares(vectors, windows)
-        del inputs, windows  # half a gigabyte each at the demo's size, before k-means needs as much
         self.decoder.weight.copy_(inverse.weight)
         self.decoder.bias.copy_(inverse.bias)
-        self.quantizer.initialise(vectors, seed)
-        self.fitted.fill_(True)
+        return vectors
 
-    def _events(self, target: Tensor, times: Tensor, mask: Tensor | None) -> tuple[EventTokens, Tensor, PooledSegments, Tensor]:
-        pooled = self.pooler(target, mask)
-        with torch.autocast(target.device.type, enabled=False):
-            assert self.projection is not None
-            continuous = self.projection(self._projection_inputs(pooled.segments)).flatten(1, 2)
+    def _start_at_targets(self, inputs: Tensor, aims: Tensor) -> Tensor:
+        """Starts the projection of inputs (N, D or 2D) at the least-squares map to the windows of the targets (N, E); the event vectors
+        (N, E)."""
+        assert self.projection is not None
+        for name, values in (("features", inputs), ("targets", aims)):
+            if not bool(values.var(dim=0, correction=0).sum() > 0):
+                raise DataError(f"all training {name} are equal: nothing to learn from; look at the videos and the sampling")
+        if len(inputs) < ROWS_PER_INPUT * inputs.shape[1]:
+            warnings.warn(
+                f"{len(inputs)} training windows and cells for {inputs.shape[1]} inputs: the projection's start will hold less for new "
+                "people; extract more clips or views",
+                stacklevel=3,
+            )
+        found = least_squares(inputs, aims)
+        self.projection.weight.copy_(found.weight / self.target_scale)
+        self.projection.bias.copy_(found.bias / self.target_scale)
+        return self._project(inputs)
+
+    def _events(self, standardised: Tensor, times: Tensor, mask: Tensor | None) -> Events:
+        pooled = self.pooler(standardised, mask)
+        with torch.autocast(standardised.device.type, enabled=False):
+            continuous = self._project(self._projection_inputs(pooled.segments)).flatten(1, 2)
             quantized = self.quantizer(continuous)
             spans = window_spans(pooled.edges, times, mask)
-        return EventTokens(quantized.ids, quantized.vectors, spans), continuous, pooled, quantized.loss
+            commitment = quantized.loss / self.target_scale.square() if self.target == "llava" else quantized.loss
+        return Events(EventTokens(quantized.ids, quantized.vectors, spans), continuous, pooled, commitment)
+
+    def _project(self, inputs: Tensor) -> Tensor:
+        """Inputs (..., D or 2D) -> event vectors (..., E), with target 'llava' in the units of its tower."""
+        assert self.projection is not None
+        vectors: Tensor = self.projection(inputs)
+        return vectors * self.target_scale if self.target == "llava" else vectors
 
     def _projection_inputs(self, segments: Tensor) -> Tensor:
         """Windows (B, W, S, D) -> what the projection reads, (B, W, S, D or 2D)."""
@@ -207,6 +331,20 @@ class VTEM(nn.Module):
             raise UsageError(
                 f"features of shape {shape}, expected (clips, steps, {expected[0]}, {expected[1]}): made by another extractor?"
             )
+
+    def _check_targets(self, features: Tensor, targets: Tensor | None) -> None:
+        if targets is not None and (targets.ndim != 4 or len(targets) != len(features)):
+            raise UsageError(f"targets of shape {tuple(targets.shape)}, expected ({len(features)}, steps, cells, event_dim)")
+        self.check_targets(None if targets is None else (targets.shape[2], targets.shape[3]))
+
+
+def at_steps(values: Tensor, steps: int) -> Tensor:
+    """Values (B, T'', S, C) averaged onto feature steps (B, T', S, C), as :meth:`FeatureExtractor.step_times` averages times; in
+    float32, or as they are where the numbers of steps agree."""
+    if values.shape[1] == steps:
+        return values
+    flat = F.adaptive_avg_pool1d(values.flatten(2).transpose(1, 2).float(), steps)
+    return flat.transpose(1, 2).unflatten(2, values.shape[2:])
 
 
 def change_between(segments: Tensor) -> Tensor:

@@ -72,9 +72,23 @@ class TemporalPooler(nn.Module, ABC):
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             cumulative = cumulate(self.salience(features), mask)
+            segments = self.pool(features, cumulative)
+            return PooledSegments(segments, cumulative, window_edges(cumulative.detach(), self.windows))
+
+    def pool(self, values: Tensor, cumulative: Tensor) -> Tensor:
+        """The mean of each window, of the features themselves or of anything else that has their steps.
+
+        Args:
+            values: (B, T', S, C), any width C.
+            cumulative: (B, T'+1) from :meth:`forward`.
+
+        Returns:
+            (B, W, S, C) float32.
+        """
+        with torch.autocast(values.device.type, enabled=False):
             pieces = cut(cumulative, self.windows)
-            flat = weighted_sums(features.flatten(2), pieces.steps, pieces.windows, self.windows * pieces.lengths, self.windows)
-            return PooledSegments(flat.unflatten(2, features.shape[2:]), cumulative, window_edges(cumulative.detach(), self.windows))
+            flat = weighted_sums(values.float().flatten(2), pieces.steps, pieces.windows, self.windows * pieces.lengths, self.windows)
+            return flat.unflatten(2, values.shape[2:])
 
     def unpool(self, segments: Tensor, cumulative: Tensor) -> Tensor:
         """The transposed weights, normalised per step: each step gets the mean of its windows, by the share of the step in each.

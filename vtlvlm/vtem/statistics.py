@@ -36,14 +36,11 @@ class Components(NamedTuple):
     """(R,) float32, falling"""
 
 
-def moments(features: Tensor, chunk: int = 256) -> Moments:
-    """Mean and standard deviation of features (N, ..., D), summed in float64 by chunks of the first axis.
-
-    Deviations below the median one are raised to it: a feature that hardly ever fires in training would otherwise be blown up and
-    lead the codes on new people. All are then scaled by one factor, so that predicting the mean has a mean squared error of exactly 1.
+def variances(features: Tensor, chunk: int = 256) -> tuple[Tensor, Tensor]:
+    """Mean and variance, each (D,) float64, of features (N, ..., D), summed by chunks of the first axis.
 
     Raises:
-        DataError: a value is NaN or infinite.
+        DataError: a value is NaN or infinite, or there is none.
     """
     count = features[..., 0].numel()
     if count == 0:
@@ -60,7 +57,20 @@ def moments(features: Tensor, chunk: int = 256) -> Moments:
     square = torch.zeros_like(total)
     for part in features.split(chunk):
         square += (part.double() - mean).square().flatten(0, -2).sum(dim=0)
-    std = (square / count).sqrt()
+    return mean, square / count
+
+
+def moments(features: Tensor, chunk: int = 256) -> Moments:
+    """Mean and standard deviation of features (N, ..., D), summed in float64 by chunks of the first axis.
+
+    Deviations below the median one are raised to it: a feature that hardly ever fires in training would otherwise be blown up and
+    lead the codes on new people. All are then scaled by one factor, so that predicting the mean has a mean squared error of exactly 1.
+
+    Raises:
+        DataError: a value is NaN or infinite, or there is none.
+    """
+    mean, variance = variances(features, chunk)
+    std = variance.sqrt()
     floored = std.clamp(min=max(float(std.median()), 1e-6))
     scale = (std / floored).square().mean().sqrt()
     return Moments(mean.float(), (floored * torch.where(scale > 0, scale, 1.0)).float())
