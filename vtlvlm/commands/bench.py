@@ -5,15 +5,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-BENCHES = {"data": "decoding, copies, feature and event caches", "vtem": "pooling, quantisation, FLOPs, a stage-1 step"}
+BENCHES = {
+    "data": "decoding, copies, feature and event caches",
+    "vtem": "pooling, quantisation, FLOPs, a stage-1 step",
+    "events": "what event sentences keep of the action, beside the arms of stage 1 (an hour or more)",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=BENCHES, help="; ".join(f"{name}: {text}" for name, text in BENCHES.items()))
     parser.add_argument(
-        "--videos", type=Path, help="folder of camera videos to make 1080p clips from (default: rendered ones, which are easier to decode)"
+        "--videos",
+        type=Path,
+        help="data: folder of camera videos to make 1080p clips from; events: the clips to learn from (default: rendered ones)",
     )
-    parser.add_argument("--repeats", type=int, default=5, help="rounds that medians are taken over (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, help="rounds that medians are taken over (default: 5); events: seeds (default: 3)")
+    parser.add_argument("--arms", nargs="*", metavar="ARM", help="events: these arms beside the full form (default: all)")
     parser.add_argument("--work", type=Path, help="folder for the files it makes, kept (default: a temporary one)")
     parser.add_argument("--output", type=Path, help="JSON file to write (default: runs/bench/NAME.json)")
 
@@ -25,12 +32,17 @@ def run(args: argparse.Namespace) -> int:
     from vtlvlm.bench.harness import finish
     from vtlvlm.errors import UsageError
 
-    if args.repeats < 1:
-        raise UsageError(f"--repeats {args.repeats}: at least 1")
+    events = args.name == "events"
+    repeats = args.repeats if args.repeats is not None else 3 if events else 5
+    if repeats < 1:
+        raise UsageError(f"--repeats {repeats}: at least 1")
+    if args.arms is not None and not events:
+        raise UsageError("--arms goes with bench events")
+    options = {"arms": args.arms} if events else {}
     bench = importlib.import_module(f"vtlvlm.bench.{args.name}")
     with tempfile.TemporaryDirectory(prefix="vtlvlm-bench-") as temporary:
         work = args.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        figures, facts = bench.measure(work, videos=args.videos, repeats=args.repeats)
+        figures, facts = bench.measure(work, videos=args.videos, repeats=repeats, **options)
     finish(args.name, figures, args.output or Path("runs") / "bench" / f"{args.name}.json", facts)
     return 0

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
@@ -70,8 +72,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def step_probes(data: NTUDataModule, checkpoint: Path, rows: NDArray[np.int64], num_train: int, seed: int) -> dict[str, ProbeResult]:
-    """Linear and attention probes on every step of stage 1.
+def step_probes(
+    data: NTUDataModule, checkpoint: Path, rows: NDArray[np.int64], num_train: int, seed: int, wanted: Collection[str] | None = None
+) -> dict[str, ProbeResult]:
+    """Linear and attention probes on every step of stage 1, as ``features: linear, mean`` or ``codes: attention``.
 
     Args:
         data: set up, with a feature cache.
@@ -79,6 +83,7 @@ def step_probes(data: NTUDataModule, checkpoint: Path, rows: NDArray[np.int64], 
         rows: of the index, the training clips first.
         num_train: how many of them train.
         seed: of folds and starts.
+        wanted: names of the only probes to make; None for all.
     """
     from vtlvlm.report.attention import attention_probe
     from vtlvlm.report.probes import linear_probe
@@ -88,21 +93,13 @@ def step_probes(data: NTUDataModule, checkpoint: Path, rows: NDArray[np.int64], 
     train, test = slice(None, num_train), slice(num_train, None)
     found: dict[str, ProbeResult] = {}
     for name, (tokens, windows) in steps.items():
-        mean = tokens.unflatten(1, (windows, -1)).float().mean(dim=1).flatten(1).numpy()
-        sides = labels[train], mean[test], labels[test]
-        found[f"{name}: linear, mean"] = linear_probe(
-            mean[train], *sides, train_groups=groups[train], num_classes=data.num_classes, seed=seed
-        )
-        found[f"{name}: attention"] = attention_probe(
-            tokens[train],
-            labels[train],
-            tokens[test],
-            labels[test],
-            train_groups=groups[train],
-            windows=windows,
-            num_classes=data.num_classes,
-            seed=seed,
-        )
+        linear, attention = f"{name}: linear, mean", f"{name}: attention"
+        common: dict[str, Any] = {"train_groups": groups[train], "num_classes": data.num_classes, "seed": seed}
+        if wanted is None or linear in wanted:
+            mean = tokens.unflatten(1, (windows, -1)).float().mean(dim=1).flatten(1).numpy()
+            found[linear] = linear_probe(mean[train], labels[train], mean[test], labels[test], **common)
+        if wanted is None or attention in wanted:
+            found[attention] = attention_probe(tokens[train], labels[train], tokens[test], labels[test], windows=windows, **common)
     return found
 
 

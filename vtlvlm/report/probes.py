@@ -35,7 +35,9 @@ class ProbeResult:
     dims: int
     """numbers per clip that the probe sees"""
     strength: float
-    """the regularisation chosen on training people: C of a linear probe, weight decay of an attention probe"""
+    """the regularisation chosen on training people: C of a linear probe, the penalty of an attention probe"""
+    guesses: tuple[int, ...] = ()
+    """the likeliest class of each test clip"""
 
     @classmethod
     def of(cls, probs: np.ndarray, labels: np.ndarray, *, num_train: int, dims: int, strength: float) -> ProbeResult:
@@ -43,7 +45,8 @@ class ProbeResult:
         metrics = action_metrics(probs.shape[1])
         metrics.update(torch.from_numpy(probs), torch.from_numpy(labels.astype(np.int64)))
         found = {name: float(value) for name, value in metrics.compute().items()}
-        return cls(found["top1"], found["top5"], found["mean_class_accuracy"], num_train, len(labels), dims, strength)
+        guesses = tuple(probs.argmax(-1).tolist())
+        return cls(found["top1"], found["top5"], found["mean_class_accuracy"], num_train, len(labels), dims, strength, guesses)
 
 
 def linear_probe(

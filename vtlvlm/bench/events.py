@@ -1,0 +1,221 @@
+"""What event sentences keep of the action: stage 1 trained for each fold and seed, probed on people it has never seen, beside its arms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vtlvlm.bench.harness import Figure
+from vtlvlm.errors import UsageError
+from vtlvlm.report.paired import Difference, paired_difference
+
+FULL = "full"
+ARMS: dict[str, tuple[str, ...]] = {
+    FULL: (),
+    "w/o quantisation": ("ablations/no_quantization.yaml",),
+    "w/o adaptive pooling": ("ablations/uniform_pooling.yaml",),
+    "w/o event coherence": ("ablations/no_coherence.yaml",),
+    "paper's form: no motion, not centred": ("ablations/plain_tokens.yaml",),
+    "K = 512": ("ablations/codes_512.yaml",),
+    "rotation trick": ("ablations/rotation.yaml",),
+    "factorised codes": ("ablations/factorised.yaml",),
+    "SimVQ": ("ablations/simvq.yaml",),
+    "FSQ": ("ablations/fsq.yaml",),
+}
+"""Name -> the overlays that make it, after the small stage-1 configuration"""
+SUBJECTS, SEED = 16, 1
+"""of the rendered videos, where no others are given: those of the demo"""
+MOST_FOLDS = 8
+"""with more people than this, one split (X-Sub) instead of leaving out each in turn"""
+CODES, CODES_VALIDATION = 512, 0.3
+RAW, FEATURES, SENTENCE, MEAN = "features: linear, mean", "features: attention", "codes: attention", "codes: linear, mean"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where the clips and their features lie, and how they are divided.
+
+    Attributes:
+        root: Folder of the videos.
+        features: Feature cache of all clips in all training views.
+        folds: Protocols, one a fold; together they test every clip once, or once a split.
+    """
+
+    root: Path
+    features: Path
+    folds: Sequence[str]
+
+
+def measure(work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str] | None = None) -> tuple[list[Figure], dict[str, Any]]:
+    """All figures of this bench; what is done already in ``work`` is not done again.
+
+    Args:
+        work: Folder for features, runs and probe results.
+        videos: NTU-named clips or any other folder whose clips have groups; None for the demo's rendered ones.
+        repeats: Seeds, from 0.
+        arms: Names of ``ARMS``; None for all.
+
+    Raises:
+        UsageError: no such arm.
+    """
+    from tqdm import tqdm
+
+    names = list(ARMS) if arms is None else [FULL, *(arm for arm in arms if arm != FULL)]
+    if unknown := [arm for arm in names if arm not in ARMS]:
+        raise UsageError(f"--arms {unknown[0]}: no such arm; there are {', '.join(ARMS)}")
+    setting = prepare(work, videos)
+    jobs = [(arm, seed, fold) for seed in range(repeats) for arm in names for fold in setting.folds]
+    found: dict[str, dict[str, list[Any]]] = {arm: {} for arm in names}
+    for arm, seed, fold in tqdm(jobs, desc="stage 1 and probes", unit="run", smoothing=0.1):
+        result = one_run(setting, work / "runs", arm, seed, fold)
+        for name, guesses in result["guesses"].items():
+            right = np.asarray(guesses) == np.asarray(result["labels"])
+            found[arm].setdefault(name, []).append((seed, right, np.asarray(result["groups"])))
+    figures = [*against_raw(found[FULL], repeats), *against_full(found, repeats)]
+    if arms is None or "K = 512" in arms:
+        figures += codebook_use(setting, work / "runs")
+    facts = {"videos": str(videos or f"rendered, seed {SEED}"), "folds": list(setting.folds), "seeds": repeats, "arms": names}
+    return figures, facts
+
+
+def prepare(work: Path, videos: Path | None) -> Setting:
+    """Videos, the folds their people make, and one feature cache for all folds."""
+    from vtlvlm.configs import config
+    from vtlvlm.data.datamodule import NTUDataModule
+
+    root, features = videos or work / "videos", work / "features"
+    if videos is None:
+        command("synth", root, "--subjects", SUBJECTS, "--seed", SEED)
+    command("extract", "--config", config("stage1_small.yaml"), "--data.root", root, "--data.protocol", "all", "--output", features)
+    data = NTUDataModule(str(root), "all", features=str(features), validation=0.0)
+    data.setup("fit")
+    people = np.unique(data.index.group[data.split.train]).tolist()
+    return Setting(root, features, [f"leave:{person}" for person in people] if len(people) <= MOST_FOLDS else ["xsub60"])
+
+
+def command(*arguments: object) -> None:
+    """One of the project's commands, as a user gives it.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    from vtlvlm.cli import run
+
+    if code := run([str(argument) for argument in arguments]):
+        raise RuntimeError(f"vtlvlm {arguments[0]} ended with {code}")
+
+
+def fit(setting: Setting, run: Path, arm: str, seed: int, fold: str, *more: object) -> Path:
+    """Train stage 1 and return its last checkpoint; a finished run is not repeated, an unfinished one begins anew."""
+    import shutil
+
+    from vtlvlm.configs import config
+    from vtlvlm.report.runs import fit_finished
+
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    if not (checkpoint.is_file() and fit_finished(run)):
+        shutil.rmtree(run, ignore_errors=True)
+        overlays = [part for overlay in ARMS[arm] for part in ("--config", config(overlay))]
+        data = ["--data.root", setting.root, "--data.features", setting.features, "--data.protocol", fold, "--data.validation", 0]
+        quiet = ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+        first = ["--config", config("stage1_small.yaml"), *overlays, "--seed_everything", seed]
+        command("fit", *first, *data, *quiet, "--trainer.default_root_dir", run, *more)
+    return checkpoint
+
+
+def one_run(setting: Setting, runs: Path, arm: str, seed: int, fold: str) -> dict[str, Any]:
+    """Train one arm on one fold with one seed and probe it: ``{"guesses": {probe: [...]}, "labels", "groups"}`` of the test clips."""
+    from vtlvlm.commands.probe import step_probes
+    from vtlvlm.data.datamodule import NTUDataModule
+    from vtlvlm.report.provenance import write_json
+
+    run = runs / "-".join("".join(c if c.isalnum() else "_" for c in part) for part in (arm, fold, str(seed)))
+    path = run / "probes.json"
+    if not path.is_file():
+        checkpoint = fit(setting, run, arm, seed, fold)
+        data = NTUDataModule(str(setting.root), fold, features=str(setting.features), validation=0.0)
+        data.setup("test")
+        rows = np.concatenate([data.split.require("train"), data.split.require("test")])
+        wanted = (RAW, FEATURES, SENTENCE, MEAN) if arm == FULL and not seed else (RAW, SENTENCE, MEAN) if arm == FULL else (SENTENCE, MEAN)
+        probes = step_probes(data, checkpoint, rows, len(data.split.train), seed, wanted)
+        test = data.split.test
+        content = {"guesses": {name: probe.guesses for name, probe in probes.items()}, "labels": data.index.label[test].tolist()}
+        write_json(path, {**content, "groups": data.index.group[test].tolist()})
+        checkpoint.unlink()
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def by_seed(results: list[Any]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """(seeds, n) whether each test clip of all folds was right, and (n,) the clips' groups."""
+    seeds = sorted({seed for seed, _, _ in results})
+    right = np.stack([np.concatenate([r for s, r, _ in results if s == seed]) for seed in seeds])
+    return right, np.concatenate([g for s, _, g in results if s == seeds[0]])
+
+
+def spread(right: NDArray[np.bool_]) -> str:
+    """``0.912 ± 0.010`` over seeds."""
+    each = right.mean(axis=1)
+    return f"{each.mean():.3f}" + (f" ± {each.std(ddof=1):.3f}" if len(each) > 1 else "")
+
+
+def against_raw(found: dict[str, list[Any]], repeats: int) -> list[Figure]:
+    """Event sentences, read by attention, against the mean of the raw features, read linearly."""
+    sentence, groups = by_seed(found[SENTENCE])
+    raw = by_seed(found[RAW])[0]
+    clips: Difference = paired_difference(sentence, raw)
+    people = paired_difference(sentence, raw, groups)
+    size = f"{sentence.shape[1]} test clips of {len(np.unique(groups))} people, {repeats} seeds"
+    note = f"{spread(sentence)} and {spread(raw)}; 95 % [{clips.low:+.3f}, {clips.high:+.3f}] over clips, "
+    note += f"[{people.low:+.3f}, {people.high:+.3f}] over people; {size}"
+    figures = [Figure("attention on codes minus linear on mean features, top-1", clips.mean, "", -0.03, ">=", note)]
+    for name in (MEAN, FEATURES):
+        right = by_seed(found[name])[0]
+        figures.append(Figure(f"... {name}, top-1", float(right.mean()), "", note=spread(right)))
+    return figures
+
+
+def against_full(found: dict[str, dict[str, list[Any]]], repeats: int) -> list[Figure]:
+    """Each arm's event sentences against the full form's, both read by attention."""
+    full = by_seed(found[FULL][SENTENCE])[0]
+    figures = []
+    for arm, results in found.items():
+        if arm != FULL:
+            right = by_seed(results[SENTENCE])[0]
+            difference = paired_difference(full, right)
+            figures.append(Figure(f"full minus {arm}, top-1", difference.mean, "", note=f"{spread(right)}; {difference}, {repeats} seeds"))
+    return figures
+
+
+@torch.no_grad()
+def codebook_use(setting: Setting, runs: Path) -> list[Figure]:
+    """How much of a codebook of 512 codes validation people use, in eval mode, over all their stored views."""
+    from vtlvlm.data.datamodule import NTUDataModule
+    from vtlvlm.metrics import CodebookUsage
+    from vtlvlm.stages.vtem import VTEMModule
+
+    fold = setting.folds[0]
+    checkpoint = fit(setting, runs / "use", f"K = {CODES}", 0, fold, "--data.validation", CODES_VALIDATION)
+    module = VTEMModule.load_from_checkpoint(checkpoint)
+    data = NTUDataModule(str(setting.root), fold, features=str(setting.features), validation=CODES_VALIDATION)
+    data.setup("validate")
+    cache, usage = data.features_cache, CodebookUsage(module.quantizer.num_codes)
+    assert cache is not None
+    for view in range(data.num_views):
+        rows = cache.rows(data.index.name[data.split.val], view)
+        for part in np.array_split(rows, -(-len(rows) // 64)):
+            usage.update(module.vtem.tokens(cache.features(part), cache.times(part)).ids)
+    found, total = usage.compute(), int(usage.counts.sum())
+    people = len(np.unique(data.index.group[data.split.val]))
+    note = f"{total:,} tokens of {len(data.split.val)} clips in {data.num_views} views, {people} validation people, eval mode"
+    return [
+        Figure(f"K = {CODES}, codes in use", 100 * float(found["used_share"]), "%", 80, ">=", note),
+        Figure("... perplexity over K", float(found["perplexity_share"]), "", 0.3, ">="),
+    ]
