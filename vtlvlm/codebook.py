@@ -123,7 +123,7 @@ class CodeTally(NamedTuple):
         labels = torch.arange(order.shape[1], device=codes.device).expand_as(codes)
         values = order[codes, labels].flatten()
         best = values.topk(min(num, len(values))).indices
-        best = best[values[best] > 0]  # neither what is below the support nor what says no more than chance
+        best = best[pmi[codes, labels].flatten()[best] > 1e-9]  # neither what is below the support (nan) nor what says no more than chance
         columns = (codes, labels, pmi[codes, labels], self.pairs[codes, labels], self.clips[codes, labels])
         return [TellTale(*row) for row in zip(*(column.flatten()[best].tolist() for column in columns), strict=True)]
 

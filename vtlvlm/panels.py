@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from vtlvlm.batches import FeatureBatch, VideoBatch
-from vtlvlm.codebook import CodeTally, CollapseKind, SeenEvents, zipf_fit
+from vtlvlm.codebook import ENOUGH_TOKENS, CodeTally, CollapseKind, SeenEvents, zipf_fit
 from vtlvlm.exemplars import KeptEvents, cells, choose
 from vtlvlm.report.codebook import CodebookFacts, CodePictures, Pair, SalientClip, codebook_figure, signed
 from vtlvlm.report.provenance import write_json
@@ -268,7 +268,8 @@ def numbers(tally: CodeTally, num_tokens: int, error: float) -> list[tuple[str, 
         ("mean run", f"{found['mean_run_length']:.2f} of {len(tally.runs)} windows"),
     ]
     if "action_information" in found:
-        rows.append(("action information", f"{found['action_information']:.2f} nats ({found['action_information_share']:.0%})"))
+        rough = " (rough)" if tally.tokens < ENOUGH_TOKENS * num_codes else ""
+        rows.append((f"action information{rough}", f"{found['action_information']:.2f} nats ({found['action_information_share']:.0%})"))
     if math.isfinite(error):
         rows.append(("reconstruction error", f"{error:.3f}"))
     return [(name, "–" if "nan" in value else value) for name, value in rows]

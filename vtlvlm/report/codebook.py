@@ -15,8 +15,9 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from vtlvlm.report.runs import Curve
 from vtlvlm.report.style import COLOURS, FAINT, INK, MUTED, bare, code_colour, house_style, new_figure, text_on
 
-WIDTH, HEIGHT = 14.0, 10.6
-"""Inches."""
+WIDTH = 14.0
+ROWS = (2.4, 2.75, 2.5)
+"""Inches: the figure's width, and the heights of its three rows."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,17 @@ def codebook_figure(facts: CodebookFacts) -> Figure:
     Top: frequency over rank with Zipf's fit, run lengths, reconstruction error, the numbers. Middle: pairs of code and action, salience
     over time. Bottom: pictures of the most used codes.
     """
+    rows = ROWS if any(code.pictures for code in facts.codes) else (*ROWS[:2], 0.4)
+    header, gaps, footer = 0.9, 2 * 1.05, 0.3
+    height = header + sum(rows) + gaps + footer
     with house_style():
-        figure = new_figure(WIDTH, HEIGHT)
+        figure = new_figure(WIDTH, height)
         figure.set_layout_engine("none")
-        figure.text(0.05, 1 - 0.14 / HEIGHT, facts.title, va="top", fontsize=13, fontweight="bold")
+        figure.text(0.05, 1 - 0.14 / height, facts.title, va="top", fontsize=13, fontweight="bold")
         if facts.alarm:
-            figure.text(0.05, 1 - 0.42 / HEIGHT, facts.alarm, va="top", fontsize=10, color=COLOURS[1], fontweight="bold")
+            figure.text(0.05, 1 - 0.42 / height, facts.alarm, va="top", fontsize=10, color=COLOURS[1], fontweight="bold")
         grid = figure.add_gridspec(
-            3, 1, height_ratios=(2.4, 2.75, 2.5), left=0.05, right=0.985, top=1 - 0.9 / HEIGHT, bottom=0.3 / HEIGHT, hspace=0.41
+            3, 1, height_ratios=rows, left=0.05, right=0.985, top=1 - header / height, bottom=footer / height, hspace=1.5 * gaps / sum(rows)
         )
         top = GridSpecFromSubplotSpec(1, 4, grid[0], width_ratios=(1.15, 0.85, 1.15, 1.0), wspace=0.26)
         middle = GridSpecFromSubplotSpec(1, 2, grid[1], width_ratios=(1.0, 1.35), wspace=0.10)
@@ -197,7 +201,7 @@ def _draw_numbers(axes: Axes, numbers: Sequence[tuple[str, str]]) -> None:
 def _draw_pairs(axes: Axes, pairs: Sequence[Pair]) -> None:
     axes.set_title("Codes that tell an action (pointwise mutual information)", pad=22)
     if not pairs:
-        _say(axes, "no code occurs in enough clips of one action")
+        _say(axes, "no code occurs in enough clips of one action to tell it")
         return
     slots = max(len(pairs), 8)
     longest = max(pair.pmi for pair in pairs)
@@ -261,7 +265,7 @@ def _draw_pictures(figure: Figure, place: SubplotSpec, codes: Sequence[CodePictu
     bare(axes)
     shown = [code for code in codes if code.pictures]
     if not shown:
-        _say(axes, note or "no pictures")
+        _say(axes, textwrap.shorten(note or "no pictures", 160, placeholder="…"))
         return
     if note:
         axes.text(1.0, 1.01, textwrap.shorten(note, 110, placeholder="…"), transform=axes.transAxes, ha="right", fontsize=8, color=MUTED)
@@ -291,4 +295,4 @@ def signed(value: float) -> str:
 def _say(axes: Axes, text: str) -> None:
     """A line in the place of a chart."""
     bare(axes)
-    axes.text(0.5, 0.5, textwrap.fill(text, 100), transform=axes.transAxes, ha="center", va="center", fontsize=9.5, color=MUTED)
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9.5, color=MUTED)
