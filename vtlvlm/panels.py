@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,6 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from vtlvlm.batches import FeatureBatch, VideoBatch
@@ -23,6 +24,7 @@ from vtlvlm.report.runs import Curve
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem.quantizers import CodebookQuantizer, EMAQuantizer, FSQQuantizer, Quantizer, SimVQQuantizer
 
+LOG = logging.getLogger(__name__)
 SALIENT_CLIPS = 4
 PICTURED_CODES = 8
 LATER = "pictures follow at the end of the training"
@@ -147,63 +149,48 @@ class CodebookPanel(Callback):
             return
         tally = self._tallies[split] = CodeTally(*(tensor.cpu() for tensor in metric.tally()))
         found = set(tally.collapse())
-        if found - self._warned:
+        if found - self._warned and trainer.is_global_zero:
             self._warned |= found
-            rank_zero_warn(f"{alarm(tally)} ({split} tokens, step {trainer.global_step}). {remedy(module, tally)}", stacklevel=2)
+            LOG.warning(f"{alarm(tally)} ({split} tokens, step {trainer.global_step}). {remedy(module, tally)}")
 
     # -- drawing -----------------------------------------------------------------------------------------------------------------
 
     def _draw(self, split: str, trainer: Trainer, module: LightningModule, later: str = "") -> None:
+        """Write and draw a split, without pictures if a line says why."""
         tally = self._tallies.get(split)
         if tally is None or not tally.tokens or not trainer.is_global_zero or not isinstance(module, VTEMModule):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        tellers = tally.tell_tale()
-        pairs = [Pair(t.code, data.classes[t.label], t.pmi, t.tokens, t.clips) for t in tellers]
-        kinds, fitting = tally.collapse(), trainer.state.fn == "fit"
-        codes, note = ([], later) if later else self._pictures(split, tally, module, data)
+        fitting, step = trainer.state.fn == "fit", trainer.global_step
         errors = {name: Curve(name, np.array([*found]), np.array([*map(float, found.values())])) for name, found in self._errors.items()}
-        shown = [errors[name] for name in (("train", "val") if fitting else (split,)) if name in errors]
-        facts = CodebookFacts(
-            title=f"Codebook of {len(tally.counts):,} codes, {split} tokens" + (f", step {trainer.global_step:,}" if fitting else ""),
-            counts=tally.counts.numpy(),
-            zipf=tuple(map(float, zipf_fit(tally.counts))),  # type: ignore[arg-type]
-            runs=tally.runs.numpy(),
-            numbers=numbers(tally, module.vtem.num_tokens, float(errors[split].values[-1]) if split in errors else math.nan),
-            errors=shown,
-            pairs=pairs,
-            clips=self._clips.get(split, []),
-            codes=codes,
-            note=note,
-            alarm=alarm(tally) if kinds else "",
+        error = float(errors[split].values[-1]) if split in errors else math.nan
+        pairs = [Pair(found.code, data.classes[found.label], found.pmi, found.tokens, found.clips) for found in tally.tell_tale()]
+        path = Path(trainer.default_root_dir) / f"codebook_{split}.png"
+        content = {"split": split, "step": step, **record(tally, module), "reconstruction": finite(error), "pairs": [*map(asdict, pairs)]}
+        write_json(path.with_suffix(".json"), content)
+
+        codes, note = ([], later) if later else self._pictures(split, tally, module, data)
+        figure = codebook_figure(
+            CodebookFacts(
+                title=f"Codebook of {len(tally.counts):,} codes, {split} tokens" + (f", step {step:,}" if fitting else ""),
+                counts=tally.counts.numpy(),
+                zipf=tuple(map(float, zipf_fit(tally.counts))),  # type: ignore[arg-type]
+                runs=tally.runs.numpy(),
+                numbers=numbers(tally, module.vtem.num_tokens, error),
+                errors=[errors[name] for name in (("train", "val") if fitting else (split,)) if name in errors],
+                pairs=pairs,
+                clips=self._clips.get(split, []),
+                codes=codes,
+                note=note,
+                alarm=alarm(tally) if tally.collapse() else "",
+            )
         )
-        folder = Path(trainer.default_root_dir)
-        order = tally.counts.argsort(descending=True, stable=True)[: int((tally.counts > 0).sum())]
-        content = {
-            "split": split,
-            "step": trainer.global_step,
-            "num_codes": len(tally.counts),
-            "tokens": tally.tokens,
-            "figures": {name: finite(value) for name, value in tally.figures().items()},
-            "reconstruction": finite(errors[split].values[-1]) if split in errors else None,
-            "run_lengths": tally.runs.tolist(),
-            "codes": order.tolist(),
-            "frequencies": tally.counts[order].tolist(),
-            "pairs": [
-                {"code": pair.code, "action": pair.action, "pmi": pair.pmi, "tokens": pair.tokens, "clips": pair.clips} for pair in pairs
-            ],
-            "collapse": list(kinds),
-            "remedy": remedy(module, tally) if kinds else None,
-        }
-        write_json(folder / f"codebook_{split}.json", content)
-        figure = codebook_figure(facts)
-        path = folder / f"codebook_{split}.png"
         partial = path.with_name(f".{path.name}.tmp")
         figure.savefig(partial, format="png", dpi=110)
         partial.replace(path)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(f"codebook/{split}_panel", figure, global_step=trainer.global_step, close=False)
+                logger.experiment.add_figure(f"codebook/{split}_panel", figure, global_step=step, close=False)
 
     def _pictures(self, split: str, tally: CodeTally, module: VTEMModule, data: Any) -> tuple[list[CodePictures], str]:
         kept = self._kept[split]
@@ -249,6 +236,22 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number := float(value)) else None
 
 
+def record(tally: CodeTally, module: VTEMModule) -> dict[str, Any]:
+    """What was counted, in plain values: codes in use by falling frequency, run lengths from 1 window up, figures, collapse and remedy."""
+    kinds = tally.collapse()
+    order = tally.counts.argsort(descending=True, stable=True)[: int((tally.counts > 0).sum())]
+    return {
+        "num_codes": len(tally.counts),
+        "tokens": tally.tokens,
+        "figures": {name: finite(value) for name, value in tally.figures().items()},
+        "codes": order.tolist(),
+        "frequencies": tally.counts[order].tolist(),
+        "run_lengths": tally.runs.tolist(),
+        "collapse": list(kinds),
+        "remedy": remedy(module, tally) if kinds else None,
+    }
+
+
 def numbers(tally: CodeTally, num_tokens: int, error: float) -> list[tuple[str, str]]:
     """The panel's small table.
 
@@ -285,25 +288,28 @@ def alarm(tally: CodeTally) -> str:
 
 
 def remedy(module: VTEMModule, tally: CodeTally) -> str:
-    """What helps a collapsed codebook most likely, first things first, as options that this module has."""
+    """What helps a collapsed codebook most likely, first things first, as options that this module has.
+
+    Where the codes in use share the work evenly there are simply too many of them; where few of them do it all, training went astray.
+    """
     quantizer, rate = module.quantizer, module.optimizer.learning_rate
     slower = f"a lower learning rate (--model.init_args.optimizer.learning_rate {rate / 3:.1e})"
-    return f"Likely remedies: {'; '.join([*_quantizer_remedies(quantizer, tally), slower])}"
-
-
-def _quantizer_remedies(quantizer: Quantizer, tally: CodeTally) -> list[str]:
     if isinstance(quantizer, FSQQuantizer):  # nothing in it can die: its maps use a corner of the grid
-        return [f"fewer or coarser levels ({OPTION}.levels, {list(quantizer.levels)} now)", "a learned codebook (EMAQuantizer)"]
-    if not isinstance(quantizer, CodebookQuantizer):
+        coarser = f"fewer or coarser levels ({OPTION}.levels, {list(quantizer.levels)} now)"
+        return f"Likely remedies: {coarser}; {slower}; another arm (EMAQuantizer)"
+    found = [*_revival(quantizer), slower]
+    if isinstance(quantizer, CodebookQuantizer):
+        found.insert(-1, f"a higher commitment ({OPTION}.commitment {2 * quantizer.commitment or 0.25:g})")
+        fewer = 2 ** math.ceil(math.log2(max(2 * float(tally.figures()["perplexity"]), 16)))
+        if fewer < quantizer.codes:
+            found.insert(0 if tally.collapse() == ("unused",) else len(found), f"fewer codes ({OPTION}.codes {fewer})")
+    arm = "FSQQuantizer" if isinstance(quantizer, SimVQQuantizer) else "SimVQQuantizer"
+    return f"Likely remedies: {'; '.join(found)}; another arm ({arm})"
+
+
+def _revival(quantizer: Quantizer) -> list[str]:
+    """More revival of dead codes, where the quantiser has it."""
+    if not isinstance(quantizer, EMAQuantizer) or quantizer.dead_below >= 0.5:
         return []
-    fewer = 2 ** math.ceil(math.log2(max(2 * float(tally.figures()["perplexity"]), 16)))
-    found = [f"fewer codes ({OPTION}.codes {fewer})"] if fewer < quantizer.codes else []
-    if isinstance(quantizer, EMAQuantizer):
-        revive = f"{OPTION}.dead_below {min(2 * quantizer.dead_below, 0.5) or 0.125:g}"
-        if quantizer.dead_below == 0:
-            found.insert(0, f"revival of dead codes, which is off ({revive})")
-        elif quantizer.dead_below < 0.5:
-            found.append(f"earlier revival of dead codes ({revive})")
-    found.append(f"a higher commitment ({OPTION}.commitment {2 * quantizer.commitment or 0.25:g})")
-    found.append("an arm that cannot die (FSQQuantizer)" if isinstance(quantizer, SimVQQuantizer) else "another arm (SimVQQuantizer)")
-    return found
+    revive = f"({OPTION}.dead_below {min(2 * quantizer.dead_below, 0.5) or 0.125:g})"
+    return [f"earlier revival of dead codes {revive}" if quantizer.dead_below else f"revival of dead codes, which is off {revive}"]
