@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch
+from vtlvlm.codebook import CodebookHealth, SeenEvents
 from vtlvlm.errors import UsageError
-from vtlvlm.metrics import CodebookUsage
 from vtlvlm.stages.stage import AdamW, Stage, require_same_split
 from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
@@ -67,8 +67,9 @@ class VTEMModule(Stage):
         self.alpha, self.beta = alpha, beta
         self.optimizer = optimizer
         self.statistics_clips = statistics_clips
-        self.train_codes: CodebookUsage | None = None
-        self.val_codes: CodebookUsage | None = None
+        self.train_codes: CodebookHealth | None = None
+        self.val_codes: CodebookHealth | None = None
+        self.seen: SeenEvents | None = None
         self._origin: dict[str, Any] = {}
 
     @property
@@ -92,6 +93,9 @@ class VTEMModule(Stage):
         self._check_targets(data.targets_cache, needed=stage != "predict")
         if self.extractor.trainable and data.features_cache is not None:
             raise UsageError("extractor.trainable trains the backbone, which needs videos: leave data.features out")
+        if codes := self.quantizer.num_codes:
+            classes, windows = data.num_classes, self.pooler.windows
+            self.train_codes, self.val_codes = CodebookHealth(codes, classes, windows), CodebookHealth(codes, classes, windows)
         if stage == "fit":
             self._origin = {
                 "protocol": data.protocol,
@@ -129,9 +133,6 @@ class VTEMModule(Stage):
             return
         self.vtem.build()
         self.contrast.build(self.event_dim)
-        codes = self.quantizer.num_codes
-        if codes:
-            self.train_codes, self.val_codes = CodebookUsage(codes), CodebookUsage(codes)
 
     def restore(self, provenance: dict[str, Any]) -> None:
         self._origin = provenance
@@ -209,7 +210,8 @@ class VTEMModule(Stage):
         self.log_terms(split, {"loss": loss, **terms}, len(batch.labels))
         codes = self.train_codes if split == "train" else self.val_codes
         if codes is not None:
-            codes.update(encoding.tokens.ids)
+            codes.update(encoding.tokens.ids, batch.labels)
+            self.seen = SeenEvents(encoding.tokens.ids, encoding.tokens.spans, encoding.pooled.edges, encoding.pooled.cumulative.detach())
         if split == "train":
             self.log("train/event_norm", encoding.tokens.vectors.detach().norm(dim=-1).mean())
         return loss
@@ -236,7 +238,7 @@ class VTEMModule(Stage):
     def on_test_epoch_end(self) -> None:
         self._log_codes("test", self.val_codes)
 
-    def _log_codes(self, split: str, codes: CodebookUsage | None) -> None:
+    def _log_codes(self, split: str, codes: CodebookHealth | None) -> None:
         if codes is not None:
             self.log_dict({f"codebook/{split}_{name}": value for name, value in codes.compute().items()})
             codes.reset()
