@@ -201,10 +201,7 @@ def test_classify_goes_on_after_an_unreadable_file(chain: Pipeline, capsys: pyte
     assert "1 of 7" in err
 
 
-def test_probes_of_every_step_of_stage_one(chain: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vtlvlm.report import attention
-
-    monkeypatch.setattr(attention, "STEPS", 5)
+def test_probes_of_every_step_of_stage_one(chain: Pipeline, tmp_path: Path) -> None:
     output = tmp_path / "probes.json"
     assert chain("probe", chain.root, "--features", chain.features, "--vtem", chain.best1, "--output", output) == 0
     found = json.loads(output.read_text())["probes"]

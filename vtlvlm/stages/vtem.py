@@ -12,6 +12,7 @@ from torch import Tensor
 from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch
 from vtlvlm.codebook import CodebookHealth, SeenEvents
 from vtlvlm.errors import UsageError
+from vtlvlm.report.provenance import global_seed
 from vtlvlm.stages.stage import AdamW, Stage, require_same_split
 from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
@@ -173,7 +174,7 @@ class VTEMModule(Stage):
                 break
         features, targets = self._of_all_ranks(parts, wanted), self._of_all_ranks(aims, wanted) if aims else None
         rank_zero_info(f"codebook and standardisation start from {len(features)} training clips")
-        self.vtem.fit_statistics(features, targets, seed=0)
+        self.vtem.fit_statistics(features, targets, seed=global_seed() or 0)
         for name, tensor in self.vtem.state_dict().items():
             if self.trainer.world_size > 1 and not name.startswith("extractor."):
                 torch.distributed.broadcast(tensor, src=0)
