@@ -34,6 +34,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     (run.root / "S001C001P007R001A002_rgb.avi").unlink()
     launch("extract", "--config", run.stage1, "--output", run.features, *TWO)
     launch("fit", *run.on_features, "--trainer.default_root_dir", run.run1, *TWO, *DUMP)
+    launch("test", *run.on_features, "--trainer.default_root_dir", run.run1, "--ckpt_path", run.best1, *TWO)
     launch("tokenize", *run.on_features, "--ckpt_path", run.best1, "--output", run.events, *TWO)
     launch("fit", *run.on_events, "--trainer.default_root_dir", run.run2, *TWO, *DUMP)
     launch("test", *run.on_events, "--trainer.default_root_dir", run.run2, "--ckpt_path", run.best2, *TWO)
@@ -50,6 +51,19 @@ def test_ranks_end_with_the_same_weights(pair: Pipeline, stage: int) -> None:
     for name, tensor in first.items():
         if not name.startswith(("train_codes", "val_codes")):  # metrics hold each rank's own share until they are computed
             assert torch.equal(tensor, second[name]), name
+
+
+def test_codebook_health_of_two_ranks_is_that_of_one(pair: Pipeline) -> None:
+    """Five test clips, an odd number: every token, pair and run is counted once."""
+    alone = pair.folder / "health_alone"
+    assert pair("test", *pair.on_features, "--trainer.default_root_dir", alone, "--ckpt_path", pair.best1) == 0
+    two, one = (json.loads((folder / "codebook_test.json").read_text()) for folder in (pair.run1, alone))
+    assert two.pop("reconstruction") == pytest.approx(one.pop("reconstruction"), rel=1e-5)
+    assert two == one
+    assert one["tokens"] == 5 * 16
+    logged, alone_logged = (json.loads((folder / "metrics.json").read_text())["metrics"] for folder in (pair.run1, alone))
+    assert logged["reconstruction"] == pytest.approx(alone_logged["reconstruction"], rel=1e-5)
+    assert logged["commitment"] == pytest.approx(alone_logged["commitment"], rel=1e-5)
 
 
 def test_caches_hold_every_clip_once_and_as_one_process_makes_them(pair: Pipeline) -> None:

@@ -7,7 +7,6 @@ import torch
 from torchmetrics.classification import MulticlassCalibrationError
 
 from vtlvlm.metrics import (
-    CodebookUsage,
     ExpectedCalibrationError,
     MeanClassAccuracy,
     action_metrics,
@@ -87,24 +86,6 @@ def test_calibration_error_equals_torchmetrics() -> None:
         ours.update(probs[part : part + 128], labels[part : part + 128])
     theirs.update(probs, labels)
     assert ours.compute() == pytest.approx(float(theirs.compute()), abs=1e-5)
-
-
-def test_codebook_usage() -> None:
-    usage = CodebookUsage(8)
-    usage.update(torch.arange(8).repeat(5).reshape(5, 2, 4))
-    assert {name: float(value) for name, value in usage.compute().items()} == pytest.approx(
-        {"perplexity": 8.0, "perplexity_share": 1.0, "used_share": 1.0, "dead_codes": 0.0}
-    )
-    usage.reset()
-    usage.update(torch.tensor([[3, 3, 5], [5, -1, -1]]))
-    assert {name: float(value) for name, value in usage.compute().items()} == pytest.approx(
-        {"perplexity": 2.0, "perplexity_share": 0.25, "used_share": 0.25, "dead_codes": 6.0}
-    )
-    usage.reset()
-    usage.update(torch.full((2, 4), -1))
-    assert usage.compute()["perplexity"] == 0.0
-    with pytest.raises(IndexError):
-        usage.update(torch.tensor([8]))
 
 
 def test_two_processes_with_uneven_halves_give_the_figures_of_one() -> None:

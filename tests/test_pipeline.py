@@ -95,6 +95,23 @@ def test_run_folder_tells_what_was_done(chain: Pipeline) -> None:
     assert sum(map(sum, json.loads((chain.run2 / "confusion_test.json").read_text())["matrix"])) == 2
 
 
+def test_run_folder_of_stage1_shows_its_codebook(chain: Pipeline, tmp_path: Path) -> None:
+    found = json.loads((chain.run1 / "codebook_val.json").read_text())
+    assert found["tokens"] == 2 * 4 * 4
+    assert (chain.run1 / "codebook_val.png").is_file()
+    assert not list(chain.run2.glob("codebook*"))
+
+    root = tmp_path / "gone"  # the features are left, the videos are not
+    shutil.copytree(chain.root, root, ignore=shutil.ignore_patterns(".vtlvlm"))
+    for file in root.glob("*.avi"):
+        file.write_bytes(b"")
+    elsewhere = ["--data.root", root, "--trainer.default_root_dir", tmp_path / "run", "--ckpt_path", chain.best1]
+    assert chain("validate", *chain.on_features, *elsewhere) == 0
+    again = json.loads((tmp_path / "run" / "codebook_val.json").read_text())
+    assert again["tokens"] == found["tokens"]
+    assert (tmp_path / "run" / "codebook_val.png").is_file()
+
+
 def test_stage2_checkpoint_holds_only_what_was_trained(chain: Pipeline) -> None:
     state = torch.load(chain.best2, weights_only=True)["state_dict"]
     assert all(name.startswith(("reasoner.prompts.", "reasoner.base.model.multi_modal_projector.", "reasoner.prior")) for name in state)
@@ -184,10 +201,7 @@ def test_classify_goes_on_after_an_unreadable_file(chain: Pipeline, capsys: pyte
     assert "1 of 7" in err
 
 
-def test_probes_of_every_step_of_stage_one(chain: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vtlvlm.report import attention
-
-    monkeypatch.setattr(attention, "STEPS", 5)
+def test_probes_of_every_step_of_stage_one(chain: Pipeline, tmp_path: Path) -> None:
     output = tmp_path / "probes.json"
     assert chain("probe", chain.root, "--features", chain.features, "--vtem", chain.best1, "--output", output) == 0
     found = json.loads(output.read_text())["probes"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import resource
 import statistics
 import sys
@@ -20,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from vtlvlm.batches import EventTokens, FeatureBatch
-from vtlvlm.report.provenance import environment, write_json
+from vtlvlm.report.provenance import environment, global_seed, write_json
 
 SPLITS = {"test": "test", "validate": "val"}
 """What a trainer does -> the name of the split it reads."""
@@ -301,12 +300,6 @@ class EventWriter(CacheWriting):
     def columns(self, prediction: EventTokens) -> tuple[Tensor, ...]:
         """Code numbers, vectors and spans."""
         return prediction.ids, prediction.vectors, prediction.spans
-
-
-def global_seed() -> int | None:
-    """The seed last given to ``seed_everything``, None if there was none."""
-    seed = os.environ.get("PL_GLOBAL_SEED")
-    return int(seed) if seed else None
 
 
 def peak_rss() -> int:

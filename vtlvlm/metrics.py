@@ -157,38 +157,6 @@ class ExpectedCalibrationError(Metric):
         return (self.confidence - self.correct).abs().sum() / self.count.sum()
 
 
-class CodebookUsage(Metric):
-    """How much of a codebook of K codes is in use: perplexity exp(H) of the code frequencies, and the codes never chosen."""
-
-    is_differentiable = False
-    full_state_update = False
-    higher_is_better = True
-    counts: Tensor
-
-    def __init__(self, num_codes: int) -> None:
-        super().__init__()
-        self.num_codes = num_codes
-        self.add_state("counts", torch.zeros(num_codes, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, ids: Tensor) -> None:
-        """Add code numbers (...) int64 in [0, K); -1 (padding, identity quantiser) is not counted."""
-        flat = ids.reshape(-1)
-        self.counts.index_add_(0, flat.clamp_min(0), (flat != UNKNOWN).long())
-
-    def compute(self) -> dict[str, Tensor]:
-        """``perplexity`` in [1, K] (0 without tokens), ``perplexity_share`` of K, ``used_share`` of K, ``dead_codes`` (a count)."""
-        total = self.counts.sum()
-        frequency = self.counts / total.clamp_min(1)
-        perplexity = torch.special.entr(frequency).sum().exp() * (total > 0)
-        used = (self.counts > 0).sum()
-        return {
-            "perplexity": perplexity,
-            "perplexity_share": perplexity / self.num_codes,
-            "used_share": used / self.num_codes,
-            "dead_codes": (self.num_codes - used).float(),
-        }
-
-
 def action_metrics(num_classes: int) -> MetricCollection:
     """What every recogniser of A actions is judged by.
 

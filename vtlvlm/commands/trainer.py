@@ -20,6 +20,7 @@ from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.space import readable, require_space
 from vtlvlm.errors import UsageError
+from vtlvlm.panels import CodebookPanel
 from vtlvlm.predictions import PredictionTable
 from vtlvlm.progress import StepProgress
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
@@ -70,6 +71,7 @@ class CLI(LightningCLI):
             RunRecord(),
             Throughput(),
             ConfusionFigure(),
+            CodebookPanel(),
             PredictionTable(),
             *bar(config["trainer"]),
         ]

@@ -90,7 +90,9 @@ def attention_probe(
     """
     if not len(train_x) or not len(test_x):
         raise DataError("attention probe: no clips on one side; check the protocol and the split")
-    train_z, test_z = (part.unflatten(1, (windows, -1)).transpose(1, 2).contiguous() for part in _components(train_x.float(), test_x.float()))
+    train_z, test_z = (
+        part.unflatten(1, (windows, -1)).transpose(1, 2).contiguous() for part in _components(train_x.float(), test_x.float())
+    )
     labels = torch.from_numpy(train_y.astype(np.int64))
     groups = train_groups if len(np.unique(train_groups)) > 1 else np.arange(len(train_y))
     folds = list(GroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=seed).split(train_y, train_y, groups))

@@ -72,6 +72,12 @@ def _git(folder: Path | str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def global_seed() -> int | None:
+    """The seed last given to Lightning's ``seed_everything``, the same on all ranks; None if there was none."""
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return int(seed) if seed else None
+
+
 def environment(seed: int | None, folder: Path | str = ".") -> dict[str, Any]:
     """The content of ``versions.json``: ``versions``, ``machine``, ``seed`` and ``git`` (of ``folder``)."""
     return {"versions": versions(), "machine": machine(), "seed": seed, "git": git_state(folder)}

@@ -187,7 +187,7 @@ class PromptTuningModule(Stage):
         metrics.update(probabilities, labels)
         self.confusion.update(probabilities.argmax(-1), labels)
         mass = self.reasoner.in_list_mass(scores).mean()
-        self.log(f"{split}/in_list_mass", mass, batch_size=len(batch.labels), sync_dist=True)
+        self.log_terms(split, {"in_list_mass": mass}, len(batch.labels))
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
 
     def validation_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> None:

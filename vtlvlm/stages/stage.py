@@ -15,6 +15,7 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from vtlvlm import __version__
 from vtlvlm.errors import UsageError
@@ -155,6 +156,7 @@ class Stage(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
+        self.means = nn.ModuleDict()  # of what evaluations log
         self.trained = False  # weights come from a checkpoint: what a training starts from is not made anew
         self.strict_loading = False  # frozen models are left out of checkpoints; on_load_checkpoint checks what must be there
 
@@ -283,6 +285,17 @@ class Stage(LightningModule):
         return [last, best]
 
     def log_terms(self, split: str, terms: dict[str, Tensor], batch_size: int) -> None:
-        """Log named scalars of a step under ``split/``; only the first enters the progress bar."""
+        """Log named scalars of a step under ``split/``; only the first enters the progress bar.
+
+        Outside training they are means over clips, exact over ranks that have seen different numbers of them (Lightning's own
+        ``sync_dist`` averages the numbers of clips as integers).
+        """
         for i, (name, value) in enumerate(terms.items()):
-            self.log(f"{split}/{name}", value, prog_bar=i == 0, batch_size=batch_size, sync_dist=split != "train")
+            key = f"{split}/{name}"
+            if split == "train":
+                self.log(key, value, prog_bar=i == 0, batch_size=batch_size)
+                continue
+            if key not in self.means:
+                self.means[key] = MeanMetric().to(self.device)
+            self.means[key].update(value.detach(), weight=batch_size)
+            self.log(key, self.means[key], metric_attribute=f"means.{key}", prog_bar=i == 0, batch_size=batch_size)

@@ -10,8 +10,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch
+from vtlvlm.codebook import CodebookHealth, SeenEvents
 from vtlvlm.errors import UsageError
-from vtlvlm.metrics import CodebookUsage
+from vtlvlm.report.provenance import global_seed
 from vtlvlm.stages.stage import AdamW, Stage, require_same_split
 from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
@@ -67,8 +68,9 @@ class VTEMModule(Stage):
         self.alpha, self.beta = alpha, beta
         self.optimizer = optimizer
         self.statistics_clips = statistics_clips
-        self.train_codes: CodebookUsage | None = None
-        self.val_codes: CodebookUsage | None = None
+        self.train_codes: CodebookHealth | None = None
+        self.val_codes: CodebookHealth | None = None
+        self.seen: SeenEvents | None = None
         self._origin: dict[str, Any] = {}
 
     @property
@@ -92,6 +94,9 @@ class VTEMModule(Stage):
         self._check_targets(data.targets_cache, needed=stage != "predict")
         if self.extractor.trainable and data.features_cache is not None:
             raise UsageError("extractor.trainable trains the backbone, which needs videos: leave data.features out")
+        if codes := self.quantizer.num_codes:
+            classes, windows = data.num_classes, self.pooler.windows
+            self.train_codes, self.val_codes = CodebookHealth(codes, classes, windows), CodebookHealth(codes, classes, windows)
         if stage == "fit":
             self._origin = {
                 "protocol": data.protocol,
@@ -129,9 +134,6 @@ class VTEMModule(Stage):
             return
         self.vtem.build()
         self.contrast.build(self.event_dim)
-        codes = self.quantizer.num_codes
-        if codes:
-            self.train_codes, self.val_codes = CodebookUsage(codes), CodebookUsage(codes)
 
     def restore(self, provenance: dict[str, Any]) -> None:
         self._origin = provenance
@@ -172,7 +174,7 @@ class VTEMModule(Stage):
                 break
         features, targets = self._of_all_ranks(parts, wanted), self._of_all_ranks(aims, wanted) if aims else None
         rank_zero_info(f"codebook and standardisation start from {len(features)} training clips")
-        self.vtem.fit_statistics(features, targets, seed=0)
+        self.vtem.fit_statistics(features, targets, seed=global_seed() or 0)
         for name, tensor in self.vtem.state_dict().items():
             if self.trainer.world_size > 1 and not name.startswith("extractor."):
                 torch.distributed.broadcast(tensor, src=0)
@@ -209,7 +211,8 @@ class VTEMModule(Stage):
         self.log_terms(split, {"loss": loss, **terms}, len(batch.labels))
         codes = self.train_codes if split == "train" else self.val_codes
         if codes is not None:
-            codes.update(encoding.tokens.ids)
+            codes.update(encoding.tokens.ids, batch.labels)
+            self.seen = SeenEvents(encoding.tokens.ids, encoding.tokens.spans, encoding.pooled.edges, encoding.pooled.cumulative.detach())
         if split == "train":
             self.log("train/event_norm", encoding.tokens.vectors.detach().norm(dim=-1).mean())
         return loss
@@ -236,7 +239,7 @@ class VTEMModule(Stage):
     def on_test_epoch_end(self) -> None:
         self._log_codes("test", self.val_codes)
 
-    def _log_codes(self, split: str, codes: CodebookUsage | None) -> None:
+    def _log_codes(self, split: str, codes: CodebookHealth | None) -> None:
         if codes is not None:
             self.log_dict({f"codebook/{split}_{name}": value for name, value in codes.compute().items()})
             codes.reset()

@@ -1,0 +1,156 @@
+"""What codes look like: where the most used ones occur, and the cells of the frames that the extractor saw there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.data.video import VideoError, decode, probe
+
+CELL_PIXELS = 96
+"""Side of an exemplar's picture."""
+KEPT = 256
+"""Clips of which the codes are kept to choose exemplars from; more are thinned evenly."""
+
+
+class Place(NamedTuple):
+    """Where a code occurs."""
+
+    code: int
+    row: int
+    """of the kept clips"""
+    window: int
+    cell: int
+
+
+@dataclass
+class KeptEvents:
+    """The event sentences of some clips of an epoch, spread evenly over it.
+
+    Attributes:
+        stride: every how many batches are kept.
+        batches: the columns of each kept batch, see :meth:`add`.
+    """
+
+    stride: int = 1
+    batches: list[tuple[NDArray[np.int64], ...]] = field(default_factory=list)
+
+    def add(self, number: int, *columns: NDArray[np.int64]) -> None:
+        """Keep a batch, if it is its turn.
+
+        Args:
+            number: of the batch in the epoch.
+            columns: (B, W, S) codes, (B, W) the feature step in the middle of each window, (B,) rows of the index, (B,) views.
+        """
+        if self.wants(number):
+            self.batches.append(columns)
+            if sum(len(batch[0]) for batch in self.batches) > KEPT and len(self.batches) > 1:
+                self.batches, self.stride = self.batches[::2], 2 * self.stride
+
+    def wants(self, number: int) -> bool:
+        """Whether the batch of this number would be kept."""
+        return number % self.stride == 0
+
+    def __bool__(self) -> bool:
+        return bool(self.batches)
+
+    def column(self, number: int) -> NDArray[np.int64]:
+        """One of the columns, by its position, over all kept batches."""
+        return np.concatenate([batch[number] for batch in self.batches])
+
+
+def choose(
+    ids: NDArray[np.int64], clips: NDArray[np.int64], codes: Sequence[int], each: int = 3, most_clips: int = 12
+) -> dict[int, list[Place]]:
+    """Find places of codes, each in another clip, so that few clips have to be decoded.
+
+    Clips are taken greedily, always the one that serves most codes which still lack places.
+
+    Args:
+        ids: (n, W, S) codes of clips in a view each.
+        clips: (n,) rows of the index; views of one clip have the same.
+        codes: which to find.
+        each: places of each code.
+        most_clips: how many rows may be used altogether.
+
+    Returns:
+        For each code its places: the middle one of its occurrences in each clip.
+    """
+    flat = ids.reshape(len(ids), -1)
+    has = np.stack([(flat == code).any(1) for code in codes], axis=1)  # (n, codes)
+    found: dict[int, list[Place]] = {code: [] for code in codes}
+    free = np.ones(len(ids), dtype=bool)
+    for _ in range(most_clips):
+        lacking = np.array([len(found[code]) < each for code in codes])
+        served = (has & lacking).sum(1) * free
+        if not served.any():
+            break
+        row = int(served.argmax())
+        free &= clips != clips[row]
+        for code in np.asarray(codes)[has[row] & lacking].tolist():
+            occurrences = np.flatnonzero(flat[row] == code)
+            window, cell = divmod(int(occurrences[len(occurrences) // 2]), ids.shape[2])
+            found[code].append(Place(code, row, window, cell))
+    return found
+
+
+class Exemplars(NamedTuple):
+    """Pictures of codes."""
+
+    pictures: dict[int, list[tuple[NDArray[np.uint8], int]]]
+    """code -> cells (CELL_PIXELS, CELL_PIXELS, 3) RGB, each with its clip's row in the index"""
+    note: str
+    """why pictures are missing, one line; "" if none is"""
+
+
+def cells(places: dict[int, list[Place]], kept: KeptEvents, data: Any, grid: int, frame_stride: int) -> Exemplars:
+    """Decode the cells at places, each clip once.
+
+    The frame is the sampled one in the middle of the feature step; its cut, mirroring and grid are those of the extractor's input. Clips
+    that cannot be decoded are left out.
+
+    Args:
+        places: from :func:`choose`.
+        kept: the clips that ``places`` name rows of.
+        data: the data module: its index, sampling and seed.
+        grid: g, cells along a side.
+        frame_stride: sampled frames in a feature step.
+    """
+    steps, clips, views = (kept.column(number) for number in (1, 2, 3))
+    sampling = FrameSampling(**data.sampling_settings["init_args"])
+    pictures: dict[int, list[tuple[NDArray[np.uint8], int]]] = {code: [] for code in places}
+    failures: list[str] = []
+    rows = sorted({place.row for found in places.values() for place in found})
+    for row in rows:
+        here = [place for found in places.values() for place in found if place.row == row]
+        clip = int(clips[row])
+        positions = [int(steps[row, place.window]) * frame_stride + frame_stride // 2 for place in here]
+        try:
+            frames = _frames(data, clip, int(views[row]), sampling, positions, grid * CELL_PIXELS)
+        except VideoError as error:
+            failures.append(str(error))
+            continue
+        for place, frame in zip(here, frames, strict=True):
+            top, left = (CELL_PIXELS * number for number in divmod(place.cell, grid))
+            pictures[place.code].append((frame[top : top + CELL_PIXELS, left : left + CELL_PIXELS], clip))
+    note = f"{len(failures)} of {len(rows)} videos cannot be decoded: {failures[0]}" if failures else ""
+    return Exemplars(pictures, note)
+
+
+def _frames(data: Any, clip: int, view: int, sampling: FrameSampling, positions: Sequence[int], size: int) -> NDArray[np.uint8]:
+    """(n, size, size, 3): frames of a view of a clip by their position in the sample."""
+    index = data.index
+    file, length, rate = index.file(clip), int(index.frames[clip]), float(index.fps[clip])
+    if length < 1 or (sampling.mode == "fps" and not rate > 0):
+        info = probe(file)
+        length, rate = info.frames, info.fps
+    plan = sampling.view(view, num_frames=length, name=str(index.name[clip]), seed=data.seed, rate=rate)
+    numbers = plan.indices[np.minimum(positions, len(plan.indices) - 1)]
+    frames = decode(file, numbers, size=size, crop=sampling.crop, flip=plan.flip, zoom=plan.zoom, shift=plan.shift).frames
+    pictures: NDArray[np.uint8] = frames.permute(0, 2, 3, 1).numpy()
+    return pictures

@@ -1,0 +1,315 @@
+"""The codebook panel of stage 1: its health in TensorBoard, as files of the run folder, and as a warning where it collapses."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from vtlvlm.batches import FeatureBatch, VideoBatch
+from vtlvlm.codebook import ENOUGH_TOKENS, CodeTally, CollapseKind, SeenEvents, zipf_fit
+from vtlvlm.exemplars import KeptEvents, cells, choose
+from vtlvlm.report.codebook import CodebookFacts, CodePictures, Pair, SalientClip, codebook_figure, signed
+from vtlvlm.report.provenance import write_json
+from vtlvlm.report.runs import Curve
+from vtlvlm.stages.vtem import VTEMModule
+from vtlvlm.vtem.quantizers import CodebookQuantizer, EMAQuantizer, FSQQuantizer, Quantizer, SimVQQuantizer
+
+LOG = logging.getLogger(__name__)
+SALIENT_CLIPS = 4
+PICTURED_CODES = 8
+LATER = "pictures follow at the end of the training"
+OPTION = "--model.init_args.quantizer.init_args"
+
+
+class CodebookPanel(Callback):
+    """Draws the codebook's health: ``codebook/{split}_panel`` in TensorBoard, ``codebook_{split}.json`` and ``.png`` in the run folder.
+
+    After each validation of a training (its pictures of codes at the end of the training only), and after ``validate`` and ``test``. A
+    training without validation gets one panel at its end, of the training tokens of its last epoch. Numbers are those of all processes;
+    sample clips and pictures are those of rank zero. Modules other than stage 1, and stage 1 without a codebook, are left alone.
+
+    A collapse is warned of once of its kind in a training, with its likely remedy.
+    """
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self._tallies: dict[str, CodeTally] = {}
+        self._kept: dict[str, KeptEvents] = defaultdict(KeptEvents)
+        self._clips: dict[str, list[SalientClip]] = {}
+        self._errors: dict[str, dict[int, Tensor]] = defaultdict(dict)
+        self._warned: set[CollapseKind] = set()
+
+    # -- training ----------------------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        self._forget()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Only the last epoch's clips are shown."""
+        self._start("train")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Keep some clips, and the error as often as it is logged."""
+        self._keep("train", trainer, pl_module, batch, batch_idx)
+        every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        if trainer.global_step % every == 0:
+            self._note_error("train", trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the counts before the module empties them."""
+        self._take("train", trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the last validation again, with pictures; the training's own tokens where there was none."""
+        self._draw("val" if "val" in self._tallies else "train", trainer, pl_module)
+
+    # -- evaluation --------------------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the clips of the evaluation before."""
+        self._start("val")
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep some clips."""
+        self._keep("val", trainer, pl_module, batch, batch_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the counts before the module empties them."""
+        self._take("val", trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw; in a training without decoding any video."""
+        if not trainer.sanity_checking:
+            self._note_error("val", trainer)
+            self._draw("val", trainer, pl_module, LATER if trainer.state.fn == "fit" else "")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the clips of the evaluation before."""
+        self._start("test")
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep some clips."""
+        self._keep("test", trainer, pl_module, batch, batch_idx)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the counts before the module empties them."""
+        self._take("test", trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw."""
+        self._note_error("test", trainer)
+        self._draw("test", trainer, pl_module)
+
+    # -- collecting --------------------------------------------------------------------------------------------------------------
+
+    def _start(self, split: str) -> None:
+        self._kept[split], self._clips[split] = KeptEvents(), []
+
+    def _keep(self, split: str, trainer: Trainer, module: LightningModule, batch: Any, number: int) -> None:
+        kept = self._kept[split]
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(module, VTEMModule):
+            return
+        if module.seen is None or not kept.wants(number):
+            return
+        seen = SeenEvents(*(tensor.cpu() for tensor in module.seen))
+        middles = ((seen.edges[:, :-1] + seen.edges[:, 1:]) / 2).long()
+        ids = seen.ids.unflatten(1, (module.pooler.windows, -1))
+        kept.add(number, *(column.cpu().numpy() for column in (ids, middles, batch.clips, batch.views)))
+        if number == 0:
+            self._clips[split] = salient_clips(seen, batch, module, trainer.datamodule)  # type: ignore[attr-defined]
+
+    def _note_error(self, split: str, trainer: Trainer) -> None:
+        error = trainer.callback_metrics.get(f"{split}/reconstruction")
+        if error is not None:
+            self._errors[split][trainer.global_step] = error.detach()
+
+    def _take(self, split: str, trainer: Trainer, module: LightningModule) -> None:
+        """On all processes."""
+        if trainer.sanity_checking or not isinstance(module, VTEMModule):
+            return
+        metric = module.train_codes if split == "train" else module.val_codes
+        if metric is None:
+            return
+        tally = self._tallies[split] = CodeTally(*(tensor.cpu() for tensor in metric.tally()))
+        found = set(tally.collapse())
+        if found - self._warned and trainer.is_global_zero:
+            self._warned |= found
+            LOG.warning(f"{alarm(tally)} ({split} tokens, step {trainer.global_step}). {remedy(module, tally)}")
+
+    # -- drawing -----------------------------------------------------------------------------------------------------------------
+
+    def _draw(self, split: str, trainer: Trainer, module: LightningModule, later: str = "") -> None:
+        """Write and draw a split, without pictures if a line says why."""
+        tally = self._tallies.get(split)
+        if tally is None or not tally.tokens or not trainer.is_global_zero or not isinstance(module, VTEMModule):
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        fitting, step = trainer.state.fn == "fit", trainer.global_step
+        errors = {name: Curve(name, np.array([*found]), np.array([*map(float, found.values())])) for name, found in self._errors.items()}
+        error = float(errors[split].values[-1]) if split in errors else math.nan
+        pairs = [Pair(found.code, data.classes[found.label], found.pmi, found.tokens, found.clips) for found in tally.tell_tale()]
+        path = Path(trainer.default_root_dir) / f"codebook_{split}.png"
+        content = {"split": split, "step": step, **record(tally, module), "reconstruction": finite(error), "pairs": [*map(asdict, pairs)]}
+        write_json(path.with_suffix(".json"), content)
+
+        codes, note = ([], later) if later else self._pictures(split, tally, module, data)
+        figure = codebook_figure(
+            CodebookFacts(
+                title=f"Codebook of {len(tally.counts):,} codes, {split} tokens" + (f", step {step:,}" if fitting else ""),
+                counts=tally.counts.numpy(),
+                zipf=tuple(map(float, zipf_fit(tally.counts))),  # type: ignore[arg-type]
+                runs=tally.runs.numpy(),
+                numbers=numbers(tally, module.vtem.num_tokens, error),
+                errors=[errors[name] for name in (("train", "val") if fitting else (split,)) if name in errors],
+                pairs=pairs,
+                clips=self._clips.get(split, []),
+                codes=codes,
+                note=note,
+                alarm=alarm(tally) if tally.collapse() else "",
+            )
+        )
+        partial = path.with_name(f".{path.name}.tmp")
+        figure.savefig(partial, format="png", dpi=110)
+        partial.replace(path)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(f"codebook/{split}_panel", figure, global_step=step, close=False)
+
+    def _pictures(self, split: str, tally: CodeTally, module: VTEMModule, data: Any) -> tuple[list[CodePictures], str]:
+        kept = self._kept[split]
+        if not kept:
+            return [], "no clip was kept"
+        most_used = tally.counts.topk(min(PICTURED_CODES, int((tally.counts > 0).sum()))).indices.tolist()
+        places = choose(kept.column(0), kept.column(2), most_used)
+        found = cells(places, kept, data, module.extractor.grid, module.extractor.frame_stride)
+        shown = [
+            CodePictures(
+                code,
+                float(tally.counts[code] / tally.tokens),
+                [picture for picture, _ in pictures],
+                [action_name(int(data.index.label[clip]), data) for _, clip in pictures],
+            )
+            for code, pictures in found.pictures.items()
+        ]
+        return shown, found.note
+
+
+def salient_clips(seen: SeenEvents, batch: FeatureBatch | VideoBatch, module: VTEMModule, data: Any) -> list[SalientClip]:
+    """Up to ``SALIENT_CLIPS`` clips of a batch, of different actions as far as there are."""
+    times = module.extractor.step_times(batch.times) if isinstance(batch, VideoBatch) else batch.times
+    labels, clips = batch.labels.tolist(), batch.clips.tolist()
+    new = [row for row, label in enumerate(labels) if label not in labels[:row]]
+    others = [row for row in range(len(labels)) if row not in new and clips[row] not in clips[:row]]
+    found = []
+    for row in [*new, *others][:SALIENT_CLIPS]:
+        share = seen.cumulative[row].diff()
+        borders = torch.cat([seen.spans[row, :1, 0], seen.spans[row, :, 1]])
+        title = f"{action_name(labels[row], data)} ({data.clip_names([clips[row]])[0]})"
+        found.append(SalientClip(title, times[row].cpu().float().numpy(), (share * len(share)).numpy(), borders.numpy()))
+    return found
+
+
+def action_name(label: int, data: Any) -> str:
+    """The category of a label, "unknown" for -1."""
+    return str(data.classes[label]) if label >= 0 else "unknown"
+
+
+def finite(value: Any) -> float | None:
+    """A number for JSON, which knows no nan."""
+    return number if math.isfinite(number := float(value)) else None
+
+
+def record(tally: CodeTally, module: VTEMModule) -> dict[str, Any]:
+    """What was counted, in plain values: codes in use by falling frequency, run lengths from 1 window up, figures, collapse and remedy."""
+    kinds = tally.collapse()
+    order = tally.counts.argsort(descending=True, stable=True)[: int((tally.counts > 0).sum())]
+    return {
+        "num_codes": len(tally.counts),
+        "tokens": tally.tokens,
+        "figures": {name: finite(value) for name, value in tally.figures().items()},
+        "codes": order.tolist(),
+        "frequencies": tally.counts[order].tolist(),
+        "run_lengths": tally.runs.tolist(),
+        "collapse": list(kinds),
+        "remedy": remedy(module, tally) if kinds else None,
+    }
+
+
+def numbers(tally: CodeTally, num_tokens: int, error: float) -> list[tuple[str, str]]:
+    """The panel's small table.
+
+    Args:
+        tally: what was counted.
+        num_tokens: M, tokens of a clip.
+        error: reconstruction error in standardised units, nan for none.
+    """
+    found = {name: float(value) for name, value in tally.figures().items()}
+    num_codes = len(tally.counts)
+    rows = [
+        ("tokens", f"{tally.tokens:,} in {-(-tally.tokens // num_tokens):,} clips"),
+        ("perplexity", f"{found['perplexity']:,.1f} of {num_codes:,} ({found['perplexity_share']:.0%})"),
+        ("codes in use", f"{num_codes - int(found['dead_codes']):,} ({found['used_share']:.0%})"),
+        ("dead codes", f"{int(found['dead_codes']):,}"),
+        ("Zipf slope", signed(found["zipf_slope"])),
+        ("mean run", f"{found['mean_run_length']:.2f} of {len(tally.runs)} windows"),
+    ]
+    if "action_information" in found:
+        rough = " (rough)" if tally.tokens < ENOUGH_TOKENS * num_codes else ""
+        rows.append((f"action information{rough}", f"{found['action_information']:.2f} nats ({found['action_information_share']:.0%})"))
+    if math.isfinite(error):
+        rows.append(("reconstruction error", f"{error:.3f}"))
+    return [(name, "–" if "nan" in value else value) for name, value in rows]
+
+
+def alarm(tally: CodeTally) -> str:
+    """A collapse in one line."""
+    found = {name: float(value) for name, value in tally.figures().items()}
+    return (
+        f"CODEBOOK COLLAPSE: perplexity {found['perplexity']:,.1f} of {len(tally.counts):,} codes ({found['perplexity_share']:.1%}), "
+        f"{found['used_share']:.1%} of them in use over {tally.tokens:,} tokens"
+    )
+
+
+def remedy(module: VTEMModule, tally: CodeTally) -> str:
+    """What helps a collapsed codebook most likely, first things first, as options that this module has.
+
+    Where the codes in use share the work evenly there are simply too many of them; where few of them do it all, training went astray.
+    """
+    quantizer, rate = module.quantizer, module.optimizer.learning_rate
+    slower = f"a lower learning rate (--model.init_args.optimizer.learning_rate {rate / 3:.1e})"
+    if isinstance(quantizer, FSQQuantizer):  # nothing in it can die: its maps use a corner of the grid
+        coarser = f"fewer or coarser levels ({OPTION}.levels, {list(quantizer.levels)} now)"
+        return f"Likely remedies: {coarser}; {slower}; another arm (EMAQuantizer)"
+    found = [*_revival(quantizer), slower]
+    if isinstance(quantizer, CodebookQuantizer):
+        found.insert(-1, f"a higher commitment ({OPTION}.commitment {2 * quantizer.commitment or 0.25:g})")
+        fewer = 2 ** math.ceil(math.log2(max(2 * float(tally.figures()["perplexity"]), 16)))
+        if fewer < quantizer.codes:
+            found.insert(0 if tally.collapse() == ("unused",) else len(found), f"fewer codes ({OPTION}.codes {fewer})")
+    arm = "FSQQuantizer" if isinstance(quantizer, SimVQQuantizer) else "SimVQQuantizer"
+    return f"Likely remedies: {'; '.join(found)}; another arm ({arm})"
+
+
+def _revival(quantizer: Quantizer) -> list[str]:
+    """More revival of dead codes, where the quantiser has it."""
+    if not isinstance(quantizer, EMAQuantizer) or quantizer.dead_below >= 0.5:
+        return []
+    revive = f"({OPTION}.dead_below {min(2 * quantizer.dead_below, 0.5) or 0.125:g})"
+    return [f"earlier revival of dead codes {revive}" if quantizer.dead_below else f"revival of dead codes, which is off {revive}"]
