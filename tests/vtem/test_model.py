@@ -223,6 +223,31 @@ def test_refusals() -> None:
     assert not bool(vtem.fitted)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_features_are_named_and_poison_nothing(training: bool, bad: float) -> None:
+    vtem = make().train(training)
+    before = {name: tensor.clone() for name, tensor in vtem.state_dict().items()}
+    features, times = training_features(3), torch.arange(16).float().expand(3, -1)
+    features[1, 15, 3, 11] = bad
+    for door in (vtem.encode, vtem.tokens, vtem.events):
+        with pytest.raises(DataError, match="NaN or infinite features in row 1 of a batch of 3"):
+            door(features, times)
+    with pytest.raises(DataError, match="clip 2 of the batch is all padding"):
+        vtem.encode(training_features(3), times, torch.arange(3)[:, None].expand(-1, 16) < 2)
+    assert all(torch.equal(before[name], tensor) for name, tensor in vtem.state_dict().items())
+
+
+def test_a_single_frame_fills_all_windows() -> None:
+    vtem = make().eval()
+    encoding = vtem.encode(training_features(2)[:, :1], torch.tensor([[0.5], [0.0]]))
+    assert encoding.tokens.ids.shape == (2, 16)
+    windows = encoding.tokens.ids.unflatten(1, (4, 4))
+    assert (windows == windows[:, :1]).all()
+    assert torch.equal(encoding.tokens.spans, torch.tensor([0.5, 0.0])[:, None, None].expand(2, 4, 2))
+    assert torch.isfinite(encoding.reconstruction).all()
+
+
 def test_warns_when_pooling_means_nothing() -> None:
     with pytest.warns(UserWarning, match="6 feature steps for 4 windows"):
         make(fit=False).fit_statistics(training_features()[:, :6])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
 from vtlvlm.errors import DataError
@@ -75,3 +76,16 @@ def test_least_squares_finds_an_affine_map_where_inputs_vary() -> None:
     torch.testing.assert_close(found.weight[:, :4], weight, atol=1e-4, rtol=0)
     torch.testing.assert_close(inputs @ found.weight.T + found.bias, inputs[:, :4] @ weight.T + bias, atol=1e-4, rtol=0)
     assert found.weight[:, 4].abs().max() < 1e-4
+
+
+def test_kmeans_of_wide_vectors_is_as_good_as_that_of_all_their_numbers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    spectrum = torch.arange(1, 301).float() ** -0.7  # a few components hold most of the spread, as those of backbones do
+    samples = torch.randn(4000, 300, generator=generator) * spectrum + 3
+    centres, counts = kmeans(samples, 40, seed=0)
+    found = torch.cdist(samples, centres).min(dim=1)
+    reference = KMeans(40, n_init=1, init="random", max_iter=10, random_state=0).fit(samples[: 32 * 40].numpy())
+    best = torch.cdist(samples, torch.from_numpy(reference.cluster_centers_)).min(dim=1).values.square().mean()
+    assert found.values.square().mean() < 1.02 * best
+    assert counts.sum() == 32 * 40
+    assert counts.min() >= 1

@@ -142,9 +142,8 @@ def one_run(setting: Setting, runs: Path, arm: str, seed: int, fold: str) -> dic
         checkpoint = fit(setting, run, arm, seed, fold)
         data = NTUDataModule(str(setting.root), fold, features=str(setting.features), validation=0.0)
         data.setup("test")
-        rows = np.concatenate([data.split.require("train"), data.split.require("test")])
-        wanted = (RAW, FEATURES, SENTENCE, MEAN) if arm == FULL and not seed else (RAW, SENTENCE, MEAN) if arm == FULL else (SENTENCE, MEAN)
-        probes = step_probes(data, checkpoint, rows, len(data.split.train), seed, wanted)
+        wanted = (RAW, FEATURES, SENTENCE, MEAN) if arm == FULL else (SENTENCE, MEAN)
+        probes = step_probes(data, checkpoint, seed, wanted)
         test = data.split.test
         content = {"guesses": {name: probe.guesses for name, probe in probes.items()}, "labels": data.index.label[test].tolist()}
         write_json(path, {**content, "groups": data.index.group[test].tolist()})
@@ -197,8 +196,8 @@ def against_full(found: dict[str, dict[str, list[Any]]], repeats: int) -> list[F
 @torch.no_grad()
 def codebook_use(setting: Setting, runs: Path) -> list[Figure]:
     """How much of a codebook of 512 codes validation people use, in eval mode, over all their stored views."""
+    from vtlvlm.codebook import CodebookHealth
     from vtlvlm.data.datamodule import NTUDataModule
-    from vtlvlm.metrics import CodebookUsage
     from vtlvlm.stages.vtem import VTEMModule
 
     fold = setting.folds[0]
@@ -206,13 +205,15 @@ def codebook_use(setting: Setting, runs: Path) -> list[Figure]:
     module = VTEMModule.load_from_checkpoint(checkpoint)
     data = NTUDataModule(str(setting.root), fold, features=str(setting.features), validation=CODES_VALIDATION)
     data.setup("validate")
-    cache, usage = data.features_cache, CodebookUsage(module.quantizer.num_codes)
+    cache, health = data.features_cache, CodebookHealth(module.quantizer.num_codes, data.num_classes, module.pooler.windows)
     assert cache is not None
     for view in range(data.num_views):
         rows = cache.rows(data.index.name[data.split.val], view)
-        for part in np.array_split(rows, -(-len(rows) // 64)):
-            usage.update(module.vtem.tokens(cache.features(part), cache.times(part)).ids)
-    found, total = usage.compute(), int(usage.counts.sum())
+        for part in np.array_split(np.arange(len(rows)), -(-len(rows) // 64)):
+            ids = module.vtem.tokens(cache.features(rows[part]), cache.times(rows[part])).ids
+            health.update(ids, torch.from_numpy(data.index.label[data.split.val[part]]))
+    tally = health.tally()
+    found, total = tally.figures(), tally.tokens
     people = len(np.unique(data.index.group[data.split.val]))
     note = f"{total:,} tokens of {len(data.split.val)} clips in {data.num_views} views, {people} validation people, eval mode"
     return [

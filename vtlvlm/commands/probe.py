@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     found = probe_suite(
         features,
         index.label[rows],
-        index.subject[rows],
+        index.group[rows],
         cache.times(cache.rows(index.name[rows]))[:, -1].numpy(),  # the centre of the last step: the length but for half a step
         train,
         np.arange(len(train), len(rows)),
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     if args.vtem is not None:
-        found |= step_probes(data, args.vtem, rows, len(train), args.seed)
+        found |= step_probes(data, args.vtem, args.seed)
     table = [ResultRow(name, r.top1, r.top5, r.mean_class, r.num_test) for name, r in found.items()]
     print(as_text(summary_table([*table, ResultRow("chance", 1 / data.num_classes)])))
     if args.output is not None:
@@ -72,39 +72,58 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def step_probes(
-    data: NTUDataModule, checkpoint: Path, rows: NDArray[np.int64], num_train: int, seed: int, wanted: Collection[str] | None = None
-) -> dict[str, ProbeResult]:
+VIEWED_CLIPS = 512
+"""Clips and views that the probes of stage 1's steps train on, at most, where there are fewer clips than that"""
+
+
+def step_probes(data: NTUDataModule, checkpoint: Path, seed: int, wanted: Collection[str] | None = None) -> dict[str, ProbeResult]:
     """Linear and attention probes on every step of stage 1, as ``features: linear, mean`` or ``codes: attention``.
+
+    All of them train on the same clips, each in as many of its training views as make ``VIEWED_CLIPS`` in all (the language model gets
+    them too), and are tested on the plain view.
 
     Args:
         data: set up, with a feature cache.
         checkpoint: of stage 1.
-        rows: of the index, the training clips first.
-        num_train: how many of them train.
         seed: of folds and starts.
         wanted: names of the only probes to make; None for all.
     """
+    import numpy as np
+
     from vtlvlm.report.attention import attention_probe
     from vtlvlm.report.probes import linear_probe
 
-    steps = step_tokens(data, checkpoint, rows)
-    labels, groups = data.index.label[rows], data.index.subject[rows]
-    train, test = slice(None, num_train), slice(num_train, None)
+    train, test = data.split.require("train"), data.split.require("test")
+    views = min(data.num_views, max(1, VIEWED_CLIPS // len(train)))
+    rows = np.concatenate([np.tile(train, views), test])
+    steps = step_tokens(data, checkpoint, rows, np.concatenate([np.repeat(np.arange(views), len(train)), np.zeros_like(test)]))
+    labels, learning = data.index.label[rows], len(train) * views
     found: dict[str, ProbeResult] = {}
     for name, (tokens, windows) in steps.items():
         linear, attention = f"{name}: linear, mean", f"{name}: attention"
-        common: dict[str, Any] = {"train_groups": groups[train], "num_classes": data.num_classes, "seed": seed}
+        common: dict[str, Any] = {"train_groups": data.index.group[rows[:learning]], "num_classes": data.num_classes, "seed": seed}
+        sides = labels[:learning], labels[learning:]
         if wanted is None or linear in wanted:
             mean = tokens.unflatten(1, (windows, -1)).float().mean(dim=1).flatten(1).numpy()
-            found[linear] = linear_probe(mean[train], labels[train], mean[test], labels[test], **common)
+            found[linear] = linear_probe(mean[:learning], sides[0], mean[learning:], sides[1], **common)
         if wanted is None or attention in wanted:
-            found[attention] = attention_probe(tokens[train], labels[train], tokens[test], labels[test], windows=windows, **common)
+            found[attention] = attention_probe(tokens[:learning], sides[0], tokens[learning:], sides[1], windows=windows, **common)
     return found
 
 
-def step_tokens(data: NTUDataModule, checkpoint: Path, rows: NDArray[np.int64]) -> dict[str, tuple[Tensor, int]]:
-    """The plain view of clips at every step of stage 1: name -> tokens (n, M, width), window by window, and their number of windows."""
+def step_tokens(data: NTUDataModule, checkpoint: Path, clips: NDArray[np.int64], views: NDArray[np.int64]) -> dict[str, tuple[Tensor, int]]:
+    """Clips at every step of stage 1.
+
+    Args:
+        data: set up, with a feature cache.
+        checkpoint: of stage 1.
+        clips: (n,) rows of the index.
+        views: (n,) of each the view.
+
+    Returns:
+        Name -> tokens (n, M, width), window by window, and their number of windows.
+    """
+    import numpy as np
     import torch
 
     from vtlvlm.stages.vtem import VTEMModule
@@ -114,7 +133,7 @@ def step_tokens(data: NTUDataModule, checkpoint: Path, rows: NDArray[np.int64]) 
     cache = data.features_cache
     assert cache is not None
     parts: dict[str, list[Tensor]] = {"features": [], "windows": [], "continuous events": [], "codes": []}
-    held = cache.rows(data.index.name[rows])
+    held = np.stack([cache.rows(data.index.name[clips], view) for view in range(int(views.max()) + 1)])[views, np.arange(len(clips))]
     with torch.no_grad():
         for start in range(0, len(held), 64):
             chosen = held[start : start + 64]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,49 +13,61 @@ from torch import Tensor, nn
 from vtlvlm.errors import DataError
 from vtlvlm.report.probes import FOLDS, ProbeResult
 
-PENALTIES = (1e-3, 1e-2, 1e-1)
-"""Squared weights in the loss of a clip: what is tried, on folds of training people"""
-HEADS = 4
-ITERATIONS = 40
-WIDTH = 96
+PENALTIES = (0.05, 5.0, 500.0)
+"""Squared weights in the loss of a clip: what is tried, on folds of training people; the linear probe's C is half of their inverse"""
+HEADS = (1, 4)
+"""How many heads are tried"""
+ATTENTION_PENALTY = 1.0
+ITERATIONS = 25
+WIDTH = 128
 """principal components of the tokens that are read"""
 
 
 class AttentionReader(nn.Module):
     """A few learned queries look once at the tokens and at when they come; a linear map reads what they saw, cell by cell.
 
-    It starts as the linear probe on the mean (the first head looks everywhere alike) beside means of the clip's beginning, middle and
-    end (the others), and moves away from there as far as the penalty lets it.
+    It starts as the linear probe on the mean (the first head looks everywhere alike), beside means of the clip's beginning, middle and
+    end where there are four heads, and moves away from there as far as the penalty lets it.
 
     Args:
-        dim: D.
-        windows: W, places in time; M = W·S.
-        cells: S, places in the picture.
+        tokens: (N, S, W, D) of the training clips: what the heads see at the start is standardised over them.
         num_classes: A.
+        heads: 1 or more.
     """
 
     start: Tensor
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, dim: int, windows: int, cells: int, num_classes: int) -> None:
+    def __init__(self, tokens: Tensor, num_classes: int, heads: int) -> None:
         super().__init__()
+        _, cells, windows, dim = tokens.shape
         place = (torch.arange(windows) + 0.5) / windows
-        centres = torch.linspace(0, 1, HEADS - 1)[:, None]
+        centres = torch.linspace(0, 1, heads - 1)[:, None]
         self.register_buffer("start", torch.cat([torch.zeros(1, windows), -((place - centres) / 0.25).square()]).T)
-        self.query = nn.Parameter(torch.zeros(dim, HEADS))
-        self.when = nn.Parameter(torch.zeros(windows, HEADS))
-        self.outward = nn.Linear(HEADS * cells * dim, num_classes)
+        self.query = nn.Parameter(torch.zeros(dim, heads))
+        self.when = nn.Parameter(torch.zeros(windows, heads))
+        self.outward = nn.Linear(heads * cells * dim, num_classes)
         nn.init.zeros_(self.outward.weight)
         nn.init.zeros_(self.outward.bias)
+        with torch.no_grad():
+            seen = self.look(tokens)
+        self.register_buffer("mean", seen.mean(dim=0))
+        self.register_buffer("std", seen.std(dim=0).clamp(min=1e-6))
+
+    def look(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, S, W, D) -> what the heads see of each cell (B, S·heads·D)."""
+        weights = (tokens @ self.query + self.when + self.start).softmax(dim=2)  # (B, S, W, heads)
+        return (weights.transpose(2, 3) @ tokens).flatten(1)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, S, W, D) -> logits (B, A)."""
-        weights = (tokens @ self.query + self.when + self.start).softmax(dim=2)  # (B, S, W, heads)
-        logits: Tensor = self.outward((weights.transpose(2, 3) @ tokens).flatten(1))
+        logits: Tensor = self.outward((self.look(tokens) - self.mean) / self.std)
         return logits
 
-    def penalty(self) -> Tensor:
-        """Squared distance from the start."""
-        return sum((p.square().sum() for p in (self.query, self.when, self.outward.weight)), torch.zeros(()))
+    def distance(self) -> tuple[Tensor, Tensor]:
+        """Squared distance from the start, of the linear map and of the attention."""
+        return self.outward.weight.square().sum(), self.query.square().sum() + self.when.square().sum()
 
 
 def attention_probe(
@@ -69,8 +83,8 @@ def attention_probe(
 ) -> ProbeResult:
     """Train :class:`AttentionReader` on the principal components of the tokens and test it.
 
-    The penalty is the one with the best accuracy over folds of whole training groups (equal accuracies: the lower log-loss). Nothing in
-    it is random but the folds.
+    Penalty and number of heads are those with the best accuracy over folds of whole training groups (equal accuracies: the lower
+    log-loss). Nothing in it is random but the folds.
 
     Args:
         train_x: (N, M, D) tokens of the training clips, window by window.
@@ -96,15 +110,15 @@ def attention_probe(
     labels = torch.from_numpy(train_y.astype(np.int64))
     groups = train_groups if len(np.unique(train_groups)) > 1 else np.arange(len(train_y))
     folds = list(GroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=seed).split(train_y, train_y, groups))
-    scores = []
-    for penalty in PENALTIES:
+    tried = []
+    for heads, penalty in product(HEADS, PENALTIES):
         found = np.zeros((len(train_y), num_classes))
         for inner, held_out in folds:
-            found[held_out] = _fit(train_z[inner], labels[inner], num_classes, penalty, train_z[held_out])
+            found[held_out] = _fit(train_z[inner], labels[inner], num_classes, heads, penalty, train_z[held_out])
         loss = -np.log(np.maximum(found[np.arange(len(train_y)), train_y], 1e-9)).mean()
-        scores.append((-(found.argmax(-1) == train_y).mean(), loss, penalty))
-    penalty = min(scores)[2]
-    probs = _fit(train_z, labels, num_classes, penalty, test_z)
+        tried.append((-(found.argmax(-1) == train_y).mean(), loss, heads, penalty))
+    _, _, heads, penalty = min(tried)
+    probs = _fit(train_z, labels, num_classes, heads, penalty, test_z)
     return ProbeResult.of(probs, test_y, num_train=len(train_y), dims=int(train_x.shape[1] * train_x.shape[2]), strength=penalty)
 
 
@@ -124,14 +138,15 @@ def _components(train_x: Tensor, test_x: Tensor) -> tuple[Tensor, Tensor]:
     return (train_x - mean) @ basis / scale, (test_x - mean) @ basis / scale
 
 
-def _fit(x: Tensor, y: Tensor, num_classes: int, penalty: float, test: Tensor) -> np.ndarray:
+def _fit(x: Tensor, y: Tensor, num_classes: int, heads: int, penalty: float, test: Tensor) -> np.ndarray:
     """Probabilities (n, A) of test tokens after training on x (N, S, W, D)."""
-    reader = AttentionReader(x.shape[3], x.shape[2], x.shape[1], num_classes)
+    reader = AttentionReader(x, num_classes, heads)
     optimizer = torch.optim.LBFGS(reader.parameters(), max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        total = F.cross_entropy(reader(x), y) + penalty / len(x) * reader.penalty()
+        linear, attention = reader.distance()
+        total = F.cross_entropy(reader(x), y) + (penalty * linear + ATTENTION_PENALTY * attention) / len(x)
         total.backward()
         return total
 

@@ -295,7 +295,8 @@ class Stage(LightningModule):
             if split == "train":
                 self.log(key, value, prog_bar=i == 0, batch_size=batch_size)
                 continue
-            if key not in self.means:
-                self.means[key] = MeanMetric().to(self.device)
-            self.means[key].update(value.detach(), weight=batch_size)
-            self.log(key, self.means[key], metric_attribute=f"means.{key}", prog_bar=i == 0, batch_size=batch_size)
+            mean = self.means[key] if key in self.means else MeanMetric().to(self.device)
+            assert isinstance(mean, MeanMetric)
+            mean.update(value.detach(), weight=batch_size)
+            self.means[key] = mean
+            self.log(key, mean, metric_attribute=f"means.{key}", prog_bar=i == 0, batch_size=batch_size)

@@ -12,6 +12,9 @@ from vtlvlm.errors import DataError
 
 KMEANS_SAMPLES_PER_CODE = 32
 """k-means looks at no more than this many vectors a code"""
+KMEANS_WIDTH = 128
+"""k-means compares vectors by no more than this many of their principal components: distances of 1,024 numbers cost eight times as much,
+and the components that are left out hold little of them"""
 KMEANS_ITERATIONS = 10
 """of Lloyd's algorithm; the moving averages of training go on from there"""
 
@@ -160,5 +163,20 @@ def kmeans(samples: Tensor, num_centres: int, seed: int) -> tuple[Tensor, Tensor
         raise DataError(f"{distinct} distinct training vectors for {num_centres} codes: {remedy}")
     with torch.random.fork_rng(devices=[samples.device] if samples.is_cuda else []):
         torch.manual_seed(seed)
-        centres, counts = lloyd(values[None], num_centres, num_iters=KMEANS_ITERATIONS)
-    return centres[0], counts[0].float()
+        short = leading(values, KMEANS_WIDTH)
+        centres, _ = lloyd(short[None], num_centres, num_iters=KMEANS_ITERATIONS)
+        nearest = torch.cat([torch.cdist(part, centres[0]).argmin(dim=1) for part in short.split(8192)])
+    counts = torch.bincount(nearest, minlength=num_centres).float()
+    means = values.new_zeros(num_centres, values.shape[1]).index_add(0, nearest, values) / counts.clamp(min=1)[:, None]
+    spare = (counts == 0).nonzero().flatten()  # a centre that nothing is nearest to starts at a vector of its own
+    means[spare] = values[torch.randperm(len(values), generator=generator)[: len(spare)].to(values.device)]
+    return means, counts.clamp(min=1)
+
+
+def leading(values: Tensor, width: int) -> Tensor:
+    """Values (N, D) in their first ``width`` principal components, found on a part of them; as they are where D is no larger."""
+    if values.shape[1] <= width:
+        return values
+    part = values[: 128 * width]
+    mean = part.mean(dim=0)
+    return (values - mean) @ torch.pca_lowrank(part - mean, q=width, center=False, niter=2)[2]
