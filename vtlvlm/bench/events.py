@@ -93,11 +93,14 @@ def prepare(work: Path, videos: Path | None) -> Setting:
     root, features = videos or work / "videos", work / "features"
     if videos is None:
         command("synth", root, "--subjects", SUBJECTS, "--seed", SEED)
-    command("extract", "--config", config("stage1_small.yaml"), "--data.root", root, "--data.protocol", "all", "--output", features)
-    data = NTUDataModule(str(root), "all", features=str(features), validation=0.0)
+    data = NTUDataModule(str(root), "all", validation=0.0)
+    data.prepare_data()
     data.setup("fit")
     people = np.unique(data.index.group[data.split.train]).tolist()
-    return Setting(root, features, [f"leave:{person}" for person in people] if len(people) <= MOST_FOLDS else ["xsub60"])
+    each = len(people) <= MOST_FOLDS
+    protocol = ["--data.protocol", "all" if each else "xsub60"]  # each person trains in some fold, and then in all views
+    command("extract", "--config", config("stage1_small.yaml"), "--data.root", root, *protocol, "--output", features)
+    return Setting(root, features, [f"leave:{person}" for person in people] if each else ["xsub60"])
 
 
 def command(*arguments: object) -> None:

@@ -75,9 +75,6 @@ class VTEM(nn.Module):
         centre: share in [0, 1] of the clip's own mean, cell by cell, that is taken off its windows before they are projected, so that
             a codebook of few codes spends them on what happens rather than on who does it where; 0 is the paper's, and a must where the
             target holds that mean.
-        whiten: w in [0, 1], how far the components that the projection starts at are brought to one spread: each is divided by its
-            variance to the power of w/2, so that distances between event vectors are not those of the first few components, which tell
-            people and places apart; 0 is the paper's, and a must with ``target="llava"``.
         target: what the tokens have to rebuild: the standardised ``features``, through the decoder, or what the tower of ``llava`` sees.
     """
 
@@ -96,24 +93,21 @@ class VTEM(nn.Module):
         event_dim: int = 1024,
         motion: float = 0.0,
         centre: float = 0.0,
-        whiten: float = 0.0,
         target: Target = "features",
     ) -> None:
         super().__init__()
-        if event_dim < 1 or motion < 0 or not 0 <= centre <= 1 or not 0 <= whiten <= 1:
-            given = f"event_dim={event_dim}, motion={motion}, centre={centre}, whiten={whiten}"
-            raise UsageError(f"VTEM: {given}: need at least 1, at least 0, and twice 0 to 1")
+        if event_dim < 1 or motion < 0 or not 0 <= centre <= 1:
+            raise UsageError(f"VTEM: event_dim={event_dim}, motion={motion}, centre={centre}: need at least 1, at least 0, and 0 to 1")
         if target not in ("features", "llava"):
             raise UsageError(f"VTEM: target={target!r} must be 'features' or 'llava'")
-        if target == "llava" and (centre or whiten):
-            raise UsageError(f"VTEM: centre={centre}, whiten={whiten} change what target 'llava' asks for: set both to 0")
+        if target == "llava" and centre:
+            raise UsageError(f"VTEM: centre={centre} takes off what target 'llava' asks for: set centre to 0")
         self.extractor = extractor
         self.pooler = pooler
         self.quantizer = quantizer
         self.event_dim = event_dim
         self.motion = motion
         self.centre = centre
-        self.whiten = whiten
         self.target: Target = target
         self.projection: nn.Linear | None = None
         self.decoder: nn.Linear | nn.Identity | None = None
@@ -270,12 +264,10 @@ class VTEM(nn.Module):
         components = principal_components(inputs, self.event_dim)
         if not bool(components.variances.sum() > 0):
             raise DataError("all training features are equal: nothing to learn from; look at the videos and the sampling")
-        # what hardly varies is not blown up
-        spread = components.variances.clamp(min=1e-4 * float(components.variances[0])) ** (self.whiten / 2)
-        scale = (self.event_dim / (components.variances / spread.square()).sum()).sqrt() / spread
+        scale = (self.event_dim / components.variances.sum()).sqrt()
         rank = components.directions.shape[1]
         self.projection.weight.zero_()
-        self.projection.weight[:rank] = scale[:, None] * components.directions.T
+        self.projection.weight[:rank] = scale * components.directions.T
         self.projection.bias.copy_(-self.projection.weight @ components.mean)
         vectors = self.projection(inputs)
         inverse = least_squares(vectors, windows)
