@@ -43,6 +43,16 @@ ARMS = {
     "codes_512": ("quantizer", "EMAQuantizer", {"codes": 512}),
     "codes_1024": ("quantizer", "EMAQuantizer", {"codes": 1024}),
     "codes_4096": ("quantizer", "EMAQuantizer", {"codes": 4096}),
+    "rotation": ("quantizer", "EMAQuantizer", {"rotation": True}),
+    "factorised": (
+        "quantizer",
+        "FactorisedQuantizer",
+        {"codes": 2048, "code_dim": 32, "decay": 0.99, "dead_below": 0.125, "commitment": 0.25, "rotation": False},
+    ),
+    "learned": ("quantizer", "LearnedQuantizer", {"codes": 2048, "commitment": 0.25, "rotation": False}),
+    "simvq": ("quantizer", "SimVQQuantizer", {"codes": 2048, "commitment": 0.25, "rotation": False}),
+    "fsq": ("quantizer", "FSQQuantizer", {"levels": [8, 8, 8, 4]}),
+    "plain_tokens": None,
     "target_llava": None,
     "extractor_clip": (
         "extractor",
@@ -55,7 +65,7 @@ ARMS = {
 @pytest.mark.parametrize("path", sorted((FOLDER / "ablations").glob("*.yaml")), ids=lambda path: path.stem)
 @pytest.mark.parametrize("base", ["stage1_vtem.yaml", "stage1_small.yaml"])
 def test_ablations_change_what_they_say_and_nothing_else(base: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert path.read_text().startswith(("# Table ", "# Beyond the paper"))
+    assert path.read_text().startswith(("# Table ", "# Beyond the paper", "# The paper's own"))
     assert len(path.read_text().splitlines()) <= 6
     plain = resolved(FOLDER / base, capsys)
     arm = resolved(FOLDER / base, capsys, path)
@@ -64,6 +74,9 @@ def test_ablations_change_what_they_say_and_nothing_else(base: str, path: Path, 
     if path.stem == "target_llava":
         assert (model.pop("target"), other.pop("target"), model.pop("centre")) == ("llava", "features", 0.0)
         other.pop("centre")
+    elif path.stem == "plain_tokens":
+        assert (model.pop("motion"), model.pop("centre")) == (0.0, 0.0)
+        assert (other.pop("motion"), other.pop("centre")) in ((0.0, 0.0), (0.3, 0.5))
     elif change is None:
         assert (model.pop("beta"), other.pop("beta")) == (0.0, 0.1)
     else:

@@ -139,6 +139,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # they are this command line's own
             warnings.filterwarnings("ignore", message=".*module.s. in eval mode at the start of training")  # the frozen ones
             warnings.filterwarnings("ignore", message=".*does not have many workers")  # caches need none
+            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation was asked for
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec")
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # the guard has spoken
             yield
