@@ -150,7 +150,6 @@ def one_run(setting: Setting, runs: Path, arm: str, seed: int, fold: str) -> dic
         test = data.split.test
         content = {"guesses": {name: probe.guesses for name, probe in probes.items()}, "labels": data.index.label[test].tolist()}
         write_json(path, {**content, "groups": data.index.group[test].tolist()})
-        checkpoint.unlink()
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
