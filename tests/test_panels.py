@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
+from pixels import PixelExtractor
 from torch import Tensor
 from videos import block_clips
 
@@ -16,30 +17,8 @@ from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.panels import OPTION, CodebookPanel, remedy
 from vtlvlm.stages.vtem import VTEMModule
-from vtlvlm.vtem import EMAQuantizer, EqualSaliencePooler, FeatureExtractor, IdentityQuantizer, InfoNCE, Quantizer
+from vtlvlm.vtem import EMAQuantizer, EqualSaliencePooler, IdentityQuantizer, InfoNCE, Quantizer
 from vtlvlm.vtem.quantizers import FactorisedQuantizer, FSQQuantizer, LearnedQuantizer, Quantized, SimVQQuantizer
-
-
-class PixelExtractor(FeatureExtractor):
-    """The mean colour of each cell."""
-
-    dim = 3  # type: ignore[assignment]
-
-    def __init__(self) -> None:
-        super().__init__(grid=2, image_size=32, chunk=8)
-
-    def build(self) -> None:
-        pass
-
-    def load_weights(self) -> None:
-        pass
-
-    def fingerprint(self) -> dict[str, Any]:
-        return {"extractor": "PixelExtractor"}
-
-    def extract(self, frames: Tensor) -> Tensor:
-        pooled = torch.nn.functional.adaptive_avg_pool2d(frames.flatten(0, 1).float(), self.grid)
-        return pooled.flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2])
 
 
 class StuckQuantizer(EMAQuantizer):
@@ -52,7 +31,7 @@ class StuckQuantizer(EMAQuantizer):
 
 def stage1(quantizer: Quantizer) -> VTEMModule:
     seed_everything(0)
-    return VTEMModule(PixelExtractor(), EqualSaliencePooler(4), quantizer, InfoNCE(), event_dim=8)
+    return VTEMModule(PixelExtractor(image_size=32, copies=1), EqualSaliencePooler(4), quantizer, InfoNCE(), event_dim=8)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,8 @@
 """VTEM as a whole: its start from training features, tokens, spans, round trips, learning."""
 
-from typing import Any
-
 import pytest
 import torch
+from pixels import PixelExtractor
 from torch import Tensor
 
 from vtlvlm.errors import DataError, UsageError
@@ -11,7 +10,6 @@ from vtlvlm.vtem import (
     VTEM,
     EMAQuantizer,
     EqualSaliencePooler,
-    FeatureExtractor,
     IdentityQuantizer,
     InfoNCE,
     Quantizer,
@@ -21,30 +19,6 @@ from vtlvlm.vtem import (
 from vtlvlm.vtem.model import at_steps, change_between, window_spans
 
 DIM = 12
-
-
-class PixelExtractor(FeatureExtractor):
-    """A tiny real extractor: the mean colour of each cell, times four."""
-
-    def __init__(self) -> None:
-        super().__init__(grid=2, image_size=8, chunk=4)
-
-    @property
-    def dim(self) -> int:
-        return DIM
-
-    def build(self) -> None:
-        pass
-
-    def load_weights(self) -> None:
-        pass
-
-    def fingerprint(self) -> dict[str, Any]:
-        return {"extractor": "PixelExtractor"}
-
-    def extract(self, frames: Tensor) -> Tensor:
-        pooled = torch.nn.functional.adaptive_avg_pool2d(frames.flatten(0, 1).float(), self.grid)
-        return pooled.flatten(2).transpose(1, 2).repeat(1, 1, 4).unflatten(0, frames.shape[:2])
 
 
 def training_features(clips: int = 40) -> Tensor:
