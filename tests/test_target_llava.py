@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -184,7 +185,7 @@ def test_refused_before_anything_is_built(run: Towards, tmp_path: Path, capsys: 
 def test_the_probe_needs_no_targets(run: Towards) -> None:
     data = NTUDataModule(str(run.root), features=str(run.features), validation=0.0)
     data.setup("test")
-    steps = step_tokens(data, run.last("codes"), data.split.test)
+    steps = step_tokens(data, run.last("codes"), data.split.test, np.zeros_like(data.split.test))
     assert steps["continuous events"][0].shape == steps["codes"][0].shape == (len(data.split.test), 16, 16)
 
 

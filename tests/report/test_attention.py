@@ -26,13 +26,16 @@ def test_it_reads_the_order_of_time_and_the_mean_does_not() -> None:
     assert attention_probe(x, y, test_x, test_y, train_groups=groups, windows=6, num_classes=2) == found
 
 
-def test_its_first_head_starts_as_the_mean_of_each_cell() -> None:
-    tokens = torch.randn(2, 4, 3, 8)
-    reader = AttentionReader(8, windows=3, cells=4, num_classes=5)
-    assert torch.equal(reader(tokens), torch.zeros(2, 5))
-    with torch.no_grad():
-        reader.outward.weight.view(5, 4, 4, 8)[:, :, 0] = 1.0  # cell by cell, the first of four heads
-    torch.testing.assert_close(reader(tokens)[:, 0], tokens.mean(2).flatten(1).sum(1))
+def test_it_starts_as_the_standardised_mean_of_each_cell() -> None:
+    tokens = torch.randn(9, 4, 3, 8)  # clips, cells, windows, width
+    mean = tokens.mean(2)
+    expected = (mean - mean.mean(0)) / mean.std(0)
+    for heads in (1, 4):
+        reader = AttentionReader(tokens, num_classes=5, heads=heads)
+        assert torch.equal(reader(tokens), torch.zeros(9, 5))
+        with torch.no_grad():
+            reader.outward.weight.view(5, 4, heads, 8)[:, :, 0] = 1.0  # the first head, which looks everywhere alike
+        torch.testing.assert_close(reader(tokens)[:, 0], expected.flatten(1).sum(1), atol=1e-4, rtol=1e-4)
 
 
 def test_empty_sides() -> None:
