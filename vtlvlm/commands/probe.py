@@ -3,6 +3,8 @@
 Four linear probes, each fitted on the training people and tested on the test people: the mean feature, the means of the three thirds of
 the clip (the least that knows the order of time), the middle frame alone, and the clip's length alone. With --vtem CHECKPOINT also a linear
 probe on the mean, and one layer of attention on the sequence, of features, windows, continuous events and codes: where the action is lost.
+The first four train on each clip's plain view, those of stage 1's steps also on its other stored views where there are few clips, so that
+"mean feature" and "features: linear, mean" are two figures.
 """
 
 from __future__ import annotations

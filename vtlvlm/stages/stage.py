@@ -285,18 +285,18 @@ class Stage(LightningModule):
         return [last, best]
 
     def log_terms(self, split: str, terms: dict[str, Tensor], batch_size: int) -> None:
-        """Log named scalars of a step under ``split/``; only the first enters the progress bar.
+        """Log named scalars of a step under ``split/``; only the loss enters the progress bar.
 
         Outside training they are means over clips, exact over ranks that have seen different numbers of them (Lightning's own
         ``sync_dist`` averages the numbers of clips as integers).
         """
-        for i, (name, value) in enumerate(terms.items()):
-            key = f"{split}/{name}"
+        for name, value in terms.items():
+            key, shown = f"{split}/{name}", name == "loss"
             if split == "train":
-                self.log(key, value, prog_bar=i == 0, batch_size=batch_size)
+                self.log(key, value, prog_bar=shown, batch_size=batch_size)
                 continue
             mean = self.means[key] if key in self.means else MeanMetric().to(self.device)
             assert isinstance(mean, MeanMetric)
             mean.update(value.detach(), weight=batch_size)
             self.means[key] = mean
-            self.log(key, mean, metric_attribute=f"means.{key}", prog_bar=i == 0, batch_size=batch_size)
+            self.log(key, mean, metric_attribute=f"means.{key}", prog_bar=shown, batch_size=batch_size)
