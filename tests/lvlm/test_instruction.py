@@ -1,5 +1,6 @@
 import pytest
 from tiny import CHAT, tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.instruction import Instruction
@@ -72,3 +73,35 @@ def test_bad_settings_are_named():
         Instruction().labels(tokenizer, ["drink"])
     with pytest.raises(UsageError, match="does not show instruction"):
         Instruction().context(tiny_tokenizer("{{ 'hello' }}"), 2, ["drink"])
+
+
+LLAVA_1_5 = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
+    "{# Render all images first #}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\\n' }}"
+    "{% endfor %}{# Render all text next #}{% if message['role'] != 'assistant' %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}{% endfor %}{% else %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{% generation %}{{ content['text'] + ' '}}"
+    "{% endgeneration %}{% endfor %}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+"""What llava-hf/llava-1.5-7b-hf has in its processor's chat_template.json"""
+
+
+def test_llava_1_5s_own_template_is_vicunas_form_to_the_token():
+    """The hub's tokenizer has no template; one saved again with the processor's has. Its template leaves <s> to the tokenizer."""
+    plain, templated = tiny_tokenizer(None), tiny_tokenizer(None)
+    templated.chat_template = LLAVA_1_5
+    for tokenizer in (plain, templated):  # as Llama's: <s> before every text
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)])
+    instruction, names = Instruction(), ["drink water", "sit down"]
+    assert instruction.prompt(templated, names) == instruction.prompt(plain, names)
+    contexts = [instruction.context(tokenizer, 3, names).tolist() for tokenizer in (plain, templated)]
+    assert contexts[0] == contexts[1]
+    assert contexts[0].count(plain.bos_token_id) == 1
+    assert instruction.labels(templated, names) == instruction.labels(plain, names)
+
+
+def test_a_first_token_that_the_template_writes_is_not_doubled():
+    tokenizer = tiny_tokenizer(None)
+    tokenizer.chat_template = "{{ bos_token }}" + CHAT
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)])
+    assert Instruction().context(tokenizer, 2, ["drink"]).tolist().count(tokenizer.bos_token_id) == 1

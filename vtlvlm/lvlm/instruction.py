@@ -103,6 +103,11 @@ class Instruction:
 
     @staticmethod
     def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-        """Token ids; a chat template writes its own first token, the Vicuna form needs the tokenizer's."""
-        bos = [tokenizer.bos_token_id] if not tokenizer.chat_template and tokenizer.bos_token_id is not None else []
-        return [bos + ids for ids in tokenizer(texts, add_special_tokens=False).input_ids]
+        """Token ids behind the tokenizer's first token, unless the chat template wrote it or the tokenizer itself would not (SmolLM2's).
+
+        LLaVA-1.5's own template, which says what the Vicuna form says, leaves it to the tokenizer.
+        """
+        first = tokenizer.bos_token_id
+        if tokenizer.chat_template and (texts[0].startswith(tokenizer.bos_token or "") or tokenizer("a").input_ids[0] != first):
+            first = None
+        return [([] if first is None else [first]) + ids for ids in tokenizer(texts, add_special_tokens=False).input_ids]
