@@ -105,7 +105,7 @@ def test_paper_size(capsys: pytest.CaptureFixture[str]) -> None:
     assert vtem["pooler"]["init_args"]["windows"] * vtem["extractor"]["init_args"]["grid"] ** 2 == 256
     assert (vtem["event_dim"], vtem["quantizer"]["init_args"]["codes"], vtem["optimizer"]["learning_rate"]) == (1024, 2048, 1e-4)
     assert (first["data"]["batch_size"], first["trainer"]["max_steps"]) == (128, 200_000)
-    assert (tuning["reasoner"]["init_args"]["prompts"]["init_args"]["tokens"], tuning["optimizer"]["learning_rate"]) == (16, 2e-3)
+    assert (tuning["reasoner"]["init_args"]["adapter"]["init_args"]["tokens"], tuning["optimizer"]["learning_rate"]) == (16, 2e-3)
     assert (second["data"]["batch_size"], second["data"]["micro_batch_size"], second["trainer"]["max_steps"]) == (128, 8, 50_000)
 
 

@@ -40,7 +40,7 @@ model:
       class_path: EventReasoner
       init_args:
         llava: LLAVA
-        prompts: {class_path: DeepPrompts, init_args: {tokens: 2}}
+        adapter: {class_path: DeepPrompts, init_args: {tokens: 2}}
         instruction: {class_path: Instruction, init_args: {list_categories: false}}
         train_projector: true
         align_projector: true
@@ -114,7 +114,7 @@ def test_run_folder_of_stage1_shows_its_codebook(chain: Pipeline, tmp_path: Path
 
 def test_stage2_checkpoint_holds_only_what_was_trained(chain: Pipeline) -> None:
     state = torch.load(chain.best2, weights_only=True)["state_dict"]
-    assert all(name.startswith(("reasoner.prompts.", "reasoner.base.model.multi_modal_projector.", "reasoner.prior")) for name in state)
+    assert all(name.startswith(("reasoner.adapter.", "reasoner.base.model.multi_modal_projector.", "reasoner.prior")) for name in state)
     assert len(state) == 7
     assert chain.best2.stat().st_size < 200_000
 

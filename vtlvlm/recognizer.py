@@ -16,14 +16,15 @@ from vtlvlm.batches import EventTokens
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import decode_sampled
 from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.llava import require_same_base
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
-from vtlvlm.stages.stage import RECORD, build_from, content_hash, load_checkpoint, read_record, settings_of
+from vtlvlm.stages.stage import METADATA, RECORD, build_from, content_hash, load_checkpoint, read_record, settings_of
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem.model import VTEM
 
 BUNDLE = "bundle.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class Recognition(NamedTuple):
@@ -39,11 +40,11 @@ class Recognition(NamedTuple):
 
 
 def stage2_checkpoint(path: Path) -> Path:
-    """A checkpoint file, or the best one (else the last) of a run folder."""
-    if not path.is_dir():
+    """A checkpoint, or the best one (else the last) of a run folder."""
+    if not path.is_dir() or (path / METADATA).is_file():
         return path
     found = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-    return next((p for p in found if p.is_file()), found[0])
+    return next((p for p in found if p.exists()), found[0])
 
 
 def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | None) -> VTEMModule:
@@ -65,7 +66,9 @@ def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | Non
 
 
 def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None = None) -> Path:
-    """Bundle all that ``classify`` needs except the base model: ``bundle.json``, ``vtem.safetensors``, ``prompts.safetensors``.
+    """Bundle all that ``classify`` needs except the base model: ``bundle.json``, ``vtem.safetensors``, ``adapter.safetensors``.
+
+    The adapter of ``FullFineTuning`` is the whole language model.
 
     Args:
         run: stage-2 run folder or checkpoint.
@@ -96,7 +99,7 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
     partial.mkdir(parents=True)
     (partial / BUNDLE).write_text(json.dumps(described, indent=2), encoding="utf-8")
     save_file({k: v.contiguous() for k, v in stage1.vtem.state_dict().items()}, partial / "vtem.safetensors")
-    save_file(trained, partial / "prompts.safetensors")
+    save_file(trained, partial / "adapter.safetensors")
     partial.rename(folder)
     return folder
 
@@ -106,7 +109,7 @@ class ActionRecognizer:
 
     Args:
         vtem: trained VTEM.
-        reasoner: LLaVA with its prompts, built for ``classes``.
+        reasoner: LLaVA with its adapter, built for ``classes``.
         classes: category names, in label order.
         sampling: how frames are taken from a file, as in training.
         device: where to run, ``auto`` for the first GPU if there is one.
@@ -154,13 +157,14 @@ class ActionRecognizer:
     def _from_bundle(cls, folder: Path, llava: str | None, device: str) -> Self:
         described = json.loads((folder / BUNDLE).read_text())
         if described.get("format") != FORMAT:
-            raise UsageError(f"{folder}: a bundle of format {described.get('format')}, this version reads format {FORMAT}")
+            raise UsageError(f"{folder}: a bundle of format {described.get('format')}, this version reads format {FORMAT}; export it again")
         vtem, reasoner = build_from(described["vtem"]), build_from(described["reasoner"])
         reasoner.llava = llava or reasoner.llava
+        require_same_base(described["origin"]["reasoning"]["llava"], reasoner.llava, reasoner.revision, str(folder))
         vtem.build()
         vtem.load_state_dict(load_file(folder / "vtem.safetensors"))
         reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim)
-        reasoner.load_trainable_state(load_file(folder / "prompts.safetensors"))
+        reasoner.load_trainable_state(load_file(folder / "adapter.safetensors"))
         return cls(vtem, reasoner, described["classes"], build_from(described["sampling"]), device)
 
     # -- use ---------------------------------------------------------------------------------------------------------------------

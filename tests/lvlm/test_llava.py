@@ -8,7 +8,19 @@ from tiny import tiny_llava
 from transformers import LlavaForConditionalGeneration
 
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.llava import base_identity, load_config, load_llava, projector_width
+from vtlvlm.lvlm.adapters import LoRA
+from vtlvlm.lvlm.instruction import Instruction
+from vtlvlm.lvlm.llava import (
+    base_identity,
+    load_config,
+    load_llava,
+    projector_origin,
+    projector_width,
+    quantization_config,
+    require_same_base,
+)
+from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.lvlm.reasoner import EventReasoner
 
 
 def test_loads_frozen_without_the_vision_tower_and_speaks_as_before(llava_path: Path):
@@ -52,6 +64,9 @@ def test_no_such_folder(tmp_path: Path):
 def test_a_hub_name_without_network(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert_refused("nobody/no-such-llava", "nobody/no-such-llava: no such folder, and the Hugging Face hub did not give it")
+    with pytest.raises(UsageError, match="did not give it at revision v2 ") as caught:
+        EventReasoner("nobody/no-such-llava", DeepPrompts(), Instruction(), revision="v2").build(("drink",), 4, 1024)
+    assert "\n" not in str(caught.value)
 
 
 def test_folders_that_are_no_llava(tmp_path: Path):
@@ -82,3 +97,75 @@ def test_identity_follows_the_weights_and_not_the_place(llava_path: Path, tmp_pa
     assert {**base_identity(str(copy)), "llava": ""} == {**first, "llava": ""}
     assert base_identity(str(other))["weights"] != first["weights"]
     assert base_identity(str(other))["config"] == first["config"]
+
+
+def test_another_llava_than_the_one_trained_on_is_refused(llava_path: Path, tmp_path: Path):
+    made = base_identity(str(llava_path))
+    require_same_base(made, str(shutil.copytree(llava_path, tmp_path / "moved")), None, "a.ckpt")
+    other = tiny_llava(tmp_path / "other", seed=1)
+    with pytest.raises(UsageError, match=r"a\.ckpt was trained on .*other is another LLaVA") as caught:
+        require_same_base(made, str(other), None, "a.ckpt")
+    assert "\n" not in str(caught.value)
+
+
+def test_where_the_projector_comes_from(llava_path: Path, tmp_path: Path):
+    assert projector_origin(str(llava_path)) == projector_origin("llava-hf/llava-1.5-7b-hf") == "pretrained"
+    (tmp_path / "composed.json").write_text(json.dumps({"projector": "untrained"}))
+    assert projector_origin(str(tmp_path)) == "untrained"
+
+
+def test_attention_kernel(llava_path: Path):
+    assert load_llava(str(llava_path), attention="eager")[0].model.language_model.config._attn_implementation == "eager"
+
+
+def test_quantisation_without_bitsandbytes(llava_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("vtlvlm.lvlm.llava.find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"quantization 4bit: needs bitsandbytes; run: pip install 'vtlvlm\[quantized\]'") as caught:
+        load_llava(str(llava_path), quantization="4bit")
+    assert "\n" not in str(caught.value)
+
+
+def test_quantisation_where_bitsandbytes_cannot_work(llava_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A distribution that is there by name and does not load, as without its libraries."""
+    monkeypatch.setattr("vtlvlm.lvlm.llava.find_spec", lambda _: object())
+    monkeypatch.setattr("transformers.quantizers.quantizer_bnb_8bit.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(UsageError, match=r"quantization 8bit: bitsandbytes does not work here .*; use a GPU, or leave it out") as caught:
+        load_llava(str(llava_path), quantization="8bit")
+    assert "\n" not in str(caught.value)
+
+
+def test_quantisation_settings():
+    """What reaches transformers."""
+    pytest.importorskip("bitsandbytes", reason="pip install 'vtlvlm[quantized]'")
+    four, eight = (quantization_config(bits, torch.bfloat16) for bits in ("4bit", "8bit"))
+    assert (four.load_in_4bit, four.bnb_4bit_quant_type, four.bnb_4bit_use_double_quant) == (True, "nf4", True)
+    assert four.bnb_4bit_compute_dtype == torch.bfloat16
+    assert (eight.load_in_8bit, eight.load_in_4bit) == (True, False)
+    assert eight.llm_int8_skip_modules == four.llm_int8_skip_modules == ["lm_head", "model.multi_modal_projector", "model.vision_tower"]
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+@pytest.mark.parametrize("adapter", [lambda: DeepPrompts(4), lambda: LoRA(2, 4.0)], ids=["prefix", "lora"])
+def test_a_quantised_model_learns(llava_path: Path, classes: tuple[str, ...], quantization: str, adapter: type):
+    bnb = pytest.importorskip("bitsandbytes", reason="pip install 'vtlvlm[quantized]'")
+    reasoner = EventReasoner(
+        str(llava_path), adapter(), Instruction(list_categories=False), quantization=quantization, train_projector=True
+    )
+    reasoner.build(classes, 6, 16)
+    layer = reasoner.base.model.language_model.layers[0].mlp.down_proj
+    assert isinstance(getattr(layer, "base_layer", layer), {"8bit": bnb.nn.Linear8bitLt, "4bit": bnb.nn.Linear4bit}[quantization])
+    for whole in (reasoner.base.lm_head, reasoner.projector.linear_1):
+        assert type(whole) is torch.nn.Linear
+    plain = EventReasoner(str(llava_path), adapter(), Instruction(list_categories=False), train_projector=True)
+    plain.build(classes, 6, 16)
+    assert reasoner.trainable_parameters() == plain.trainable_parameters()
+    vectors, labels = torch.randn(8, 6, 16), torch.arange(8)
+    optimizer = torch.optim.AdamW([p for p in reasoner.parameters() if p.requires_grad], 1e-2)
+    losses = []
+    for _ in range(20):
+        loss = torch.nn.functional.cross_entropy(reasoner.train()(vectors), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]

@@ -19,7 +19,7 @@ def make(path: Path, classes: tuple[str, ...], tokens: int = 4, events: int = 6,
 @pytest.mark.parametrize(
     ("settings", "trained"),
     [
-        ({}, {"prompts.key", "prompts.value"}),
+        ({}, {"adapter.key", "adapter.value"}),
         ({"tokens": 0}, set()),
         (
             {"tokens": 0, "train_projector": True},
@@ -56,7 +56,7 @@ def test_state_goes_from_one_to_another(llava_path: Path, classes: tuple[str, ..
     assert not torch.equal(first(vectors), second(vectors))
     second.load_trainable_state({name: tensor.clone() for name, tensor in first.trainable_state().items()})
     assert torch.equal(first(vectors), second(vectors))
-    with pytest.raises(UsageError, match=r"prompts\.key is"):
+    with pytest.raises(UsageError, match=r"adapter\.key is"):
         make(llava_path, classes, tokens=3, train_projector=True).load_trainable_state(first.trainable_state())
     with pytest.raises(UsageError, match=r"linear_1\.bias is \(32,\) in the file and nothing here"):
         make(llava_path, classes).load_trainable_state(first.trainable_state())

@@ -47,7 +47,7 @@ def test_one_packed_forward_equals_one_forward_per_label(
 
 def test_gradients_of_both_ways_are_equal(llava_path: Path, classes: tuple[str, ...]):
     reasoner, labels = build(llava_path, classes, 16, 6, tokens=4, std=1.0)
-    vectors, key = torch.randn(2, 6, 16), reasoner.prompts.key
+    vectors, key = torch.randn(2, 6, 16), reasoner.adapter.key
     gradients = []
     for scores in (reasoner(vectors), one_forward_per_label(reasoner, vectors, labels)):
         loss = torch.nn.functional.cross_entropy(scores, torch.tensor([0, 5]))

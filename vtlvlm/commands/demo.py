@@ -103,7 +103,7 @@ def steps(out: Path, seed: int) -> list[Step]:
                 *seeded,
                 *read_events,
                 *model,
-                "--model.init_args.reasoner.init_args.prompts.init_args.tokens",
+                "--model.init_args.reasoner.init_args.adapter.init_args.tokens",
                 "0",
                 to,
                 str(untuned),

@@ -20,6 +20,7 @@ from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.space import readable, require_space
 from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.panels import CodebookPanel
 from vtlvlm.predictions import PredictionTable
 from vtlvlm.progress import StepProgress
@@ -27,7 +28,7 @@ from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.stage import Stage, read_record
 from vtlvlm.stages.vtem import VTEMModule
 
-__all__ = ["CLI", "NTUDataModule", "PromptTuningModule", "VTEMModule", "run"]  # configurations name these bare
+__all__ = ["CLI", "DeepPrompts", "NTUDataModule", "PromptTuningModule", "VTEMModule", "run"]  # configurations name these bare
 
 
 NAME_BYTES = 100

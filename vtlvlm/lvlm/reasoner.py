@@ -3,36 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import LlavaForConditionalGeneration
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.adapters import Adapter, FullFineTuning
 from vtlvlm.lvlm.alignment import AlignmentSums, align
 from vtlvlm.lvlm.instruction import Instruction
-from vtlvlm.lvlm.llava import Dtype, load_config, load_llava, load_tokenizer, projector_width
-from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.lvlm.llava import Dtype, Quantization, load_config, load_llava, load_tokenizer, projector_width
 from vtlvlm.lvlm.scoring import score
 from vtlvlm.lvlm.trie import LabelTrie
 
 
+class TrainedShare(NamedTuple):
+    """How much of a model is trained, by group; ``str`` makes a line of it."""
+
+    group: str
+    trained: int
+    total: int
+    """Numbers in the whole model: language model, projector and adapter"""
+
+    def __str__(self) -> str:
+        return f"{self.group}: {self.trained:,} of {self.total:,} parameters trained ({self.trained / max(1, self.total):.4%})"
+
+
 class EventReasoner(nn.Module):
-    """A frozen LLaVA that reads [soft prompts; event sentence; instruction] and scores the categories (eq. 5 to 7).
+    """A LLaVA that reads [soft prompts; event sentence; instruction] and scores the categories (eq. 5 to 7).
 
     Args:
         llava: Folder or hub name of a LLaVA-family checkpoint.
-        prompts: The deep prompts; ``DeepPrompts(tokens=0)`` is the untuned model.
+        adapter: What is trained in its language model, which is frozen otherwise: ``DeepPrompts`` (the paper's), ``LoRA``,
+            ``FullFineTuning``, or ``NoAdapter`` for the untuned model.
         instruction: What the model is asked.
         revision: The hub's branch, tag or commit.
-        dtype: Of the frozen weights. What is trained stays float32.
+        dtype: Of the frozen weights. What is trained is float32.
+        attention: The attention kernel, ``sdpa`` or ``eager``; the tree of labels needs one that takes a mask of its own.
+        quantization: ``8bit`` or ``4bit`` for the frozen language model, through bitsandbytes; None keeps its weights whole.
         train_projector: Train LLaVA's projector along, as a freshly composed one needs.
         align_projector: Before training starts, fit the projector to the training side in closed form (``alignment.py``), so that an event
             looks like the words of its category. For projectors that were never aligned; needs ``train_projector``.
         pmi: Score a label by how much likelier the events make it: from its log-likelihood, its mean over training clips as the model
             stands when training starts is subtracted (domain-conditional PMI, arXiv 2104.08315), or, in a model never trained, that
-            after empty events (all zero) without prompts. Long and rare names then start level with short ones, and training need not
+            after empty events (all zero) without the adapter. Long and rare names then start level with short ones, and training need not
             unlearn the difference.
         gradient_checkpointing: Recompute each layer in the backward pass: about half the memory for a third more time.
 
@@ -50,10 +68,12 @@ class EventReasoner(nn.Module):
     def __init__(
         self,
         llava: str,
-        prompts: DeepPrompts,
+        adapter: Adapter,
         instruction: Instruction,
         revision: str | None = None,
         dtype: Dtype = "float32",
+        attention: str = "sdpa",
+        quantization: Quantization | None = None,
         train_projector: bool = False,
         align_projector: bool = False,
         pmi: bool = False,
@@ -61,7 +81,14 @@ class EventReasoner(nn.Module):
     ) -> None:
         super().__init__()
         self.llava, self.revision, self.dtype = llava, revision, dtype
-        self.prompts, self.instruction = prompts, instruction
+        self.adapter, self.instruction = adapter, instruction
+        self.attention, self.quantization = attention, quantization
+        if attention not in ("sdpa", "eager"):
+            raise UsageError(f"attention {attention!r}: cannot take the mask of the label tree; use sdpa or eager")
+        if attention not in adapter.kernels:
+            raise UsageError(f"attention {attention!r}: {type(adapter).__name__} works with {' or '.join(adapter.kernels)}")
+        if quantization is not None and isinstance(adapter, FullFineTuning):
+            raise UsageError(f"quantization {quantization}: FullFineTuning trains the language model's weights whole; leave it out")
         if align_projector and not train_projector:
             raise UsageError("align_projector changes the projector: set train_projector too, so that checkpoints hold it")
         self.train_projector, self.align_projector, self.pmi = train_projector, align_projector, pmi
@@ -73,7 +100,7 @@ class EventReasoner(nn.Module):
         self.register_buffer("context", torch.empty(0, dtype=torch.int64), persistent=False)
         self.register_buffer("prior", torch.zeros(0))
 
-    def build(self, classes: Sequence[str], num_events: int, event_dim: int) -> None:
+    def build(self, classes: Sequence[str], num_events: int, event_dim: int, mesh: DeviceMesh | None = None) -> None:
         """Load the LLaVA and lay out context and labels. Calling it again with other categories or M only lays these out anew.
 
         Everything that can be wrong is checked before the weights are read.
@@ -82,6 +109,7 @@ class EventReasoner(nn.Module):
             classes: Category names, in label order.
             num_events: M, events a sentence.
             event_dim: E, width of an event vector.
+            mesh: Processes to split the weights over (:meth:`shard`).
 
         Raises:
             UsageError: No such LLaVA, a projector of another width, layers that do not exist, or categories that cannot be told apart.
@@ -92,38 +120,76 @@ class EventReasoner(nn.Module):
                 f"{self.llava}: its projector reads vectors {projector_width(config)} wide, the events have {event_dim}; "
                 f"set event_dim to {projector_width(config)} in stage 1, or use another LLaVA"
             )
-        self.prompts.build(config.text_config)
+        self.adapter.build(config.text_config)
         tokenizer = load_tokenizer(self.llava, self.revision)
         device = self.context.device
         trie = LabelTrie(self.instruction.labels(tokenizer, classes))
         self.context = self.instruction.context(tokenizer, num_events, classes).to(device)
         self.trie, self.classes, self.num_events = trie.to(device), tuple(classes), num_events
         if self.base is None:
-            base, _ = load_llava(self.llava, self.revision, self.dtype)
-            if self.prompts.init_text is not None:
-                self.prompts.fill(base, tokenizer(self.prompts.init_text, add_special_tokens=False).input_ids)
-            self.prompts.attach(base)
-            if self.train_projector:
-                base.model.multi_modal_projector.float().requires_grad_(True)
-            if self.gradient_checkpointing:
-                base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            self.base = base
-            self.train(self.training)
+            base, _ = load_llava(self.llava, self.revision, self.dtype, attention=self.attention, quantization=self.quantization)
+            self.adapter.start(base, tokenizer)
+            self.take(base)
+            if mesh is None:
+                _float32(self)
         self.prior = self._prior(event_dim)
+        if mesh is not None:
+            self.shard(mesh)
+
+    def take(self, base: LlavaForConditionalGeneration) -> None:
+        """Make a frozen LLaVA the base, with the adapter attached; :meth:`build` does so with the one it loads."""
+        self.adapter.attach(base)
+        if self.train_projector:
+            base.model.multi_modal_projector.requires_grad_(True)
+        if self.gradient_checkpointing:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.base = base
+        self.train(self.training)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Split weights, gradients and optimiser states over processes (FSDP2), each layer gathered only while it computes.
+
+        What is trained is kept in float32 and gathered in ``dtype``; gradients are summed in float32.
+
+        Args:
+            mesh: One dimension, over the processes.
+
+        Raises:
+            UsageError: Not built, or quantised weights, which cannot be split.
+        """
+        base = self._built()
+        if self.quantization is not None:
+            raise UsageError(f"quantization {self.quantization}: quantised weights cannot be split over processes; use strategy ddp")
+        compute = base.get_input_embeddings().weight.dtype
+        policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+        for module in (*base.model.language_model.layers, self.projector, self):
+            _float32(module)  # one after the other: no process holds all of it in float32
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+
+    def trainable_parameters(self) -> tuple[TrainedShare, TrainedShare]:
+        """What is trained in the adapter and in the projector, of how much.
+
+        Raises:
+            UsageError: Not built.
+        """
+        base = self._built()
+        total = sum(map(_size, self.parameters()))
+        projector = sum(_size(p) for p in self.projector.parameters() if p.requires_grad)
+        return (
+            TrainedShare(f"adapter ({type(self.adapter).__name__})", sum(map(_size, self.adapter.trained(base))), total),
+            TrainedShare("projector", projector, total),
+        )
 
     @torch.no_grad()
     def _prior(self, event_dim: int) -> Tensor:
-        """(A,) log-likelihoods after empty events, without prompts; zero without ``pmi``."""
+        """(A,) log-likelihoods after empty events, without the adapter; zero without ``pmi``."""
         base = self._built()
         if not self.pmi:
             return torch.zeros(len(self.classes), device=self.context.device)
         assert self.trie is not None
-        self.prompts.active = False
-        try:
+        with self.adapter.off(base):
             empty = torch.zeros(1, self.num_events, event_dim, device=self.context.device)
             return score(base, self.project(empty), self.context, self.trie)[0]
-        finally:
-            self.prompts.active = True
 
     @torch.no_grad()
     def align(self, sums: AlignmentSums) -> None:
@@ -147,10 +213,10 @@ class EventReasoner(nn.Module):
         self.train(mode)
 
     def train(self, mode: bool = True) -> EventReasoner:
-        """Training mode for what is trained; the frozen model leaves evaluation mode only where checkpointing asks for it."""
+        """Training mode for what is trained; a frozen model leaves evaluation mode only where checkpointing asks for it."""
         super().train(mode)
         if self.base is not None:
-            self.base.train(mode and self.gradient_checkpointing)
+            self.base.train(mode and (self.gradient_checkpointing or self.adapter.inner))
         return self
 
     @property
@@ -193,7 +259,7 @@ class EventReasoner(nn.Module):
         return (scores + self.prior).logsumexp(-1).exp()
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """What training made, by its name in this module: prompts, the projector if it is trained, and the prior with ``pmi``."""
+        """What training made, by its name in this module: the adapter's, the projector if it is trained, and the prior with ``pmi``."""
         state = {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
         return state | ({"prior": self.prior} if self.pmi else {})
 
@@ -201,7 +267,7 @@ class EventReasoner(nn.Module):
         """Take over what :meth:`trainable_state` gave.
 
         Raises:
-            UsageError: Not built, or tensors of another model, layer set or number of prompt tokens.
+            UsageError: Not built, or tensors of another adapter, model, layer set or number of prompt tokens.
         """
         self._built()
         own = self.trainable_state()
@@ -218,3 +284,16 @@ class EventReasoner(nn.Module):
         if self.base is None:
             raise UsageError("the reasoner has no language model yet; call build(classes, num_events, event_dim) first")
         return self.base
+
+
+def _float32(module: nn.Module) -> None:
+    """Keep what is trained in float32: in 16 bits small steps vanish."""
+    for parameter in module.parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+
+
+def _size(parameter: nn.Parameter) -> int:
+    """How many numbers a parameter stands for; 4-bit ones are packed by two."""
+    packed = getattr(parameter, "quant_state", None)
+    return parameter.numel() if packed is None else packed.shape.numel()

@@ -30,11 +30,15 @@ def score(model: LlavaForConditionalGeneration, projected: Tensor, context: Tens
     total = length + len(trie)
     visible = torch.ones(total, total, dtype=torch.bool, device=device).tril()
     visible[length:, length:] = trie.ancestors
+    mask = visible[None, None]
+    if model.model.language_model.config._attn_implementation == "eager":  # adds its mask instead of selecting with it
+        dtype = model.get_input_embeddings().weight.dtype
+        mask = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, torch.finfo(dtype).min)
     positions = torch.cat([torch.arange(length, device=device), length + trie.depths])
     logits = model(
         input_ids=torch.cat([context, trie.tokens]).expand(len(projected), -1),
         mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=list(projected))},
-        attention_mask=visible[None, None],
+        attention_mask=mask,
         position_ids=positions[None],
         logits_to_keep=torch.arange(length - 1, total, device=device),
         use_cache=False,

@@ -1,4 +1,4 @@
-"""Stage 2: a frozen LLaVA learns to read event sentences through soft prompts (Sec. III-B)."""
+"""Stage 2: a LLaVA learns to read event sentences, through soft prompts or another adapter (Sec. III-B)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.alignment import AlignmentSums
-from vtlvlm.lvlm.llava import base_identity
+from vtlvlm.lvlm.llava import base_identity, projector_origin, require_same_base
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.metrics import action_metrics, confusion, mean_over_views
 from vtlvlm.stages.stage import AdamW, Stage, content_hash, require_same_split
@@ -25,11 +27,11 @@ PRIOR_CLIPS = 64
 
 
 class PromptTuningModule(Stage):
-    """Trains the soft prompts with the cross-entropy of P(A = a) over the categories (eq. 7).
+    """Trains the adapter with the cross-entropy of P(A = a) over the categories (eq. 7).
 
     Args:
-        reasoner: the frozen LLaVA with its prompts and its instruction (eq. 5, 6).
-        optimizer: AdamW for the prompts, and its schedule.
+        reasoner: the LLaVA with its adapter (soft prompts in the paper) and its instruction (eq. 5, 6).
+        optimizer: AdamW for the adapter, and its schedule.
         projector_learning_rate: peak learning rate of LLaVA's projector, where ``reasoner.train_projector`` is on.
         vtem: stage-1 checkpoint, only needed to read features or videos; event caches name their own.
     """
@@ -60,11 +62,15 @@ class PromptTuningModule(Stage):
 
     @property
     def needs_checkpoint(self) -> bool:
-        """Whether testing without a checkpoint is a mistake; with prompts of no tokens it is the untuned arm."""
-        return self.reasoner.prompts.tokens > 0
+        """Whether testing without a checkpoint is a mistake; without an adapter it is the zero-shot arm."""
+        return self.reasoner.adapter.needs_checkpoint
 
     def setup(self, stage: str) -> None:
         data = self.data
+        if stage == "fit" and not (self.reasoner.adapter.needs_checkpoint or self.reasoner.train_projector):
+            raise UsageError(
+                "nothing to train: choose an adapter, or set reasoner.train_projector; `vtlvlm test` measures the untuned model"
+            )
         if data.targets_cache is not None:
             raise UsageError("targets are for stage 1: leave data.target_features out")
         if self._origin.get("classes") and list(data.classes) != self._origin["classes"]:
@@ -100,27 +106,80 @@ class PromptTuningModule(Stage):
     def configure_model(self) -> None:
         if self.reasoner.base is not None:
             return
-        self.reasoner.build(self.classes, self._origin["num_tokens"], self._origin["event_dim"])
+        self.reasoner.build(self.classes, self._origin["num_tokens"], self._origin["event_dim"], self._mesh())
         self._origin["llava"] = base_identity(self.reasoner.llava, self.reasoner.revision)
         self.val_metrics = action_metrics(len(self.classes)).clone(prefix="val/")
         self.test_metrics = action_metrics(len(self.classes)).clone(prefix="test/")
         self.confusion = confusion(len(self.classes))
 
+    def _mesh(self) -> DeviceMesh | None:
+        """The processes to split the model over, with ModelParallelStrategy."""
+        mesh = self.device_mesh if self._trainer is not None else None
+        if mesh is None:
+            return None
+        if mesh["tensor_parallel"].size() > 1:
+            raise UsageError(
+                f"ModelParallelStrategy: set data_parallel_size to the number of processes ({mesh.size()}) and tensor_parallel_size to 1"
+            )
+        if self.reasoner.align_projector:
+            raise UsageError("align_projector: cannot change a model that is split over processes; use another strategy")
+        return mesh["data_parallel"]
+
     def restore(self, provenance: dict[str, Any]) -> None:
+        require_same_base(provenance["llava"], self.reasoner.llava, self.reasoner.revision, "the checkpoint")
         self._origin = dict(provenance)
         self.classes = tuple(provenance["classes"])
         self.configure_model()
 
+    def check(self, record: dict[str, Any], path: str, training: bool) -> None:
+        made = record["settings"]["init_args"].get("reasoner", {})
+        if "prompts" in made.get("init_args", {}):
+            raise UsageError(f"{path}: was made when `reasoner.adapter` was still called `prompts`; train anew")
+        super().check(record, path, training)
+        require_same_base(record["provenance"]["llava"], self.reasoner.llava, self.reasoner.revision, path)
+
+    @property
+    def projector(self) -> str:
+        """What LLaVA's projector has learned: ``trained`` here, ``pretrained`` as it came, or ``untrained``."""
+        fitted = self._trainer is not None and self.trainer.state.fn == "fit"
+        return "trained" if self.reasoner.train_projector and (self.trained or fitted) else projector_origin(self.reasoner.llava)
+
     def provenance(self) -> dict[str, Any]:
-        return self._origin
+        """With ``adapter``, ``projector`` and the trainable parameters of both, beside what they were made from."""
+        if self.reasoner.base is None:
+            return self._origin
+        adapter, projector = self.reasoner.trainable_parameters()
+        return {
+            **self._origin,
+            "adapter": type(self.reasoner.adapter).__name__,
+            "projector": self.projector,
+            "trainable_parameters": {"adapter": adapter.trained, "projector": projector.trained, "total": adapter.total},
+        }
+
+    def _say_untrained(self) -> None:
+        """One line in the log where results say nothing about LLaVA, because its projector has never seen anything."""
+        if self.projector == "untrained":
+            rank_zero_info(f"{self.reasoner.llava}: its projector was composed and never trained, so it tells the language model nothing")
+
+    def on_test_start(self) -> None:
+        self._say_untrained()
+
+    on_predict_start = on_test_start
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == "validate":
+            self._say_untrained()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """What training made: prompts, the projector where it is tuned, the prior of ``pmi``. The provenance names the base model."""
+        """What training made: adapter, the projector where it is tuned, the prior of ``pmi``. The provenance names the base model."""
         kept = {f"reasoner.{name}" for name in self.reasoner.trainable_state()}
         return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in kept}
 
     def on_fit_start(self) -> None:
-        """Align the projector and level the scores, where the reasoner asks for it and no checkpoint has them; the same on every rank."""
+        """Say what is trained; align the projector and level the scores, where the reasoner asks for it and no checkpoint has them."""
+        for share in self.reasoner.trainable_parameters():
+            rank_zero_info(str(share))
+        self._say_untrained()
         if self.trained:
             return
         if self.reasoner.align_projector:
@@ -201,10 +260,8 @@ class PromptTuningModule(Stage):
         return self.scores(batch).softmax(-1)
 
     def configure_optimizers(self) -> Any:
-        groups = [{"params": list(self.reasoner.prompts.parameters()), "weight_decay": 0.0}]
+        assert self.reasoner.base is not None
+        groups = self.reasoner.adapter.groups(self.reasoner.base)
         if self.reasoner.train_projector:
             groups.append({"params": list(self.reasoner.projector.parameters()), "lr": self.projector_learning_rate})
-        groups = [g for g in groups if g["params"]]
-        if not groups:
-            raise UsageError("nothing to train: give reasoner.prompts some tokens, or set reasoner.train_projector")
-        return self.adamw(groups, self.optimizer)
+        return self.adamw([g for g in groups if g["params"]], self.optimizer)

@@ -20,6 +20,9 @@ from torchmetrics import MeanMetric
 from vtlvlm import __version__
 from vtlvlm.errors import UsageError
 
+PACKAGE = "vtlvlm"
+METADATA = "meta.pt"
+"""What ModelParallelStrategy writes into a checkpoint's folder beside the shards: all but weights and optimiser"""
 RECORD = "vtlvlm"
 """The key of our own record in a checkpoint. Lightning's ``hyper_parameters`` stays empty on purpose: its command line would let them
 silently override the configuration that was asked for."""
@@ -49,15 +52,15 @@ class AdamW:
 
 def settings_of(part: object) -> dict[str, Any]:
     """A part as ``{"class_path", "init_args"}`` in plain types, read from the attributes that carry its constructor's names."""
-    if is_dataclass(part):
-        names = [f.name for f in fields(part)]
-    else:
-        listed = list(inspect.signature(type(part).__init__).parameters.values())[1:]
-        names = [p.name for p in listed if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]  # a part without settings has nn.Module's *args
-    return {
-        "class_path": f"{type(part).__module__}.{type(part).__qualname__}",
-        "init_args": {name: _plain(getattr(part, name)) for name in names},
-    }
+    kind = next(c for c in type(part).__mro__ if not c.__module__.startswith("torch.distributed."))  # FSDP2 makes a class of its own of it
+    names = [f.name for f in fields(part)] if is_dataclass(part) else _settings(kind)
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": {name: _plain(getattr(part, name)) for name in names}}
+
+
+def _settings(kind: type) -> list[str]:
+    """The names of a constructor's settings; a part without any has nn.Module's ``*args``."""
+    listed = list(inspect.signature(kind.__init__).parameters.values())[1:]  # type: ignore[misc]
+    return [p.name for p in listed if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _plain(value: Any) -> Any:
@@ -76,16 +79,25 @@ def build_from(settings: Any) -> Any:
     """The inverse of ``settings_of``; only classes of this package are ever named there.
 
     Raises:
-        UsageError: if the settings name a class from elsewhere.
+        UsageError: if the settings name a class from elsewhere, or a class or setting that this version does not have.
     """
     if isinstance(settings, list):
         return [build_from(v) for v in settings]
     if not (isinstance(settings, dict) and set(settings) == {"class_path", "init_args"}):
         return settings
     module, _, name = settings["class_path"].rpartition(".")
-    if module.split(".")[0] != "vtlvlm":
+    if module.split(".")[0] != PACKAGE:
         raise UsageError(f"{settings['class_path']}: a checkpoint may only name classes of vtlvlm")
-    return getattr(importlib.import_module(module), name)(**{k: build_from(v) for k, v in settings["init_args"].items()})
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise UsageError(
+            f"{settings['class_path']}: this version of vtlvlm has no such class; use the version that wrote the file"
+        ) from None
+    unknown = sorted(settings["init_args"].keys() - inspect.signature(kind).parameters.keys())
+    if unknown:
+        raise UsageError(f"{name} has no setting {', '.join(unknown)} in this version of vtlvlm: use the version that wrote the file")
+    return kind(**{k: build_from(v) for k, v in settings["init_args"].items()})
 
 
 def flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -104,12 +116,15 @@ def read_record(path: str | Path) -> dict[str, Any]:
     Raises:
         UsageError: if the file is missing, unreadable, or no checkpoint of vtlvlm.
     """
-    return load_checkpoint(path)[RECORD]
+    sharded = Path(path) / METADATA
+    return load_checkpoint(sharded if sharded.is_file() else path)[RECORD]
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """A whole checkpoint on the CPU, memory-mapped, without running any code in it."""
     path = Path(path)
+    if (path / METADATA).is_file():
+        raise UsageError(f"{path} is split into the shards of several processes: make one file of it with `vtlvlm consolidate {path} FILE`")
     if not path.is_file():
         raise UsageError(f"{path}: no such checkpoint")
     try:
@@ -207,7 +222,8 @@ class Stage(LightningModule):
         if RECORD not in checkpoint:
             raise UsageError("not a checkpoint of vtlvlm")
         self.check(checkpoint[RECORD], "the checkpoint", training=self._trainer is not None and self.trainer.training)
-        missing = sorted(set(self.state_dict()) - set(checkpoint["state_dict"]))
+        # ModelParallelStrategy has read the weights by now and took them out
+        missing = sorted(set(self.state_dict()) - set(checkpoint["state_dict"])) if "state_dict" in checkpoint else []
         if missing:
             raise UsageError(f"the checkpoint lacks {len(missing)} tensors of this model, the first being {missing[0]}")
         self.trained = True

@@ -1,0 +1,163 @@
+"""What stage 2 trains in the language model: soft prompts, nothing, low-rank updates or all of it (Table II's arms)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import AutoModel, LlavaForConditionalGeneration, PretrainedConfig, PreTrainedTokenizerBase
+
+from vtlvlm.errors import UsageError
+
+
+class Adapter(nn.Module, ABC):
+    """One way to adapt the language model of a LLaVA. The projector is not its concern.
+
+    Settings are checked by the constructor and :meth:`build`, before weights are read; :meth:`attach` changes the loaded model.
+
+    Attributes:
+        inner: Whether it trains weights inside the language model, which is then in training mode while training.
+        kernels: The attention kernels it works with.
+    """
+
+    inner: ClassVar[bool] = False
+    kernels: tuple[str, ...] = ("sdpa", "eager")
+
+    @property
+    def needs_checkpoint(self) -> bool:
+        """Whether it trains anything, so that testing without a checkpoint is a mistake."""
+        return True
+
+    @abstractmethod
+    def build(self, config: PretrainedConfig) -> None:
+        """Make its own parameters and check its settings against a language model (idempotent).
+
+        Args:
+            config: The text config of the LLaVA.
+
+        Raises:
+            UsageError: Settings that this language model does not allow.
+        """
+
+    def start(self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take starting values from the untouched model, before :meth:`attach`."""
+
+    @abstractmethod
+    def attach(self, model: LlavaForConditionalGeneration) -> None:
+        """Change the loaded, frozen model, so that it runs with the adapter and what is trained in it requires gradients."""
+
+    @contextmanager
+    def off(self, model: LlavaForConditionalGeneration) -> Iterator[None]:
+        """The model without the adapter, within the context."""
+        yield
+
+    def trained(self, model: LlavaForConditionalGeneration) -> list[nn.Parameter]:
+        """What it trains: its own parameters and those inside the language model, each once."""
+        inside = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
+        return list(dict.fromkeys([*self.parameters(), *(p for p in inside if p.requires_grad)]))
+
+    def groups(self, model: LlavaForConditionalGeneration) -> list[dict[str, Any]]:
+        """Parameter groups for the optimiser; without a ``weight_decay`` of its own a group has the optimiser's."""
+        return [{"params": self.trained(model), "weight_decay": 0.0}]
+
+
+class NoAdapter(Adapter):
+    """Trains nothing in the language model: the zero-shot arm, or with the reasoner's ``train_projector`` that of the projector alone."""
+
+    @property
+    def needs_checkpoint(self) -> bool:
+        return False
+
+    def build(self, config: PretrainedConfig) -> None:
+        return
+
+    def attach(self, model: LlavaForConditionalGeneration) -> None:
+        return
+
+
+class LoRA(Adapter):
+    """Low-rank updates of linear layers (arXiv 2106.09685), through peft. The defaults are those of LLaVA-1.5's own fine-tuning.
+
+    Args:
+        rank: Of the updates.
+        alpha: Their scale is alpha / rank.
+        dropout: On the updates' input while training, in [0, 1).
+        targets: ``all-linear`` for every linear layer of the language model but its head, or the layers' names, such as
+            ``[q_proj, k_proj, v_proj, o_proj]``.
+
+    Raises:
+        UsageError: A setting out of range.
+    """
+
+    inner = True
+
+    def __init__(self, rank: int = 128, alpha: float = 256.0, dropout: float = 0.05, targets: str | list[str] = "all-linear") -> None:
+        super().__init__()
+        if rank < 1 or alpha <= 0:
+            raise UsageError(f"LoRA rank {rank}, alpha {alpha}: use a rank of 1 or more and an alpha above 0")
+        if not 0 <= dropout < 1:
+            raise UsageError(f"LoRA dropout {dropout}: use a share in [0, 1)")
+        if targets != "all-linear" and (isinstance(targets, str) or not targets):
+            raise UsageError(f"LoRA targets {targets!r}: use all-linear or a list of names such as [q_proj, v_proj]")
+        self.rank, self.alpha, self.dropout, self.targets = rank, alpha, dropout, targets
+
+    def build(self, config: PretrainedConfig) -> None:
+        """Look for the target layers in the language model's plan, without weights.
+
+        Raises:
+            UsageError: Layers that it does not have.
+        """
+        with torch.device("meta"):
+            plan = AutoModel.from_config(config)
+        names = sorted({name.rpartition(".")[2] for name, module in plan.named_modules() if isinstance(module, nn.Linear)})
+        missing = [] if isinstance(self.targets, str) else [name for name in self.targets if name not in names]
+        if missing:
+            raise UsageError(f"LoRA targets {missing}: the language model has no such layers; it has {', '.join(names)}")
+
+    def attach(self, model: LlavaForConditionalGeneration) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        language = model.model.language_model
+        for flag in ("is_loaded_in_8bit", "is_loaded_in_4bit"):  # where peft looks for quantised weights
+            setattr(language, flag, getattr(model, flag, False))
+        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=self.targets)
+        inject_adapter_in_model(config, language)
+
+    @contextmanager
+    def off(self, model: LlavaForConditionalGeneration) -> Iterator[None]:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+
+class FullFineTuning(Adapter):
+    """Trains all weights of the language model, its embeddings and its head; checkpoints hold them. They cannot be switched off.
+
+    For 7 billion parameters: several GPUs and ``trainer/gpu_full.yaml``.
+    """
+
+    inner = True
+
+    def build(self, config: PretrainedConfig) -> None:
+        return
+
+    def attach(self, model: LlavaForConditionalGeneration) -> None:
+        model.model.language_model.requires_grad_(True)
+        model.lm_head.requires_grad_(True)
+
+    def groups(self, model: LlavaForConditionalGeneration) -> list[dict[str, Any]]:
+        """Matrices decay as the optimiser says, norms and biases do not."""
+        trained = self.trained(model)
+        matrices, vectors = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+        return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
