@@ -62,7 +62,17 @@ ARMS = {
 }
 
 
-@pytest.mark.parametrize("path", sorted((FOLDER / "ablations").glob("*.yaml")), ids=lambda path: path.stem)
+ADAPTERS = {
+    "arm_none": ("NoAdapter", {}, None),
+    "arm_projector": ("NoAdapter", {}, None),
+    "arm_lora": ("LoRA", {"rank": 16, "alpha": 32.0, "dropout": 0.05, "targets": "all-linear"}, 2e-4),
+    "arm_full": ("FullFineTuning", {}, 2e-5),
+}
+"""Stage-2 overlays: the adapter, its settings, and the learning rate where it is another"""
+OVERLAYS = sorted((FOLDER / "ablations").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [path for path in OVERLAYS if path.stem not in ADAPTERS], ids=lambda path: path.stem)
 @pytest.mark.parametrize("base", ["stage1_vtem.yaml", "stage1_small.yaml"])
 def test_ablations_change_what_they_say_and_nothing_else(base: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert path.read_text().startswith(("# Table ", "# Beyond the paper", "# The paper's own"))
@@ -96,6 +106,42 @@ def test_ablations_change_what_they_say_and_nothing_else(base: str, path: Path, 
         assert arm["data"]["sampling"].pop("size") == 336
         plain["data"]["sampling"].pop("size")
     assert arm == plain
+
+
+@pytest.mark.parametrize("name", list(ADAPTERS))
+@pytest.mark.parametrize("base", ["stage2_prompt.yaml", "stage2_small.yaml"])
+def test_arms_change_the_adapter_and_nothing_else(base: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Above all not whether the projector is trained, which all arms of a comparison share."""
+    path = FOLDER / "ablations" / f"{name}.yaml"
+    assert path.read_text().startswith(("# Table ", "# Beyond the paper"))
+    assert len(path.read_text().splitlines()) <= 6
+    plain, arm = resolved(FOLDER / base, capsys), resolved(FOLDER / base, capsys, path)
+    kind, settings, rate = ADAPTERS[name]
+    before, after = (found["model"]["init_args"] for found in (plain, arm))
+    adapter = after["reasoner"]["init_args"].pop("adapter")
+    assert before["reasoner"]["init_args"].pop("adapter")["class_path"].endswith("DeepPrompts")
+    assert adapter["class_path"].split(".")[-1] == kind
+    assert adapter.get("init_args", {}) == settings
+    if rate is not None:
+        assert (after["optimizer"].pop("learning_rate"), before["optimizer"].pop("learning_rate") > rate) == (rate, True)
+    if name == "arm_projector":
+        assert after["reasoner"]["init_args"].pop("train_projector") is True
+        assert before["reasoner"]["init_args"].pop("train_projector") is (base == "stage2_small.yaml")
+    assert arm == plain
+
+
+def test_trainer_for_full_fine_tuning(capsys: pytest.CaptureFixture[str]) -> None:
+    """Given as --trainer, it wins over the stage's own."""
+    files = [FOLDER / "stage2_prompt.yaml", FOLDER / "ablations" / "arm_full.yaml"]
+    overlay = ["--trainer", str(FOLDER / "trainer" / "gpu_full.yaml"), "--print_config"]
+    with pytest.raises(SystemExit):
+        main(["fit", *(argument for file in files for argument in ("--config", str(file))), *overlay])
+    found = yaml.safe_load(capsys.readouterr().out)
+    strategy = found["trainer"]["strategy"]
+    assert strategy["class_path"].endswith("ModelParallelStrategy")
+    assert strategy["init_args"]["data_parallel_size"] * strategy["init_args"]["tensor_parallel_size"] == found["trainer"]["devices"]
+    assert (found["trainer"]["precision"], found["trainer"]["max_steps"]) == ("32-true", 50_000)
+    assert found["model"]["init_args"]["reasoner"]["init_args"]["dtype"] == "bfloat16"
 
 
 def test_paper_size(capsys: pytest.CaptureFixture[str]) -> None:
