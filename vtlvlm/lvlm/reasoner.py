@@ -11,6 +11,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.alignment import AlignmentSums, align
+from vtlvlm.lvlm.attention import use_kernel
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Dtype, load_config, load_llava, load_tokenizer, projector_width
 from vtlvlm.lvlm.prefix import DeepPrompts
@@ -100,6 +101,7 @@ class EventReasoner(nn.Module):
         self.trie, self.classes, self.num_events = trie.to(device), tuple(classes), num_events
         if self.base is None:
             base, _ = load_llava(self.llava, self.revision, self.dtype)
+            use_kernel(base)
             if self.prompts.init_text is not None:
                 self.prompts.fill(base, tokenizer(self.prompts.init_text, add_special_tokens=False).input_ids)
             self.prompts.attach(base)
