@@ -1,11 +1,13 @@
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.alignment import AlignmentSums
 from vtlvlm.lvlm.instruction import Instruction
-from vtlvlm.lvlm.llava import load_llava
+from vtlvlm.lvlm.llava import load_llava, load_tokenizer
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
 
@@ -132,34 +134,88 @@ def test_mistakes_in_use_are_named(llava_path: Path, classes: tuple[str, ...]):
         EventReasoner(str(llava_path), DeepPrompts(), Instruction())(torch.randn(2, 6, 16))
 
 
-def test_pmi_subtracts_the_untouched_models_scores_after_empty_events(llava_path: Path) -> None:
-    """By an independent route: a second reasoner without prompts and without PMI scores zero events."""
-    classes = ["drink water", "sit down", "jump"]
-    plain = EventReasoner(str(llava_path), DeepPrompts(0), Instruction())
-    plain.build(classes, 4, 16)
-    with_pmi = EventReasoner(str(llava_path), DeepPrompts(3), Instruction(), pmi=True)
-    with_pmi.build(classes, 4, 16)
-    expected = plain(torch.zeros(1, 4, 16))[0]
-    torch.testing.assert_close(with_pmi.prior, expected, atol=1e-5, rtol=0)
-    without = EventReasoner(str(llava_path), DeepPrompts(3), Instruction())
-    without.build(classes, 4, 16)
-    without.load_trainable_state({name: tensor for name, tensor in with_pmi.trainable_state().items() if name != "prior"})
-    events = torch.randn(2, 4, 16)
-    torch.testing.assert_close(with_pmi(events) + expected, without(events), atol=1e-4, rtol=0)
-    torch.testing.assert_close(with_pmi.in_list_mass(with_pmi(events)), without(events).exp().sum(1), atol=1e-6, rtol=1e-3)
+def test_places_are_counted_before_the_weights_are_read(llava_path: Path, classes: tuple[str, ...], tmp_path: Path):
+    """1,024 positions for prompt, events, instruction and the longest name."""
+    folder = tmp_path / "llava"
+    folder.mkdir()
+    for file in llava_path.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    reasoner = EventReasoner(str(folder), DeepPrompts(16), Instruction(list_categories=False))
+    with pytest.raises(UsageError, match=r"category 8 'run run .*\.\.\.': its \d+ tokens do not fit .* positions for 1024; .* shorter"):
+        reasoner.build((*classes, "run " * 800), 500, 16)
+    with pytest.raises(UsageError, match=r"take 10\d\d tokens, the LLaVA has positions for 1024; use fewer events"):
+        reasoner.build(classes, 1000, 16)
+    tokenizer = load_tokenizer(str(folder))
+    words = len(reasoner.instruction.context(tokenizer, 1, classes)) - 1
+    longest = max(map(len, reasoner.instruction.labels(tokenizer, classes))) - 1  # the end token is never read
+    room = 1024 - 16 - words - longest
+    with pytest.raises(UsageError, match="weights cannot be read"):
+        reasoner.build(classes, room, 16)
+    with pytest.raises(UsageError, match="do not fit"):
+        reasoner.build(classes, room + 1, 16)
 
 
-def test_prior_is_the_mean_score_of_the_clips_it_was_levelled_on(llava_path: Path, classes: tuple[str, ...]) -> None:
-    """Levelled scores have a mean of zero over those clips, and the prior goes into what is saved."""
-    reasoner = make(llava_path, classes, pmi=True, dropout=0.5).train()
-    vectors = torch.randn(20, 6, 16)
-    plain = make(llava_path, classes)
+def test_scores_in_parts_after_alignment(llava_path: Path, classes: tuple[str, ...]):
+    """What memory is short for changes no score, with a projector that was set in closed form as with another."""
+    whole, parts = (make(llava_path, classes, train_projector=True, align_projector=True, max_positions=n) for n in (None, 3))
+    sums = AlignmentSums(16, len(classes))
+    sums.add(torch.randn(32, 6, 16), torch.arange(32) % len(classes))
+    whole.align(sums)
+    parts.load_trainable_state(whole.trainable_state())
+    vectors = torch.randn(2, 6, 16)
+    assert len(parts.trie.parts) > 2
+    torch.testing.assert_close(parts(vectors), whole(vectors), atol=1e-4, rtol=1e-5)
+
+
+def test_bad_score_settings_are_named(llava_path: Path):
+    with pytest.raises(UsageError, match="scores 'best': use one of sum, mean, pmi, batch_cal, ncc"):
+        EventReasoner(str(llava_path), DeepPrompts(), Instruction(), scores="best")
+    with pytest.raises(UsageError, match="max_positions 0"):
+        EventReasoner(str(llava_path), DeepPrompts(), Instruction(), max_positions=0)
+
+
+NAMES = ("drink water", "sit down", "jump")
+
+
+def expected_prior(mode: str, likelihoods: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The formulas once more, one clip and label at a time."""
+    table, counts = likelihoods.double().tolist(), lengths.tolist()
+    found = []
+    for label, count in enumerate(counts):
+        if mode == "pmi":
+            found.append(sum(row[label] for row in table) / len(table))
+        elif mode == "batch_cal":
+            found.append(math.log(sum(math.exp(row[label]) / sum(map(math.exp, row)) for row in table) / len(table)))
+        elif mode == "ncc":
+            found.append(math.log(sum(math.exp(row[label] / count) for row in table) / len(table)))
+        else:
+            found.append(0.0)
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "pmi", "batch_cal", "ncc"])
+def test_score_modes(mode: str, llava_path: Path) -> None:
+    """By an independent route: reasoners without a prior, without prompts after empty events and with them after clips."""
+    plain, untouched = (make(llava_path, NAMES, tokens=tokens) for tokens in (3, 0))
+    reasoner = make(llava_path, NAMES, tokens=3, scores=mode, dropout=0.5).train()
     plain.load_trainable_state({name: tensor for name, tensor in reasoner.trainable_state().items() if name != "prior"})
-    reasoner.level(vectors)
-    assert reasoner.training
-    torch.testing.assert_close(reasoner.prior, plain.eval()(vectors).mean(0), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(reasoner.eval()(vectors).mean(0), torch.zeros(len(classes)), atol=1e-4, rtol=0)
-    assert "prior" in reasoner.trainable_state()
-    again = make(llava_path, classes, pmi=True)
-    again.load_trainable_state(reasoner.trainable_state())
-    assert torch.equal(again.prior, reasoner.prior)
+    lengths = torch.tensor([len(label) for label in reasoner.instruction.labels(load_tokenizer(str(llava_path)), NAMES)])
+    tokens = lengths if mode in ("mean", "ncc") else 1
+    vectors, clips = torch.randn(5, 6, 16), torch.randn(20, 6, 16)
+    with torch.no_grad():
+        empty = expected_prior(mode, untouched(torch.zeros(1, 6, 16)), lengths)
+        torch.testing.assert_close(reasoner.prior, empty, atol=1e-4, rtol=1e-5)
+        if mode in ("pmi", "batch_cal", "ncc"):
+            reasoner.level(clips)
+            assert reasoner.training
+            torch.testing.assert_close(reasoner.prior, expected_prior(mode, plain.eval()(clips), lengths), atol=1e-4, rtol=1e-4)
+        scores = reasoner.eval()(vectors)
+        torch.testing.assert_close(scores, plain.eval()(vectors) / tokens - reasoner.prior, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(reasoner.log_likelihoods(scores), plain(vectors), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(reasoner.in_list_mass(scores), plain(vectors).exp().sum(1), atol=1e-6, rtol=1e-3)
+    state = reasoner.trainable_state()
+    assert ("prior" in state) == (mode in ("pmi", "batch_cal", "ncc"))
+    again = make(llava_path, NAMES, tokens=3, scores=mode)
+    again.load_trainable_state(state)
+    torch.testing.assert_close(again.eval()(vectors), scores)

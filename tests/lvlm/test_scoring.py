@@ -5,9 +5,13 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.instruction import Instruction
+from vtlvlm.lvlm.llava import load_tokenizer
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.lvlm.scoring import WORDS, score, token_log_probabilities
+from vtlvlm.lvlm.trie import LabelTrie
 
 
 def one_forward_per_label(reasoner: EventReasoner, vectors: Tensor, labels: list[list[int]]) -> Tensor:
@@ -24,36 +28,127 @@ def one_forward_per_label(reasoner: EventReasoner, vectors: Tensor, labels: list
 
 
 def build(path: Path, classes: tuple[str, ...], event_dim: int, events: int, **prompts: object) -> tuple[EventReasoner, list[list[int]]]:
-    from vtlvlm.lvlm.llava import load_tokenizer
-
     reasoner = EventReasoner(str(path), DeepPrompts(**prompts), Instruction()).eval()
     reasoner.build(classes, events, event_dim)
     return reasoner, Instruction().labels(load_tokenizer(str(path)), classes)
 
 
-@pytest.mark.parametrize("prompts", [{"tokens": 0}, {"tokens": 4, "std": 1.0}, {"tokens": 4, "layers": [1], "std": 1.0}])
+FORMS = [("packed", None), ("two_pass", None), ("two_pass", 3), (None, 5), ("batched", None), ("batched", 5)]
+PROMPTS = [{"tokens": 0}, {"tokens": 4, "std": 1.0}, {"tokens": 4, "layers": [1], "std": 1.0}]
+
+
+@pytest.mark.parametrize("prompts", PROMPTS)
 @pytest.mark.parametrize("form", ["llava_path", "vicuna_path"])
-def test_one_packed_forward_equals_one_forward_per_label(
-    form: str, prompts: dict, classes: tuple[str, ...], request: pytest.FixtureRequest
-):
+def test_every_form_equals_one_forward_per_label(form: str, prompts: dict, classes: tuple[str, ...], request: pytest.FixtureRequest):
+    """Whole and in parts; three layers, four heads that share two; one of the names begins another."""
     reasoner, labels = build(request.getfixturevalue(form), classes, 16, 6, **prompts)
     vectors = torch.randn(3, 6, 16)
     with torch.no_grad():
-        packed, apart = reasoner(vectors), one_forward_per_label(reasoner, vectors, labels)
-    assert packed.shape == (3, len(classes))
-    assert packed.std(0).min() > 1e-2  # the events matter
-    torch.testing.assert_close(packed, apart, atol=1e-3, rtol=0)
+        apart = one_forward_per_label(reasoner, vectors, labels)
+        assert apart.std(0).min() > 1e-2  # the events matter
+        torch.testing.assert_close(reasoner(vectors), apart, atol=1e-3, rtol=0)
+        for kind, positions in FORMS:
+            trie = LabelTrie(labels, positions)
+            assert len(trie.parts) == 1 if positions is None else len(trie.parts) > 2
+            scores = score(reasoner.base, reasoner.project(vectors), reasoner.context, trie, kind)
+            torch.testing.assert_close(scores, apart, atol=1e-4, rtol=1e-5, msg=f"{kind} {positions}")
 
 
-def test_gradients_of_both_ways_are_equal(llava_path: Path, classes: tuple[str, ...]):
-    reasoner, labels = build(llava_path, classes, 16, 6, tokens=4, std=1.0)
-    vectors, key = torch.randn(2, 6, 16), reasoner.adapter.key
+def test_labels_of_one_token(llava_path: Path, classes: tuple[str, ...]):
+    reasoner, _ = build(llava_path, classes, 16, 6, tokens=4)
+    vectors, trie = torch.randn(2, 6, 16), LabelTrie([[30], [40], [50]], 1)
+    with torch.no_grad():
+        apart = one_forward_per_label(reasoner, vectors, [[30], [40], [50]])
+        for kind in ("packed", "two_pass", "batched"):
+            scores = score(reasoner.base, reasoner.project(vectors), reasoner.context, trie, kind)
+            torch.testing.assert_close(scores, apart, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_kernels_of_transformers_give_the_same_scores(kernel: str, llava_path: Path, classes: tuple[str, ...]):
+    reasoner, labels = build(llava_path, classes, 16, 6, tokens=0)
+    vectors = torch.randn(2, 6, 16)
+    with torch.no_grad():
+        expected = reasoner(vectors)
+        reasoner.base.model.language_model.set_attn_implementation(kernel)
+        for kind, positions in [(None, None), (None, 5), ("batched", 5)]:
+            scores = score(reasoner.base, reasoner.project(vectors), reasoner.context, LabelTrie(labels, positions), kind)
+            torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_forms_that_a_kernel_cannot_do_are_refused(llava_path: Path, classes: tuple[str, ...]):
+    reasoner, _ = build(llava_path, classes, 16, 6, tokens=0)
+    base, arguments = reasoner.base, (reasoner.project(torch.randn(1, 6, 16)), reasoner.context, reasoner.trie)
+    base.model.language_model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(UsageError, match="flash_attention_2: cannot take the mask"):
+        score(base, *arguments, "packed")
+    with pytest.raises(UsageError, match="flash_attention_2: cannot score in two passes"):
+        score(base, *arguments, "two_pass")
+    base.gradient_checkpointing_enable()
+    with pytest.raises(UsageError, match="gradient checkpointing forbids"):
+        score(base.train(), *arguments)
+
+
+GRADIENTS = [(None, False), (None, True), (3, False), (3, True)]
+
+
+@pytest.mark.parametrize(("positions", "checkpointing"), GRADIENTS)
+def test_gradients_of_all_ways_are_equal(positions: int | None, checkpointing: bool, llava_path: Path, classes: tuple[str, ...]):
+    reasoner = EventReasoner(
+        str(llava_path),
+        DeepPrompts(4, std=1.0),
+        Instruction(),
+        train_projector=True,
+        max_positions=positions,
+        gradient_checkpointing=checkpointing,
+    )
+    reasoner.build(classes, 6, 16)
+    labels = Instruction().labels(load_tokenizer(str(llava_path)), classes)
+    vectors, trained = torch.randn(2, 6, 16), [p for p in reasoner.parameters() if p.requires_grad]
     gradients = []
-    for scores in (reasoner(vectors), one_forward_per_label(reasoner, vectors, labels)):
-        loss = torch.nn.functional.cross_entropy(scores, torch.tensor([0, 5]))
-        gradients.append(torch.autograd.grad(loss, key)[0])
-    assert gradients[0].abs().max() > 1e-4
-    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-3)
+    for way in (lambda: reasoner.train()(vectors), lambda: one_forward_per_label(reasoner.eval(), vectors, labels)):
+        loss = torch.nn.functional.cross_entropy(way(), torch.tensor([0, 5]))
+        gradients.append(torch.autograd.grad(loss, trained))
+    assert len(trained) == 6
+    for ours, theirs in zip(*gradients, strict=True):
+        assert ours.abs().max() > 1e-5
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
+
+
+def test_hidden_prompts_are_hidden_from_all_parts_alike(llava_path: Path, classes: tuple[str, ...]):
+    """Dropout of prompt tokens draws once a layer and clip, for the context and every part of the tree."""
+    reasoner, labels = build(llava_path, classes, 16, 6, tokens=4, std=1.0, dropout=0.5)
+    vectors, found = torch.randn(2, 6, 16), []
+    reasoner.train()
+    for kind, positions in [("packed", None), ("two_pass", None), ("two_pass", 3)]:
+        torch.manual_seed(1)
+        scores = score(reasoner.base, reasoner.project(vectors), reasoner.context, LabelTrie(labels, positions), kind)
+        found.append((scores, torch.autograd.grad(scores[:, 2].sum(), reasoner.adapter.key)[0]))
+    plain = reasoner.eval()(vectors)
+    assert (found[0][0] - plain).abs().max() > 1e-2
+    for scores, gradient in found[1:]:
+        torch.testing.assert_close(scores, found[0][0], atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(gradient, found[0][1], atol=1e-5, rtol=1e-3)
+
+
+def test_word_by_word_log_probabilities():
+    """More words than are held at a time; values and gradients of both sides against the plain formula in float64."""
+    hidden, weight = torch.randn(2, 3, 8, requires_grad=True), torch.randn(2 * WORDS + 5, 8, requires_grad=True)
+    slots, targets = torch.tensor([0, 0, 2]), torch.tensor([3, 2 * WORDS + 4, 7])
+    ours = token_log_probabilities(hidden, weight, slots, targets)
+    plain = (hidden.double() @ weight.double().T).log_softmax(-1)[:, slots, targets]
+    torch.testing.assert_close(ours, plain.float(), atol=1e-5, rtol=1e-5)
+    direction = torch.randn(2, 3)
+    for one, two in zip(*(torch.autograd.grad((x * direction).sum(), (hidden, weight)) for x in (ours, plain)), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+
+
+def test_log_probabilities_stay_in_float32():
+    hidden, weight = torch.randn(2, 3, 8).bfloat16(), torch.randn(50, 8).bfloat16()
+    slots, targets = torch.tensor([0, 2]), torch.tensor([3, 7])
+    expected = (hidden.float() @ weight.float().T).log_softmax(-1)[:, slots, targets]
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(token_log_probabilities(hidden, weight, slots, targets), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_list_never_weighs_more_than_everything(llava_path: Path, classes: tuple[str, ...]):

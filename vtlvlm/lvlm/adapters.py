@@ -22,10 +22,12 @@ class Adapter(nn.Module, ABC):
     Attributes:
         inner: Whether it trains weights inside the language model, which is then in training mode while training.
         kernels: The attention kernels it works with.
+        tokens: Positions it takes before the text.
     """
 
     inner: ClassVar[bool] = False
     kernels: tuple[str, ...] = ("sdpa", "eager")
+    tokens: int = 0
 
     @property
     def needs_checkpoint(self) -> bool:

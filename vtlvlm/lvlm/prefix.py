@@ -9,15 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
-from transformers import AttentionInterface, LlavaForConditionalGeneration, PretrainedConfig, PreTrainedTokenizerBase
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers import LlavaForConditionalGeneration, PretrainedConfig, PreTrainedTokenizerBase
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter
-
-KERNEL = "deep_prompt_sdpa"
+from vtlvlm.lvlm.attention import use_kernel
 
 
 def chosen_layers(layers: str | list[int], num_layers: int) -> list[int]:
@@ -159,55 +155,34 @@ class DeepPrompts(Adapter):
         language = model.model.language_model
         if not hasattr(language, "rotary_emb"):
             raise UsageError(f"{type(language).__name__}: deep prompts need a language model with rotary positions")
-        if language.config._attn_implementation == KERNEL:
+        if any(hasattr(layer.self_attn, "deep_prompts") for layer in language.layers):
             raise UsageError("the LLaVA carries deep prompts already; load it again for others")
-        AttentionInterface.register(KERNEL, _attention)
-        AttentionMaskInterface.register(KERNEL, sdpa_mask)
-        language.set_attn_implementation(KERNEL)
+        use_kernel(model)
         language.rotary_emb.register_forward_pre_hook(partial(_shift, tokens=self.tokens), with_kwargs=True)
         for slot, layer in enumerate(self.chosen):
             # in a tuple, so that the layer does not adopt the prompts as parameters of its own
             language.layers[layer].self_attn.deep_prompts = (self, slot)
 
-    def prepend(self, slot: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def prepend(self, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Put one layer's prompt before its keys and values.
 
         Args:
             slot: Which of the chosen layers.
-            query: (B, heads, Q, head width)
             key: (B, KV heads, N, head width), rotated
             value: (B, KV heads, N, head width)
-            mask: (B or 1, 1, Q, N) bool (true: visible) or additive float; None for plain causal attention.
 
         Returns:
-            keys and values with P + N positions, and the mask over them (None: everything is visible).
+            keys and values with P + N positions, and (B, 1, 1, P) bool, the prompt tokens that dropout hides (None: none).
         """
         assert self.key is not None
         assert self.value is not None
-        batch, length = len(key), query.shape[2]
-        if mask is None and length > 1:
-            key, value = key[:, :, :length], value[:, :, :length]  # no mask: sequences start here, a longer static cache is empty
-            mask = torch.ones(length, length, dtype=torch.bool, device=key.device).tril()[None, None]
+        batch = len(key)
         key = torch.cat([self.key[slot].to(key.dtype).expand(batch, -1, -1, -1), key], dim=2)
         value = torch.cat([self.value[slot].to(value.dtype).expand(batch, -1, -1, -1), value], dim=2)
-        if mask is not None:
-            mask = pad(mask, (self.tokens, 0), value=True if mask.dtype == torch.bool else 0.0)
-        if mask is not None and self.training and self.dropout > 0:
-            hidden = torch.rand(batch, 1, 1, key.shape[2], device=key.device) < self.dropout
-            hidden[..., self.tokens :] = False
-            mask = mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
-        return key, value, mask
-
-
-def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-) -> tuple[Tensor, None]:
-    """Scaled dot-product attention over [prompt; sequence] in the layers that carry a prompt, over the sequence elsewhere."""
-    carried: tuple[DeepPrompts, int] | None = getattr(module, "deep_prompts", None)
-    if carried is not None and carried[0].active:
-        prompts, slot = carried
-        key, value, attention_mask = prompts.prepend(slot, query, key, value, attention_mask)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        hidden = None
+        if self.training and self.dropout > 0:
+            hidden = torch.rand(batch, 1, 1, self.tokens, device=key.device) < self.dropout
+        return key, value, hidden
 
 
 def _shift(_module: nn.Module, args: tuple, kwargs: dict[str, Any], tokens: int) -> tuple[tuple, dict[str, Any]]:

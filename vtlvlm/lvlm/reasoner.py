@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,12 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter, FullFineTuning
 from vtlvlm.lvlm.alignment import AlignmentSums, align
+from vtlvlm.lvlm.attention import use_kernel
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Dtype, Quantization, load_config, load_llava, load_tokenizer, projector_width
+from vtlvlm.lvlm.priors import PER_TOKEN, RELATIVE, PriorSums, ScoreMode
 from vtlvlm.lvlm.scoring import score
-from vtlvlm.lvlm.trie import LabelTrie
+from vtlvlm.lvlm.trie import LabelTrie, require_room
 
 
 class TrainedShare(NamedTuple):
@@ -48,16 +50,17 @@ class EventReasoner(nn.Module):
         train_projector: Train LLaVA's projector along, as a freshly composed one needs.
         align_projector: Before training starts, fit the projector to the training side in closed form (``alignment.py``), so that an event
             looks like the words of its category. For projectors that were never aligned; needs ``train_projector``.
-        pmi: Score a label by how much likelier the events make it: from its log-likelihood, its mean over training clips as the model
-            stands when training starts is subtracted (domain-conditional PMI, arXiv 2104.08315), or, in a model never trained, that
-            after empty events (all zero) without the adapter. Long and rare names then start level with short ones, and training need not
-            unlearn the difference.
+        scores: What the score of a label is: ``sum``, ``mean``, ``pmi``, ``batch_cal`` or ``ncc`` (see ``priors.py``). The last three
+            subtract a prior, so that long and rare names start level with short ones and training need not unlearn the difference: that
+            of the model as it stands when training starts, or, in a model never trained, after empty events (all zero) without the adapter.
+        max_positions: Label tokens that are read in one pass, where memory is short: the tree is cut into passes over one reading of the
+            context, with the same scores. None: all.
         gradient_checkpointing: Recompute each layer in the backward pass: about half the memory for a third more time.
 
     Attributes:
         base: The LLaVA, None before :meth:`build`.
         classes: Category names in the order of the scores.
-        prior: (A,) nats, what is subtracted from the log-likelihoods; zero without ``pmi``.
+        prior: (A,) nats, what is subtracted from the scores; zero for ``sum`` and ``mean``.
     """
 
     base: LlavaForConditionalGeneration | None
@@ -76,7 +79,8 @@ class EventReasoner(nn.Module):
         quantization: Quantization | None = None,
         train_projector: bool = False,
         align_projector: bool = False,
-        pmi: bool = False,
+        scores: ScoreMode = "sum",
+        max_positions: int | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -91,7 +95,12 @@ class EventReasoner(nn.Module):
             raise UsageError(f"quantization {quantization}: FullFineTuning trains the language model's weights whole; leave it out")
         if align_projector and not train_projector:
             raise UsageError("align_projector changes the projector: set train_projector too, so that checkpoints hold it")
-        self.train_projector, self.align_projector, self.pmi = train_projector, align_projector, pmi
+        if scores not in get_args(ScoreMode):
+            raise UsageError(f"scores {scores!r}: use one of {', '.join(get_args(ScoreMode))}")
+        if max_positions is not None and max_positions < 1:
+            raise UsageError(f"max_positions {max_positions}: use 1 or more, or leave it out for one pass")
+        self.train_projector, self.align_projector, self.scores = train_projector, align_projector, scores
+        self.max_positions = max_positions
         self.gradient_checkpointing = gradient_checkpointing
         self.base = None
         self.trie: LabelTrie | None = None
@@ -112,7 +121,8 @@ class EventReasoner(nn.Module):
             mesh: Processes to split the weights over (:meth:`shard`).
 
         Raises:
-            UsageError: No such LLaVA, a projector of another width, layers that do not exist, or categories that cannot be told apart.
+            UsageError: No such LLaVA, a projector of another width, layers that do not exist, categories that cannot be told apart, or
+                more tokens than the model has positions.
         """
         config = load_config(self.llava, self.revision)
         if projector_width(config) != event_dim:
@@ -123,8 +133,10 @@ class EventReasoner(nn.Module):
         self.adapter.build(config.text_config)
         tokenizer = load_tokenizer(self.llava, self.revision)
         device = self.context.device
-        trie = LabelTrie(self.instruction.labels(tokenizer, classes))
-        self.context = self.instruction.context(tokenizer, num_events, classes).to(device)
+        trie = LabelTrie(self.instruction.labels(tokenizer, classes), self.max_positions)
+        context = self.instruction.context(tokenizer, num_events, classes)
+        require_room(trie, self.adapter.tokens + len(context), config.text_config.max_position_embeddings, classes)
+        self.context = context.to(device)
         self.trie, self.classes, self.num_events = trie.to(device), tuple(classes), num_events
         if self.base is None:
             base, _ = load_llava(self.llava, self.revision, self.dtype, attention=self.attention, quantization=self.quantization)
@@ -138,6 +150,8 @@ class EventReasoner(nn.Module):
 
     def take(self, base: LlavaForConditionalGeneration) -> None:
         """Make a frozen LLaVA the base, with the adapter attached; :meth:`build` does so with the one it loads."""
+        if self.attention == "sdpa":
+            use_kernel(base)
         self.adapter.attach(base)
         if self.train_projector:
             base.model.multi_modal_projector.requires_grad_(True)
@@ -182,14 +196,16 @@ class EventReasoner(nn.Module):
 
     @torch.no_grad()
     def _prior(self, event_dim: int) -> Tensor:
-        """(A,) log-likelihoods after empty events, without the adapter; zero without ``pmi``."""
+        """(A,) the prior after empty events, without the adapter; zero for ``sum`` and ``mean``."""
         base = self._built()
-        if not self.pmi:
+        if self.scores not in RELATIVE:
             return torch.zeros(len(self.classes), device=self.context.device)
         assert self.trie is not None
         with self.adapter.off(base):
             empty = torch.zeros(1, self.num_events, event_dim, device=self.context.device)
-            return score(base, self.project(empty), self.context, self.trie)[0]
+            sums = PriorSums(self.scores, len(self.classes)).to(empty.device)
+            sums.add(score(base, self.project(empty), self.context, self.trie) / self._tokens())
+            return sums.solve()
 
     @torch.no_grad()
     def align(self, sums: AlignmentSums) -> None:
@@ -205,12 +221,19 @@ class EventReasoner(nn.Module):
         align(self.projector, sums, words, float(table.float().square().mean().sqrt()))
 
     @torch.no_grad()
-    def level(self, vectors: Tensor) -> None:
-        """Set ``prior`` to the mean log-likelihood of each label after these event sentences (n, M, E), as the model stands."""
+    def prior_sums(self, vectors: Tensor) -> PriorSums:
+        """What the prior follows from, over event sentences (n, M, E) as the model stands."""
         mode = self.training
         self.eval()
-        self.prior = torch.cat([self(part) + self.prior for part in vectors.split(8)]).mean(0)
+        sums = PriorSums(self.scores, len(self.classes)).to(vectors.device)
+        for part in vectors.split(8):
+            sums.add(self(part) + self.prior)
         self.train(mode)
+        return sums
+
+    def level(self, vectors: Tensor) -> None:
+        """Set ``prior`` to what these event sentences (n, M, E) give, as the model stands."""
+        self.prior = self.prior_sums(vectors).solve()
 
     def train(self, mode: bool = True) -> EventReasoner:
         """Training mode for what is trained; a frozen model leaves evaluation mode only where checkpointing asks for it."""
@@ -240,8 +263,8 @@ class EventReasoner(nn.Module):
             vectors: (B, M, E) event vectors.
 
         Returns:
-            (B, A) float32 log P(label) less the prior, natural logarithm, not normalised: softmax over A is P(A = a) (eq. 6) and argmax
-            the prediction (eq. 7).
+            (B, A) float32 scores (log P(label) with ``sum``), natural logarithm, not normalised: softmax over A is P(A = a) (eq. 6) and
+            argmax the prediction (eq. 7).
 
         Raises:
             UsageError: Not built, or sentences of another length than M.
@@ -252,16 +275,25 @@ class EventReasoner(nn.Module):
             raise UsageError(
                 f"event sentences have {vectors.shape[1]} events, the context has room for {self.num_events}; build for that M"
             )
-        return score(base, self.project(vectors), self.context, self.trie) - self.prior
+        return score(base, self.project(vectors), self.context, self.trie) / self._tokens() - self.prior
+
+    def _tokens(self) -> Tensor | int:
+        """What log-likelihoods are divided by: (A,) tokens where scores are per token, else 1."""
+        assert self.trie is not None
+        return self.trie.lengths if self.scores in PER_TOKEN else 1
+
+    def log_likelihoods(self, scores: Tensor) -> Tensor:
+        """(B, A) scores → (B, A) log P(label) behind them, natural logarithm."""
+        return (scores + self.prior) * self._tokens()
 
     def in_list_mass(self, scores: Tensor) -> Tensor:
         """(B, A) scores → (B,) probability in [0, 1] that the model answers with any of the categories."""
-        return (scores + self.prior).logsumexp(-1).exp()
+        return self.log_likelihoods(scores).logsumexp(-1).exp()
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """What training made, by its name in this module: the adapter's, the projector if it is trained, and the prior with ``pmi``."""
+        """What training made, by its name in this module: the adapter's, the projector's if it is trained, the prior of relative scores."""
         state = {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return state | ({"prior": self.prior} if self.pmi else {})
+        return state | ({"prior": self.prior} if self.scores in RELATIVE else {})
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`trainable_state` gave.

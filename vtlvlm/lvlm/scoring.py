@@ -2,45 +2,174 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache, LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.attention import ContextStates, has_kernel
 from vtlvlm.lvlm.trie import LabelTrie
 
+Form = Literal["packed", "two_pass", "batched"]
+WORDS = 1024
+"""Words of the vocabulary whose logits are held at a time: they stay in the processor's cache, and never are there all of them"""
 
-def score(model: LlavaForConditionalGeneration, projected: Tensor, context: Tensor, trie: LabelTrie) -> Tensor:
+
+def score(model: LlavaForConditionalGeneration, projected: Tensor, context: Tensor, trie: LabelTrie, form: Form | None = None) -> Tensor:
     """Log-likelihood of every label after the context, exactly as one forward per label would give it.
 
-    The tree's nodes follow the context; each attends to the whole context and to the nodes above it, at the position it would
-    have in its own label, so every path sees what it would see alone. Only the context's last position and the nodes go
-    through the vocabulary head. All clips share one context, hence nothing is padded.
+    Three forms give the same numbers:
+
+    - ``packed``: the tree's nodes follow the context in one sequence; each attends to the whole context and to the nodes above it, at the
+      position it would have in its own label, so every path sees what it would see alone.
+    - ``two_pass``: the context first, then the tree over the context's keys and values, one pass for each of ``trie.parts``. Needs our
+      attention kernel.
+    - ``batched``: the context first, then the labels as a batch, each with a copy of the context's keys and values. Slow, but needs no
+      attention mask, so any kernel can do it; not with gradient checkpointing.
+
+    Only the context's last position and the nodes go through the vocabulary head. All clips share one context, hence nothing is padded.
 
     Args:
         model: The LLaVA, with or without deep prompts attached.
         projected: (B, M, L) event vectors behind LLaVA's projector.
         context: (C,) int64 token ids with exactly M image placeholders.
         trie: The labels.
+        form: One of the three; None chooses: packed for one part, two passes for more, batched where the attention kernel takes no mask.
 
     Returns:
         (B, A) float32 log P(label | context), natural logarithm; not normalised over the labels.
+
+    Raises:
+        UsageError: A form that the attention kernel cannot do.
     """
-    length, device = context.numel(), context.device
-    total = length + len(trie)
-    visible = torch.ones(total, total, dtype=torch.bool, device=device).tril()
-    visible[length:, length:] = trie.ancestors
-    mask = visible[None, None]
-    if model.model.language_model.config._attn_implementation == "eager":  # adds its mask instead of selecting with it
-        dtype = model.get_input_embeddings().weight.dtype
-        mask = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, torch.finfo(dtype).min)
-    positions = torch.cat([torch.arange(length, device=device), length + trie.depths])
-    logits = model(
-        input_ids=torch.cat([context, trie.tokens]).expand(len(projected), -1),
-        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=list(projected))},
-        attention_mask=mask,
-        position_ids=positions[None],
-        logits_to_keep=torch.arange(length - 1, total, device=device),
-        use_cache=False,
-    ).logits
-    return trie.sums(logits.float().log_softmax(-1))
+    kernel = model.model.language_model.config._attn_implementation
+    masks = has_kernel(model) or kernel in ("sdpa", "eager")
+    if form is None:
+        form = "batched" if not masks else "two_pass" if len(trie.parts) > 1 and has_kernel(model) else "packed"
+    if form == "packed" and not masks:
+        raise UsageError(f"attention kernel {kernel}: cannot take the mask of the label tree; use sdpa")
+    if form == "two_pass" and not has_kernel(model):
+        raise UsageError(f"attention kernel {kernel}: cannot score in two passes; use sdpa")
+    if form == "batched" and model.training and model.is_gradient_checkpointing:
+        raise UsageError(f"attention kernel {kernel}: scores labels over a cache, which gradient checkpointing forbids; use sdpa")
+    if form == "packed":
+        return torch.stack([_packed(model, projected, context, part) for part in trie.parts]).sum(0)
+    passes = _two_pass if form == "two_pass" else _batched
+    return passes(model, projected, context, trie)
+
+
+def _packed(model: LlavaForConditionalGeneration, projected: Tensor, context: Tensor, trie: LabelTrie) -> Tensor:
+    length = context.numel()
+    mask = _tree_mask(model, length, trie)
+    if not has_kernel(model):  # a mask over everything
+        causal = mask.new_full((length, mask.shape[3]), torch.finfo(mask.dtype).min).triu(1)
+        mask = torch.cat([causal[None, None], mask], 2)
+    positions = torch.cat([torch.arange(length, device=context.device), length + trie.depths])
+    hidden = _read(model, torch.cat([context, trie.tokens]), positions, projected, attention_mask=mask if len(trie) else None)
+    return _sums(model, hidden[:, length - 1 :], trie)
+
+
+def _two_pass(model: LlavaForConditionalGeneration, projected: Tensor, context: Tensor, trie: LabelTrie) -> Tensor:
+    length, states = context.numel(), ContextStates()
+    end = _read(model, context, torch.arange(length, device=context.device), projected, keep=states)[:, -1:]
+
+    def tree(part: LabelTrie, end: Tensor) -> Tensor:
+        if not len(part):
+            return _sums(model, end, part)
+        batch = part.tokens.expand(len(end), -1)
+        mask = _tree_mask(model, length, part)
+        nodes = model.model(
+            input_ids=batch, position_ids=(length + part.depths)[None], attention_mask=mask, use_cache=False, after=states
+        ).last_hidden_state
+        return _sums(model, torch.cat([end, nodes], 1), part)
+
+    if len(trie.parts) > 1 and torch.is_grad_enabled():  # what a part needs in the backward pass is there for one part at a time
+        scores = [checkpoint(tree, part, end, use_reentrant=False) for part in trie.parts]
+    else:
+        scores = [tree(part, end) for part in trie.parts]
+    return torch.stack(scores).sum(0)
+
+
+def _batched(model: LlavaForConditionalGeneration, projected: Tensor, context: Tensor, trie: LabelTrie) -> Tensor:
+    length, device, scores = context.numel(), context.device, []
+    cache = DynamicCache(config=model.config.text_config)
+    end = _read(model, context, torch.arange(length, device=device), projected, past_key_values=cache, use_cache=True)[:, -1:]
+    for part in trie.parts:
+        fed = part.slots > 0  # label tokens behind another one of their label
+        words = part.tokens[part.slots[fed] - 1].split(part.lengths[part.rows.unique_consecutive()].sub(1).tolist())
+        rows = pad_sequence(list(words), batch_first=True)  # (A', D), padded behind: causal attention never looks there
+        number, width = rows.shape
+        hidden = end
+        if width:
+            copies = [(layer.keys.repeat_interleave(number, 0), layer.values.repeat_interleave(number, 0)) for layer in cache.layers]
+            read = model.model(
+                input_ids=rows.repeat(len(end), 1),
+                position_ids=(length + torch.arange(width, device=device))[None],
+                past_key_values=DynamicCache(copies),
+                use_cache=True,
+            ).last_hidden_state
+            place = pad_sequence([torch.ones_like(word, dtype=torch.bool) for word in words], batch_first=True)
+            hidden = torch.cat([end, read.unflatten(0, (len(end), number))[:, place]], 1)
+        picked = token_log_probabilities(hidden, model.lm_head.weight, torch.where(fed, fed.cumsum(0), 0), part.targets)
+        scores.append(part.sums(picked))
+    return torch.stack(scores).sum(0)
+
+
+def _read(model: LlavaForConditionalGeneration, ids: Tensor, positions: Tensor, projected: Tensor, **kwargs: Any) -> Tensor:
+    """(B, n, L), the last layer's output for a sequence of ids (n,) with the events in their places."""
+    seen = {"image": BaseModelOutputWithPooling(pooler_output=list(projected))}
+    settings = {"use_cache": False, **kwargs}
+    output = model.model(input_ids=ids.expand(len(projected), -1), position_ids=positions[None], mm_encoder_outputs=seen, **settings)
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
+def _tree_mask(model: LlavaForConditionalGeneration, length: int, trie: LabelTrie) -> Tensor:
+    """(1, 1, N, C + N) additive: nodes see the context, themselves and what is above them."""
+    dtype = model.get_input_embeddings().weight.dtype
+    mask = torch.zeros(len(trie), length + len(trie), dtype=dtype, device=trie.tokens.device)
+    mask[:, length:].masked_fill_(~trie.ancestors, torch.finfo(dtype).min)
+    return mask[None, None]
+
+
+def _sums(model: LlavaForConditionalGeneration, hidden: Tensor, trie: LabelTrie) -> Tensor:
+    """(B, 1 + N, L) at the context's end and the nodes → (B, A)."""
+    return trie.sums(token_log_probabilities(hidden, model.lm_head.weight, trie.slots, trie.targets))
+
+
+def token_log_probabilities(hidden: Tensor, weight: Tensor, slots: Tensor, targets: Tensor) -> Tensor:
+    """Log-probabilities of single words, without the logits of all words at all positions being there at once.
+
+    Always in float32: with logits rounded to 16 bits, sums over a label are off by tenths. In training the blocks are computed anew in the
+    backward pass.
+
+    Args:
+        hidden: (B, S, L) the last layer's output.
+        weight: (V, L) the vocabulary head.
+        slots: (F,) int64 in [0, S), the position that predicts each word.
+        targets: (F,) int64 in [0, V), the words.
+
+    Returns:
+        (B, F) float32, natural logarithm.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        hidden = hidden.float()
+        again = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+        blocks = [
+            checkpoint(_mass, hidden, words, use_reentrant=False, preserve_rng_state=False) if again else _mass(hidden, words)
+            for words in weight.split(WORDS)
+        ]
+        total = torch.stack(blocks, -1).logsumexp(-1)  # (B, S)
+        logits = torch.einsum("bfl,fl->bf", hidden[:, slots], weight[targets].float())
+        return logits - total[:, slots]
+
+
+def _mass(hidden: Tensor, words: Tensor) -> Tensor:
+    """log Σ exp logit over some words: (B, S, L), (v, L) → (B, S)"""
+    return F.linear(hidden, words.float()).logsumexp(-1)

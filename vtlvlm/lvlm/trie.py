@@ -19,9 +19,11 @@ class LabelTrie(nn.Module):
 
     Args:
         labels: One token sequence a category, each closed by an end token, so that no label is a proper prefix of another.
+        max_positions: Cut the tree into :attr:`parts` of at most so many nodes; None for one.
+        chosen: Only lay out these of the labels; None for all.
 
     Raises:
-        UsageError: A label without tokens, or two labels with the same ones.
+        UsageError: A label without tokens, two labels with the same ones, or ``max_positions`` below 1.
     """
 
     tokens: Tensor
@@ -38,14 +40,18 @@ class LabelTrie(nn.Module):
     """(F,) int64 in [0, N], where the token is predicted: 0 is the end of the context, 1 + i is node i"""
     targets: Tensor
     """(F,) int64, the predicted token"""
+    lengths: Tensor
+    """(A,) int64, tokens of each label, its end token included; 0 where it is not laid out"""
 
-    def __init__(self, labels: Sequence[Sequence[int]]) -> None:
+    def __init__(self, labels: Sequence[Sequence[int]], max_positions: int | None = None, chosen: Sequence[int] | None = None) -> None:
         super().__init__()
         nodes: dict[tuple[int, ...], int] = {}
         parents: list[int] = []
         rows, slots, targets = [], [], []
         seen: dict[tuple[int, ...], int] = {}
-        for row, label in enumerate(map(tuple, labels)):
+        self.num_labels = len(labels)
+        for row in range(len(labels)) if chosen is None else chosen:
+            label = tuple(labels[row])
             if not label:
                 raise UsageError(f"category {row}: has no tokens to score; give every category a name")
             if label in seen:
@@ -66,14 +72,16 @@ class LabelTrie(nn.Module):
         for node, parent in enumerate(parents):
             if parent >= 0:
                 ancestors[node] |= ancestors[parent]
-        self.num_labels = len(seen)
         self._keep("tokens", [path[-1] for path in nodes])
         self._keep("parents", parents)
         self._keep("depths", [len(path) - 1 for path in nodes])
         self._keep("rows", rows)
         self._keep("slots", slots)
         self._keep("targets", targets)
+        self._keep("lengths", torch.bincount(self.rows, minlength=len(labels)).tolist())
         self.register_buffer("ancestors", ancestors, persistent=False)
+        pieces = [] if max_positions is None or len(nodes) <= max_positions else pieces_of(labels, max_positions)
+        self._parts = nn.ModuleList(LabelTrie(labels, chosen=piece) for piece in pieces)
 
     def _keep(self, name: str, values: list[int]) -> None:
         self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
@@ -82,14 +90,77 @@ class LabelTrie(nn.Module):
         """Number of nodes N: tokens fed besides the context."""
         return self.tokens.numel()
 
-    def sums(self, log_probabilities: Tensor) -> Tensor:
-        """Sum the log-probabilities along every label's path.
+    @property
+    def parts(self) -> list[LabelTrie]:
+        """Trees that have every label once between them, numbered as here; their sums add up to this one's."""
+        return list(self._parts) or [self]  # type: ignore[arg-type]
+
+    def sums(self, picked: Tensor) -> Tensor:
+        """Sum along every label's path.
 
         Args:
-            log_probabilities: (B, 1 + N, V), for the last context position and then every node, in order.
+            picked: (B, F) log-probabilities of the label tokens, in the order of ``rows``.
 
         Returns:
-            (B, A) log P(label), natural logarithm.
+            (B, A) log P(label), natural logarithm; 0 for a label that is not laid out.
         """
-        picked = log_probabilities[:, self.slots, self.targets]  # (B, F)
         return picked.new_zeros(picked.shape[0], self.num_labels).index_add(1, self.rows, picked)
+
+
+def pieces_of(labels: Sequence[Sequence[int]], max_positions: int) -> list[list[int]]:
+    """Divide labels among trees of at most so many nodes, neighbours together so that few beginnings are read twice.
+
+    Args:
+        labels: Token sequences, each closed by an end token.
+        max_positions: Nodes a tree may have; a label that needs more has one of its own.
+
+    Returns:
+        The numbers of the labels of each tree, in the order of their tokens.
+
+    Raises:
+        UsageError: ``max_positions`` below 1.
+    """
+    if max_positions < 1:
+        raise UsageError(f"max_positions {max_positions}: use 1 or more, or leave it out for one pass")
+    pieces: list[list[int]] = []
+    size = 0
+    for row in sorted(range(len(labels)), key=lambda row: tuple(labels[row])):
+        path = labels[row][:-1]
+        last = labels[pieces[-1][-1]][:-1] if pieces else ()
+        shared = next((i for i, (a, b) in enumerate(zip(path, last, strict=False)) if a != b), min(len(path), len(last)))
+        if pieces and size + len(path) - shared <= max_positions:
+            pieces[-1].append(row)
+            size += len(path) - shared
+        else:
+            pieces.append([row])
+            size = len(path)
+    return pieces
+
+
+def require_room(trie: LabelTrie, before: int, positions: int, classes: Sequence[str]) -> None:
+    """Check that the context and every label behind it fit into a model.
+
+    Args:
+        trie: The labels.
+        before: Positions that prompt and context take.
+        positions: How many the model has.
+        classes: The labels' names, for the message.
+
+    Raises:
+        UsageError: A context that fills the model by itself, or a label too long for what it leaves.
+    """
+    longest = int(trie.lengths.argmax())
+    read = int(trie.lengths[longest]) - 1  # the end token is never read
+    if before + read <= positions:
+        return
+    if before >= positions:
+        raise UsageError(
+            f"prompts, events and instruction take {before} tokens, the LLaVA has positions for {positions}; use fewer events, or an "
+            "instruction that does not list the categories"
+        )
+    name = classes[longest]
+    shown = name if len(name) <= 40 else f"{name[:37]}..."
+    raise UsageError(
+        f"category {longest} {shown!r}: its {read} tokens do not fit behind the {before} of prompts, events and instruction, the LLaVA has "
+        f"positions for {positions}; give it a shorter name"
+    )

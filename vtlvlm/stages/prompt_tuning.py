@@ -15,6 +15,7 @@ from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.alignment import AlignmentSums
 from vtlvlm.lvlm.llava import base_identity, projector_origin, require_same_base
+from vtlvlm.lvlm.priors import FROM_CLIPS, RELATIVE
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.metrics import action_metrics, confusion, mean_over_views
 from vtlvlm.stages.stage import AdamW, Stage, content_hash, require_same_split
@@ -23,7 +24,7 @@ from vtlvlm.stages.vtem import VTEMModule
 START_CLIPS = 4096
 """Training clips and views that the projector's closed-form start looks at"""
 PRIOR_CLIPS = 64
-"""... and those whose mean scores are the prior of ``pmi``"""
+"""... and those that the prior of the scores comes from"""
 
 
 class PromptTuningModule(Stage):
@@ -161,17 +162,8 @@ class PromptTuningModule(Stage):
         if self.projector == "untrained":
             rank_zero_info(f"{self.reasoner.llava}: its projector was composed and never trained, so it tells the language model nothing")
 
-    def on_test_start(self) -> None:
-        self._say_untrained()
-
-    on_predict_start = on_test_start
-
-    def on_validation_start(self) -> None:
-        if self.trainer.state.fn == "validate":
-            self._say_untrained()
-
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """What training made: adapter, the projector where it is tuned, the prior of ``pmi``. The provenance names the base model."""
+        """What training made: adapter, the projector where it is tuned, the prior of the scores. The provenance names the base model."""
         kept = {f"reasoner.{name}" for name in self.reasoner.trainable_state()}
         return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in kept}
 
@@ -184,8 +176,20 @@ class PromptTuningModule(Stage):
             return
         if self.reasoner.align_projector:
             self._align()
-        if self.reasoner.pmi:
+        if self.reasoner.scores in RELATIVE:
             self._level()
+
+    def on_test_start(self) -> None:
+        """Batch calibration needs clips also where nothing was trained: training ones, never those it is tested on."""
+        self._say_untrained()
+        if self.reasoner.scores == "batch_cal" and not self.trained:
+            self._level()
+
+    on_predict_start = on_test_start
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == "validate":
+            self.on_test_start()
 
     def _training_vectors(self, clips: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Event vectors (b, M, E) and labels (b,), batch by batch, until this rank has its share of that many clips and views."""
@@ -209,10 +213,15 @@ class PromptTuningModule(Stage):
                 torch.distributed.broadcast(parameter.detach(), src=0)
 
     def _level(self) -> None:
-        self.reasoner.level(torch.cat([vectors for vectors, _ in self._training_vectors(PRIOR_CLIPS)]))
+        if self.reasoner.scores in FROM_CLIPS:
+            vectors = torch.cat([vectors for vectors, _ in self._training_vectors(PRIOR_CLIPS)])
+        else:
+            vectors = torch.zeros(1, self._origin["num_tokens"], self._origin["event_dim"], device=self.device)
+        sums = self.reasoner.prior_sums(vectors)
         if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(self.reasoner.prior)
-            self.reasoner.prior /= self.trainer.world_size
+            for buffer in sums.buffers():
+                torch.distributed.all_reduce(buffer)
+        self.reasoner.prior = sums.solve()
 
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
