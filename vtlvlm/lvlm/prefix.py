@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.peft_format import read_prefix
 
 KERNEL = "deep_prompt_sdpa"
 
@@ -45,6 +48,32 @@ def chosen_layers(layers: str | list[int], num_layers: int) -> list[int]:
     return sorted(layers)
 
 
+class PromptEncoder(nn.Module):
+    """An MLP that makes the keys and values of all layers from one vector a prompt token (Li and Liang 2021; optional in P-Tuning v2).
+
+    Its output is zero at first, so that training starts where the prompts start. H·(P + H + 1) + layers·(H + 1)·2·KV heads·head width
+    numbers are trained: 9.5 million in 9 layers of LLaVA-1.5-7B at H = 128.
+
+    Args:
+        width: H, of the token vectors and of the hidden layer.
+        shape: (layers, KV heads, P, head width)
+    """
+
+    def __init__(self, width: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        layers, self.heads, tokens, self.head_width = shape
+        self.embedding = nn.Parameter(torch.randn(tokens, width))
+        self.inner = nn.Linear(width, width)
+        self.outer = nn.ModuleList(nn.Linear(width, 2 * self.heads * self.head_width) for _ in range(layers))
+        for parameter in self.outer.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, slot: int) -> Tensor:
+        """(2, KV heads, P, head width), keys and values of one of the layers."""
+        made: Tensor = self.outer[slot](self.inner(self.embedding).tanh())
+        return made.unflatten(-1, (2, self.heads, self.head_width)).movedim(0, 2)
+
+
 class DeepPrompts(nn.Module):
     """P soft prompt tokens in chosen layers of a frozen language model (eq. 5; 16 tokens · 2 · 4096 numbers a layer in LLaVA-1.5-7B).
 
@@ -58,32 +87,54 @@ class DeepPrompts(nn.Module):
         dropout: Share of the prompt tokens hidden from each clip in each layer while training, in [0, 1).
         init_text: Start from the keys and values of these words instead of noise: the model then begins exactly as if it had
             read them first. The words are repeated or cut to P tokens.
+        init_from: Start from the prefix in this folder, which peft saved (``PREFIX_TUNING``) or ``vtlvlm export --format peft`` wrote;
+            it has prompts in all layers and as many tokens as ``tokens`` says.
+        reparameterise: Hidden width of an MLP that is trained in the place of the keys and values (see :class:`PromptEncoder`); None or 0
+            for none. Only training knows it: bundles hold plain keys and values.
 
     Attributes:
-        key: (layers, KV heads, P, head width) float32
-        value: (layers, KV heads, P, head width) float32
+        key: (layers, KV heads, P, head width) float32, trained; with an MLP a constant, its start
+        value: (layers, KV heads, P, head width) float32, likewise
+        encoder: the MLP whose output is added to them, where there is one
         active: False hides the prompts from the model they are attached to.
 
     Raises:
         UsageError: A setting out of range.
     """
 
-    key: nn.Parameter | None
-    value: nn.Parameter | None
+    key: Tensor | None
+    value: Tensor | None
+    encoder: PromptEncoder | None
 
     def __init__(
-        self, tokens: int = 16, layers: str | list[int] = "all", std: float = 0.02, dropout: float = 0.0, init_text: str | None = None
+        self,
+        tokens: int = 16,
+        layers: str | list[int] = "all",
+        std: float = 0.02,
+        dropout: float = 0.0,
+        init_text: str | None = None,
+        init_from: str | None = None,
+        reparameterise: int | None = None,
     ) -> None:
         super().__init__()
         if tokens < 0:
             raise UsageError(f"prompt tokens {tokens}: use 0 or more")
         if not 0 <= dropout < 1:
             raise UsageError(f"prompt dropout {dropout}: use a share in [0, 1)")
-        self.tokens, self.layers, self.std, self.dropout, self.init_text = tokens, layers, std, dropout, init_text
+        if (reparameterise or 0) < 0:
+            raise UsageError(f"reparameterise {reparameterise}: use the MLP's hidden width, or 0 for none")
+        if init_text is not None and init_from is not None:
+            raise UsageError("init_text and init_from: prompts start from one of them; leave the other out")
+        self.tokens, self.layers, self.std, self.dropout = tokens, layers, std, dropout
+        self.init_text, self.init_from, self.reparameterise = init_text, init_from, reparameterise
         self.chosen: list[int] = []
         self.active = True
-        self.register_parameter("key", None)
-        self.register_parameter("value", None)
+        for name in ("key", "value"):
+            if reparameterise:
+                self.register_buffer(name, None)
+            else:
+                self.register_parameter(name, None)
+        self.encoder = None
 
     def build(self, config: PretrainedConfig) -> None:
         """Make the parameters for a language model (idempotent).
@@ -99,8 +150,30 @@ class DeepPrompts(nn.Module):
             return
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (len(self.chosen), config.num_key_value_heads, self.tokens, width)
-        self.key = nn.Parameter(torch.randn(shape) * self.std)
-        self.value = nn.Parameter(torch.randn(shape) * self.std)
+        key, value = torch.randn(shape) * self.std, torch.randn(shape) * self.std
+        if self.reparameterise:
+            self.key, self.value, self.encoder = key, value, PromptEncoder(self.reparameterise, shape)
+        else:
+            self.key, self.value = nn.Parameter(key), nn.Parameter(value)
+
+    @torch.no_grad()
+    def read(self, folder: str | Path, num_layers: int) -> None:
+        """Start from a prefix that peft saved.
+
+        Args:
+            folder: With adapter_config.json and adapter_model.safetensors.
+            num_layers: How many the language model has.
+
+        Raises:
+            UsageError: No prefix, one of another model or number of tokens, or prompts in some layers only.
+        """
+        if self.key is None or self.value is None:
+            return
+        if len(self.chosen) < num_layers:
+            raise UsageError(f"{folder}: a prefix in peft's format is for all layers, not for {self.layers}; set layers to all")
+        key, value = read_prefix(folder, tuple(self.key.shape))
+        self.key.copy_(key)
+        self.value.copy_(value)
 
     @torch.no_grad()
     def fill(self, model: LlavaForConditionalGeneration, ids: list[int]) -> None:
@@ -147,6 +220,16 @@ class DeepPrompts(nn.Module):
             # in a tuple, so that the layer does not adopt the prompts as parameters of its own
             language.layers[layer].self_attn.deep_prompts = (self, slot)
 
+    def keys_values(self, slot: int) -> tuple[Tensor, Tensor]:
+        """One layer's prompt: keys and values, each (KV heads, P, head width) float32."""
+        assert self.key is not None
+        assert self.value is not None
+        key, value = self.key[slot], self.value[slot]
+        if self.encoder is None:
+            return key, value
+        made = self.encoder(slot)
+        return key + made[0], value + made[1]
+
     def prepend(self, slot: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Put one layer's prompt before its keys and values.
 
@@ -160,14 +243,13 @@ class DeepPrompts(nn.Module):
         Returns:
             keys and values with P + N positions, and the mask over them (None: everything is visible).
         """
-        assert self.key is not None
-        assert self.value is not None
         batch, length = len(key), query.shape[2]
+        prompt_key, prompt_value = self.keys_values(slot)
         if mask is None and length > 1:
             key, value = key[:, :, :length], value[:, :, :length]  # no mask: sequences start here, a longer static cache is empty
             mask = torch.ones(length, length, dtype=torch.bool, device=key.device).tril()[None, None]
-        key = torch.cat([self.key[slot].to(key.dtype).expand(batch, -1, -1, -1), key], dim=2)
-        value = torch.cat([self.value[slot].to(value.dtype).expand(batch, -1, -1, -1), value], dim=2)
+        key = torch.cat([prompt_key.to(key.dtype).expand(batch, -1, -1, -1), key], dim=2)
+        value = torch.cat([prompt_value.to(value.dtype).expand(batch, -1, -1, -1), value], dim=2)
         if mask is not None:
             mask = pad(mask, (self.tokens, 0), value=True if mask.dtype == torch.bool else 0.0)
         if mask is not None and self.training and self.dropout > 0:
@@ -175,6 +257,19 @@ class DeepPrompts(nn.Module):
             hidden[..., self.tokens :] = False
             mask = mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
         return key, value, mask
+
+
+def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of trained :class:`DeepPrompts` without the MLP, its output added to ``key`` and ``value``."""
+    plain = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
+    made = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
+    if not made:
+        return plain
+    encoder = PromptEncoder(made["embedding"].shape[1], tuple(plain["key"].shape))
+    encoder.load_state_dict(made)
+    with torch.no_grad():
+        key, value = torch.stack([encoder(slot) for slot in range(len(plain["key"]))], 1)
+    return {**plain, "key": plain["key"] + key, "value": plain["value"] + value}
 
 
 def _attention(

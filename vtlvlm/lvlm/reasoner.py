@@ -73,7 +73,7 @@ class EventReasoner(nn.Module):
         self.register_buffer("context", torch.empty(0, dtype=torch.int64), persistent=False)
         self.register_buffer("prior", torch.zeros(0))
 
-    def build(self, classes: Sequence[str], num_events: int, event_dim: int) -> None:
+    def build(self, classes: Sequence[str], num_events: int, event_dim: int, fresh: bool = True) -> None:
         """Load the LLaVA and lay out context and labels. Calling it again with other categories or M only lays these out anew.
 
         Everything that can be wrong is checked before the weights are read.
@@ -82,9 +82,11 @@ class EventReasoner(nn.Module):
             classes: Category names, in label order.
             num_events: M, events a sentence.
             event_dim: E, width of an event vector.
+            fresh: Start the prompts from words or from another prefix, where they say so; False where trained ones are loaded next.
 
         Raises:
-            UsageError: No such LLaVA, a projector of another width, layers that do not exist, or categories that cannot be told apart.
+            UsageError: No such LLaVA, a projector of another width, layers that do not exist, a prefix of another model to start from, or
+                categories that cannot be told apart.
         """
         config = load_config(self.llava, self.revision)
         if projector_width(config) != event_dim:
@@ -93,6 +95,8 @@ class EventReasoner(nn.Module):
                 f"set event_dim to {projector_width(config)} in stage 1, or use another LLaVA"
             )
         self.prompts.build(config.text_config)
+        if fresh and self.base is None and self.prompts.init_from is not None:
+            self.prompts.read(self.prompts.init_from, config.text_config.num_hidden_layers)
         tokenizer = load_tokenizer(self.llava, self.revision)
         device = self.context.device
         trie = LabelTrie(self.instruction.labels(tokenizer, classes))
@@ -100,7 +104,7 @@ class EventReasoner(nn.Module):
         self.trie, self.classes, self.num_events = trie.to(device), tuple(classes), num_events
         if self.base is None:
             base, _ = load_llava(self.llava, self.revision, self.dtype)
-            if self.prompts.init_text is not None:
+            if fresh and self.prompts.init_text is not None:
                 self.prompts.fill(base, tokenizer(self.prompts.init_text, add_special_tokens=False).input_ids)
             self.prompts.attach(base)
             if self.train_projector:
@@ -195,6 +199,7 @@ class EventReasoner(nn.Module):
     def trainable_state(self) -> dict[str, Tensor]:
         """What training made, by its name in this module: prompts, the projector if it is trained, and the prior with ``pmi``."""
         state = {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
+        state |= {f"prompts.{name}": buffer for name, buffer in self.prompts.named_buffers()}  # where an MLP's output is added to them
         return state | ({"prior": self.prior} if self.pmi else {})
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
