@@ -179,7 +179,7 @@ class ActionRecognizer:
         start = time.perf_counter()
         clip = decode_sampled(file, self.sampling)
         events = self.vtem(clip.frames[None].to(self.device), clip.times[None].to(self.device))
-        probabilities = self.reasoner(events.vectors).softmax(-1)[0].cpu()
+        probabilities = self.reasoner.probabilities(self.reasoner(events.vectors))[0].cpu()
         best = probabilities.topk(min(top, len(self.classes)))
         actions = [(self.classes[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
         return Recognition(Path(file), actions, events, time.perf_counter() - start)

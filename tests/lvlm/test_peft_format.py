@@ -93,8 +93,8 @@ def test_a_reasoner_starts_from_a_prefix_unless_trained_weights_follow(llava_pat
 
 def test_prefixes_that_do_not_fit_are_refused(llava_path: Path, tmp_path: Path) -> None:
     def refused(words: str, folder: Path, path: Path = llava_path, **settings: object) -> None:
+        reasoner = EventReasoner(str(path), DeepPrompts(**{"tokens": 5, "init_from": str(folder), **settings}), Instruction())
         with pytest.raises(UsageError, match=words) as caught:
-            reasoner = EventReasoner(str(path), DeepPrompts(**{"tokens": 5, "init_from": str(folder), **settings}), Instruction())
             reasoner.build(["walk", "run"], 4, 16)
         assert "\n" not in str(caught.value)
         assert str(folder) in str(caught.value)

@@ -73,8 +73,8 @@ def read_prefix(folder: str | Path, shape: tuple[int, ...]) -> tuple[Tensor, Ten
         raise UsageError(f"{folder}: holds no readable {CONFIG} and {WEIGHTS}; give a folder that peft's save_pretrained made") from error
     if (held := (flat.shape[1], flat.shape[3], flat.shape[4])) != (layers, heads, width):
         raise UsageError(
-            f"{folder}: is for a model of {held[0]} layers with {held[1]} KV heads {held[2]} wide ({found.get('base_model_name_or_path')}), "
-            f"this one has {layers} with {heads}, {width} wide; give a prefix of this model"
+            f"{folder}: is for a model of {held[0]} layers with {held[1]} KV heads {held[2]} wide "
+            f"({found.get('base_model_name_or_path')}), this one has {layers} with {heads}, {width} wide; give a prefix of this model"
         )
     if number != tokens:
         raise UsageError(f"{folder}: has {number} prompt tokens, the settings ask for {tokens}; set tokens to {number}")

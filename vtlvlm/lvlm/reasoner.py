@@ -11,6 +11,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.alignment import AlignmentSums, align
+from vtlvlm.lvlm.generative import answer_table, language_loss
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Dtype, load_config, load_llava, load_tokenizer, projector_width
 from vtlvlm.lvlm.prefix import DeepPrompts
@@ -40,12 +41,16 @@ class EventReasoner(nn.Module):
         base: The LLaVA, None before :meth:`build`.
         classes: Category names in the order of the scores.
         prior: (A,) nats, what is subtracted from the log-likelihoods; zero without ``pmi``.
+        temperature: Scalar that divides the scores before they become probabilities; 1 unless somebody has fitted it.
     """
 
     base: LlavaForConditionalGeneration | None
     context: Tensor
     """(C,) int64, the token ids before the answer"""
     prior: Tensor
+    temperature: Tensor
+    answers: Tensor
+    """(A, T) int64, each category's tokens with its end token, -100 behind them"""
 
     def __init__(
         self,
@@ -72,6 +77,8 @@ class EventReasoner(nn.Module):
         self.num_events = 0
         self.register_buffer("context", torch.empty(0, dtype=torch.int64), persistent=False)
         self.register_buffer("prior", torch.zeros(0))
+        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("answers", torch.empty(0, 0, dtype=torch.int64), persistent=False)
 
     def build(self, classes: Sequence[str], num_events: int, event_dim: int, fresh: bool = True) -> None:
         """Load the LLaVA and lay out context and labels. Calling it again with other categories or M only lays these out anew.
@@ -99,7 +106,9 @@ class EventReasoner(nn.Module):
             self.prompts.read(self.prompts.init_from, config.text_config.num_hidden_layers)
         tokenizer = load_tokenizer(self.llava, self.revision)
         device = self.context.device
-        trie = LabelTrie(self.instruction.labels(tokenizer, classes))
+        labels = self.instruction.labels(tokenizer, classes)
+        trie = LabelTrie(labels)
+        self.answers = answer_table(labels).to(device)
         self.context = self.instruction.context(tokenizer, num_events, classes).to(device)
         self.trie, self.classes, self.num_events = trie.to(device), tuple(classes), num_events
         if self.base is None:
@@ -184,23 +193,38 @@ class EventReasoner(nn.Module):
         Raises:
             UsageError: Not built, or sentences of another length than M.
         """
-        base = self._built()
+        base = self._built(vectors)
         assert self.trie is not None
-        if vectors.shape[1] != self.num_events:
-            raise UsageError(
-                f"event sentences have {vectors.shape[1]} events, the context has room for {self.num_events}; build for that M"
-            )
         return score(base, self.project(vectors), self.context, self.trie) - self.prior
+
+    def generative_loss(self, vectors: Tensor, labels: Tensor) -> Tensor:
+        """The language model's own loss on the answers: see ``generative.py``.
+
+        Args:
+            vectors: (B, M, E) event vectors.
+            labels: (B,) int64 in [0, A).
+
+        Returns:
+            A scalar, nats a token.
+
+        Raises:
+            UsageError: Not built, or sentences of another length than M.
+        """
+        return language_loss(self._built(vectors), self.project(vectors), self.context, self.answers.index_select(0, labels))
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """(B, A) scores → (B, A) calibrated probabilities."""
+        return (scores / self.temperature).softmax(-1)
 
     def in_list_mass(self, scores: Tensor) -> Tensor:
         """(B, A) scores → (B,) probability in [0, 1] that the model answers with any of the categories."""
         return (scores + self.prior).logsumexp(-1).exp()
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """What training made, by its name in this module: prompts, the projector if it is trained, and the prior with ``pmi``."""
+        """What training made, by its name in this module: prompts, temperature, the projector if it is trained, the prior with ``pmi``."""
         state = {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
         state |= {f"prompts.{name}": buffer for name, buffer in self.prompts.named_buffers()}  # where an MLP's output is added to them
-        return state | ({"prior": self.prior} if self.pmi else {})
+        return state | {"temperature": self.temperature} | ({"prior": self.prior} if self.pmi else {})
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`trainable_state` gave.
@@ -209,7 +233,7 @@ class EventReasoner(nn.Module):
             UsageError: Not built, or tensors of another model, layer set or number of prompt tokens.
         """
         self._built()
-        own = self.trainable_state()
+        own, state = self.trainable_state(), {"temperature": torch.ones(()), **state}  # older bundles know no temperature
         for name in sorted(own.keys() | state.keys()):
             here = tuple(own[name].shape) if name in own else "nothing"
             there = tuple(state[name].shape) if name in state else "nothing"
@@ -219,7 +243,12 @@ class EventReasoner(nn.Module):
                 )
         self.load_state_dict(dict(state), strict=False)
 
-    def _built(self) -> LlavaForConditionalGeneration:
+    def _built(self, vectors: Tensor | None = None) -> LlavaForConditionalGeneration:
+        """The LLaVA, with room for these event sentences."""
         if self.base is None:
             raise UsageError("the reasoner has no language model yet; call build(classes, num_events, event_dim) first")
+        if vectors is not None and vectors.shape[1] != self.num_events:
+            raise UsageError(
+                f"event sentences have {vectors.shape[1]} events, the context has room for {self.num_events}; build for that M"
+            )
         return self.base
