@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -54,8 +56,9 @@ class FiniteTraining(Callback):
         if trainer.world_size > 1:
             texts = texts * trainer.world_size
             torch.distributed.all_gather_object(texts, texts[0])
-        kept = [callback.best_model_path for callback in trainer.checkpoint_callbacks if getattr(callback, "best_model_path", "")]
-        advice = f"continue from {kept[0]}" if kept else "start again, no checkpoint was written yet,"
+        callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        kept = [callback.best_model_path for callback in callbacks if Path(callback.best_model_path).is_file()]
+        advice = f"continue from {kept[0]}" if kept else "no checkpoint was written yet: start again"
         raise DataError(
             f"training stopped at step {trainer.global_step} of epoch {trainer.current_epoch}: {'; '.join(filter(None, texts))}; "
             f"{advice} with a lower learning rate, or look at these clips"
