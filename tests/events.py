@@ -52,9 +52,14 @@ class EventRun:
         vectors[[name in spoilt for name, _ in keys]] = torch.nan
         with EventCacheWriter(self.events, made, None) as writer:
             writer.add(keys, torch.full((len(keys), 6), -1), vectors, torch.zeros(len(keys), 1, 2))
-            writer.finish([])  # nothing has to be there yet: the shard is written when the writer closes
-        with EventCacheWriter(self.events, made, None) as writer:
+            writer.flush()
             writer.finish(keys)
 
+    @staticmethod
+    def command(*arguments: object) -> int:
+        """Any command."""
+        return main([str(a) for a in arguments])
+
     def __call__(self, command: str, *arguments: object, run: str = "run") -> int:
+        """A command of the trainer, in a run folder of that name."""
         return main([str(a) for a in (command, "--config", self.config, "--trainer.default_root_dir", self.folder / run, *arguments)])

@@ -17,7 +17,7 @@ from torchmetrics import Metric, MetricCollection
 
 from vtlvlm.metrics import UNKNOWN, BrierScore, ExpectedCalibrationError, NegativeLogLikelihood
 
-LIMIT = 20.0
+LIMIT = 100.0
 """Temperatures are sought in [1 / LIMIT, LIMIT]"""
 
 
@@ -32,7 +32,7 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
         labels: (n,) int64; clips labelled -1, and rows that are not finite, are left out.
 
     Returns:
-        T in [1/20, 20]; 1.0 without a clip.
+        T in [1/100, 100]; 1.0 without a clip.
     """
     scores, labels = scores.detach().double().cpu(), labels.cpu()
     used = (labels != UNKNOWN) & torch.isfinite(scores).all(1)
