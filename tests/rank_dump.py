@@ -1,4 +1,4 @@
-"""A callback for runs of several processes: every rank writes what it ended with."""
+"""Callbacks for runs that tests look into: what every rank ended with, and a checkpoint from the middle."""
 
 from pathlib import Path
 
@@ -11,3 +11,11 @@ class RankDump(Callback):
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         torch.save(module.state_dict(), Path(trainer.default_root_dir) / f"rank{trainer.global_rank}.pt")
+
+
+class FirstEpoch(Callback):
+    """Saves ``first.ckpt``, a checkpoint after the first epoch, into the run folder."""
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "first.ckpt")

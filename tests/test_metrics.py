@@ -102,6 +102,14 @@ def test_two_processes_with_uneven_halves_give_the_figures_of_one() -> None:
 
 def test_views_of_a_clip_are_averaged() -> None:
     rows = torch.tensor([[0.2, 0.8], [0.6, 0.4], [1.0, 0.0], [0.5, 0.5], [0.1, 0.9]])
-    mean, first = mean_over_views(rows, torch.tensor([7, 7, 3, 4, 4]))
-    torch.testing.assert_close(mean, torch.tensor([[0.4, 0.6], [1.0, 0.0], [0.3, 0.7]]))
+    mean, first = mean_over_views(rows.log(), torch.tensor([7, 7, 3, 4, 4]))
+    torch.testing.assert_close(mean.exp(), torch.tensor([[0.4, 0.6], [1.0, 0.0], [0.3, 0.7]]))
     assert first.tolist() == [0, 2, 3]
+
+
+def test_unlikely_classes_keep_their_logarithms_over_views() -> None:
+    """exp(-200) is no float32; of one view the row is unchanged to the bit, of two it is the mean all the same."""
+    rows = torch.tensor([[0.0, -200.0], [0.0, -200.0], [0.0, -199.0]])
+    mean, _ = mean_over_views(rows, torch.tensor([1, 2, 2]))
+    assert torch.equal(mean[0], rows[0])
+    assert mean[1, 1] == pytest.approx(-200 + math.log((1 + math.e) / 2), abs=1e-4)

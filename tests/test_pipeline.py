@@ -89,6 +89,7 @@ def test_run_folder_tells_what_was_done(chain: Pipeline) -> None:
     assert (found["protocol"], found["split"], found["num_clips"], found["seed"]) == ("xsub60", "test", 2, 3)
     assert found["views_per_clip"] == 1
     assert set(found["metrics"]) >= {"top1", "top5", "mean_class_accuracy", "nll", "ece", "brier", "in_list_mass"}
+    assert set(found["metrics"]) >= {"temperature", "nll_calibrated", "ece_calibrated", "brier_calibrated"}
     assert found["provenance"]["stage1"]["checkpoint"] == str(chain.best1)
     assert (chain.run2 / "config.yaml").is_file()
     assert list((chain.run2 / "tensorboard").glob("events.out.tfevents.*"))
@@ -114,8 +115,8 @@ def test_run_folder_of_stage1_shows_its_codebook(chain: Pipeline, tmp_path: Path
 
 def test_stage2_checkpoint_holds_only_what_was_trained(chain: Pipeline) -> None:
     state = torch.load(chain.best2, weights_only=True)["state_dict"]
-    assert all(name.startswith(("reasoner.adapter.", "reasoner.base.model.multi_modal_projector.", "reasoner.prior")) for name in state)
-    assert len(state) == 7
+    projector = {f"base.model.multi_modal_projector.linear_{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")}
+    assert set(state) == {f"reasoner.{name}" for name in {"adapter.key", "adapter.value", "prior", "temperature"} | projector}
     assert chain.best2.stat().st_size < 200_000
 
 
@@ -144,7 +145,8 @@ def test_stage1_round_trip_gives_the_cached_events(chain: Pipeline) -> None:
 
 
 def test_test_views_go_through_both_caches_and_are_averaged(chain: Pipeline, tmp_path: Path) -> None:
-    """Trained on caches with three test views; the test's probabilities are the mean of the three that `predict` lists."""
+    """Trained on caches with three test views; the test's probabilities are the mean of the three that `predict` lists, each of which has
+    a temperature of its own, while the test applies it to the mean."""
     views = ["--data.sampling.test_clips", 3]
     features, events, one, two = (tmp_path / name for name in ("features", "events", "one", "two"))
     first = ["--config", chain.stage1, "--data.features", features]
@@ -161,8 +163,17 @@ def test_test_views_go_through_both_caches_and_are_averaged(chain: Pipeline, tmp
     rows = list(csv.DictReader((two / "predictions.csv").open()))
     tested = [row for row in rows if int(row["view"]) >= 1000]
     assert len(tested) == 6
-    likelihood = [sum(float(row[row["truth"]]) for row in tested if row["clip"] == clip) / 3 for clip in {row["clip"] for row in tested}]
-    assert found["metrics"]["nll"] == pytest.approx(-sum(torch.tensor(likelihood).log().tolist()) / 2, abs=1e-4)
+    metrics, names = found["metrics"], ("fall down", "slide right")
+    temperature = metrics["temperature"]
+    assert abs(temperature - 1) > 0.01
+    nll = torch.zeros(2)
+    for clip in {row["clip"] for row in tested}:
+        rows = [row for row in tested if row["clip"] == clip]
+        listed = torch.tensor([[float(row[name]) for name in names] for row in rows])
+        mean = (temperature * listed.log()).softmax(-1).mean(0)
+        truth = names.index(rows[0]["truth"])
+        nll -= torch.stack([mean[truth].log(), (mean.log() / temperature).log_softmax(-1)[truth]]) / 2
+    assert [metrics["nll"], metrics["nll_calibrated"]] == pytest.approx(nll.tolist(), abs=1e-4)
 
 
 def test_bundle_and_checkpoint_give_the_same_probabilities(chain: Pipeline) -> None:
@@ -183,7 +194,8 @@ def test_recognizer_agrees_with_the_cached_route(chain: Pipeline) -> None:
     found = recognizer.classify(chain.root / f"{name}_rgb.avi", top=2)
     assert torch.equal(found.events.ids, cache.ids(row))
     with torch.inference_mode():
-        expected = module.reasoner(torch.nn.functional.embedding(cache.ids(row), cache.table)).softmax(-1)[0]
+        scores = module.reasoner(torch.nn.functional.embedding(cache.ids(row), cache.table))
+        expected = module.reasoner.probabilities(scores)[0]
     torch.testing.assert_close(torch.tensor(dict(found.actions)["fall down"]), expected[0], atol=1e-4, rtol=1e-3)
 
 

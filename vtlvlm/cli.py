@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, DataError) as error:
         if debug:
             raise
-        print(f"vtlvlm: {error}", file=sys.stderr)
+        sys.stderr.write(f"vtlvlm: {error}\n")  # in one piece: several processes may say it at once
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("vtlvlm: interrupted; the same command continues", file=sys.stderr)

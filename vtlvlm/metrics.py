@@ -27,19 +27,21 @@ def log_probabilities(scores: Tensor) -> Tensor:
     return torch.where(are_probabilities, safe.clamp_min(torch.finfo(torch.float32).tiny).log(), scores.log_softmax(-1))
 
 
-def mean_over_views(probabilities: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
-    """Average the rows of one clip's views, which stand side by side.
+def mean_over_views(log_probs: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
+    """Average the probabilities of one clip's views, whose rows stand side by side.
 
     Args:
-        probabilities: (B, A)
+        log_probs: (B, A) their logarithms, which are not cut off where a probability is too small for a float.
         clips: (B,) the clip of each row.
 
     Returns:
-        (C, A) one row a clip, and (C,) the position of each clip's first row.
+        (C, A) the logarithm of the mean, one row a clip, and (C,) the position of each clip's first row.
     """
     _, place, count = torch.unique_consecutive(clips, return_inverse=True, return_counts=True)
-    total = probabilities.new_zeros(len(count), probabilities.shape[1]).index_add(0, place, probabilities)
-    return total / count[:, None], count.cumsum(0) - count
+    lowest = log_probs.new_full((len(count), log_probs.shape[1]), torch.finfo(log_probs.dtype).min)
+    top = lowest.scatter_reduce(0, place[:, None].expand_as(log_probs), log_probs, "amax")
+    total = torch.zeros_like(top).index_add(0, place, (log_probs - top[place]).exp())
+    return top + (total / count[:, None]).log(), count.cumsum(0) - count
 
 
 class ClipMean(Metric):

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from vtlvlm import __version__
 from vtlvlm.batches import EventTokens
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import decode_sampled
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.llava import require_same_base
+from vtlvlm.lvlm.llava import load_config, require_same_base
+from vtlvlm.lvlm.peft_format import write_prefix
+from vtlvlm.lvlm.prefix import chosen_layers, plain_state
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.stage import METADATA, RECORD, build_from, content_hash, load_checkpoint, read_record, settings_of
@@ -47,14 +53,27 @@ def stage2_checkpoint(path: Path) -> Path:
     return next((p for p in found if p.exists()), found[0])
 
 
+def require_stage2(record: dict[str, Any], checkpoint: Path) -> None:
+    """Refuse a checkpoint of another stage."""
+    if record["stage"] != PromptTuningModule.stage:
+        raise UsageError(f"{checkpoint} is a checkpoint of stage {record['stage']!r}: give the one of stage 2")
+
+
+def trained_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a reasoner needs of a checkpoint's state dict, by its own names, the prompts plain."""
+    own = {name.removeprefix("reasoner."): tensor for name, tensor in state.items()}
+    adapter = {name.removeprefix("adapter."): tensor for name, tensor in own.items() if name.startswith("adapter.")}
+    others = {name: tensor for name, tensor in own.items() if not name.startswith("adapter.")}
+    return others | {f"adapter.{name}": tensor for name, tensor in plain_state(adapter).items()}
+
+
 def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | None) -> VTEMModule:
     """The stage 1 that a stage-2 checkpoint with this record was trained with.
 
     Raises:
         UsageError: if it is missing or another one.
     """
-    if record["stage"] != PromptTuningModule.stage:
-        raise UsageError(f"{checkpoint} is a checkpoint of stage {record['stage']!r}: give the one of stage 2")
+    require_stage2(record, checkpoint)
     made = record["provenance"]["stage1"]
     source = vtem or made["checkpoint"]
     if not Path(source).is_file():
@@ -68,7 +87,8 @@ def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | Non
 def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None = None) -> Path:
     """Bundle all that ``classify`` needs except the base model: ``bundle.json``, ``vtem.safetensors``, ``adapter.safetensors``.
 
-    The adapter of ``FullFineTuning`` is the whole language model.
+    The adapter of ``FullFineTuning`` is the whole language model. Prompts are stored as plain keys and values, without what trained them
+    or what they started from.
 
     Args:
         run: stage-2 run folder or checkpoint.
@@ -78,30 +98,79 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
     Raises:
         UsageError: if the folder exists, or a checkpoint is missing or of another kind.
     """
-    folder, checkpoint = Path(output), stage2_checkpoint(Path(run))
-    if folder.exists():
-        raise UsageError(f"{folder} already exists: name a new folder")
+    folder, checkpoint = new_folder(output), stage2_checkpoint(Path(run))
     loaded = load_checkpoint(checkpoint)
     record = loaded[RECORD]
     stage1 = load_stage1(record, checkpoint, vtem)
     stage1.extractor.load_weights()
+    reasoner = record["settings"]["init_args"]["reasoner"]
+    adapter = reasoner["init_args"]["adapter"]["init_args"]
+    adapter |= {name: None for name in ("init_from", "reparameterise") if name in adapter}
     described = {
         "format": FORMAT,
         "version": __version__,
         "classes": record["provenance"]["classes"],
         "sampling": stage1.provenance()["sampling"],
         "vtem": settings_of(stage1.vtem),
-        "reasoner": record["settings"]["init_args"]["reasoner"],
+        "reasoner": reasoner,
         "origin": {"reasoning": record["provenance"], "vtem": stage1.provenance()},
     }
-    trained = {k.removeprefix("reasoner."): v.contiguous() for k, v in loaded["state_dict"].items()}
+    with appearing(folder) as partial:
+        (partial / BUNDLE).write_text(json.dumps(described, indent=2), encoding="utf-8")
+        save_file({k: v.contiguous() for k, v in stage1.vtem.state_dict().items()}, partial / "vtem.safetensors")
+        save_file({k: v.contiguous() for k, v in trained_state(loaded["state_dict"]).items()}, partial / "adapter.safetensors")
+    return folder
+
+
+def export_prefix(run: str | Path, output: str | Path) -> Path:
+    """Write a run's prompts as an adapter for ``peft.PeftModel.from_pretrained``.
+
+    Args:
+        run: stage-2 run folder or checkpoint.
+        output: folder to make; it appears whole or not at all.
+
+    Raises:
+        UsageError: if the folder exists, or the run trained what a prefix of peft cannot say: prompts in some layers only, the projector.
+    """
+    folder, checkpoint = new_folder(output), stage2_checkpoint(Path(run))
+    loaded = load_checkpoint(checkpoint)
+    require_stage2(loaded[RECORD], checkpoint)
+    settings = loaded[RECORD]["settings"]["init_args"]["reasoner"]["init_args"]
+    prompts = settings["adapter"]["init_args"]
+    trained = trained_state(loaded["state_dict"])
+    if "adapter.key" not in trained:
+        raise UsageError(f"{checkpoint} has no prompts to export: export a bundle")
+    if settings["train_projector"]:
+        raise UsageError(f"{checkpoint}: its projector was trained too, which peft's prefix format has no place for: export a bundle")
+    layers = load_config(settings["llava"], settings["revision"]).text_config.num_hidden_layers
+    if len(chosen_layers(prompts["layers"], layers)) < layers:
+        raise UsageError(
+            f"{checkpoint} has prompts in {prompts['layers']} of {layers} layers, peft's prefixes are for all: export a bundle, or train "
+            "with layers: all"
+        )
+    with appearing(folder) as partial:
+        write_prefix(partial, trained["adapter.key"], trained["adapter.value"], settings["llava"], settings["revision"])
+    return folder
+
+
+def new_folder(path: str | Path) -> Path:
+    """Refuse a folder that exists."""
+    folder = Path(path)
+    if folder.exists():
+        raise UsageError(f"{folder} already exists: name a new folder")
+    return folder
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """A folder to fill that gets its name when it is complete."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     partial.mkdir(parents=True)
-    (partial / BUNDLE).write_text(json.dumps(described, indent=2), encoding="utf-8")
-    save_file({k: v.contiguous() for k, v in stage1.vtem.state_dict().items()}, partial / "vtem.safetensors")
-    save_file(trained, partial / "adapter.safetensors")
-    partial.rename(folder)
-    return folder
+    try:
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 class ActionRecognizer:
@@ -163,7 +232,7 @@ class ActionRecognizer:
         require_same_base(described["origin"]["reasoning"]["llava"], reasoner.llava, reasoner.revision, str(folder))
         vtem.build()
         vtem.load_state_dict(load_file(folder / "vtem.safetensors"))
-        reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim)
+        reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim, fresh=False)
         reasoner.load_trainable_state(load_file(folder / "adapter.safetensors"))
         return cls(vtem, reasoner, described["classes"], build_from(described["sampling"]), device)
 
@@ -183,7 +252,7 @@ class ActionRecognizer:
         start = time.perf_counter()
         clip = decode_sampled(file, self.sampling)
         events = self.vtem(clip.frames[None].to(self.device), clip.times[None].to(self.device))
-        probabilities = self.reasoner(events.vectors).softmax(-1)[0].cpu()
+        probabilities = self.reasoner.probabilities(self.reasoner(events.vectors))[0].cpu()
         best = probabilities.topk(min(top, len(self.classes)))
         actions = [(self.classes[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
         return Recognition(Path(file), actions, events, time.perf_counter() - start)

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import load_llava
-from vtlvlm.lvlm.prefix import DeepPrompts, chosen_layers
+from vtlvlm.lvlm.prefix import DeepPrompts, chosen_layers, plain_state
 
 
 def load(path: Path) -> LlavaForConditionalGeneration:
@@ -26,6 +26,14 @@ def prompted(path: Path, **settings: object) -> tuple[LlavaForConditionalGenerat
 
 def words(model: LlavaForConditionalGeneration, batch: int = 2, length: int = 9) -> Tensor:
     return torch.randint(20, model.config.text_config.vocab_size - 20, (batch, length))
+
+
+def scatter(prompts: DeepPrompts) -> None:
+    """An MLP that has learned something; nothing where there is none."""
+    if prompts.encoder is not None:
+        with torch.no_grad():
+            for parameter in prompts.encoder.outer.parameters():
+                parameter.normal_()
 
 
 @pytest.mark.parametrize(
@@ -84,27 +92,55 @@ def test_all_layers_equal_pefts_prefix_tuning(llava_path: Path):
     assert (ours - plain).abs().max() > 0.01  # the prompt does something
 
 
-@pytest.mark.parametrize("layers", ["all", [1]])
-def test_gradients_survive_checkpointing(llava_path: Path, layers: str | list[int]):
+def test_shared_key_value_heads_are_those_of_a_model_with_one_for_each_head(llava_path: Path):
+    """4 heads share 2 KV heads; a model in which each of these is there twice gives the same logits, and its two gradients add up."""
+    model, prompts = prompted(llava_path, tokens=4, std=1.0)
+    config = load(llava_path).config
+    assert (config.text_config.num_attention_heads, config.text_config.num_key_value_heads) == (4, 2)
+    config.text_config.num_key_value_heads = 4
+    wide, wide_prompts = LlavaForConditionalGeneration(config).eval(), DeepPrompts(4)
+    wide.model.vision_tower = None
+    state = {
+        name: tensor.view(2, 8, -1).repeat_interleave(2, 0).flatten(0, 1) if name.endswith(("k_proj.weight", "v_proj.weight")) else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    wide.load_state_dict(state)
+    wide_prompts.build(config.text_config)
+    wide_prompts.attach(wide)
+    with torch.no_grad():
+        wide_prompts.key.copy_(prompts.key.repeat_interleave(2, 1))
+        wide_prompts.value.copy_(prompts.value.repeat_interleave(2, 1))
+    ids = words(model)
+    ours, theirs = model(input_ids=ids, labels=ids), wide(input_ids=ids, labels=ids)
+    torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-5, rtol=1e-5)
+    (ours.loss + theirs.loss).backward()
+    for one, two in ((prompts.key, wide_prompts.key), (prompts.value, wide_prompts.value)):
+        torch.testing.assert_close(one.grad, two.grad.unflatten(1, (2, 2)).sum(2), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("layers", "width"), [("all", None), ([1], None), ("last:2", 6)])
+def test_gradients_survive_checkpointing(llava_path: Path, layers: str | list[int], width: int | None):
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(1)
-        model, prompts = prompted(llava_path, tokens=4, layers=layers, std=1.0, dropout=0.3)
+        model, prompts = prompted(llava_path, tokens=4, layers=layers, std=1.0, dropout=0.3, reparameterise=width)
         prompts.train()
         if checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.train()
         ids = words(model)
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-        gradients.append((prompts.key.grad, prompts.value.grad))
+        trained = [prompts.key, prompts.value] if width is None else [layer.weight for layer in prompts.encoder.outer]
+        gradients.append([tensor.grad for tensor in trained])
     for without, with_checkpointing in zip(*gradients, strict=True):
-        assert without.abs().amax((1, 2, 3)).min() > 0  # in every layer
+        assert without.flatten(1).abs().amax(1).min() > 0  # in every layer
         torch.testing.assert_close(with_checkpointing, without, atol=1e-7, rtol=1e-5)
 
 
-@pytest.mark.parametrize("layers", ["all", "last:1"])
-def test_generate_equals_recomputing(llava_path: Path, layers: str):
-    model, _ = prompted(llava_path, tokens=4, layers=layers, std=1.0)
+@pytest.mark.parametrize(("layers", "width"), [("all", None), ("last:1", None), ("last:2", 6)])
+def test_generate_equals_recomputing(llava_path: Path, layers: str, width: int | None):
+    model, prompts = prompted(llava_path, tokens=4, layers=layers, std=1.0, reparameterise=width)
+    scatter(prompts)
     ids = words(model)
     made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, min_new_tokens=6, do_sample=False)
     for _ in range(6):
@@ -123,19 +159,33 @@ def test_cached_steps_give_the_same_logits(llava_path: Path):
     torch.testing.assert_close(torch.cat([first.logits, block.logits, last.logits], 1), whole, atol=1e-5, rtol=1e-5)
 
 
-def test_left_padding_changes_nothing(llava_path: Path):
-    model, _ = prompted(llava_path, tokens=4, std=1.0)
-    ids = words(model, batch=1)
-    padded = torch.cat([torch.full((1, 3), 2), ids], 1)
-    mask = (torch.arange(12) >= 3).long()[None]
-    with torch.no_grad():
-        plain = model(input_ids=ids).logits
-        moved = model(input_ids=padded, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits[:, 3:]
-    torch.testing.assert_close(moved, plain, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("layers", ["all", [1]])
+def test_left_and_right_padding_change_nothing(llava_path: Path, layers: str | list[int]):
+    """Two texts of 9 and 6 words in one batch, padded to 12 on either side, against each alone; in gradients too."""
+    model, prompts = prompted(llava_path, tokens=4, layers=layers, std=1.0)
+    texts = [words(model, 1, 9), words(model, 1, 6)]
+    found, gradients = {}, {}
+    for side in ("alone", "left", "right"):
+        if side == "alone":
+            logits = [model(input_ids=ids).logits[0] for ids in texts]
+        else:
+            ids, mask = torch.full((2, 12), 2), torch.zeros(2, 12, dtype=torch.long)
+            for row, text in enumerate(texts):
+                place = slice(12 - text.shape[1], None) if side == "left" else slice(text.shape[1])
+                ids[row, place], mask[row, place] = text[0], 1
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+            logits = [row[seen.bool()] for row, seen in zip(out, mask, strict=True)]
+        found[side] = torch.cat(logits)
+        gradients[side] = torch.autograd.grad(found[side].square().mean(), [prompts.key, prompts.value])
+    for side in ("left", "right"):
+        torch.testing.assert_close(found[side], found["alone"], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(gradients[side], gradients["alone"], atol=1e-5, rtol=1e-4)
 
 
-def test_starting_from_a_text_is_reading_it_first(llava_path: Path):
-    plain, (model, prompts) = load(llava_path), prompted(llava_path, tokens=4)
+@pytest.mark.parametrize("width", [None, 6])
+def test_starting_from_a_text_is_reading_it_first(llava_path: Path, width: int | None):
+    plain, (model, prompts) = load(llava_path), prompted(llava_path, tokens=4, reparameterise=width)
     text, ids = words(plain, 1, 4), words(plain)
     prompts.fill(plain, text[0].tolist())
     with torch.no_grad():
@@ -144,6 +194,33 @@ def test_starting_from_a_text_is_reading_it_first(llava_path: Path):
         prompts.fill(plain, text[0, :2].tolist())  # repeated to P
         read = plain(input_ids=torch.cat([text[:, [0, 1, 0, 1]].expand(2, -1), ids], 1)).logits[:, 4:]
         torch.testing.assert_close(model(input_ids=ids).logits, read, atol=1e-5, rtol=1e-5)
+
+
+def test_an_mlp_starts_where_the_prompts_start_and_ends_as_plain_prompts(llava_path: Path):
+    """Before training as without it; after training the keys and values alone, without the MLP, give the same logits."""
+    torch.manual_seed(5)
+    plain, start = prompted(llava_path, tokens=4, layers="last:2", std=1.0)
+    torch.manual_seed(5)
+    model, prompts = prompted(llava_path, tokens=4, layers="last:2", std=1.0, reparameterise=6)
+    ids = words(model)
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, plain(input_ids=ids).logits)
+    layer = 6 * 32 + 32  # 2 KV heads · 8 numbers, keys and values
+    assert sum(p.numel() for p in prompts.parameters()) == 4 * 6 + 6 * 6 + 6 + 2 * layer
+    assert not {"key", "value"} & {name for name, _ in prompts.named_parameters()}
+    before = prompts.key.clone()
+    optimizer = torch.optim.AdamW(prompts.parameters(), 1e-2)
+    for _ in range(3):
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.equal(prompts.key, before)
+    with torch.no_grad():
+        trained = model(input_ids=ids).logits
+        assert (trained - plain(input_ids=ids).logits).abs().max() > 1e-3
+        start.load_state_dict(plain_state(prompts.state_dict()))
+        torch.testing.assert_close(plain(input_ids=ids).logits, trained, atol=1e-6, rtol=0)
+    assert plain_state(start.state_dict()).keys() == {"key", "value"}
 
 
 def test_dropout_hides_prompt_tokens_in_training_only(llava_path: Path):
@@ -160,9 +237,10 @@ def test_dropout_hides_prompt_tokens_in_training_only(llava_path: Path):
     assert (unseen - unseen[0]).abs().max() < 1e-5  # one token: a clip sees all of it or nothing
 
 
-def test_a_copy_owns_its_prompts(llava_path: Path):
+@pytest.mark.parametrize("width", [None, 6])
+def test_a_copy_owns_its_prompts(llava_path: Path, width: int | None):
     holder = torch.nn.Module()
-    holder.model, holder.prompts = prompted(llava_path, tokens=4, std=1.0)
+    holder.model, holder.prompts = prompted(llava_path, tokens=4, std=1.0, reparameterise=width)
     twin = copy.deepcopy(holder)
     ids = words(holder.model)
     before = holder.model(input_ids=ids).logits
@@ -172,15 +250,17 @@ def test_a_copy_owns_its_prompts(llava_path: Path):
     assert (twin.model(input_ids=ids).logits - before).abs().max() > 1e-2
 
 
-def test_float32_prompts_on_a_bfloat16_model(llava_path: Path):
-    model, prompts = load_llava(str(llava_path), dtype="bfloat16")[0], DeepPrompts(4)
+@pytest.mark.parametrize("width", [None, 6])
+def test_float32_prompts_on_a_bfloat16_model(llava_path: Path, width: int | None):
+    model, prompts = load_llava(str(llava_path), dtype="bfloat16")[0], DeepPrompts(4, reparameterise=width)
     prompts.build(model.config.text_config)
     prompts.attach(model)
     ids = words(model)
     out = model(input_ids=ids, labels=ids)
     out.loss.backward()
     assert out.logits.dtype == torch.bfloat16
-    assert prompts.key.dtype == prompts.key.grad.dtype == torch.float32
+    assert prompts.key.dtype == torch.float32
+    assert all(parameter.dtype == parameter.grad.dtype == torch.float32 for parameter in prompts.parameters())
 
 
 def test_bad_settings_are_named(llava_path: Path):
@@ -188,6 +268,10 @@ def test_bad_settings_are_named(llava_path: Path):
         DeepPrompts(-1)
     with pytest.raises(UsageError, match=r"dropout 1\.0"):
         DeepPrompts(dropout=1.0)
+    with pytest.raises(UsageError, match="reparameterise -1"):
+        DeepPrompts(reparameterise=-1)
+    with pytest.raises(UsageError, match="init_text and init_from"):
+        DeepPrompts(init_text="a", init_from="b")
     model, prompts = prompted(llava_path, tokens=4)
     with pytest.raises(UsageError, match="carries deep prompts already"):
         prompts.attach(model)

@@ -23,6 +23,7 @@ def make(path: Path, classes: tuple[str, ...], tokens: int = 4, events: int = 6,
     [
         ({}, {"adapter.key", "adapter.value"}),
         ({"tokens": 0}, set()),
+        ({"pmi": True}, {"prompts.key", "prompts.value", "prior"}),
         (
             {"tokens": 0, "train_projector": True},
             {f"base.model.multi_modal_projector.linear_{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")},
@@ -31,7 +32,7 @@ def make(path: Path, classes: tuple[str, ...], tokens: int = 4, events: int = 6,
 )
 def test_what_is_trained(llava_path: Path, classes: tuple[str, ...], settings: dict, trained: set[str]):
     reasoner = make(llava_path, classes, **settings)
-    assert set(reasoner.trainable_state()) == trained
+    assert set(reasoner.trainable_state()) == trained | {"temperature"}
     assert set(reasoner.trainable_state()) <= set(reasoner.state_dict())
 
 
@@ -58,6 +59,13 @@ def test_state_goes_from_one_to_another(llava_path: Path, classes: tuple[str, ..
     assert not torch.equal(first(vectors), second(vectors))
     second.load_trainable_state({name: tensor.clone() for name, tensor in first.trainable_state().items()})
     assert torch.equal(first(vectors), second(vectors))
+    second.temperature.fill_(2.5)
+    first.load_trainable_state(second.trainable_state())
+    assert float(first.temperature) == 2.5
+    torch.testing.assert_close(first.probabilities(first(vectors)), (second(vectors) / 2.5).softmax(-1))
+    older = {name: tensor for name, tensor in second.trainable_state().items() if name != "temperature"}
+    first.load_trainable_state(older)  # saved before there were temperatures
+    assert float(first.temperature) == 1
     with pytest.raises(UsageError, match=r"adapter\.key is"):
         make(llava_path, classes, tokens=3, train_projector=True).load_trainable_state(first.trainable_state())
     with pytest.raises(UsageError, match=r"linear_1\.bias is \(32,\) in the file and nothing here"):

@@ -45,6 +45,17 @@ class Adapter(nn.Module, ABC):
             UsageError: Settings that this language model does not allow.
         """
 
+    def find_start(self, config: PretrainedConfig) -> None:
+        """Take starting values that its settings name and that need no model, before weights are read.
+
+        Args:
+            config: As in :meth:`build`, which comes first.
+
+        Raises:
+            UsageError: Values of another model.
+        """
+        return
+
     def start(self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
         """Take starting values from the untouched model, before :meth:`attach`."""
 

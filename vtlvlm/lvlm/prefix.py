@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import LlavaForConditionalGeneration, PretrainedConfig, PreTra
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter
 from vtlvlm.lvlm.attention import use_kernel
+from vtlvlm.lvlm.peft_format import read_prefix
 
 
 def chosen_layers(layers: str | list[int], num_layers: int) -> list[int]:
@@ -44,6 +46,32 @@ def chosen_layers(layers: str | list[int], num_layers: int) -> list[int]:
     return sorted(layers)
 
 
+class PromptEncoder(nn.Module):
+    """An MLP that makes the keys and values of all layers from one vector a prompt token (Li and Liang 2021; optional in P-Tuning v2).
+
+    Its output is zero at first, so that training starts where the prompts start. H·(P + H + 1) + layers·(H + 1)·2·KV heads·head width
+    numbers are trained: 9.5 million in 9 layers of LLaVA-1.5-7B at H = 128.
+
+    Args:
+        width: H, of the token vectors and of the hidden layer.
+        shape: (layers, KV heads, P, head width)
+    """
+
+    def __init__(self, width: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        layers, self.heads, tokens, self.head_width = shape
+        self.embedding = nn.Parameter(torch.randn(tokens, width))
+        self.inner = nn.Linear(width, width)
+        self.outer = nn.ModuleList(nn.Linear(width, 2 * self.heads * self.head_width) for _ in range(layers))
+        for parameter in self.outer.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, slot: int) -> Tensor:
+        """(2, KV heads, P, head width), keys and values of one of the layers."""
+        made: Tensor = self.outer[slot](self.inner(self.embedding).tanh())
+        return made.unflatten(-1, (2, self.heads, self.head_width)).movedim(0, 2)
+
+
 class DeepPrompts(Adapter):
     """P soft prompt tokens in chosen layers of a frozen language model (eq. 5; 16 tokens · 2 · 4096 numbers a layer in LLaVA-1.5-7B).
 
@@ -57,39 +85,61 @@ class DeepPrompts(Adapter):
         dropout: Share of the prompt tokens hidden from each clip in each layer while training, in [0, 1).
         init_text: Start from the keys and values of these words instead of noise: the model then begins exactly as if it had
             read them first. The words are repeated or cut to P tokens.
+        init_from: Start from the prefix in this folder, which peft saved (``PREFIX_TUNING``) or ``vtlvlm export --format peft`` wrote;
+            it has prompts in all layers and as many tokens as ``tokens`` says.
+        reparameterise: Hidden width of an MLP that is trained in the place of the keys and values (see :class:`PromptEncoder`); None or 0
+            for none. Only training knows it: bundles hold plain keys and values.
 
     Attributes:
-        key: (layers, KV heads, P, head width) float32
-        value: (layers, KV heads, P, head width) float32
+        key: (layers, KV heads, P, head width) float32, trained; with an MLP a constant, its start
+        value: (layers, KV heads, P, head width) float32, likewise
+        encoder: the MLP whose output is added to them, where there is one
         active: False hides the prompts from the model they are attached to.
 
     Raises:
         UsageError: A setting out of range.
     """
 
-    key: nn.Parameter | None
-    value: nn.Parameter | None
+    key: Tensor | None
+    value: Tensor | None
+    encoder: PromptEncoder | None
 
     def __init__(
-        self, tokens: int = 16, layers: str | list[int] = "all", std: float = 0.02, dropout: float = 0.0, init_text: str | None = None
+        self,
+        tokens: int = 16,
+        layers: str | list[int] = "all",
+        std: float = 0.02,
+        dropout: float = 0.0,
+        init_text: str | None = None,
+        init_from: str | None = None,
+        reparameterise: int | None = None,
     ) -> None:
         super().__init__()
         if tokens < 0:
             raise UsageError(f"prompt tokens {tokens}: use 0 or more")
         if not 0 <= dropout < 1:
             raise UsageError(f"prompt dropout {dropout}: use a share in [0, 1)")
-        self.tokens, self.layers, self.std, self.dropout, self.init_text = tokens, layers, std, dropout, init_text
+        if (reparameterise or 0) < 0:
+            raise UsageError(f"reparameterise {reparameterise}: use the MLP's hidden width, or 0 for none")
+        if init_text is not None and init_from is not None:
+            raise UsageError("init_text and init_from: prompts start from one of them; leave the other out")
+        self.tokens, self.layers, self.std, self.dropout = tokens, layers, std, dropout
+        self.init_text, self.init_from, self.reparameterise = init_text, init_from, reparameterise
         self.chosen: list[int] = []
         self.active = True
         if tokens:
             self.kernels = ("sdpa",)  # the prompts' own kernel is built on it
-        self.register_parameter("key", None)
-        self.register_parameter("value", None)
+        for name in ("key", "value"):
+            if reparameterise:
+                self.register_buffer(name, None)
+            else:
+                self.register_parameter(name, None)
+        self.encoder = None
 
     @property
     def needs_checkpoint(self) -> bool:
-        """With prompts of no tokens it is the untuned model."""
-        return self.tokens > 0
+        """With prompts of no tokens it is the untuned model, and a prefix of peft's was trained elsewhere."""
+        return self.tokens > 0 and self.init_from is None
 
     @contextmanager
     def off(self, model: LlavaForConditionalGeneration) -> Iterator[None]:
@@ -98,6 +148,10 @@ class DeepPrompts(Adapter):
             yield
         finally:
             self.active = True
+
+    def find_start(self, config: PretrainedConfig) -> None:
+        if self.init_from is not None:
+            self.read(self.init_from, config.num_hidden_layers)
 
     def start(self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
         if self.init_text is not None:
@@ -117,8 +171,30 @@ class DeepPrompts(Adapter):
             return
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (len(self.chosen), config.num_key_value_heads, self.tokens, width)
-        self.key = nn.Parameter(torch.randn(shape) * self.std)
-        self.value = nn.Parameter(torch.randn(shape) * self.std)
+        key, value = torch.randn(shape) * self.std, torch.randn(shape) * self.std
+        if self.reparameterise:
+            self.key, self.value, self.encoder = key, value, PromptEncoder(self.reparameterise, shape)
+        else:
+            self.key, self.value = nn.Parameter(key), nn.Parameter(value)
+
+    @torch.no_grad()
+    def read(self, folder: str | Path, num_layers: int) -> None:
+        """Start from a prefix that peft saved.
+
+        Args:
+            folder: With adapter_config.json and adapter_model.safetensors.
+            num_layers: How many the language model has.
+
+        Raises:
+            UsageError: No prefix, one of another model or number of tokens, or prompts in some layers only.
+        """
+        if self.key is None or self.value is None:
+            return
+        if len(self.chosen) < num_layers:
+            raise UsageError(f"{folder}: a prefix in peft's format is for all layers, not for {self.layers}; set layers to all")
+        key, value = read_prefix(folder, tuple(self.key.shape))
+        self.key.copy_(key)
+        self.value.copy_(value)
 
     @torch.no_grad()
     def fill(self, model: LlavaForConditionalGeneration, ids: list[int]) -> None:
@@ -163,6 +239,16 @@ class DeepPrompts(Adapter):
             # in a tuple, so that the layer does not adopt the prompts as parameters of its own
             language.layers[layer].self_attn.deep_prompts = (self, slot)
 
+    def keys_values(self, slot: int) -> tuple[Tensor, Tensor]:
+        """One layer's prompt: keys and values, each (KV heads, P, head width) float32."""
+        assert self.key is not None
+        assert self.value is not None
+        key, value = self.key[slot], self.value[slot]
+        if self.encoder is None:
+            return key, value
+        made = self.encoder(slot)
+        return key + made[0], value + made[1]
+
     def prepend(self, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Put one layer's prompt before its keys and values.
 
@@ -174,15 +260,27 @@ class DeepPrompts(Adapter):
         Returns:
             keys and values with P + N positions, and (B, 1, 1, P) bool, the prompt tokens that dropout hides (None: none).
         """
-        assert self.key is not None
-        assert self.value is not None
         batch = len(key)
-        key = torch.cat([self.key[slot].to(key.dtype).expand(batch, -1, -1, -1), key], dim=2)
-        value = torch.cat([self.value[slot].to(value.dtype).expand(batch, -1, -1, -1), value], dim=2)
+        prompt_key, prompt_value = self.keys_values(slot)
+        key = torch.cat([prompt_key.to(key.dtype).expand(batch, -1, -1, -1), key], dim=2)
+        value = torch.cat([prompt_value.to(value.dtype).expand(batch, -1, -1, -1), value], dim=2)
         hidden = None
         if self.training and self.dropout > 0:
             hidden = torch.rand(batch, 1, 1, self.tokens, device=key.device) < self.dropout
         return key, value, hidden
+
+
+def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of trained :class:`DeepPrompts` without the MLP, its output added to ``key`` and ``value``."""
+    plain = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
+    made = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
+    if not made:
+        return plain
+    encoder = PromptEncoder(made["embedding"].shape[1], tuple(plain["key"].shape))
+    encoder.load_state_dict(made)
+    with torch.no_grad():
+        key, value = torch.stack([encoder(slot) for slot in range(len(plain["key"]))], 1)
+    return {**plain, "key": plain["key"] + key, "value": plain["value"] + value}
 
 
 def _shift(_module: nn.Module, args: tuple, kwargs: dict[str, Any], tokens: int) -> tuple[tuple, dict[str, Any]]:

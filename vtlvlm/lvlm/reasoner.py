@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from transformers import LlavaForConditionalGeneration
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
@@ -16,6 +16,7 @@ from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter, FullFineTuning
 from vtlvlm.lvlm.alignment import AlignmentSums, align
 from vtlvlm.lvlm.attention import use_kernel
+from vtlvlm.lvlm.generative import answer_table, language_loss
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Dtype, Quantization, load_config, load_llava, load_tokenizer, projector_width
 from vtlvlm.lvlm.priors import PER_TOKEN, RELATIVE, PriorSums, ScoreMode
@@ -61,12 +62,16 @@ class EventReasoner(nn.Module):
         base: The LLaVA, None before :meth:`build`.
         classes: Category names in the order of the scores.
         prior: (A,) nats, what is subtracted from the scores; zero for ``sum`` and ``mean``.
+        temperature: Scalar that divides the scores before they become probabilities; 1 unless somebody has fitted it.
     """
 
     base: LlavaForConditionalGeneration | None
     context: Tensor
     """(C,) int64, the token ids before the answer"""
     prior: Tensor
+    temperature: Tensor
+    answers: Tensor
+    """(A, T) int64, each category's tokens with its end token, -100 behind them"""
 
     def __init__(
         self,
@@ -108,8 +113,10 @@ class EventReasoner(nn.Module):
         self.num_events = 0
         self.register_buffer("context", torch.empty(0, dtype=torch.int64), persistent=False)
         self.register_buffer("prior", torch.zeros(0))
+        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("answers", torch.empty(0, 0, dtype=torch.int64), persistent=False)
 
-    def build(self, classes: Sequence[str], num_events: int, event_dim: int, mesh: DeviceMesh | None = None) -> None:
+    def build(self, classes: Sequence[str], num_events: int, event_dim: int, mesh: DeviceMesh | None = None, fresh: bool = True) -> None:
         """Load the LLaVA and lay out context and labels. Calling it again with other categories or M only lays these out anew.
 
         Everything that can be wrong is checked before the weights are read.
@@ -119,10 +126,11 @@ class EventReasoner(nn.Module):
             num_events: M, events a sentence.
             event_dim: E, width of an event vector.
             mesh: Processes to split the weights over (:meth:`shard`).
+            fresh: Start the adapter from what its settings name; False where a trained one is loaded next.
 
         Raises:
-            UsageError: No such LLaVA, a projector of another width, layers that do not exist, categories that cannot be told apart, or
-                more tokens than the model has positions.
+            UsageError: No such LLaVA, a projector of another width, layers that do not exist, a prefix of another model to start from,
+                categories that cannot be told apart, or more tokens than the model has positions.
         """
         config = load_config(self.llava, self.revision)
         if projector_width(config) != event_dim:
@@ -131,16 +139,21 @@ class EventReasoner(nn.Module):
                 f"set event_dim to {projector_width(config)} in stage 1, or use another LLaVA"
             )
         self.adapter.build(config.text_config)
+        fresh = fresh and self.base is None
+        if fresh:
+            self.adapter.find_start(config.text_config)
         tokenizer = load_tokenizer(self.llava, self.revision)
         device = self.context.device
-        trie = LabelTrie(self.instruction.labels(tokenizer, classes), self.max_positions)
+        labels = self.instruction.labels(tokenizer, classes)
+        trie = LabelTrie(labels, self.max_positions)
         context = self.instruction.context(tokenizer, num_events, classes)
         require_room(trie, self.adapter.tokens + len(context), config.text_config.max_position_embeddings, classes)
-        self.context = context.to(device)
+        self.context, self.answers = context.to(device), answer_table(labels).to(device)
         self.trie, self.classes, self.num_events = trie.to(device), tuple(classes), num_events
         if self.base is None:
             base, _ = load_llava(self.llava, self.revision, self.dtype, attention=self.attention, quantization=self.quantization)
-            self.adapter.start(base, tokenizer)
+            if fresh:
+                self.adapter.start(base, tokenizer)
             self.take(base)
             if mesh is None:
                 _float32(self)
@@ -179,6 +192,7 @@ class EventReasoner(nn.Module):
         for module in (*base.model.language_model.layers, self.projector, self):
             _float32(module)  # one after the other: no process holds all of it in float32
             fully_shard(module, mesh=mesh, mp_policy=policy)
+        register_fsdp_forward_method(self, "generative_loss")
 
     def trainable_parameters(self) -> tuple[TrainedShare, TrainedShare]:
         """What is trained in the adapter and in the projector, of how much.
@@ -269,12 +283,8 @@ class EventReasoner(nn.Module):
         Raises:
             UsageError: Not built, or sentences of another length than M.
         """
-        base = self._built()
+        base = self._built(vectors)
         assert self.trie is not None
-        if vectors.shape[1] != self.num_events:
-            raise UsageError(
-                f"event sentences have {vectors.shape[1]} events, the context has room for {self.num_events}; build for that M"
-            )
         return score(base, self.project(vectors), self.context, self.trie) / self._tokens() - self.prior
 
     def _tokens(self) -> Tensor | int:
@@ -286,14 +296,35 @@ class EventReasoner(nn.Module):
         """(B, A) scores → (B, A) log P(label) behind them, natural logarithm."""
         return (scores + self.prior) * self._tokens()
 
+    def generative_loss(self, vectors: Tensor, labels: Tensor) -> Tensor:
+        """The language model's own loss on the answers: see ``generative.py``.
+
+        Args:
+            vectors: (B, M, E) event vectors.
+            labels: (B,) int64 in [0, A).
+
+        Returns:
+            A scalar, nats a token.
+
+        Raises:
+            UsageError: Not built, or sentences of another length than M.
+        """
+        return language_loss(self._built(vectors), self.project(vectors), self.context, self.answers.index_select(0, labels))
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """(B, A) scores → (B, A) calibrated probabilities."""
+        return (scores / self.temperature).softmax(-1)
+
     def in_list_mass(self, scores: Tensor) -> Tensor:
         """(B, A) scores → (B,) probability in [0, 1] that the model answers with any of the categories."""
         return self.log_likelihoods(scores).logsumexp(-1).exp()
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """What training made, by its name in this module: the adapter's, the projector's if it is trained, the prior of relative scores."""
+        """What training made, by its name in this module: the adapter's, the projector's if it is trained, the prior of relative scores,
+        the temperature."""
         state = {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return state | ({"prior": self.prior} if self.scores in RELATIVE else {})
+        state |= {f"adapter.{name}": buffer for name, buffer in self.adapter.named_buffers()}  # where an MLP's output is added to them
+        return state | {"temperature": self.temperature} | ({"prior": self.prior} if self.scores in RELATIVE else {})
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`trainable_state` gave.
@@ -302,7 +333,7 @@ class EventReasoner(nn.Module):
             UsageError: Not built, or tensors of another adapter, model, layer set or number of prompt tokens.
         """
         self._built()
-        own = self.trainable_state()
+        own, state = self.trainable_state(), {"temperature": torch.ones(()), **state}  # older bundles know no temperature
         for name in sorted(own.keys() | state.keys()):
             here = tuple(own[name].shape) if name in own else "nothing"
             there = tuple(state[name].shape) if name in state else "nothing"
@@ -312,9 +343,14 @@ class EventReasoner(nn.Module):
                 )
         self.load_state_dict(dict(state), strict=False)
 
-    def _built(self) -> LlavaForConditionalGeneration:
+    def _built(self, vectors: Tensor | None = None) -> LlavaForConditionalGeneration:
+        """The LLaVA, with room for these event sentences."""
         if self.base is None:
             raise UsageError("the reasoner has no language model yet; call build(classes, num_events, event_dim) first")
+        if vectors is not None and vectors.shape[1] != self.num_events:
+            raise UsageError(
+                f"event sentences have {vectors.shape[1]} events, the context has room for {self.num_events}; build for that M"
+            )
         return self.base
 
 

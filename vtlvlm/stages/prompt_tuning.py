@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
+from vtlvlm.calibration import FittedTemperature, calibration_metrics
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.alignment import AlignmentSums
 from vtlvlm.lvlm.llava import base_identity, projector_origin, require_same_base
@@ -30,16 +32,26 @@ PRIOR_CLIPS = 64
 class PromptTuningModule(Stage):
     """Trains the adapter with the cross-entropy of P(A = a) over the categories (eq. 7).
 
+    Validation also fits the temperature of the probabilities (``calibration.py``), which goes into the checkpoint of those weights; what
+    was trained on since its last validation has 1. ``nll``, ``ece`` and ``brier`` are measured without it, what has ``_calibrated`` in its
+    name with it; ``predict`` and ``classify`` use it.
+
     Args:
         reasoner: the LLaVA with its adapter (soft prompts in the paper) and its instruction (eq. 5, 6).
         optimizer: AdamW for the adapter, and its schedule.
         projector_learning_rate: peak learning rate of LLaVA's projector, where ``reasoner.train_projector`` is on.
         vtem: stage-1 checkpoint, only needed to read features or videos; event caches name their own.
+        objective: ``listwise``, that cross-entropy; or ``generative``, next-token prediction of the clip's own category, as language
+            models are trained, which does not know of the other categories. Both are evaluated alike.
+        calibrate: fit the temperature on the validation people.
+
+    Raises:
+        UsageError: another objective.
     """
 
     stage = "prompt_tuning"
     monitor = "val/nll"
-    training_only = ("optimizer", "projector_learning_rate", "vtem")
+    training_only = ("optimizer", "projector_learning_rate", "vtem", "objective", "calibrate")
 
     def __init__(
         self,
@@ -47,12 +59,17 @@ class PromptTuningModule(Stage):
         optimizer: AdamW = AdamW(learning_rate=2e-3),  # noqa: B008 - a plain value, never changed
         projector_learning_rate: float = 1e-3,
         vtem: str | None = None,
+        objective: Literal["listwise", "generative"] = "listwise",
+        calibrate: bool = True,
     ) -> None:
         super().__init__()
+        if objective not in ("listwise", "generative"):
+            raise UsageError(f"objective {objective!r}: use listwise or generative")
         self.reasoner = reasoner
         self.optimizer = optimizer
         self.projector_learning_rate = projector_learning_rate
         self.vtem = vtem
+        self.objective, self.calibrate = objective, calibrate
         self.classes: tuple[str, ...] = ()
         self.confusion: Any = None
         self._origin: dict[str, Any] = {}
@@ -107,11 +124,15 @@ class PromptTuningModule(Stage):
     def configure_model(self) -> None:
         if self.reasoner.base is not None:
             return
-        self.reasoner.build(self.classes, self._origin["num_tokens"], self._origin["event_dim"], self._mesh())
+        fresh = self._trainer is not None and self.trainer.ckpt_path is None
+        self.reasoner.build(self.classes, self._origin["num_tokens"], self._origin["event_dim"], self._mesh(), fresh)
         self._origin["llava"] = base_identity(self.reasoner.llava, self.reasoner.revision)
         self.val_metrics = action_metrics(len(self.classes)).clone(prefix="val/")
         self.test_metrics = action_metrics(len(self.classes)).clone(prefix="test/")
+        self.val_calibrated = calibration_metrics().clone(prefix="val/", postfix="_calibrated")
+        self.test_calibrated = calibration_metrics().clone(prefix="test/", postfix="_calibrated")
         self.confusion = confusion(len(self.classes))
+        self.fitted = FittedTemperature()
 
     def _mesh(self) -> DeviceMesh | None:
         """The processes to split the model over, with ModelParallelStrategy."""
@@ -163,7 +184,7 @@ class PromptTuningModule(Stage):
             rank_zero_info(f"{self.reasoner.llava}: its projector was composed and never trained, so it tells the language model nothing")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """What training made: adapter, the projector where it is tuned, the prior of the scores. The provenance names the base model."""
+        """What training made (see ``EventReasoner.trainable_state``). The provenance names the base model."""
         kept = {f"reasoner.{name}" for name in self.reasoner.trainable_state()}
         return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in kept}
 
@@ -240,6 +261,10 @@ class PromptTuningModule(Stage):
         return self.reasoner(self.vectors(batch))
 
     def training_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> Tensor:
+        if self.objective == "generative":
+            loss = self.reasoner.generative_loss(self.vectors(batch), batch.labels)
+            self.log_terms("train", {"loss": loss}, len(batch.labels))
+            return loss
         scores = self.scores(batch)
         loss = F.cross_entropy(scores, batch.labels)
         top1 = (scores.argmax(-1) == batch.labels).float().mean()
@@ -247,16 +272,41 @@ class PromptTuningModule(Stage):
         self.log_terms("train", {"loss": loss, "top1": top1, "in_list_mass": mass}, len(batch.labels))
         return loss
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """A temperature belongs to the weights it was fitted for."""
+        self.reasoner.temperature.fill_(1)
+
     def _evaluate(self, batch: EventBatch | FeatureBatch | VideoBatch, split: str) -> None:
         scores = self.scores(batch)
-        probabilities, first = mean_over_views(scores.softmax(-1), batch.clips)
+        log_probs, first = mean_over_views(scores.log_softmax(-1), batch.clips)
         labels = batch.labels[first]
-        metrics = self.val_metrics if split == "val" else self.test_metrics
-        metrics.update(probabilities, labels)
-        self.confusion.update(probabilities.argmax(-1), labels)
+        metrics, calibrated = (self.val_metrics, self.val_calibrated) if split == "val" else (self.test_metrics, self.test_calibrated)
+        metrics.update(log_probs, labels)
+        self.confusion.update(log_probs.argmax(-1), labels)
         mass = self.reasoner.in_list_mass(scores).mean()
         self.log_terms(split, {"in_list_mass": mass}, len(batch.labels))
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
+        if self._fits_temperature:
+            self.fitted.update(log_probs, labels)
+        else:
+            calibrated.update(log_probs / self.reasoner.temperature, labels)
+            self.log_dict(calibrated, on_step=False, on_epoch=True, batch_size=len(labels))
+
+    @property
+    def _fits_temperature(self) -> bool:
+        return self.calibrate and self.trainer.state.fn == TrainerFn.FITTING
+
+    def on_validation_epoch_end(self) -> None:
+        """Fit the temperature, before the checkpoint is written; the same on every rank."""
+        if self._fits_temperature and not self.trainer.sanity_checking:
+            found = self.fitted.compute()
+            self.reasoner.temperature.copy_(found["temperature"])
+            self.log("val/nll_calibrated", found["nll_calibrated"], sync_dist=True)
+        self.fitted.reset()
+        self.log("val/temperature", self.reasoner.temperature.clone(), sync_dist=True)
+
+    def on_test_epoch_end(self) -> None:
+        self.log("test/temperature", self.reasoner.temperature.clone(), sync_dist=True)
 
     def validation_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> None:
         self._evaluate(batch, "val")
@@ -265,8 +315,8 @@ class PromptTuningModule(Stage):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> Tensor:
-        """(B, A) probabilities."""
-        return self.scores(batch).softmax(-1)
+        """(B, A) calibrated probabilities, each view by itself."""
+        return self.reasoner.probabilities(self.scores(batch))
 
     def configure_optimizers(self) -> Any:
         assert self.reasoner.base is not None

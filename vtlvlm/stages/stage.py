@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric
 
 from vtlvlm import __version__
 from vtlvlm.errors import UsageError
+from vtlvlm.finite import FiniteTraining
 
 PACKAGE = "vtlvlm"
 METADATA = "meta.pt"
@@ -280,16 +281,16 @@ class Stage(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
-        """The last checkpoint always, and the best one on validation people where there are any."""
+        """The last checkpoint always, and the best one on validation people where there are any; and a halt at the first NaN."""
         trainer: Any = self.trainer
         folder = Path(trainer.default_root_dir) / "checkpoints"
         validated = getattr(trainer, "datamodule", None) is None or self.data.validates
         if trainer.fast_dev_run or not trainer.checkpoint_callbacks:
-            return []
+            return [FiniteTraining()]
         # Every epoch's end, also the cut one at max_steps; the best one is chosen by validation alone.
         last = ModelCheckpoint(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
         if not validated:
-            return [last]
+            return [FiniteTraining(), last]
         best = ModelCheckpoint(
             dirpath=folder,
             filename="best",
@@ -298,7 +299,7 @@ class Stage(LightningModule):
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
-        return [last, best]
+        return [FiniteTraining(), last, best]
 
     def log_terms(self, split: str, terms: dict[str, Tensor], batch_size: int) -> None:
         """Log named scalars of a step under ``split/``; only the loss enters the progress bar.

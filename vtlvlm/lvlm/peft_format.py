@@ -1,0 +1,82 @@
+"""Prompts in all layers as peft's ``PREFIX_TUNING`` saves them: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vtlvlm.errors import UsageError
+
+CONFIG, WEIGHTS, NAME = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
+
+
+def write_prefix(folder: Path, key: Tensor, value: Tensor, llava: str, revision: str | None = None) -> None:
+    """Write a prefix for ``peft.PeftModel.from_pretrained(llava, folder)``.
+
+    Args:
+        folder: An empty folder.
+        key: (layers, KV heads, P, head width), one row for each layer of the language model.
+        value: Likewise.
+        llava: Folder or hub name of the model it belongs to.
+        revision: The hub's branch, tag or commit.
+    """
+    layers, heads, tokens, width = key.shape
+    described = {
+        "peft_type": "PREFIX_TUNING",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": llava,
+        "revision": revision,
+        "inference_mode": True,
+        "num_virtual_tokens": tokens,
+        "num_layers": layers,
+        "num_attention_heads": heads,  # of the keys and values, as peft writes it for grouped queries
+        "token_dim": heads * width,
+        "encoder_hidden_size": heads * width,
+        "num_transformer_submodules": 1,
+        "prefix_projection": False,
+    }
+    (folder / CONFIG).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    flat = torch.stack([key, value], 1).permute(3, 0, 1, 2, 4).reshape(tokens, -1)  # (P, layers · 2 · KV heads · width)
+    save_file({NAME: flat.contiguous()}, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def read_prefix(folder: str | Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Read a prefix that peft saved.
+
+    Args:
+        folder: With both files.
+        shape: (layers, KV heads, P, head width) that are wanted.
+
+    Returns:
+        Keys and values of that shape, float32.
+
+    Raises:
+        UsageError: No prefix, or one of another shape.
+    """
+    layers, heads, tokens, width = shape
+    try:
+        found = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+        kind = found["peft_type"]
+        if kind != "PREFIX_TUNING":
+            raise UsageError(f"{folder}: is an adapter of the kind {kind}, not PREFIX_TUNING; give a prefix")
+        flat = load_file(Path(folder) / WEIGHTS)[NAME].float()
+        number = len(flat)
+        flat = flat.view(number, found["num_layers"], 2, found["num_attention_heads"], -1)
+    except UsageError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UsageError(f"{folder}: holds no readable {CONFIG} and {WEIGHTS}; give a folder that peft's save_pretrained made") from error
+    if (held := (flat.shape[1], flat.shape[3], flat.shape[4])) != (layers, heads, width):
+        raise UsageError(
+            f"{folder}: is for a model of {held[0]} layers with {held[1]} KV heads {held[2]} wide "
+            f"({found.get('base_model_name_or_path')}), this one has {layers} with {heads}, {width} wide; give a prefix of this model"
+        )
+    if number != tokens:
+        raise UsageError(f"{folder}: has {number} prompt tokens, the settings ask for {tokens}; set tokens to {number}")
+    key, value = flat.permute(2, 1, 3, 0, 4)
+    return key, value
