@@ -19,7 +19,7 @@ model:
       class_path: EventReasoner
       init_args:
         llava: LLAVA
-        prompts: {class_path: DeepPrompts, init_args: {tokens: 2}}
+        adapter: {class_path: DeepPrompts, init_args: {tokens: 2}}
         instruction: {class_path: Instruction, init_args: {list_categories: false}}
 data: {root: ROOT, events: EVENTS, batch_size: 4, micro_batch_size: 2, num_workers: 0, validation: 0.5}
 trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}

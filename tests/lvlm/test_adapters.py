@@ -43,7 +43,7 @@ def test_what_is_trained_and_stored_is_the_same(llava_path: Path, classes: tuple
     listed |= {id(p) for p in reasoner.projector.parameters() if projector}
     named = {name: p for name, p in reasoner.named_parameters() if p.requires_grad}
     assert {id(p) for p in named.values()} == listed
-    assert set(reasoner.trainable_state()) == set(named)
+    assert set(reasoner.trainable_state()) == {*named, "temperature"}
     assert all(p.dtype == torch.float32 for p in named.values())
     both = reasoner.trainable_parameters()
     assert sum(share.trained for share in both) == sum(p.numel() for p in named.values())

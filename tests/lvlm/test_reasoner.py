@@ -23,7 +23,7 @@ def make(path: Path, classes: tuple[str, ...], tokens: int = 4, events: int = 6,
     [
         ({}, {"adapter.key", "adapter.value"}),
         ({"tokens": 0}, set()),
-        ({"pmi": True}, {"prompts.key", "prompts.value", "prior"}),
+        ({"scores": "pmi"}, {"adapter.key", "adapter.value", "prior"}),
         (
             {"tokens": 0, "train_projector": True},
             {f"base.model.multi_modal_projector.linear_{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")},

@@ -27,7 +27,7 @@ from vtlvlm.vtem import EMAQuantizer, IdentityQuantizer, InfoNCE, Quantizer, Uni
 
 MODEL = "--model.init_args"
 PROMPTS = f"{MODEL}.reasoner.init_args.adapter.init_args"
-LEVELLED = [f"{MODEL}.reasoner.init_args.pmi", "true"]  # the tiny model's labels are then not twenty nats apart
+LEVELLED = [f"{MODEL}.reasoner.init_args.scores", "pmi"]  # the tiny model's labels are then not twenty nats apart
 
 
 @pytest.fixture(scope="module")
