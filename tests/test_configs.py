@@ -69,10 +69,23 @@ ADAPTERS = {
     "arm_full": ("FullFineTuning", {}, 2e-5),
 }
 """Stage-2 overlays: the adapter, its settings, and the learning rate where it is another"""
+STAGE2_ARMS = {"objective_generative": {"objective": ("generative", "listwise")}}
+"""Overlays of stage 2: what they set, and what the configurations say without them."""
 OVERLAYS = sorted((FOLDER / "ablations").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", [path for path in OVERLAYS if path.stem not in ADAPTERS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in OVERLAYS if path.stem in STAGE2_ARMS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("base", ["stage2_prompt.yaml", "stage2_small.yaml"])
+def test_ablations_of_stage2_change_what_they_say_and_nothing_else(base: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert path.read_text().startswith(("# Table ", "# Beyond the paper"))
+    assert len(path.read_text().splitlines()) <= 6
+    plain, arm = resolved(FOLDER / base, capsys), resolved(FOLDER / base, capsys, path)
+    for name, (changed, before) in STAGE2_ARMS[path.stem].items():
+        assert (arm["model"]["init_args"].pop(name), plain["model"]["init_args"].pop(name)) == (changed, before)
+    assert arm == plain
+
+
+@pytest.mark.parametrize("path", [path for path in OVERLAYS if path.stem not in {**ADAPTERS, **STAGE2_ARMS}], ids=lambda path: path.stem)
 @pytest.mark.parametrize("base", ["stage1_vtem.yaml", "stage1_small.yaml"])
 def test_ablations_change_what_they_say_and_nothing_else(base: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert path.read_text().startswith(("# Table ", "# Beyond the paper", "# The paper's own"))

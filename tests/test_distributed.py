@@ -11,7 +11,9 @@ import torch
 from test_pipeline import Pipeline
 from videos import block_clips
 
+from vtlvlm.calibration import fit_temperature
 from vtlvlm.data.cache import EventCache
+from vtlvlm.stages.prompt_tuning import PromptTuningModule
 
 TWO = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.micro_batch_size", 1]
 DUMP = ["--trainer.callbacks+", "rank_dump.RankDump"]
@@ -85,3 +87,16 @@ def test_odd_number_of_clips_is_tested_exactly_once(pair: Pipeline) -> None:
     assert pair("test", *pair.on_events, "--trainer.default_root_dir", alone, "--ckpt_path", pair.best2) == 0
     single = json.loads((alone / "metrics.json").read_text())["metrics"]
     assert found["metrics"] == pytest.approx(single, abs=1e-5)
+
+
+def test_temperature_of_two_ranks_is_that_of_one(pair: Pipeline) -> None:
+    """What the two fitted together is what one process finds on all validation clips of the same weights."""
+    module, cache = PromptTuningModule.load_from_checkpoint(pair.best2), EventCache.open(pair.events)
+    people = json.loads((pair.run2 / "metrics.json").read_text())["provenance"]["split"]["groups"]["val"]
+    names = sorted({name for name in cache.names.tolist() if int(name[9:12]) in people})
+    with torch.inference_mode():
+        scores = module.reasoner(torch.nn.functional.embedding(cache.ids(cache.rows(names)), cache.table))
+    labels = torch.tensor([int(name.endswith("A002")) for name in names])
+    found = float(module.reasoner.temperature)
+    assert found != 1
+    assert found == pytest.approx(fit_temperature(scores, labels), rel=1e-3)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,13 +60,13 @@ def test_a_loss_that_explodes_leaves_the_checkpoints_before_it(spoilt: EventRun,
     assert before.keys() == {"best.ckpt", "last.ckpt"}
     state = torch.load(checkpoints / "last.ckpt", weights_only=True)
     for group in state["optimizer_states"][0]["param_groups"]:
-        group["initial_lr"] = 1e38
+        group["initial_lr"] = 1e37
     state["lr_schedulers"][0]["base_lrs"] = [1e37]
     torch.save(state, healthy.folder / "exploding.ckpt")
     capsys.readouterr()
     assert healthy("fit", "--trainer.max_epochs", 9, "--ckpt_path", healthy.folder / "exploding.ckpt") == 1
     line = last_line(capsys)
-    assert "the loss is nan on rank 0, batch " in line
+    assert re.search("(the loss is nan|prompts.key is NaN or infinite) on rank 0, batch ", line)  # whichever comes first
     assert f"continue from {checkpoints / 'last.ckpt'} with a lower learning rate" in line
     for path in checkpoints.iterdir():
         held = torch.load(path, weights_only=True)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import tiny_llava
 from videos import block_clips
 
@@ -184,6 +185,21 @@ def test_bundle_and_checkpoint_give_the_same_probabilities(chain: Pipeline) -> N
     assert {name for name, _ in one.actions} == {"fall down", "slide right"}
 
 
+def test_bundles_hold_plain_prompts(chain: Pipeline, tmp_path: Path) -> None:
+    """Trained through an MLP: the bundle has keys and values alone, knows of no MLP, and answers as the checkpoint does."""
+    width = ["--model.init_args.reasoner.init_args.prompts.init_args.reparameterise", 6]
+    assert chain("fit", *chain.on_events, *width, "--trainer.default_root_dir", tmp_path / "run") == 0
+    assert chain("export", tmp_path / "run", tmp_path / "bundle") == 0
+    held = load_file(tmp_path / "bundle" / "prompts.safetensors")
+    assert {name for name in held if name.startswith("prompts.")} == {"prompts.key", "prompts.value"}
+    assert held["temperature"] != 1
+    file = chain.root / "S001C001P003R001A001_rgb.avi"
+    one, two = (ActionRecognizer.from_checkpoint(path, device="cpu") for path in (tmp_path / "bundle", tmp_path / "run"))
+    assert one.reasoner.prompts.encoder is None
+    assert any(float(parameter.detach().abs().max()) > 0 for parameter in two.reasoner.prompts.encoder.outer.parameters())
+    assert dict(one.classify(file).actions) == pytest.approx(dict(two.classify(file).actions), abs=1e-5)
+
+
 def test_recognizer_agrees_with_the_cached_route(chain: Pipeline) -> None:
     """From the file through the bundle, or through both caches: the same event sentence and the same scores."""
     recognizer = ActionRecognizer.from_checkpoint(chain.bundle, device="cpu")
@@ -279,13 +295,24 @@ def test_training_goes_on_from_a_checkpoint(chain: Pipeline, tmp_path: Path) -> 
     assert json.loads((tmp_path / "more" / "fit.json").read_text())["sessions"][-1]["last_step"] == 3
 
 
-def test_stage2_straight_from_video(chain: Pipeline, tmp_path: Path) -> None:
-    """No caches: the same checkpoint tested from the files gives the same metrics."""
-    sampling = ["--data.sampling.frames", 8, "--data.sampling.size", 64]
-    arguments = ["--config", chain.stage2, *sampling, "--model.init_args.vtem", chain.best1, "--ckpt_path", chain.best2]
-    assert chain("test", *arguments, "--trainer.default_root_dir", tmp_path / "video") == 0
-    one, two = (json.loads((run / "metrics.json").read_text())["metrics"] for run in (chain.run2, tmp_path / "video"))
+@pytest.mark.parametrize("door", ["features", "video"])
+def test_stage2_without_an_event_cache(chain: Pipeline, tmp_path: Path, door: str) -> None:
+    """From the feature cache or straight from the files: the same checkpoint gives the same metrics and the same probabilities."""
+    given = ["--data.features", chain.features] if door == "features" else ["--data.sampling.frames", 8, "--data.sampling.size", 64]
+    arguments = ["--config", chain.stage2, *given, "--model.init_args.vtem", chain.best1, "--ckpt_path", chain.best2]
+    there = ["--trainer.default_root_dir", tmp_path / "there"]
+    assert chain("test", *arguments, *there) == 0
+    one, two = (json.loads((run / "metrics.json").read_text())["metrics"] for run in (chain.run2, tmp_path / "there"))
     assert one["nll"] == pytest.approx(two["nll"], rel=1e-3)
+    assert one["nll_calibrated"] == pytest.approx(two["nll_calibrated"], rel=1e-3)
+    assert chain("predict", *arguments, *there) == 0
+    assert chain("predict", *chain.on_events, "--ckpt_path", chain.best2, "--trainer.default_root_dir", tmp_path / "events") == 0
+    first, second = (list(csv.DictReader((tmp_path / name / "predictions.csv").open())) for name in ("events", "there"))
+    plain = {row["clip"]: row for row in second if row["view"] == "0"}
+    assert len(plain) == 6
+    for row in first:
+        if row["view"] == "0":
+            assert float(row["fall down"]) == pytest.approx(float(plain[row["clip"]]["fall down"]), abs=1e-4)
 
 
 def test_predict_writes_the_probabilities_of_every_clip_and_view(chain: Pipeline, tmp_path: Path) -> None:

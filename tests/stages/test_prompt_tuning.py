@@ -121,7 +121,7 @@ def test_the_generative_objective_trains_and_is_evaluated_like_the_other(trained
 @pytest.mark.parametrize("width", [0, 6])
 def test_training_resumes_to_the_bit(trained: EventRun, width: int) -> None:
     """Three epochs at once, or one and then two more from its checkpoint: weights, MLP, optimiser and schedule."""
-    more = ["--trainer.max_epochs", 3, f"{PROMPTS}.reparameterise", width, f"{PROMPTS}.dropout", 0]
+    more = ["--trainer.max_epochs", 3, f"{PROMPTS}.reparameterise", width]
     assert trained("fit", *more, "--trainer.callbacks+", "rank_dump.FirstEpoch", run=f"whole{width}") == 0
     first = trained.folder / f"whole{width}" / "first.ckpt"
     assert trained("fit", *more, "--ckpt_path", first, run=f"resumed{width}") == 0
