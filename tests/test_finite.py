@@ -66,7 +66,7 @@ def test_a_loss_that_explodes_leaves_the_checkpoints_before_it(spoilt: EventRun,
     capsys.readouterr()
     assert healthy("fit", "--trainer.max_epochs", 9, "--ckpt_path", healthy.folder / "exploding.ckpt") == 1
     line = last_line(capsys)
-    assert re.search("(the loss is nan|prompts.key is NaN or infinite) on rank 0, batch ", line)  # whichever comes first
+    assert re.search("(the loss is nan|reasoner.adapter.key is NaN or infinite) on rank 0, batch ", line)  # whichever comes first
     assert f"continue from {checkpoints / 'last.ckpt'} with a lower learning rate" in line
     for path in checkpoints.iterdir():
         held = torch.load(path, weights_only=True)

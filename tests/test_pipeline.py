@@ -8,12 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning import Trainer
 from safetensors.torch import load_file
 from tiny import tiny_llava
 from videos import block_clips
 
 from vtlvlm.cli import main
 from vtlvlm.data.cache import EventCache
+from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.lvlm.instruction import Instruction
+from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.recognizer import ActionRecognizer
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.stage import content_hash
@@ -130,6 +135,25 @@ def test_a_trained_reasoner_is_not_aligned_anew(chain: Pipeline) -> None:
     empty = PromptTuningModule.load_from_checkpoint(chain.best2).reasoner
     empty.build(empty.classes, empty.num_events, 16)  # lays out anew, with the prior after empty events
     assert not torch.equal(empty.prior, module.reasoner.prior)
+
+
+def test_batch_calibration_without_training_looks_at_training_clips_only(chain: Pipeline) -> None:
+    """The zero-shot arm: its prior is the log of the mean share of each name over training clips and views."""
+    data = NTUDataModule(str(chain.root), events=str(chain.events), batch_size=2, micro_batch_size=2, num_workers=0, validation=0.5)
+    reasoner = EventReasoner(str(chain.llava), DeepPrompts(0), Instruction(list_categories=False), scores="batch_cal")
+    module = PromptTuningModule(reasoner)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    Trainer(accelerator="cpu", devices=1, **quiet).test(module, data, verbose=False)
+    plain = EventReasoner(str(chain.llava), DeepPrompts(0), Instruction(list_categories=False)).eval()
+    plain.build(data.classes, reasoner.num_events, 16)
+    shares, loader = [], data.train_dataloader()
+    for epoch in range(data.num_views):
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            with torch.no_grad():
+                shares.append(plain(torch.nn.functional.embedding(batch.ids, module.table)).softmax(-1))
+    torch.testing.assert_close(reasoner.prior, torch.cat(shares).mean(0).log(), atol=1e-5, rtol=1e-5)
+    assert "reasoner.prior" in module.state_dict()
 
 
 def test_stage1_round_trip_gives_the_cached_events(chain: Pipeline) -> None:

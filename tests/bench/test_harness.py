@@ -21,7 +21,15 @@ def test_ratio_is_the_median_of_the_rounds_ratios() -> None:
 
 @pytest.mark.parametrize(
     ("value", "target", "sense", "holds"),
-    [(1, 1, "<=", True), (1.1, 1, "<=", False), (9, 8, ">=", True), (None, 8, ">=", False), (1, None, "<=", None)],
+    [
+        (1, 1, "<=", True),
+        (1.1, 1, "<=", False),
+        (9, 8, ">=", True),
+        (None, 8, ">=", False),
+        (1, None, "<=", None),
+        (3, 3, "==", True),
+        (2, 3, "==", False),
+    ],
 )
 def test_holds(value: float | None, target: float | None, sense: str, holds: bool | None) -> None:
     assert Figure("work", value, target=target, sense=sense).holds is holds  # type: ignore[arg-type]

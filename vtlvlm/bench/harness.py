@@ -23,7 +23,7 @@ class Figure:
         value: Its cost or speed; None where it could not be measured, with the reason in ``note``.
         unit: Of the value; ``x`` for ratios.
         target: The value to reach, or None for what is only reported.
-        sense: Whether the value should be at most or at least the target.
+        sense: Whether the value should be at most, at least or exactly the target.
         note: What else one must know.
     """
 
@@ -31,7 +31,7 @@ class Figure:
     value: float | None
     unit: str = "x"
     target: float | None = None
-    sense: Literal["<=", ">="] = "<="
+    sense: Literal["<=", ">=", "=="] = "<="
     note: str = ""
 
     @property
@@ -39,7 +39,7 @@ class Figure:
         """Whether the target is met; None without one."""
         if self.target is None:
             return None
-        compare = operator.le if self.sense == "<=" else operator.ge
+        compare = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}[self.sense]
         return self.value is not None and compare(self.value, self.target)
 
 

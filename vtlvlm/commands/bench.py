@@ -8,6 +8,7 @@ from pathlib import Path
 BENCHES = {
     "data": "decoding, copies, feature and event caches",
     "vtem": "pooling, quantisation, FLOPs, a stage-1 step",
+    "lvlm": "label scores against slower ways, trained numbers (a quarter of an hour)",
     "events": "what event sentences keep of the action, beside the arms of stage 1 (an hour or more)",
 }
 

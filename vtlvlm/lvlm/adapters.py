@@ -30,9 +30,14 @@ class Adapter(nn.Module, ABC):
     tokens: int = 0
 
     @property
-    def needs_checkpoint(self) -> bool:
-        """Whether it trains anything, so that testing without a checkpoint is a mistake."""
+    def trains(self) -> bool:
+        """Whether there is anything in it to train."""
         return True
+
+    @property
+    def needs_checkpoint(self) -> bool:
+        """Whether testing without a checkpoint is a mistake."""
+        return self.trains
 
     @abstractmethod
     def build(self, config: PretrainedConfig) -> None:
@@ -82,7 +87,7 @@ class NoAdapter(Adapter):
     """Trains nothing in the language model: the zero-shot arm, or with the reasoner's ``train_projector`` that of the projector alone."""
 
     @property
-    def needs_checkpoint(self) -> bool:
+    def trains(self) -> bool:
         return False
 
     def build(self, config: PretrainedConfig) -> None:

@@ -137,9 +137,14 @@ class DeepPrompts(Adapter):
         self.encoder = None
 
     @property
+    def trains(self) -> bool:
+        """With prompts of no tokens it is the untuned model."""
+        return self.tokens > 0
+
+    @property
     def needs_checkpoint(self) -> bool:
-        """With prompts of no tokens it is the untuned model, and a prefix of peft's was trained elsewhere."""
-        return self.tokens > 0 and self.init_from is None
+        """A prefix that peft has trained can be tested as it is."""
+        return self.trains and self.init_from is None
 
     @contextmanager
     def off(self, model: LlavaForConditionalGeneration) -> Iterator[None]:

@@ -85,7 +85,7 @@ class PromptTuningModule(Stage):
 
     def setup(self, stage: str) -> None:
         data = self.data
-        if stage == "fit" and not (self.reasoner.adapter.needs_checkpoint or self.reasoner.train_projector):
+        if stage == "fit" and not (self.reasoner.adapter.trains or self.reasoner.train_projector):
             raise UsageError(
                 "nothing to train: choose an adapter, or set reasoner.train_projector; `vtlvlm test` measures the untuned model"
             )

@@ -1,0 +1,40 @@
+import json
+from pathlib import Path
+
+import pytest
+from tiny import tiny_llava
+
+from vtlvlm.bench import lvlm
+from vtlvlm.cli import main
+
+SMALL = {"EVENTS": 6, "NAMES": {5: (1e3, 0.0), 8: (1e3, 0.0)}, "PART": 20}
+
+
+def test_trained_numbers_are_those_of_the_paper() -> None:
+    assert [(figure.value, figure.holds) for figure in lvlm.trained_numbers()] == [(1_179_648, True), (4_194_304, True)]
+
+
+def test_all_figures_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A miniature LLaVA in the place of the composed one; what is equal is equal there too."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(lvlm, name, value)
+    monkeypatch.setattr(lvlm, "compose", tiny_llava)
+    output = tmp_path / "b.json"
+    assert main(["bench", "lvlm", "--repeats", "2", "--output", str(output)]) == 0
+    found = json.loads(output.read_text())
+    assert len(found["rows"]) == 2 * 6 + 2
+    for differences, ranks, *times in (found["rows"][:6], found["rows"][6:12]):
+        assert differences["holds"]
+        assert ranks["value"] == 0
+        assert all(row["value"] > 0 for row in times)
+    assert [sizes["names"] for sizes in found["tokens"]] == [5, 8]
+    assert all(sizes["context"] > 6 and sizes["nodes"] > sizes["names"] for sizes in found["tokens"])
+
+
+def test_more_rounds_than_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each label still has its pass; rounds without one do not count."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(lvlm, name, value)
+    figures, _ = lvlm.label_scores(tiny_llava(tmp_path / "llava"), 7)
+    assert all(figure.value is not None and figure.value >= 0 for figure in figures)
+    assert [figure.value for figure in figures[1::6]] == [0, 0]

@@ -1,0 +1,148 @@
+"""The language model that reads event sentences: scores of the NTU names in one pass, and how many numbers its prompts train.
+
+Times are processor times of this process on one thread, ratios are medians over rounds in which every job has its turn.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from vtlvlm.bench.harness import Figure, alternate, ratio
+from vtlvlm.bench.vtem import LLAVA, TOWER
+from vtlvlm.data.ntu import ACTIONS
+from vtlvlm.lvlm.compose import compose
+from vtlvlm.lvlm.instruction import Instruction
+from vtlvlm.lvlm.llava import load_config, load_tokenizer, projector_width
+from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.lvlm.scoring import score
+from vtlvlm.lvlm.trie import LabelTrie
+
+EVENTS = 256
+"""M, of one clip"""
+NAMES = {60: (1.6, 35.0), 120: (1.9, 60.0)}
+"""How many names of NTU RGB+D: one pass may take so many times the context alone, and is so many times faster than one pass a label"""
+PART = 100
+"""Label tokens a pass, where the tree is cut"""
+PROMPTS = {"last:9": 1_179_648, "all": 4_194_304}
+"""Layers of LLaVA-1.5-7B that carry 16 prompt tokens, and the numbers that are trained in them"""
+
+
+def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Figure], dict[str, Any]]:
+    """All figures of this bench; it needs no videos."""
+    del videos
+    llava = compose(work / "llava")
+    figures, facts = label_scores(llava, repeats)
+    return [*figures, *trained_numbers()], {"events": EVENTS, "clips": 1, "repeats": repeats, **facts}
+
+
+# -- label scores --------------------------------------------------------------------------------------------------------------------
+
+
+def label_scores(llava: Path, repeats: int) -> tuple[list[Figure], dict[str, Any]]:
+    """One pass against the context alone, one pass a label, and labels as a batch, for each number of names; with sizes in tokens."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = [_label_scores(llava, number, repeats) for number in NAMES]
+    finally:
+        torch.set_num_threads(threads)
+    return [figure for figures, _ in found for figure in figures], {"tokens": [sizes for _, sizes in found]}
+
+
+@torch.inference_mode()
+def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Figure], dict[str, int]]:
+    names = ACTIONS[:number]
+    width = projector_width(load_config(str(llava)))
+    reasoner = EventReasoner(str(llava), DeepPrompts(0), Instruction()).eval()
+    reasoner.build(names, EVENTS, width)
+    base, context, trie = reasoner.base, reasoner.context, reasoner.trie
+    assert base is not None
+    assert trie is not None
+    labels = reasoner.instruction.labels(load_tokenizer(str(llava)), names)
+    parts = LabelTrie(labels, PART)
+    events = reasoner.project(torch.randn(1, EVENTS, width, generator=torch.Generator().manual_seed(0)))
+    # one pass a label is slow: each round does its share of the labels, the first (which warms up) too, and all are done once
+    edges = [round(i * number / (repeats + 1)) for i in range(repeats + 2)]
+    shares = iter(list(pairwise(edges)))
+    apart: list[Tensor] = []
+
+    def share() -> None:
+        start, end = next(shares)
+        apart.extend(one_label(base, events, context, label) for label in labels[start:end])
+
+    jobs = {
+        "context": lambda: forward(base, events, context, 1),
+        "packed": lambda: score(base, events, context, trie),
+        "parts": lambda: score(base, events, context, parts),
+        "batched": lambda: score(base, events, context, trie, "batched"),
+        "apart": share,
+    }
+    with tqdm(total=len(jobs) * (repeats + 1), desc=f"scoring {number} names", unit="job") as bar:
+        seconds = alternate(jobs, repeats=repeats, tick=bar.update)
+    sizes = [end - start for start, end in pairwise(edges[1:])]
+    rounds = zip(seconds["apart"], sizes, seconds["packed"], strict=True)
+    faster = [spent * number / size / once for spent, size, once in rounds if size]
+    packed, expected = score(base, events, context, trie)[0], torch.stack(apart, 1)[0]
+    misplaced = int((packed.argsort() != expected.argsort()).sum())
+    most, least = NAMES[number]
+    work = f"{number} NTU names after {EVENTS} events, in one pass"
+    sizes_text = f"{len(context)} tokens before, {len(trie)} label tokens read; {statistics.median(seconds['context']):.2f} s context"
+    figures = [
+        Figure(f"{work}: against one pass a label, largest difference of log P", float((packed - expected).abs().max()), "nats", 1e-3),
+        Figure("... labels whose rank differs", misplaced, "labels", 0),
+        Figure("... time over the context alone", ratio(seconds, "packed", "context"), "x", most, note=f"{sizes_text}, processor time"),
+        Figure(
+            "... how much faster than one pass a label",
+            statistics.median(faster),
+            "x",
+            least,
+            ">=",
+            note=f"every label once, {number // (repeats + 1)} or so beside each measurement of all",
+        ),
+        Figure(
+            "... how much faster than labels as a padded batch over the cached context", ratio(seconds, "batched", "packed"), "x", 1, ">="
+        ),
+        Figure(f"... in passes of at most {PART} label tokens: time over one pass", ratio(seconds, "parts", "packed"), note="not a target"),
+    ]
+    return figures, {"names": number, "context": len(context), "nodes": len(trie)}
+
+
+def forward(model: LlavaForConditionalGeneration, events: Tensor, ids: Tensor, keep: int) -> Tensor:
+    """Logits at the last ``keep`` positions of a sequence of ids (n,), the way anybody would compute them."""
+    seen = {"image": BaseModelOutputWithPooling(pooler_output=list(events))}
+    logits: Tensor = model(input_ids=ids[None], mm_encoder_outputs=seen, logits_to_keep=keep, use_cache=False).logits
+    return logits
+
+
+def one_label(model: LlavaForConditionalGeneration, events: Tensor, context: Tensor, label: list[int]) -> Tensor:
+    """(1,) log P of one label, by a pass of its own."""
+    tokens = torch.tensor(label)
+    logits = forward(model, events, torch.cat([context, tokens[:-1]]), len(label))
+    return logits.log_softmax(-1).gather(2, tokens[None, :, None]).sum((1, 2))
+
+
+# -- trained numbers -----------------------------------------------------------------------------------------------------------------
+
+
+def trained_numbers() -> Iterator[Figure]:
+    """What requires gradients in LLaVA-1.5-7B with prompts attached, counted on the meta device."""
+    for layers, expected in PROMPTS.items():
+        prompts = DeepPrompts(16, layers)
+        config = LlavaConfig(text_config=LlamaConfig(**LLAVA), vision_config=CLIPVisionConfig(**TOWER))
+        with torch.device("meta"):
+            model = LlavaForConditionalGeneration(config).requires_grad_(False)
+            prompts.build(config.text_config)
+        prompts.attach(model)
+        count = sum(p.numel() for p in {*model.parameters(), *prompts.parameters()} if p.requires_grad)
+        yield Figure(f"LLaVA-1.5-7B with 16 prompt tokens in {len(prompts.chosen)} layers: trained numbers", count, "", expected, "==")
