@@ -88,7 +88,8 @@ def test_every_arm_trains_tests_and_classifies(arms: Arms, name: str, caplog: py
     assert found["adapter"] == type(module.reasoner.adapter).__name__
     assert arms("export", folder, bundle) == 0
     stored = load_file(bundle / "adapter.safetensors")
-    assert sum(tensor.numel() for tensor in stored.values()) == adapter.trained + projector.trained + 2  # and the prior of two categories
+    prior_and_temperature = 3  # of two categories
+    assert sum(tensor.numel() for tensor in stored.values()) == adapter.trained + projector.trained + prior_and_temperature
     file = arms.root / "S001C001P003R001A001_rgb.avi"
     one, two = (ActionRecognizer.from_checkpoint(path, device="cpu").classify(file) for path in (bundle, folder))
     assert one.actions == two.actions

@@ -211,16 +211,16 @@ def test_bundle_and_checkpoint_give_the_same_probabilities(chain: Pipeline) -> N
 
 def test_bundles_hold_plain_prompts(chain: Pipeline, tmp_path: Path) -> None:
     """Trained through an MLP: the bundle has keys and values alone, knows of no MLP, and answers as the checkpoint does."""
-    width = ["--model.init_args.reasoner.init_args.prompts.init_args.reparameterise", 6]
+    width = ["--model.init_args.reasoner.init_args.adapter.init_args.reparameterise", 6]
     assert chain("fit", *chain.on_events, *width, "--trainer.default_root_dir", tmp_path / "run") == 0
     assert chain("export", tmp_path / "run", tmp_path / "bundle") == 0
-    held = load_file(tmp_path / "bundle" / "prompts.safetensors")
-    assert {name for name in held if name.startswith("prompts.")} == {"prompts.key", "prompts.value"}
+    held = load_file(tmp_path / "bundle" / "adapter.safetensors")
+    assert {name for name in held if name.startswith("adapter.")} == {"adapter.key", "adapter.value"}
     assert held["temperature"] != 1
     file = chain.root / "S001C001P003R001A001_rgb.avi"
     one, two = (ActionRecognizer.from_checkpoint(path, device="cpu") for path in (tmp_path / "bundle", tmp_path / "run"))
-    assert one.reasoner.prompts.encoder is None
-    assert any(float(parameter.detach().abs().max()) > 0 for parameter in two.reasoner.prompts.encoder.outer.parameters())
+    assert one.reasoner.adapter.encoder is None
+    assert any(float(parameter.detach().abs().max()) > 0 for parameter in two.reasoner.adapter.encoder.outer.parameters())
     assert dict(one.classify(file).actions) == pytest.approx(dict(two.classify(file).actions), abs=1e-5)
 
 
