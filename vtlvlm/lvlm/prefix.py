@@ -14,7 +14,7 @@ from transformers import LlavaForConditionalGeneration, PretrainedConfig, PreTra
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter
-from vtlvlm.lvlm.attention import use_kernel
+from vtlvlm.lvlm.kernel import use_kernel
 from vtlvlm.lvlm.peft_format import read_prefix
 
 

@@ -15,9 +15,9 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter, FullFineTuning
 from vtlvlm.lvlm.alignment import AlignmentSums, align
-from vtlvlm.lvlm.attention import use_kernel
 from vtlvlm.lvlm.generative import answer_table, language_loss
 from vtlvlm.lvlm.instruction import Instruction
+from vtlvlm.lvlm.kernel import use_kernel
 from vtlvlm.lvlm.llava import Dtype, Quantization, load_config, load_llava, load_tokenizer, projector_width
 from vtlvlm.lvlm.priors import PER_TOKEN, RELATIVE, PriorSums, ScoreMode
 from vtlvlm.lvlm.scoring import score

@@ -13,7 +13,7 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.attention import ContextStates, has_kernel
+from vtlvlm.lvlm.kernel import ContextStates, has_kernel
 from vtlvlm.lvlm.trie import LabelTrie
 
 Form = Literal["packed", "two_pass", "batched"]

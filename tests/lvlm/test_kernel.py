@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vtlvlm.lvlm.attention import ContextStates, attention, has_kernel, use_kernel
+from vtlvlm.lvlm.kernel import ContextStates, attention, has_kernel, use_kernel
 from vtlvlm.lvlm.llava import load_llava
 from vtlvlm.lvlm.prefix import DeepPrompts
 
