@@ -3,16 +3,10 @@
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from vtlvlm.bench.vtem import TOWER
+
 VOCABULARY = 32_064
 """Vicuna's 32,000 words with <image> (32,000) and <pad> (32,001), rounded up to a multiple of 64"""
-VISION = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-}
 TEXT = {
     "7b": {"hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32, "num_attention_heads": 32},
     "13b": {"hidden_size": 5120, "intermediate_size": 13_824, "num_hidden_layers": 40, "num_attention_heads": 40},
@@ -26,7 +20,7 @@ def llava_config(size: str) -> LlavaConfig:
     text = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=4096, rms_norm_eps=1e-5, **TEXT[size])
     return LlavaConfig(
         text_config=text,
-        vision_config=CLIPVisionConfig(projection_dim=768, vocab_size=32_000, **VISION),
+        vision_config=CLIPVisionConfig(projection_dim=768, vocab_size=32_000, **TOWER),
         image_token_index=32_000,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",

@@ -25,6 +25,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "paper's form: no motion, not centred": ("ablations/plain_tokens.yaml",),
     "K = 512": ("ablations/codes_512.yaml",),
     "rotation trick": ("ablations/rotation.yaml",),
+    "learned codebook": ("ablations/learned.yaml",),
     "factorised codes": ("ablations/factorised.yaml",),
     "SimVQ": ("ablations/simvq.yaml",),
     "FSQ": ("ablations/fsq.yaml",),

@@ -333,7 +333,7 @@ class EventReasoner(nn.Module):
             UsageError: Not built, or tensors of another adapter, model, layer set or number of prompt tokens.
         """
         self._built()
-        own, state = self.trainable_state(), {"temperature": torch.ones(()), **state}  # older bundles know no temperature
+        own = self.trainable_state()
         for name in sorted(own.keys() | state.keys()):
             here = tuple(own[name].shape) if name in own else "nothing"
             there = tuple(state[name].shape) if name in state else "nothing"

@@ -257,7 +257,7 @@ class PromptTuningModule(Stage):
             return self.mapper.predict_step(batch, 0).vectors
 
     def scores(self, batch: EventBatch | FeatureBatch | VideoBatch) -> Tensor:
-        """(B, A) log-likelihoods of the categories' names."""
+        """(B, A) scores of the categories, as ``reasoner.scores`` says."""
         return self.reasoner(self.vectors(batch))
 
     def training_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> Tensor:
