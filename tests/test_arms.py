@@ -202,6 +202,7 @@ def sharded(arms: Arms) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_parts_train_like_one_process(arms: Arms, sharded: Path, tmp_path: Path) -> None:
     same = [f"{REASONER}.align_projector", "false", "--trainer.default_root_dir", tmp_path / "one"]
     assert arms("fit", *arms.config("full"), *same) == 0
@@ -219,6 +220,7 @@ def test_two_parts_train_like_one_process(arms: Arms, sharded: Path, tmp_path: P
     assert float(apart.max()) < 5e-4
 
 
+@pytest.mark.slow
 def test_shards_become_a_checkpoint_and_a_llava(arms: Arms, sharded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     last, whole, folder = sharded / "checkpoints" / "last.ckpt", tmp_path / "whole.ckpt", tmp_path / "llava"
     assert len(list(last.glob("*.distcp"))) == 2

