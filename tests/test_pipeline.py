@@ -197,6 +197,10 @@ def test_test_views_go_through_both_caches_and_are_averaged(chain: Pipeline, tmp
         listed = torch.tensor([[float(row[name]) for name in names] for row in rows])
         mean = (temperature * listed.log()).softmax(-1).mean(0)
         truth = names.index(rows[0]["truth"])
+        calibrated = (mean.log() / temperature).softmax(-1)
+        once = next(row for row in csv.DictReader((two / "predictions_test.csv").open()) if row["clip"] == clip)
+        assert [float(once[name]) for name in names] == pytest.approx(calibrated.tolist(), abs=1e-5)
+        assert (once["truth"], once["recognised"]) == (names[truth], names[int(mean.argmax())])
         nll -= torch.stack([mean[truth].log(), (mean.log() / temperature).log_softmax(-1)[truth]]) / 2
     assert [metrics["nll"], metrics["nll_calibrated"]] == pytest.approx(nll.tolist(), abs=1e-4)
 

@@ -1,10 +1,10 @@
-"""``vtlvlm predict``: the probabilities of every clip, as a table in the run folder."""
+"""The probabilities of every clip, as a table in the run folder: of ``vtlvlm predict``, view by view, and of ``vtlvlm test``."""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from torch import Tensor
 
 
 class PredictionTable(BasePredictionWriter):
-    """Writes ``predictions.csv``: clip, view, truth, recognised, and the probability of each class.
+    """Writes ``predictions.csv``, with clip, view, truth, recognised and the probability of each class; a test ``predictions_test.csv``
+    without views.
 
-    One row for each clip and view; under several processes each writes ``predictions-rank.csv`` with its own clips. The file appears when
-    it is complete. Predictions that are no table of probabilities (stage 1) are left alone.
+    Under several processes each writes a file with its own clips, ``predictions-rank.csv``. A file appears when it is complete.
+    Predictions that are no table of probabilities (stage 1) are left alone.
     """
 
     def __init__(self) -> None:
@@ -35,27 +36,46 @@ class PredictionTable(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Keep a batch's rows."""
-        if not isinstance(prediction, Tensor):
-            return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        keys = data.keys(batch.clips.cpu(), batch.views.cpu())
-        labels, best = batch.labels.tolist(), prediction.argmax(-1).tolist()
-        for (name, view), label, found, row in zip(keys, labels, best, prediction.tolist(), strict=True):
-            truth = data.classes[label] if label >= 0 else ""
-            self._rows.append([name, view, truth, data.classes[found], *(f"{p:.6f}" for p in row)])
+        if isinstance(prediction, Tensor):
+            keys = _data(trainer).keys(batch.clips.cpu(), batch.views.cpu())
+            self._add(trainer, [list(key) for key in keys], batch.labels, prediction)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep a test batch's rows: of ``clips`` (C,), ``labels`` (C,) and ``probs`` (C, A), where the test step returns these."""
+        if isinstance(outputs, Mapping) and "probs" in outputs:
+            names = _data(trainer).clip_names(outputs["clips"].cpu())
+            self._add(trainer, [[name] for name in names], outputs["labels"], outputs["probs"])
+
+    def _add(self, trainer: Trainer, keys: list[list[Any]], labels: Tensor, probs: Tensor) -> None:
+        classes = _data(trainer).classes
+        for key, label, found, row in zip(keys, labels.tolist(), probs.argmax(-1).tolist(), probs.tolist(), strict=True):
+            truth = classes[label] if label >= 0 else ""
+            self._rows.append([*key, truth, classes[found], *(f"{p:.6f}" for p in row)])
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
-        if not self._rows:
+        self._write(trainer, "predictions", ["clip", "view"])
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file."""
+        self._write(trainer, "predictions_test", ["clip"])
+
+    def _write(self, trainer: Trainer, name: str, keys: list[str]) -> None:
+        rows, self._rows = self._rows, []
+        if not rows:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         suffix = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = Path(trainer.default_root_dir) / f"predictions{suffix}.csv"
+        path = Path(trainer.default_root_dir) / f"{name}{suffix}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["clip", "view", "truth", "recognised", *data.classes])
-            writer.writerows(self._rows)
+            writer.writerow([*keys, "truth", "recognised", *_data(trainer).classes])
+            writer.writerows(rows)
         partial.replace(path)
-        self._rows = []
+
+
+def _data(trainer: Trainer) -> Any:
+    return trainer.datamodule  # type: ignore[attr-defined]

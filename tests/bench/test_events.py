@@ -46,4 +46,4 @@ def test_unknown_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["bench", "events", "--work", str(tmp_path), "--arms", "nonsense"]) == 2
     assert "nonsense: no such arm; there are full, w/o quantisation" in capsys.readouterr().err
     assert main(["bench", "vtem", "--arms", "full"]) == 2
-    assert "--arms goes with bench events" in capsys.readouterr().err
+    assert "--arms goes with bench events and bench adapters" in capsys.readouterr().err

@@ -86,14 +86,14 @@ def measure(work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str
     return figures, facts
 
 
-def prepare(work: Path, videos: Path | None) -> Setting:
-    """Videos, the folds their people make, and one feature cache for all folds."""
+def prepare(work: Path, videos: Path | None, subjects: int = SUBJECTS) -> Setting:
+    """Videos (rendered ones of so many people, where there are none), the folds their people make, and one feature cache for all folds."""
     from vtlvlm.configs import config
     from vtlvlm.data.datamodule import NTUDataModule
 
     root, features = videos or work / "videos", work / "features"
     if videos is None:
-        command("synth", root, "--subjects", SUBJECTS, "--seed", SEED)
+        command("synth", root, "--subjects", subjects, "--seed", SEED)
     data = NTUDataModule(str(root), "all", validation=0.0)
     data.prepare_data()
     data.setup("fit")

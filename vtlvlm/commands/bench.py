@@ -9,6 +9,7 @@ BENCHES = {
     "data": "decoding, copies, feature and event caches",
     "vtem": "pooling, quantisation, FLOPs, a stage-1 step",
     "lvlm": "label scores against slower ways, trained numbers (a quarter of an hour)",
+    "adapters": "what prompts and other adapters make of event sentences (hours on two cores)",
     "events": "what event sentences keep of the action, beside the arms of stage 1 (an hour or more)",
 }
 
@@ -18,10 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--videos",
         type=Path,
-        help="data: folder of camera videos to make 1080p clips from; events: the clips to learn from (default: rendered ones)",
+        help="data: folder of camera videos to make 1080p clips from; events, adapters: the clips to learn from (default: rendered ones)",
     )
-    parser.add_argument("--repeats", type=int, help="rounds that medians are taken over (default: 5); events: seeds (default: 3)")
-    parser.add_argument("--arms", nargs="*", metavar="ARM", help="events: these arms beside the full form (default: all)")
+    parser.add_argument("--repeats", type=int, help="rounds that medians are taken over (default: 5); events, adapters: seeds (default: 3)")
+    parser.add_argument("--arms", nargs="*", metavar="ARM", help="events, adapters: only these arms beside the first (default: all)")
     parser.add_argument("--work", type=Path, help="folder for the files it makes, kept (default: a temporary one)")
     parser.add_argument("--output", type=Path, help="JSON file to write (default: runs/bench/NAME.json)")
 
@@ -33,13 +34,13 @@ def run(args: argparse.Namespace) -> int:
     from vtlvlm.bench.harness import finish
     from vtlvlm.errors import UsageError
 
-    events = args.name == "events"
-    repeats = args.repeats if args.repeats is not None else 3 if events else 5
+    learns = args.name in ("adapters", "events")
+    repeats = args.repeats if args.repeats is not None else 3 if learns else 5
     if repeats < 1:
         raise UsageError(f"--repeats {repeats}: at least 1")
-    if args.arms is not None and not events:
-        raise UsageError("--arms goes with bench events")
-    options = {"arms": args.arms} if events else {}
+    if args.arms is not None and not learns:
+        raise UsageError("--arms goes with bench events and bench adapters")
+    options = {"arms": args.arms} if learns else {}
     bench = importlib.import_module(f"vtlvlm.bench.{args.name}")
     with tempfile.TemporaryDirectory(prefix="vtlvlm-bench-") as temporary:
         work = args.work or Path(temporary)

@@ -276,7 +276,7 @@ class PromptTuningModule(Stage):
         """A temperature belongs to the weights it was fitted for."""
         self.reasoner.temperature.fill_(1)
 
-    def _evaluate(self, batch: EventBatch | FeatureBatch | VideoBatch, split: str) -> None:
+    def _evaluate(self, batch: EventBatch | FeatureBatch | VideoBatch, split: str) -> dict[str, Tensor]:
         scores = self.scores(batch)
         log_probs, first = mean_over_views(scores.log_softmax(-1), batch.clips)
         labels = batch.labels[first]
@@ -291,6 +291,7 @@ class PromptTuningModule(Stage):
         else:
             calibrated.update(log_probs / self.reasoner.temperature, labels)
             self.log_dict(calibrated, on_step=False, on_epoch=True, batch_size=len(labels))
+        return {"clips": batch.clips[first], "labels": labels, "probs": self.reasoner.probabilities(log_probs)}
 
     @property
     def _fits_temperature(self) -> bool:
@@ -311,8 +312,9 @@ class PromptTuningModule(Stage):
     def validation_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> None:
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> None:
-        self._evaluate(batch, "test")
+    def test_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> dict[str, Tensor]:
+        """Each clip's row in the index, label and calibrated probabilities, its views averaged."""
+        return self._evaluate(batch, "test")
 
     def predict_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> Tensor:
         """(B, A) calibrated probabilities, each view by itself."""

