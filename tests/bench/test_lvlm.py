@@ -4,10 +4,12 @@ from pathlib import Path
 import pytest
 from tiny import tiny_llava
 
-from vtlvlm.bench import lvlm
+from vtlvlm.bench import lvlm, prompt_training
 from vtlvlm.cli import main
 
 SMALL = {"EVENTS": 6, "NAMES": {5: (1e3, 0.0), 8: (1e3, 0.0)}, "PART": 20}
+TRAINING = {"CLIPS": 2, "EVENTS": 6, "PROMPTS": 3, "NAMES": 5, "WIDE_EVENTS": 6, "WIDE_LAYERS": 2, "WIDE_WORDS": 500}
+NARROW = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 32, "num_attention_heads": 4, "vocab_size": 500}
 
 
 def test_trained_numbers_are_those_of_the_paper() -> None:
@@ -18,11 +20,17 @@ def test_all_figures_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A miniature LLaVA in the place of the composed one; what is equal is equal there too."""
     for name, value in SMALL.items():
         monkeypatch.setattr(lvlm, name, value)
+    for name, value in {**TRAINING, "LLAVA": NARROW}.items():
+        monkeypatch.setattr(prompt_training, name, value)
     monkeypatch.setattr(lvlm, "compose", tiny_llava)
     output = tmp_path / "b.json"
     assert main(["bench", "lvlm", "--repeats", "2", "--output", str(output)]) == 0
     found = json.loads(output.read_text())
-    assert len(found["rows"]) == 2 * 6 + 2
+    assert len(found["rows"]) == 2 * 6 + 10 + 2
+    training = found["rows"][12:22]
+    assert [row["holds"] for row in training if row["unit"] == "nats"] == [True]  # peft's loss
+    assert [row["holds"] for row in training if "difference of a gradient" in row["work"]] == [True]
+    assert [row["value"] for row in training if row["unit"] == "MB"] == [pytest.approx(3 * (2 * 9 * 3 * 32 * 4) / 1e6, abs=0.02)]
     for differences, ranks, *times in (found["rows"][:6], found["rows"][6:12]):
         assert differences["holds"]
         assert ranks["value"] == 0

@@ -55,6 +55,7 @@ def test_labels_are_tokenised_in_their_context_and_end(template: str | None, end
         ([], "no categories"),
         (["drink", " "], "category 1: has no name"),
         (["sit down", "drink", "sit  down "], "'sit down': is named 2 times"),
+        (["Sit down", "drink", "sit DOWN"], "'Sit down': is named 2 times"),
     ],
 )
 def test_bad_categories_are_named(names: list[str], words: str):

@@ -1,4 +1,4 @@
-"""The language model that reads event sentences: scores of the NTU names in one pass, and how many numbers its prompts train.
+"""The language model that reads event sentences: scores of the NTU names in one pass, and the training of its prompts.
 
 Times are processor times of this process on one thread, ratios are medians over rounds in which every job has its turn.
 """
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vtlvlm.bench import prompt_training as training
 from vtlvlm.bench.harness import Figure, alternate, ratio
 from vtlvlm.bench.vtem import LLAVA, TOWER
 from vtlvlm.data.ntu import ACTIONS
@@ -43,7 +44,7 @@ def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Figu
     del videos
     llava = compose(work / "llava")
     figures, facts = label_scores(llava, repeats)
-    return [*figures, *trained_numbers()], {"events": EVENTS, "clips": 1, "repeats": repeats, **facts}
+    return [*figures, *training.figures(llava, repeats), *trained_numbers()], {"events": EVENTS, "clips": 1, "repeats": repeats, **facts}
 
 
 # -- label scores --------------------------------------------------------------------------------------------------------------------

@@ -83,16 +83,18 @@ class Instruction:
         """Every category as the model would answer it: tokenised behind the context, closed by the end token.
 
         Raises:
-            UsageError: An empty category, two with the same words, or a tokenizer without an end token.
+            UsageError: An empty category, two with the same words (capitals make no other word), or a tokenizer without an end token.
         """
         names = [" ".join(name.split()) for name in classes]
         if not names:
             raise UsageError("no categories: give at least one class name")
         if "" in names:
             raise UsageError(f"category {names.index('')}: has no name; give every category a name of its own")
-        twice = [name for name, count in Counter(names).items() if count > 1]
+        folded = [name.casefold() for name in names]
+        twice = [name for name, count in Counter(folded).items() if count > 1]
         if twice:
-            raise UsageError(f"category {twice[0]!r}: is named {names.count(twice[0])} times; give every category a name of its own")
+            name = names[folded.index(twice[0])]
+            raise UsageError(f"category {name!r}: is named {folded.count(twice[0])} times; give every category a name of its own")
         if tokenizer.eos_token_id is None:
             raise UsageError(f"{tokenizer.name_or_path}: the tokenizer has no end token, without which labels cannot be told apart")
         prompt, space = self.prompt(tokenizer, classes)

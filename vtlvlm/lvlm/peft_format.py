@@ -41,8 +41,12 @@ def write_prefix(folder: Path, key: Tensor, value: Tensor, llava: str, revision:
         "prefix_projection": False,
     }
     (folder / CONFIG).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    flat = torch.stack([key, value], 1).permute(3, 0, 1, 2, 4).reshape(tokens, -1)  # (P, layers · 2 · KV heads · width)
-    save_file({NAME: flat.contiguous()}, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file({NAME: prefix_table(key, value).contiguous()}, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def prefix_table(key: Tensor, value: Tensor) -> Tensor:
+    """Keys and values, each (layers, KV heads, P, head width), as peft's embedding holds them: (P, layers · 2 · KV heads · head width)."""
+    return torch.stack([key, value], 1).permute(3, 0, 1, 2, 4).flatten(1)
 
 
 def read_prefix(folder: str | Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:

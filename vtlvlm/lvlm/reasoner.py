@@ -169,7 +169,10 @@ class EventReasoner(nn.Module):
         if self.train_projector:
             base.model.multi_modal_projector.requires_grad_(True)
         if self.gradient_checkpointing:
-            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enable = (
+                getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+            )  # as older releases call it
+            enable({"use_reentrant": False})
         self.base = base
         self.train(self.training)
 

@@ -56,7 +56,7 @@ def score(model: LlavaForConditionalGeneration, projected: Tensor, context: Tens
         raise UsageError(f"attention kernel {kernel}: cannot take the mask of the label tree; use sdpa")
     if form == "two_pass" and not has_kernel(model):
         raise UsageError(f"attention kernel {kernel}: cannot score in two passes; use sdpa")
-    if form == "batched" and model.training and model.is_gradient_checkpointing:
+    if form == "batched" and model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise UsageError(f"attention kernel {kernel}: scores labels over a cache, which gradient checkpointing forbids; use sdpa")
     if form == "packed":
         return torch.stack([_packed(model, projected, context, part) for part in trie.parts]).sum(0)

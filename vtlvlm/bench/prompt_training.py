@@ -1,0 +1,259 @@
+"""Training the prompts: a step beside transformers' and peft's own, memory with and without checkpointing, and LLaVA's width.
+
+Memory is the peak of this process over what it held before, read where Linux tells it.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from vtlvlm.bench.harness import Figure, alternate, ratio
+from vtlvlm.bench.vtem import LLAVA, TOWER
+from vtlvlm.data.ntu import ACTIONS
+from vtlvlm.lvlm.generative import PADDING
+from vtlvlm.lvlm.instruction import Instruction
+from vtlvlm.lvlm.kernel import use_kernel
+from vtlvlm.lvlm.llava import load_config, load_llava, load_tokenizer, projector_width
+from vtlvlm.lvlm.peft_format import prefix_table
+from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.lvlm.scoring import score
+from vtlvlm.lvlm.trie import LabelTrie
+from vtlvlm.memory import peak_bytes
+
+CLIPS, EVENTS, PROMPTS, NAMES = 4, 64, 16, 60
+"""Of a step of the small model: clips, M, prompt tokens in all layers, categories"""
+WIDE_EVENTS, WIDE_LAYERS, WIDE_WORDS = 256, 4, 32_000
+"""Of the step at LLaVA-1.5-7B's width"""
+PAPER_LAYERS, MEGABYTES = "last:9", 25
+GIBIBYTES = 24
+RATE = 1e-3
+
+
+def _hold(model: nn.Module) -> None:
+    """Copy weights out of the file they are mapped from: the system drops such pages and reads them again, which would look like a peak."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+
+
+class Steps:
+    """One model, the same prompts and clips, and the ways to make a step with them.
+
+    Args:
+        llava: Folder of a LLaVA.
+        checkpointing: Recompute layers in the backward pass.
+    """
+
+    def __init__(self, llava: Path, checkpointing: bool = False) -> None:
+        torch.manual_seed(0)
+        width = projector_width(load_config(str(llava)))
+        self.reasoner = EventReasoner(
+            str(llava), DeepPrompts(PROMPTS), Instruction(list_categories=False), gradient_checkpointing=checkpointing
+        )
+        self.reasoner.build(ACTIONS[:NAMES], EVENTS, width)
+        self.reasoner.train()
+        assert self.reasoner.base is not None
+        _hold(self.reasoner.base)
+        with torch.no_grad():
+            self.vectors = torch.randn(CLIPS, EVENTS, width)
+            self.projected = self.reasoner.project(self.vectors)
+        self.labels = torch.arange(CLIPS) * (NAMES // CLIPS)
+        self.optimizer = torch.optim.AdamW(self.prompts, lr=RATE)
+
+    @property
+    def prompts(self) -> list[nn.Parameter]:
+        return list(self.reasoner.adapter.parameters())
+
+    def _step(self, loss: Tensor) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def generative(self) -> float:
+        """A step with the language model's own loss."""
+        return self._step(self.reasoner.generative_loss(self.vectors, self.labels))
+
+    def listwise(self) -> float:
+        """A step with the cross-entropy over the categories."""
+        return self._step(F.cross_entropy(self.reasoner(self.vectors), self.labels))
+
+    def gradients(self) -> list[Tensor]:
+        """Of the prompts, in a listwise step that is not taken."""
+        loss = F.cross_entropy(self.reasoner(self.vectors), self.labels)
+        return list(torch.autograd.grad(loss, self.prompts))
+
+
+class BareSteps:
+    """The same step as anybody would write it: peft's prefix tuning around transformers' model, with its ``labels``.
+
+    Args:
+        llava: Folder of a LLaVA.
+        like: What to take clips, sequences and the prompts' values from.
+    """
+
+    def __init__(self, llava: Path, like: Steps) -> None:
+        from peft import PrefixTuningConfig, get_peft_model
+
+        reasoner, prompts = like.reasoner, like.reasoner.adapter
+        assert isinstance(prompts, DeepPrompts)
+        assert prompts.key is not None
+        assert prompts.value is not None
+        config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=PROMPTS)
+        self.model = get_peft_model(load_llava(str(llava))[0], config).train()
+        _hold(self.model)
+        with torch.no_grad():
+            self.model.prompt_encoder["default"].embedding.weight.copy_(prefix_table(prompts.key, prompts.value))
+        answers = reasoner.answers[like.labels]
+        self.ids = torch.cat([reasoner.context.expand(CLIPS, -1), torch.where(answers == PADDING, answers[:, :1], answers)], 1)
+        self.targets = torch.cat([torch.full((CLIPS, len(reasoner.context)), PADDING), answers], 1)
+        self.projected = list(like.projected)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=RATE)
+
+    def generative(self) -> float:
+        """A step."""
+        seen = {"image": BaseModelOutputWithPooling(pooler_output=self.projected)}
+        mask = torch.ones_like(self.ids)
+        loss = self.model(input_ids=self.ids, attention_mask=mask, labels=self.targets, mm_encoder_outputs=seen, use_cache=False).loss
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+
+def figures(llava: Path, repeats: int) -> Iterator[Figure]:
+    """All of them.
+
+    Args:
+        llava: Folder of the small LLaVA.
+        repeats: Rounds that times are medians over.
+    """
+    yield from steps(llava, repeats)
+    yield checkpoint_size()
+    yield from wide_step(llava)
+
+
+def steps(llava: Path, repeats: int) -> Iterator[Figure]:
+    """A training step against the bare loop, the listwise objective's factor, and what checkpointing saves."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ours = Steps(llava)
+        bare = BareSteps(llava, ours)
+        losses = ours.generative(), bare.generative()
+        jobs = {"ours": ours.generative, "bare": bare.generative, "listwise": ours.listwise}
+        with tqdm(total=len(jobs) * (repeats + 1), desc="training steps", unit="step") as bar:
+            seconds = alternate(jobs, repeats=repeats, tick=bar.update)
+        peaks = {name: _largest(job) for name, job in jobs.items()}
+        thrifty = Steps(llava, checkpointing=True)
+        thrifty.gradients()
+        kept = _largest(ours.gradients), _largest(thrifty.gradients)
+        pairs = list(zip(ours.gradients(), _same_prompts(thrifty, ours).gradients(), strict=True))
+    finally:
+        torch.set_num_threads(threads)
+    size = f"{CLIPS} clips of {EVENTS} events, {PROMPTS} prompt tokens in all layers"
+    yield Figure(f"first loss of a generative step ({size}): difference to peft's", abs(losses[0] - losses[1]), "nats", 1e-4)
+    note = f"{statistics.median(seconds['bare']):.2f} s peft, processor time"
+    yield Figure("... time over transformers + peft", ratio(seconds, "ours", "bare"), "x", 1.10, note=note)
+    yield Figure("... peak memory over transformers + peft", _over(peaks["ours"], peaks["bare"]), "x", 1.05, note=_bytes(peaks["bare"]))
+    note = f"{NAMES} names instead of one; not a target"
+    yield Figure("... listwise step: time over transformers + peft", ratio(seconds, "listwise", "bare"), "x", note=note)
+    yield Figure("... listwise step: peak memory over transformers + peft", _over(peaks["listwise"], peaks["bare"]), "x", note=note)
+    work = f"listwise step with checkpointing ({size})"
+    yield Figure(f"{work}: peak memory over that without", _over(kept[1], kept[0]), "x", 0.5, note=_bytes(kept[0]))
+    apart = max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+    yield Figure("... largest difference of a gradient, over the largest gradient", apart, "x", 1e-4)
+
+
+def _same_prompts(steps: Steps, like: Steps) -> Steps:
+    """With the prompts of another, which has trained them since."""
+    steps.reasoner.adapter.load_state_dict(like.reasoner.adapter.state_dict())
+    return steps
+
+
+def _largest(job: Callable[[], object], times: int = 3) -> int | None:
+    """The median of some measurements of :func:`peak_bytes`."""
+    found = [peak_bytes(job) for _ in range(times)]
+    return None if None in found else int(statistics.median(size for size in found if size is not None))
+
+
+def _over(a: int | None, b: int | None) -> float | None:
+    return None if a is None or b is None else a / max(1, b)
+
+
+def _bytes(size: int | None) -> str:
+    return "measured on Linux only" if size is None else f"{size / 2**20:,.0f} MiB there"
+
+
+def _paper_config(layers: int = 32, words: int = int(LLAVA["vocab_size"])) -> LlavaConfig:
+    text = LlamaConfig(**{**LLAVA, "num_hidden_layers": layers, "vocab_size": words})
+    return LlavaConfig(text_config=text, vision_config=CLIPVisionConfig(**TOWER), image_token_id=words - 1)
+
+
+def checkpoint_size() -> Figure:
+    """What ``last.ckpt`` of stage 2 holds of LLaVA-1.5-7B's prompts: them and the optimiser's two moments, written to memory."""
+    prompts = DeepPrompts(PROMPTS, PAPER_LAYERS)
+    prompts.build(_paper_config().text_config)
+    optimizer = torch.optim.AdamW(prompts.parameters(), lr=RATE)
+    for parameter in prompts.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    file = io.BytesIO()
+    torch.save({"state_dict": prompts.state_dict(), "optimizer_states": [optimizer.state_dict()]}, file)
+    layers = len(prompts.chosen)
+    work = f"checkpoint of {PROMPTS} prompt tokens in {layers} layers of LLaVA-1.5-7B with optimiser state"
+    return Figure(work, file.getbuffer().nbytes / 1e6, "MB", MEGABYTES, note="and a few kilobytes of settings")
+
+
+def wide_step(llava: Path) -> Iterator[Figure]:
+    """A listwise training step of a language model as wide as LLaVA-1.5-7B's, with a few layers and random weights, in float32.
+
+    The words are SmolLM2's, renumbered to fit, so that context and tree have about the size they have there.
+    """
+    torch.manual_seed(0)
+    names, tokenizer = ACTIONS[:NAMES], load_tokenizer(str(llava))
+    instruction, image = Instruction(), load_config(str(llava)).image_token_id
+    found = instruction.context(tokenizer, WIDE_EVENTS, names)
+    context = torch.where(found == image, WIDE_WORDS - 1, found % (WIDE_WORDS - 1))
+    trie = LabelTrie([[word % (WIDE_WORDS - 1) for word in label] for label in instruction.labels(tokenizer, names)])
+    config = _paper_config(WIDE_LAYERS, WIDE_WORDS)
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config).requires_grad_(False)
+        model.model.vision_tower = None
+    model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    model.model.language_model.rotary_emb = type(model.model.language_model.rotary_emb)(config.text_config)  # its frequencies
+    use_kernel(model)
+    prompts = DeepPrompts(PROMPTS)
+    prompts.build(config.text_config)
+    prompts.attach(model)
+    optimizer = torch.optim.AdamW(prompts.parameters(), lr=RATE)
+    events = torch.randn(1, WIDE_EVENTS, int(LLAVA["hidden_size"])) * 0.02
+    spent: list[float] = []
+
+    def step() -> None:
+        start = time.perf_counter()
+        F.cross_entropy(score(model, events, context, trie), torch.tensor([0])).backward()
+        optimizer.step()
+        spent.append(time.perf_counter() - start)
+
+    more = peak_bytes(step)
+    held = sum(parameter.numel() * 4 for parameter in model.parameters())
+    size = f"width {LLAVA['hidden_size']}, {WIDE_LAYERS} layers, {WIDE_WORDS:,} words, float32, M = {WIDE_EVENTS}"
+    peak = None if more is None else (held + more) / 2**30
+    note = f"{held / 2**30:.1f} of it weights; {len(context)} + {len(trie)} tokens"
+    yield Figure(f"training step with {NAMES} names ({size}): weights and peak", peak, "GiB", GIBIBYTES, note=note)
+    yield Figure("... time, the first step", spent[0], "s", note="wall time, not a target")
