@@ -156,6 +156,13 @@ class TestRefusals:
         assert arms("export", checkpoint, tmp_path / "bundle") == 0
         self.assert_refused(capsys, arms("classify", "--model", tmp_path / "bundle", "--llava", other, file), "is another LLaVA")
 
+    def test_another_machine_is_no_other_model(self, arms: Arms, checkpoint: Path, tmp_path: Path) -> None:
+        """Tested: the same weights in another place, and other ways to compute them."""
+        moved = shutil.copytree(arms.llava, tmp_path / "moved")
+        to = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", checkpoint]
+        other = [f"{REASONER}.llava", moved, f"{REASONER}.gradient_checkpointing", "true", f"{REASONER}.max_positions", 3]
+        assert arms("test", *arms.config("prefix"), *other, f"{REASONER}.dtype", "bfloat16", *to) == 0
+
     def test_a_checkpoint_of_before(self, arms: Arms, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         state = torch.load(checkpoint, weights_only=True)
         reasoner = state["vtlvlm"]["settings"]["init_args"]["reasoner"]["init_args"]
@@ -248,10 +255,20 @@ def test_a_sharded_training_is_tested_and_goes_on(arms: Arms, sharded: Path, tmp
     launch("fit", *split, "--trainer.default_root_dir", tmp_path / "more", "--ckpt_path", last, "--trainer.max_epochs", 3)
     assert json.loads((tmp_path / "more" / "fit.json").read_text())["sessions"][-1]["last_step"] == 3
     assert arms("consolidate", last, tmp_path / "whole.ckpt") == 0
-    same = [f"{REASONER}.align_projector", "false", f"{REASONER}.gradient_checkpointing", "true"]
+    same = [f"{REASONER}.align_projector", "false"]
     alone = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", tmp_path / "whole.ckpt"]
     assert arms("test", *arms.config("full"), *same, *alone) == 0
     assert metrics(tmp_path)["metrics"] == pytest.approx(metrics(sharded)["metrics"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_processes_with_fewer_clips_keep_pace(arms: Arms, sharded: Path, tmp_path: Path) -> None:
+    """Nine clips and views over two processes: every forward pass of a split model needs both."""
+    root, run = Path(shutil.copytree(arms.root, tmp_path / "videos")), tmp_path / "run"
+    (root / "S001C001P003R001A002_rgb.avi").unlink()
+    split = [*arms.config("full"), "--config", arms.folder / "two_parts.yaml", "--data.root", root, "--trainer.default_root_dir", run]
+    launch("predict", *split, "--ckpt_path", sharded / "checkpoints" / "last.ckpt")
+    assert [len((run / f"predictions-{rank}.csv").read_text().splitlines()) - 1 for rank in (0, 1)] == [5, 4]
 
 
 @pytest.mark.slow

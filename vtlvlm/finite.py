@@ -18,7 +18,7 @@ NAMED = 4
 
 
 class FiniteTraining(Callback):
-    """Stops ``fit`` before what is not finite reaches the weights or a checkpoint.
+    """Stops ``fit`` at the first thing that is not finite, before it reaches a checkpoint.
 
     Looked at are the batch (before the step, in which a process that stops alone would leave the others waiting for it), the loss (before
     the backward pass) and what goes into a checkpoint (so that the last good one is not replaced). The processes agree by a reduction of
@@ -57,7 +57,9 @@ class FiniteTraining(Callback):
             texts = texts * trainer.world_size
             torch.distributed.all_gather_object(texts, texts[0])
         callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-        kept = [callback.best_model_path for callback in callbacks if Path(callback.best_model_path).is_file()]
+        kept = [
+            callback.best_model_path for callback in callbacks if callback.best_model_path and Path(callback.best_model_path).exists()
+        ]  # split models have folders
         advice = f"continue from {kept[0]}" if kept else "no checkpoint was written yet: start again"
         raise DataError(
             f"training stopped at step {trainer.global_step} of epoch {trainer.current_epoch}: {'; '.join(filter(None, texts))}; "

@@ -223,10 +223,13 @@ def test_bad_settings_are_named(llava_path: Path, classes: tuple[str, ...]):
     with pytest.raises(UsageError, match=r"LoRA targets \['qproj'\]: the language model has no such layers; it has down_proj, gate_proj"):
         make(llava_path, classes, LoRA(targets=["q_proj", "qproj"]))
     for adapter, attention, words in [
-        (NoAdapter(), "flash_attention_2", "cannot take the mask of the label tree; use sdpa or eager"),
+        (NoAdapter(), "flex_attention", "NoAdapter works with sdpa or eager or flash_attention_2"),
+        (DeepPrompts(4), "flash_attention_2", "DeepPrompts works with sdpa"),
         (DeepPrompts(4), "eager", "DeepPrompts works with sdpa"),
     ]:
         with pytest.raises(UsageError, match=words):
             EventReasoner(str(llava_path), adapter, Instruction(), attention=attention)
+    with pytest.raises(UsageError, match="over a cache, which gradient checkpointing forbids"):
+        EventReasoner(str(llava_path), NoAdapter(), Instruction(), attention="flash_attention_2", gradient_checkpointing=True)
     with pytest.raises(UsageError, match="FullFineTuning trains the language model's weights whole"):
         EventReasoner(str(llava_path), FullFineTuning(), Instruction(), quantization="4bit")

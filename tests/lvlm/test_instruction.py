@@ -55,6 +55,8 @@ def test_labels_are_tokenised_in_their_context_and_end(template: str | None, end
         ([], "no categories"),
         (["drink", " "], "category 1: has no name"),
         (["sit down", "drink", "sit  down "], "'sit down': is named 2 times"),
+        (["drink", "look at <image>"], "category 'look at <image>': holds <image>"),
+        (["drink<|im_end|>"], "holds <|im_end|>, which the tokenizer reserves"),
         (["Sit down", "drink", "sit DOWN"], "'Sit down': is named 2 times"),
     ],
 )

@@ -1,5 +1,6 @@
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,19 @@ def test_identity_follows_the_weights_and_not_the_place(llava_path: Path, tmp_pa
     assert base_identity(str(other))["config"] == first["config"]
 
 
+def test_identity_sees_a_part_that_was_trained(llava_path: Path, tmp_path: Path):
+    """Of a gigabyte, of which nothing but zeros is written: 40 MB in its middle, as of a projector, its ends as they were."""
+    first, second = (Path(shutil.copytree(llava_path, tmp_path / name)) for name in ("first", "second"))
+    for folder in (first, second):
+        with (folder / "model.safetensors").open("wb") as file:
+            file.truncate(2**30)
+            if folder == second:
+                file.seek(5 * 10**8)
+                file.write(b"1" * 40_000_000)
+    one, two = (base_identity(str(folder))["weights"] for folder in (first, second))
+    assert one != two
+
+
 def test_another_llava_than_the_one_trained_on_is_refused(llava_path: Path, tmp_path: Path):
     made = base_identity(str(llava_path))
     require_same_base(made, str(shutil.copytree(llava_path, tmp_path / "moved")), None, "a.ckpt")
@@ -116,6 +130,10 @@ def test_where_the_projector_comes_from(llava_path: Path, tmp_path: Path):
 
 def test_attention_kernel(llava_path: Path):
     assert load_llava(str(llava_path), attention="eager")[0].model.language_model.config._attn_implementation == "eager"
+    if find_spec("flash_attn") is None:
+        with pytest.raises(UsageError, match=r"attention 'flash_attention_2': .*; install it, or use sdpa") as caught:
+            load_llava(str(llava_path), attention="flash_attention_2")
+        assert "\n" not in str(caught.value)
 
 
 def test_quantisation_without_bitsandbytes(llava_path: Path, monkeypatch: pytest.MonkeyPatch):

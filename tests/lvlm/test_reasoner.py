@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.alignment import AlignmentSums
@@ -91,6 +92,62 @@ def test_evaluation_is_deterministic_and_gradient_free_settings_stay(llava_path:
     assert not reasoner.base.training
     assert torch.equal(reasoner(vectors), reasoner(vectors))
     assert torch.equal(reasoner(vectors.double()), reasoner(vectors))  # float16 from a cache, float64 from numpy
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("max_positions", [None, 2])
+def test_half_precision_trains_as_whole_numbers_do(
+    llava_path: Path, classes: tuple[str, ...], max_positions: int | None, checkpointing: bool
+) -> None:
+    """The paper's precision: a bfloat16 model under autocast with float32 prompts. Losses and gradients are those of float32 but for the
+    rounding, and follow the prompts' values."""
+    vectors, labels, found = torch.randn(4, 6, 16), torch.arange(4), []
+    for dtype in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        options = {"dtype": dtype, "gradient_checkpointing": checkpointing, "max_positions": max_positions}
+        reasoner = make(llava_path, classes, **options).train()
+        with torch.no_grad():
+            reasoner.adapter.key.normal_()
+            reasoner.adapter.value.normal_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            scores = reasoner(vectors)
+        assert scores.dtype == torch.float32
+        torch.nn.functional.cross_entropy(scores, labels).backward()
+        found.append((scores.detach().log_softmax(-1), reasoner.adapter.key.grad, reasoner.adapter.value.grad))
+        assert all(grad.dtype == torch.float32 for grad in found[-1][1:])
+    with torch.no_grad():
+        reasoner.adapter.value.add_(1)
+        assert (reasoner(vectors).log_softmax(-1) - found[1][0]).abs().max() > 1
+    whole, half = found
+    assert (whole[0] - half[0]).abs().max() < 0.5
+    for a, b in zip(whole[1:], half[1:], strict=True):
+        assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.95
+
+
+def test_everything_is_laid_out_where_the_weights_were_loaded(
+    llava_path: Path, classes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where Lightning builds models and bitsandbytes loads them."""
+    base, tokenizer = load_llava(str(llava_path))
+    monkeypatch.setattr("vtlvlm.lvlm.reasoner.load_llava", lambda *_, **__: (base.to("meta"), tokenizer))
+    reasoner = EventReasoner(str(llava_path), DeepPrompts(0), Instruction(), scores="pmi")
+    reasoner.build(classes, 6, 16, fresh=False)
+    assert {tensor.device.type for tensor in (*reasoner.parameters(), *reasoner.buffers())} == {"meta"}
+
+
+def test_hidden_prompts_leave_the_untouched_model_bit_for_bit(llava_path: Path, classes: tuple[str, ...]) -> None:
+    """Of events, as one reads a label alone: with no prompt tokens, and with prompts that are switched off."""
+    plain, bare, hidden = load_llava(str(llava_path))[0], make(llava_path, classes, tokens=0), make(llava_path, classes, tokens=4)
+    with torch.no_grad():
+        projected = bare.project(torch.randn(2, 6, 16))
+        seen = {"image": BaseModelOutputWithPooling(pooler_output=list(projected))}
+        logits = []
+        for model in (plain, bare.base, hidden.base):
+            with hidden.adapter.off(hidden.base):
+                logits.append(model(input_ids=bare.context.expand(2, -1), mm_encoder_outputs=dict(seen)).logits)
+        assert (hidden.base(input_ids=bare.context.expand(2, -1), mm_encoder_outputs=seen).logits - logits[0]).abs().max() > 1e-4
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
 
 
 def test_other_categories_without_loading_again(llava_path: Path, classes: tuple[str, ...]):
@@ -212,7 +269,7 @@ def test_score_modes(mode: str, llava_path: Path) -> None:
         empty = expected_prior(mode, untouched(torch.zeros(1, 6, 16)), lengths)
         torch.testing.assert_close(reasoner.prior, empty, atol=1e-4, rtol=1e-5)
         if mode in ("pmi", "batch_cal", "ncc"):
-            reasoner.level(clips)
+            reasoner.prior = reasoner.prior_sums(clips).solve()
             assert reasoner.training
             torch.testing.assert_close(reasoner.prior, expected_prior(mode, plain.eval()(clips), lengths), atol=1e-4, rtol=1e-4)
         scores = reasoner.eval()(vectors)

@@ -12,7 +12,6 @@ def test_layout_by_hand():
     trie = LabelTrie(LABELS)
     assert len(trie) == 5  # 1, 12, 13, 134, 5: end tokens are predicted, never read
     assert trie.tokens.tolist() == [1, 2, 3, 4, 5]
-    assert trie.parents.tolist() == [-1, 0, 0, 2, -1]
     assert trie.depths.tolist() == [0, 1, 1, 2, 0]
     assert trie.ancestors.int().tolist() == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 0, 1, 0, 0], [1, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
     assert trie.rows.tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vtlvlm.bench.events import FULL, RAW, Setting, by_seed, command, fit, prepare, spread
 from vtlvlm.bench.harness import Figure
-from vtlvlm.errors import UsageError
+from vtlvlm.errors import DataError, UsageError
 from vtlvlm.report.paired import paired_difference
 from vtlvlm.report.provenance import write_json
 
@@ -34,7 +34,7 @@ SUBJECTS = 27
 """of the rendered videos: 15 of these people train, 12 test (504 clips)"""
 VALIDATION = 0.2
 """Share of the training people who choose learning rate and checkpoint and fit the temperature"""
-RATES = (5e-5, 3e-4, 2e-3)
+RATES = (5e-5, 3e-4, 2e-3, 1e-2)
 """Peak learning rates that are tried for every arm, where there is one split"""
 RATE_STEPS = 50
 """... and for how many steps"""
@@ -142,7 +142,11 @@ def arguments(setting: Setting, llava: Path, events: Path, arm: str, fold: str, 
 
 
 def chosen_rate(setting: Setting, work: Path, llava: Path, arm: str) -> float:
-    """The rate of least negative log-likelihood on the validation people after a short training; one that diverges has none."""
+    """The rate of least negative log-likelihood on the validation people after a short training; one that diverges has none.
+
+    Raises:
+        DataError: all diverged.
+    """
     fold = setting.folds[0]
     events = sentences(setting, work, fold, 0)
     costs: dict[float, float] = {}
@@ -152,11 +156,13 @@ def chosen_rate(setting: Setting, work: Path, llava: Path, arm: str) -> float:
         if not score.is_file():
             try:
                 costs[rate] = finish_fit(run, [*arguments(setting, llava, events, arm, fold, 0, rate), *short])
-            except RuntimeError:
+            except DataError:  # it diverged
                 costs[rate] = math.inf
             shutil.rmtree(run / "checkpoints", ignore_errors=True)  # gigabytes of the whole model
             write_json(score, {"nll": costs[rate]})
         costs[rate] = float(json.loads(score.read_text(encoding="utf-8"))["nll"])
+    if min(costs.values()) == math.inf:
+        raise DataError(f"{arm}: no training ended with any of the rates {RATES}; look at {work / 'adapters'}")
     return min(costs, key=costs.__getitem__)
 
 
@@ -173,12 +179,15 @@ def finish_fit(run: Path, options: Sequence[object]) -> float:
 
 def trained(setting: Setting, work: Path, llava: Path, events: Path, arm: str, fold: str, seed: int, rate: float | None) -> Tested:
     """One arm trained on one fold with one seed, and its best checkpoint on the validation people tested."""
-    run = work / "adapters" / f"{plain(arm)}-{plain(fold)}-{seed}"
+    rated = "" if rate is None else f"-{rate:g}"
+    run = work / "adapters" / f"{plain(arm)}-{plain(fold)}-{seed}{rated}"
     options = arguments(setting, llava, events, arm, fold, seed, rate)
     if not (run / "metrics.json").is_file():
         finish_fit(run, options)
         best = run / "checkpoints" / "best.ckpt"
         command("test", *options, "--trainer.default_root_dir", run, "--ckpt_path", best)
+        if arm != PREFIX:
+            shutil.rmtree(run / "checkpoints")  # gigabytes of the whole model
     return read(setting, run, fold)
 
 
@@ -220,7 +229,7 @@ def against_linear(prompts: Sequence[Tested], linear: Sequence[NDArray[np.bool_]
     clips, people = paired_difference(ours, theirs), paired_difference(ours, theirs, groups)
     note = f"{spread(ours)} and {spread(theirs)}; 95 % [{clips.low:+.3f}, {clips.high:+.3f}] over clips, "
     note += f"[{people.low:+.3f}, {people.high:+.3f}] over people; {ours.shape[1]} test clips of {len(np.unique(groups))} people, "
-    note += f"{repeats} seeds; the probe learns from validation people too"
+    note += f"{repeats} seeds; the probe learns from validation people too, of many clips from the plain views only"
     return [Figure("prompts minus linear probe on mean features, top-1", clips.mean, "", 0, ">=", note)]
 
 

@@ -26,7 +26,7 @@ class Adapter(nn.Module, ABC):
     """
 
     inner: ClassVar[bool] = False
-    kernels: tuple[str, ...] = ("sdpa", "eager")
+    kernels: tuple[str, ...] = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
     tokens: int = 0
 
     @property

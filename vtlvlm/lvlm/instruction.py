@@ -39,7 +39,7 @@ class Instruction:
         LLaVA-1.5's.
 
         Raises:
-            UsageError: A chat template that does not show the instruction, or an instruction or category holding ``<image>``.
+            UsageError: A chat template that does not show the instruction, or an instruction or listed category holding ``<image>``.
         """
         words = self.words(classes)
         if IMAGE in words:
@@ -83,7 +83,8 @@ class Instruction:
         """Every category as the model would answer it: tokenised behind the context, closed by the end token.
 
         Raises:
-            UsageError: An empty category, two with the same words (capitals make no other word), or a tokenizer without an end token.
+            UsageError: An empty category, two with the same words (capitals make no other word), one that holds a special token, or a
+                tokenizer without an end token.
         """
         names = [" ".join(name.split()) for name in classes]
         if not names:
@@ -97,6 +98,10 @@ class Instruction:
             raise UsageError(f"category {name!r}: is named {folded.count(twice[0])} times; give every category a name of its own")
         if tokenizer.eos_token_id is None:
             raise UsageError(f"{tokenizer.name_or_path}: the tokenizer has no end token, without which labels cannot be told apart")
+        reserved = {IMAGE, *tokenizer.all_special_tokens}
+        for name in names:
+            if found := [token for token in reserved if token in name]:
+                raise UsageError(f"category {name!r}: holds {min(found)}, which the tokenizer reserves; give it another name")
         prompt, space = self.prompt(tokenizer, classes)
         start, *answers = self._encode(tokenizer, [prompt, *(f"{prompt}{space}{name}" for name in names)])
         if any(answer[: len(start)] != start for answer in answers):

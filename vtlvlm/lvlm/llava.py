@@ -146,7 +146,8 @@ def load_llava(
         The model and its tokenizer.
 
     Raises:
-        UsageError: As :func:`load_config`, weights that do not fit the config, or quantisation that this machine cannot do.
+        UsageError: As :func:`load_config`, weights that do not fit the config, or an attention kernel or quantisation that this machine
+            does not have.
     """
     load_config(name, revision)
     tokenizer = load_tokenizer(name, revision)
@@ -157,6 +158,8 @@ def load_llava(
     try:
         with quiet():
             model, report = LlavaForConditionalGeneration.from_pretrained(name, revision=revision, output_loading_info=True, **settings)
+    except ImportError as error:
+        raise UsageError(f"attention {attention!r}: {str(error).strip().splitlines()[0].rstrip('.')}; install it, or use sdpa") from error
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UsageError(
             f"{name}: its weights cannot be read ({str(error).strip().splitlines()[0]}); download or compose it again"
@@ -216,12 +219,16 @@ def require_same_base(made: dict[str, Any], name: str, revision: str | None, wha
         )
 
 
+PIECES, PIECE = 256, 65_536
+"""Of a weight file, how many pieces of how many bytes are looked at to know it again"""
+
+
 def base_identity(name: str, revision: str | None = None) -> dict[str, Any]:
     """What a checkpoint records about the LLaVA it belongs to, without reading gigabytes.
 
     Returns:
         ``llava`` as given, ``revision``, ``config``: a hash of config.json, ``weights``: a hash of the weight files' names, sizes and
-        first and last 64 KiB.
+        256 pieces of 64 KiB each, evenly over each file (every 55 MB in 7 billion weights: any trained part is among them).
 
     Raises:
         UsageError: As :func:`load_config`.
@@ -233,9 +240,10 @@ def base_identity(name: str, revision: str | None = None) -> dict[str, Any]:
         size = file.stat().st_size
         weights.update(f"{file.name}:{size}:".encode())
         with file.open("rb") as stream:
-            weights.update(stream.read(65536))
-            stream.seek(max(0, size - 65536))
-            weights.update(stream.read())
+            weights.update(stream.read(PIECE))
+            for piece in range(1, PIECES):
+                stream.seek(max(0, size - PIECE) * piece // (PIECES - 1))
+                weights.update(stream.read(PIECE))
     settings = json.dumps(json.loads((folder / "config.json").read_text()), sort_keys=True)
     return {
         "llava": name,

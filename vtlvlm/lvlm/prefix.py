@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +238,7 @@ class DeepPrompts(Adapter):
         if any(hasattr(layer.self_attn, "deep_prompts") for layer in language.layers):
             raise UsageError("the LLaVA carries deep prompts already; load it again for others")
         use_kernel(model)
-        language.rotary_emb.register_forward_pre_hook(partial(_shift, tokens=self.tokens), with_kwargs=True)
+        language.rotary_emb.register_forward_pre_hook(self._shift, with_kwargs=True)
         for slot, layer in enumerate(self.chosen):
             # in a tuple, so that the layer does not adopt the prompts as parameters of its own
             language.layers[layer].self_attn.deep_prompts = (self, slot)
@@ -253,6 +252,13 @@ class DeepPrompts(Adapter):
             return key, value
         made = self.encoder(slot)
         return key + made[0], value + made[1]
+
+    def _shift(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Move the text behind the prompt: positions count from P, unless it is hidden."""
+        tokens = self.tokens if self.active else 0
+        if "position_ids" in kwargs:
+            return args, {**kwargs, "position_ids": kwargs["position_ids"] + tokens}
+        return (args[0], args[1] + tokens, *args[2:]), kwargs
 
     def prepend(self, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Put one layer's prompt before its keys and values.
@@ -286,10 +292,3 @@ def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     with torch.no_grad():
         key, value = torch.stack([encoder(slot) for slot in range(len(plain["key"]))], 1)
     return {**plain, "key": plain["key"] + key, "value": plain["value"] + value}
-
-
-def _shift(_module: nn.Module, args: tuple, kwargs: dict[str, Any], tokens: int) -> tuple[tuple, dict[str, Any]]:
-    """Move the text behind the prompt: positions count from P."""
-    if "position_ids" in kwargs:
-        return args, {**kwargs, "position_ids": kwargs["position_ids"] + tokens}
-    return (args[0], args[1] + tokens, *args[2:]), kwargs

@@ -20,7 +20,7 @@ from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.kernel import use_kernel
 from vtlvlm.lvlm.llava import Dtype, Quantization, load_config, load_llava, load_tokenizer, projector_width
 from vtlvlm.lvlm.priors import PER_TOKEN, RELATIVE, PriorSums, ScoreMode
-from vtlvlm.lvlm.scoring import score
+from vtlvlm.lvlm.scoring import MASKED, score
 from vtlvlm.lvlm.trie import LabelTrie, require_room
 
 
@@ -46,7 +46,8 @@ class EventReasoner(nn.Module):
         instruction: What the model is asked.
         revision: The hub's branch, tag or commit.
         dtype: Of the frozen weights. What is trained is float32.
-        attention: The attention kernel, ``sdpa`` or ``eager``; the tree of labels needs one that takes a mask of its own.
+        attention: The attention kernel: ``sdpa``, or one that the adapter works with too (``eager``, ``flash_attention_2``). Those that
+            take no mask of their own score labels as a batch over the cached context, which is slower and forbids gradient checkpointing.
         quantization: ``8bit`` or ``4bit`` for the frozen language model, through bitsandbytes; None keeps its weights whole.
         train_projector: Train LLaVA's projector along, as a freshly composed one needs.
         align_projector: Before training starts, fit the projector to the training side in closed form (``alignment.py``), so that an event
@@ -54,14 +55,16 @@ class EventReasoner(nn.Module):
         scores: What the score of a label is: ``sum``, ``mean``, ``pmi``, ``batch_cal`` or ``ncc`` (see ``priors.py``). The last three
             subtract a prior, so that long and rare names start level with short ones and training need not unlearn the difference: that
             of the model as it stands when training starts, or, in a model never trained, after empty events (all zero) without the adapter.
-        max_positions: Label tokens that are read in one pass, where memory is short: the tree is cut into passes over one reading of the
-            context, with the same scores. None: all.
+        max_positions: Label tokens that are read in one pass, for thousands of categories: the tree is cut into passes over one reading of
+            the context (with ``eager`` over one each), with the same scores. It saves memory in evaluation; in training it keeps the
+            context's keys and values of all layers, which costs more than a tree of some hundred tokens. None: all.
         gradient_checkpointing: Recompute each layer in the backward pass: about half the memory for a third more time.
 
     Attributes:
         base: The LLaVA, None before :meth:`build`.
         classes: Category names in the order of the scores.
         prior: (A,) nats, what is subtracted from the scores; zero for ``sum`` and ``mean``.
+        sharded: Whether the weights are split over processes, all of which must then take part in each forward pass.
         temperature: Scalar that divides the scores before they become probabilities; 1 unless somebody has fitted it.
     """
 
@@ -92,10 +95,10 @@ class EventReasoner(nn.Module):
         self.llava, self.revision, self.dtype = llava, revision, dtype
         self.adapter, self.instruction = adapter, instruction
         self.attention, self.quantization = attention, quantization
-        if attention not in ("sdpa", "eager"):
-            raise UsageError(f"attention {attention!r}: cannot take the mask of the label tree; use sdpa or eager")
         if attention not in adapter.kernels:
             raise UsageError(f"attention {attention!r}: {type(adapter).__name__} works with {' or '.join(adapter.kernels)}")
+        if attention not in MASKED and gradient_checkpointing:
+            raise UsageError(f"attention {attention!r}: scores labels over a cache, which gradient checkpointing forbids; leave it out")
         if quantization is not None and isinstance(adapter, FullFineTuning):
             raise UsageError(f"quantization {quantization}: FullFineTuning trains the language model's weights whole; leave it out")
         if align_projector and not train_projector:
@@ -111,6 +114,7 @@ class EventReasoner(nn.Module):
         self.trie: LabelTrie | None = None
         self.classes: tuple[str, ...] = ()
         self.num_events = 0
+        self.sharded = False
         self.register_buffer("context", torch.empty(0, dtype=torch.int64), persistent=False)
         self.register_buffer("prior", torch.zeros(0))
         self.register_buffer("temperature", torch.ones(()))
@@ -126,7 +130,7 @@ class EventReasoner(nn.Module):
             num_events: M, events a sentence.
             event_dim: E, width of an event vector.
             mesh: Processes to split the weights over (:meth:`shard`).
-            fresh: Start the adapter from what its settings name; False where a trained one is loaded next.
+            fresh: Start the adapter from what its settings name, and scores from their prior; False where trained ones are loaded next.
 
         Raises:
             UsageError: No such LLaVA, a projector of another width, layers that do not exist, a prefix of another model to start from,
@@ -139,25 +143,26 @@ class EventReasoner(nn.Module):
                 f"set event_dim to {projector_width(config)} in stage 1, or use another LLaVA"
             )
         self.adapter.build(config.text_config)
-        fresh = fresh and self.base is None
-        if fresh:
+        starts = fresh and self.base is None
+        if starts:
             self.adapter.find_start(config.text_config)
         tokenizer = load_tokenizer(self.llava, self.revision)
-        device = self.context.device
         labels = self.instruction.labels(tokenizer, classes)
         trie = LabelTrie(labels, self.max_positions)
         context = self.instruction.context(tokenizer, num_events, classes)
         require_room(trie, self.adapter.tokens + len(context), config.text_config.max_position_embeddings, classes)
-        self.context, self.answers = context.to(device), answer_table(labels).to(device)
-        self.trie, self.classes, self.num_events = trie.to(device), tuple(classes), num_events
         if self.base is None:
             base, _ = load_llava(self.llava, self.revision, self.dtype, attention=self.attention, quantization=self.quantization)
-            if fresh:
+            if starts:
                 self.adapter.start(base, tokenizer)
             self.take(base)
             if mesh is None:
                 _float32(self)
-        self.prior = self._prior(event_dim)
+        device = self._built().get_input_embeddings().weight.device  # Lightning and bitsandbytes load to the GPU at once
+        self.context, self.answers = context.to(device), answer_table(labels).to(device)
+        self.trie, self.classes, self.num_events = trie.to(device), tuple(classes), num_events
+        self.temperature = self.temperature.to(device)
+        self.prior = self._prior(event_dim) if fresh else torch.zeros(len(self.classes), device=device)
         if mesh is not None:
             self.shard(mesh)
 
@@ -196,6 +201,7 @@ class EventReasoner(nn.Module):
             _float32(module)  # one after the other: no process holds all of it in float32
             fully_shard(module, mesh=mesh, mp_policy=policy)
         register_fsdp_forward_method(self, "generative_loss")
+        self.sharded = True
 
     def trainable_parameters(self) -> tuple[TrainedShare, TrainedShare]:
         """What is trained in the adapter and in the projector, of how much.
@@ -247,10 +253,6 @@ class EventReasoner(nn.Module):
             sums.add(self(part) + self.prior)
         self.train(mode)
         return sums
-
-    def level(self, vectors: Tensor) -> None:
-        """Set ``prior`` to what these event sentences (n, M, E) give, as the model stands."""
-        self.prior = self.prior_sums(vectors).solve()
 
     def train(self, mode: bool = True) -> EventReasoner:
         """Training mode for what is trained; a frozen model leaves evaluation mode only where checkpointing asks for it."""

@@ -17,6 +17,8 @@ from vtlvlm.lvlm.kernel import ContextStates, has_kernel
 from vtlvlm.lvlm.trie import LabelTrie
 
 Form = Literal["packed", "two_pass", "batched"]
+MASKED = ("sdpa", "eager")
+"""Attention kernels of transformers that take the tree's mask"""
 WORDS = 1024
 """Words of the vocabulary whose logits are held at a time: they stay in the processor's cache, and never are there all of them"""
 
@@ -49,7 +51,7 @@ def score(model: LlavaForConditionalGeneration, projected: Tensor, context: Tens
         UsageError: A form that the attention kernel cannot do.
     """
     kernel = model.model.language_model.config._attn_implementation
-    masks = has_kernel(model) or kernel in ("sdpa", "eager")
+    masks = has_kernel(model) or kernel in MASKED
     if form is None:
         form = "batched" if not masks else "two_pass" if len(trie.parts) > 1 and has_kernel(model) else "packed"
     if form == "packed" and not masks:

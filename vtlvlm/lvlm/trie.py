@@ -28,8 +28,6 @@ class LabelTrie(nn.Module):
 
     tokens: Tensor
     """(N,) int64, the token each node feeds"""
-    parents: Tensor
-    """(N,) int64, the node before, -1 for a label's first token"""
     depths: Tensor
     """(N,) int64, tokens above the node: its distance from the end of the context"""
     ancestors: Tensor
@@ -47,7 +45,7 @@ class LabelTrie(nn.Module):
         super().__init__()
         nodes: dict[tuple[int, ...], int] = {}
         parents: list[int] = []
-        rows, slots, targets = [], [], []
+        rows, slots, targets, lengths = [], [], [], [0] * len(labels)
         seen: dict[tuple[int, ...], int] = {}
         self.num_labels = len(labels)
         for row in range(len(labels)) if chosen is None else chosen:
@@ -56,7 +54,7 @@ class LabelTrie(nn.Module):
                 raise UsageError(f"category {row}: has no tokens to score; give every category a name")
             if label in seen:
                 raise UsageError(f"categories {seen[label]} and {row} have the same tokens; give every category a name of its own")
-            seen[label] = row
+            seen[label], lengths[row] = row, len(label)
             above = -1
             for depth, token in enumerate(label):
                 rows.append(row)
@@ -73,12 +71,11 @@ class LabelTrie(nn.Module):
             if parent >= 0:
                 ancestors[node] |= ancestors[parent]
         self._keep("tokens", [path[-1] for path in nodes])
-        self._keep("parents", parents)
         self._keep("depths", [len(path) - 1 for path in nodes])
         self._keep("rows", rows)
         self._keep("slots", slots)
         self._keep("targets", targets)
-        self._keep("lengths", torch.bincount(self.rows, minlength=len(labels)).tolist())
+        self._keep("lengths", lengths)
         self.register_buffer("ancestors", ancestors, persistent=False)
         pieces = [] if max_positions is None or len(nodes) <= max_positions else pieces_of(labels, max_positions)
         self._parts = nn.ModuleList(LabelTrie(labels, chosen=piece) for piece in pieces)

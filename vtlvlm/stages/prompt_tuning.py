@@ -52,6 +52,8 @@ class PromptTuningModule(Stage):
     stage = "prompt_tuning"
     monitor = "val/nll"
     training_only = ("optimizer", "projector_learning_rate", "vtem", "objective", "calibrate")
+    machine_only = tuple(f"reasoner.{name}" for name in ("dtype", "attention", "quantization", "max_positions", "gradient_checkpointing"))
+    compared_elsewhere = ("reasoner.llava", "reasoner.revision")
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class PromptTuningModule(Stage):
         self.classes: tuple[str, ...] = ()
         self.confusion: Any = None
         self._origin: dict[str, Any] = {}
+        self._batches = self._most_batches = 0
         self.table: Tensor | None
         self.register_buffer("table", None, persistent=False)
 
@@ -202,6 +205,7 @@ class PromptTuningModule(Stage):
 
     def on_test_start(self) -> None:
         """Batch calibration needs clips also where nothing was trained: training ones, never those it is tested on."""
+        self._count_batches()
         self._say_untrained()
         if self.reasoner.scores == "batch_cal" and not self.trained:
             self._level()
@@ -211,6 +215,29 @@ class PromptTuningModule(Stage):
     def on_validation_start(self) -> None:
         if self.trainer.state.fn == "validate":
             self.on_test_start()
+        else:
+            self._count_batches()
+
+    def _count_batches(self) -> None:
+        """This process's batches, and those of the process that has most, where the model is split: all must make as many passes."""
+        if not self.reasoner.sharded:
+            return
+        trainer = self.trainer
+        counts: Any = trainer.num_val_batches
+        if trainer.sanity_checking:
+            counts = trainer.num_sanity_val_batches
+        elif trainer.testing or trainer.predicting:
+            counts = trainer.num_test_batches if trainer.testing else trainer.num_predict_batches
+        self._batches = int(sum(counts))
+        most = torch.tensor(self._batches, device=self.device)
+        torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        self._most_batches = int(most)
+
+    def _keep_pace(self, index: int) -> None:
+        """After the last batch, pass empty events until every process has had as many passes."""
+        if self.reasoner.sharded and index + 1 == self._batches:
+            for _ in range(self._most_batches - self._batches):
+                self.reasoner(torch.zeros(1, self._origin["num_tokens"], self._origin["event_dim"], device=self.device))
 
     def _training_vectors(self, clips: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Event vectors (b, M, E) and labels (b,), batch by batch, until this rank has its share of that many clips and views."""
@@ -276,8 +303,9 @@ class PromptTuningModule(Stage):
         """A temperature belongs to the weights it was fitted for."""
         self.reasoner.temperature.fill_(1)
 
-    def _evaluate(self, batch: EventBatch | FeatureBatch | VideoBatch, split: str) -> dict[str, Tensor]:
+    def _evaluate(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int, split: str) -> dict[str, Tensor]:
         scores = self.scores(batch)
+        self._keep_pace(index)
         log_probs, first = mean_over_views(scores.log_softmax(-1), batch.clips)
         labels = batch.labels[first]
         metrics, calibrated = (self.val_metrics, self.val_calibrated) if split == "val" else (self.test_metrics, self.test_calibrated)
@@ -310,15 +338,17 @@ class PromptTuningModule(Stage):
         self.log("test/temperature", self.reasoner.temperature.clone(), sync_dist=True)
 
     def validation_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> None:
-        self._evaluate(batch, "val")
+        self._evaluate(batch, index, "val")
 
     def test_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> dict[str, Tensor]:
         """Each clip's row in the index, label and calibrated probabilities, its views averaged."""
-        return self._evaluate(batch, "test")
+        return self._evaluate(batch, index, "test")
 
     def predict_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> Tensor:
         """(B, A) calibrated probabilities, each view by itself."""
-        return self.reasoner.probabilities(self.scores(batch))
+        scores = self.scores(batch)
+        self._keep_pace(index)
+        return self.reasoner.probabilities(scores)
 
     def configure_optimizers(self) -> Any:
         assert self.reasoner.base is not None

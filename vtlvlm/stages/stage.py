@@ -212,12 +212,21 @@ class Stage(LightningModule):
                 f"{path} is a checkpoint of stage {record['stage']!r}, this configuration is stage {self.stage!r}: give the other one"
             )
         old, new = dict(flat(record["settings"])), dict(flat(settings_of(self)))
-        different = [k for k in {**old, **new} if old.get(k) != new.get(k) and (training or k.split(".")[0] not in self.training_only)]
+        different = [k for k in {**old, **new} if old.get(k) != new.get(k) and not self._may_differ(k, training)]
         if different:
             listed = "; ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} asked for" for k in different[:4])
             raise UsageError(f"{path} was made with other settings ({listed}): change the configuration, or train anew without --ckpt_path")
 
     training_only: ClassVar[tuple[str, ...]] = ("optimizer",)
+    """Settings that a trained model does not need any more"""
+    machine_only: ClassVar[tuple[str, ...]] = ()
+    """Settings, by dotted name, of how a trained model is computed, not of what it is"""
+    compared_elsewhere: ClassVar[tuple[str, ...]] = ()
+    """Settings that are names of things which :meth:`check` compares by what they hold"""
+
+    def _may_differ(self, name: str, training: bool) -> bool:
+        free = not training and (name.split(".")[0] in self.training_only or name in self.machine_only)
+        return free or name in self.compared_elsewhere
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if RECORD not in checkpoint:
