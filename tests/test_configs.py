@@ -137,6 +137,11 @@ def test_arms_change_the_adapter_and_nothing_else(base: str, name: str, capsys: 
     assert adapter.get("init_args", {}) == settings
     if rate is not None:
         assert (after["optimizer"].pop("learning_rate"), before["optimizer"].pop("learning_rate") > rate) == (rate, True)
+    if name == "arm_none":  # nothing at all is trained
+        assert [after["reasoner"]["init_args"].pop(key) for key in ("train_projector", "align_projector")] == [False, False]
+        assert [before["reasoner"]["init_args"].pop(key) for key in ("train_projector", "align_projector")] == 2 * [
+            base == "stage2_small.yaml"
+        ]
     if name == "arm_projector":
         assert after["reasoner"]["init_args"].pop("train_projector") is True
         assert before["reasoner"]["init_args"].pop("train_projector") is (base == "stage2_small.yaml")
