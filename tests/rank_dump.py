@@ -13,6 +13,14 @@ class RankDump(Callback):
         torch.save(module.state_dict(), Path(trainer.default_root_dir) / f"rank{trainer.global_rank}.pt")
 
 
+class WithinEpoch(Callback):
+    """Saves ``first.ckpt``, a checkpoint after the second step, into the run folder."""
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: object, batch: object, batch_idx: int) -> None:
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "first.ckpt")
+
+
 class FirstEpoch(Callback):
     """Saves ``first.ckpt``, a checkpoint after the first epoch, into the run folder."""
 

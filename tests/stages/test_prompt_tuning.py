@@ -118,18 +118,23 @@ def test_the_generative_objective_trains_and_is_evaluated_like_the_other(trained
         PromptTuningModule(EventReasoner(str(trained.llava), DeepPrompts(), Instruction()), objective="pairwise")
 
 
-@pytest.mark.parametrize("width", [0, 6])
-def test_training_resumes_to_the_bit(trained: EventRun, width: int) -> None:
-    """Three epochs at once, or one and then two more from its checkpoint: weights, MLP, optimiser and schedule."""
-    more = ["--trainer.max_epochs", 3, f"{PROMPTS}.reparameterise", width]
-    assert trained("fit", *more, "--trainer.callbacks+", "rank_dump.FirstEpoch", run=f"whole{width}") == 0
-    first = trained.folder / f"whole{width}" / "first.ckpt"
-    assert trained("fit", *more, "--ckpt_path", first, run=f"resumed{width}") == 0
+@pytest.mark.parametrize(
+    ("width", "within", "batch"), [(0, "FirstEpoch", 4), (6, "FirstEpoch", 4), (0, "WithinEpoch", 1)], ids=["prompts", "MLP", "within"]
+)
+def test_training_resumes_to_the_bit(trained: EventRun, width: int, within: str, batch: int) -> None:
+    """Three epochs at once, or a part and then the rest from its checkpoint, of an epoch or of two of an epoch's four steps: clips and
+    dropout, weights, MLP, optimiser and schedule."""
+    more = ["--trainer.max_epochs", 3, f"{PROMPTS}.reparameterise", width, f"{PROMPTS}.dropout", 0.5]
+    more += ["--data.batch_size", batch, "--data.micro_batch_size", min(2, batch)]
+    runs = f"{width}{within}"
+    assert trained("fit", *more, "--trainer.callbacks+", f"rank_dump.{within}", run=f"whole{runs}") == 0
+    first = trained.folder / f"whole{runs}" / "first.ckpt"
+    assert trained("fit", *more, "--ckpt_path", first, run=f"resumed{runs}") == 0
     start, one, two = (
         torch.load(path, weights_only=True)
-        for path in (first, *(trained.folder / f"{name}{width}" / "checkpoints" / "last.ckpt" for name in ("whole", "resumed")))
+        for path in (first, *(trained.folder / f"{name}{runs}" / "checkpoints" / "last.ckpt" for name in ("whole", "resumed")))
     )
-    assert one["global_step"] == two["global_step"] == 3 * start["global_step"]
+    assert one["global_step"] == two["global_step"] == (3 if within == "FirstEpoch" else 6) * start["global_step"]
     assert any("encoder" in name for name in one["state_dict"]) is bool(width)
     changing = "reasoner.adapter.encoder.embedding" if width else "reasoner.adapter.key"
     assert not torch.equal(one["state_dict"][changing], start["state_dict"][changing])

@@ -96,6 +96,7 @@ class NTUDataModule(LightningDataModule):
         self._views: NDArray[np.int64] | None = None
         self._target_rows: NDArray[np.int64] | None = None
         self._skipped: frozenset[Key] = frozenset()
+        self._batches_done = 0
 
     # -- setting up --------------------------------------------------------------------------------------------------------------
 
@@ -297,10 +298,23 @@ class NTUDataModule(LightningDataModule):
     # -- loaders -----------------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> ClipLoader:
-        """Training clips, shuffled by (seed, epoch); one of each clip's views is drawn for each epoch."""
+        """Training clips, shuffled by (seed, epoch); one of each clip's views is drawn for each epoch. From a checkpoint that was written
+        within an epoch, training goes on with the rest of it."""
         clips = self.split.require("train")
         sampler = TrainSampler(clips, self._stored_views(clips), seed=self.seed, rank=self._rank(), world=self._world())
-        return self._loader(sampler, drop_last=len(sampler) > self.micro_batch_size)
+        loader = self._loader(sampler, drop_last=len(sampler) > self.micro_batch_size)
+        if self._batches_done < len(loader):  # else the checkpoint was written at the epoch's end
+            sampler.done = self._batches_done * self.micro_batch_size
+        self._batches_done = 0
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: the batches of this epoch that a process has been through."""
+        return {"batches": 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.processed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint, before the loader is made."""
+        self._batches_done = state_dict["batches"] if self.trainer is not None and self.trainer.training else 0
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
         """Validation clips, view 0, each exactly once over all ranks; no loader if there are none."""

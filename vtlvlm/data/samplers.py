@@ -21,11 +21,14 @@ class TrainSampler(Sampler[Item]):
         seed: Seed of orders and views.
         rank: Number of this process.
         world: Number of processes. The n mod world clips at the end of an epoch's order are left out of that epoch.
+
+    Attributes:
+        done: Items of this rank that the next epoch leaves out at its beginning: a training that goes on within an epoch has had them.
     """
 
     def __init__(self, clips: NDArray[np.int64], views: NDArray[np.int64], *, seed: int, rank: int = 0, world: int = 1) -> None:
         self.clips, self.views = clips, views
-        self.seed, self.rank, self.world, self.epoch = seed, rank, world, 0
+        self.seed, self.rank, self.world, self.epoch, self.done = seed, rank, world, 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order; the trainer calls this before every epoch, also after resuming."""
@@ -38,7 +41,8 @@ class TrainSampler(Sampler[Item]):
         generator = np.random.default_rng((self.seed, self.epoch))
         order = np.resize(generator.permutation(len(self.clips)), len(self) * self.world)
         views = (generator.random(len(order)) * self.views[order]).astype(np.int64)
-        mine = slice(self.rank, None, self.world)
+        done, self.done = self.done, 0
+        mine = slice(self.rank + done * self.world, None, self.world)
         return zip(self.clips[order][mine].tolist(), views[mine].tolist(), strict=True)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
@@ -286,6 +288,11 @@ class PromptTuningModule(Stage):
     def scores(self, batch: EventBatch | FeatureBatch | VideoBatch) -> Tensor:
         """(B, A) scores of the categories, as ``reasoner.scores`` says."""
         return self.reasoner(self.vectors(batch))
+
+    def on_train_batch_start(self, batch: EventBatch | FeatureBatch | VideoBatch, batch_idx: int) -> None:
+        """What is random in a step follows from seed, epoch, batch and rank, so that a training that goes on draws the same."""
+        place = (int(os.environ.get("PL_GLOBAL_SEED", "0")), self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def training_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> Tensor:
         if self.objective == "generative":
