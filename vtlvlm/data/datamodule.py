@@ -310,7 +310,8 @@ class NTUDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: the batches of this epoch that a process has been through."""
-        return {"batches": 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.processed}
+        progress: Any = None if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return {"batches": 0 if progress is None else progress.processed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From the checkpoint, before the loader is made."""
