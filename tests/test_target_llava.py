@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pipeline import STAGE2, launch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_distributed import DUMP, TWO, launch
-from test_pipeline import STAGE2
+from test_distributed import DUMP, TWO
 from tiny import tiny_llava
 from videos import encode, moving_block
 

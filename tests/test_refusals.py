@@ -1,0 +1,87 @@
+"""Wrong use of the chain's commands: one line that names the culprit and the remedy, exit code 2 (use) or 1 (data), nothing changed."""
+
+from pathlib import Path
+
+import pytest
+from pipeline import Pipeline
+from tiny import tiny_llava
+from videos import block_clips
+
+
+def assert_refused(capsys: pytest.CaptureFixture[str], code: int, expected: int, *words: str) -> None:
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == expected, message
+    assert message.startswith("vtlvlm: ")
+    for word in words:
+        assert word in message
+
+
+def test_second_start_into_a_run_folder(chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    before = chain.best1.stat().st_mtime_ns
+    code = chain("fit", *chain.on_features, "--trainer.default_root_dir", chain.run1)
+    assert_refused(capsys, code, 2, str(chain.run1), "already holds a run", "--ckpt_path", "--trainer.default_root_dir")
+    assert chain.best1.stat().st_mtime_ns == before
+
+
+def test_stage1_checkpoint_for_stage2(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = chain("test", *chain.on_events, "--trainer.default_root_dir", tmp_path, "--ckpt_path", chain.best1)
+    assert_refused(capsys, code, 2, "best.ckpt", "stage 'vtem'", "stage 'prompt_tuning'")
+
+
+def test_other_settings_than_the_checkpoint(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codes = ["--model.init_args.quantizer.init_args.codes", 7, "--ckpt_path", chain.best1, "--trainer.default_root_dir", tmp_path]
+    code = chain("fit", *chain.on_features, *codes)
+    assert_refused(capsys, code, 2, "quantizer.codes", "8", "7")
+
+
+def test_projector_of_another_width(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = tiny_llava(tmp_path / "wide", event_dim=32)
+    llava = ["--model.init_args.reasoner.init_args.llava", wide, "--trainer.default_root_dir", tmp_path / "run"]
+    code = chain("fit", *chain.on_events, *llava)
+    assert_refused(capsys, code, 2, "32", "16", "event_dim")
+
+
+def test_cache_of_another_stage1(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = [*chain.on_features, "--seed_everything", 4, "--trainer.default_root_dir", tmp_path / "other"]
+    assert chain("fit", *other) == 0
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in chain.events.glob("*.safetensors"))
+    checkpoint = tmp_path / "other" / "checkpoints" / "best.ckpt"
+    capsys.readouterr()
+    code = chain("tokenize", *chain.on_features, "--ckpt_path", checkpoint, "--output", chain.events)
+    assert_refused(capsys, code, 1, str(chain.events), "vtem")
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in chain.events.glob("*.safetensors")) == before
+
+
+def test_stage1_of_another_split(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = chain("fit", *chain.on_events, "--data.protocol", "group", "--trainer.default_root_dir", tmp_path)
+    assert_refused(capsys, code, 2, "xsub60", "group")
+
+
+def test_empty_split(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = chain(
+        "fit", "--config", chain.stage1, "--data.protocol", "xview60", "--data.validation", 0, "--trainer.default_root_dir", tmp_path
+    )
+    assert_refused(capsys, code, 1, "xview60", "train")
+
+
+def test_batch_that_does_not_divide(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--data.batch_size", 3, "--data.micro_batch_size", 2, "--trainer.default_root_dir", tmp_path]
+    code = chain("fit", *chain.on_features, *sizes)
+    assert_refused(capsys, code, 2, "batch_size=3", "micro_batch_size=2")
+
+
+def test_bad_video_is_named(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = block_clips(tmp_path / "videos")
+    (root / "S001C001P001R001A001_rgb.avi").write_bytes(b"")
+    code = chain("classify", "--model", chain.bundle, root / "S001C001P001R001A001_rgb.avi")
+    assert code == 1
+    assert "S001C001P001R001A001_rgb.avi" in capsys.readouterr().err
+
+
+def test_no_checkpoint_for_test(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = chain("test", *chain.on_events, "--trainer.default_root_dir", tmp_path)
+    assert_refused(capsys, code, 2, "--ckpt_path")
+
+
+def test_unknown_command(chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refused(capsys, chain("fitt"), 2, "fitt", "classify")
