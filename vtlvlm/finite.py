@@ -17,6 +17,10 @@ NAMED = 4
 """Clips that the message names"""
 
 
+class NotFiniteError(DataError):
+    """A training that cannot go on, because a batch, its loss or the weights are not finite."""
+
+
 class FiniteTraining(Callback):
     """Stops ``fit`` at the first thing that is not finite, before it reaches a checkpoint.
 
@@ -26,7 +30,7 @@ class FiniteTraining(Callback):
     process alone.
 
     Raises:
-        DataError: On every process, with step, epoch, process, batch and clips, and the checkpoint to go on from.
+        NotFiniteError: On every process, with step, epoch, process, batch and clips, and the checkpoint to go on from.
     """
 
     def __init__(self) -> None:
@@ -61,7 +65,7 @@ class FiniteTraining(Callback):
             callback.best_model_path for callback in callbacks if callback.best_model_path and Path(callback.best_model_path).exists()
         ]  # split models have folders
         advice = f"continue from {kept[0]}" if kept else "no checkpoint was written yet: start again"
-        raise DataError(
+        raise NotFiniteError(
             f"training stopped at step {trainer.global_step} of epoch {trainer.current_epoch}: {'; '.join(filter(None, texts))}; "
             f"{advice} with a lower learning rate, or look at these clips"
         )

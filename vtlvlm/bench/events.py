@@ -134,13 +134,18 @@ def fit(setting: Setting, run: Path, arm: str, seed: int, fold: str, *more: obje
     return checkpoint
 
 
+def run_name(*parts: object) -> str:
+    """A folder's name: parts such as arm, fold and seed, without characters that file systems or shells mind."""
+    return "-".join("".join(c if c.isalnum() or c == "." else "_" for c in str(part)) for part in parts)
+
+
 def one_run(setting: Setting, runs: Path, arm: str, seed: int, fold: str) -> dict[str, Any]:
     """Train one arm on one fold with one seed and probe it: ``{"guesses": {probe: [...]}, "labels", "groups"}`` of the test clips."""
     from vtlvlm.commands.probe import step_probes
     from vtlvlm.data.datamodule import NTUDataModule
     from vtlvlm.report.provenance import write_json
 
-    run = runs / "-".join("".join(c if c.isalnum() else "_" for c in part) for part in (arm, fold, str(seed)))
+    run = runs / run_name(arm, fold, seed)
     path = run / "probes.json"
     if not path.is_file():
         checkpoint = fit(setting, run, arm, seed, fold)

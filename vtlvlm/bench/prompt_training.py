@@ -48,7 +48,7 @@ def _hold(model: nn.Module) -> None:
 
 
 class Steps:
-    """One model, the same prompts and clips, and the ways to make a step with them.
+    """One model, the same prompts and clips, and the ways to make a step with them. The prompts are large enough to be seen in the loss.
 
     Args:
         llava: Folder of a LLaVA.
@@ -59,7 +59,7 @@ class Steps:
         torch.manual_seed(0)
         width = projector_width(load_config(str(llava)))
         self.reasoner = EventReasoner(
-            str(llava), DeepPrompts(PROMPTS), Instruction(list_categories=False), gradient_checkpointing=checkpointing
+            str(llava), DeepPrompts(PROMPTS, std=1.0), Instruction(list_categories=False), gradient_checkpointing=checkpointing
         )
         self.reasoner.build(ACTIONS[:NAMES], EVENTS, width)
         self.reasoner.train()
