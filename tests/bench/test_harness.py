@@ -2,8 +2,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from vtlvlm.bench.harness import Figure, alternate, finish, ratio
+from vtlvlm.bench.harness import Figure, alternate, finish, peak_bytes, ratio
 
 
 def test_rounds_alternate_and_the_first_is_not_counted() -> None:
@@ -17,6 +18,20 @@ def test_rounds_alternate_and_the_first_is_not_counted() -> None:
 
 def test_ratio_is_the_median_of_the_rounds_ratios() -> None:
     assert ratio({"a": [2, 10, 30], "b": [1, 10, 10]}, "a", "b") == 2  # not 10 / 10, the ratio of the medians
+
+
+def test_peak_is_what_a_job_holds_at_once() -> None:
+    """Two of three blocks live side by side, beside an operation's own scratch; what was there before does not count, freed or not."""
+    before = [torch.ones(2**22)]
+
+    def job() -> None:
+        first = torch.empty(2**20)
+        second = torch.empty(2**20)
+        del first, second
+        before.clear()
+        torch.empty(2**20)
+
+    assert peak_bytes(job) == 2 * 4 * 2**20
 
 
 @pytest.mark.parametrize(

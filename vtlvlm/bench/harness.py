@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import operator
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from torch.profiler import ProfilerActivity, profile
 
 from vtlvlm.report.provenance import environment, write_json
 from vtlvlm.report.tables import Table, as_text
@@ -72,6 +77,21 @@ def alternate(
 def ratio(seconds: Mapping[str, list[float]], job: str, unit: str) -> float:
     """Median over the rounds of one job's time over another's of the same round."""
     return statistics.median(a / b for a, b in zip(seconds[job], seconds[unit], strict=True))
+
+
+def peak_bytes(job: Callable[[], object]) -> int:
+    """How many bytes of tensors are held at most during a job, beyond those from before.
+
+    Counted by torch's own allocator as the profiler records it: what earlier work left to the C library, and pages of files that the system
+    reads again, make no difference; buffers inside a library such as MKL are not seen.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            job()
+        recorded.export_chrome_trace(trace := str(Path(folder) / "trace.json"))
+        found = json.loads(Path(trace).read_text(encoding="utf-8"))["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in found if event["name"] == "[memory]")
+    return max(itertools.accumulate((size for _, size in changes), initial=0))
 
 
 def finish(name: str, figures: Iterable[Figure], output: Path, facts: Mapping[str, Any] | None = None) -> int:

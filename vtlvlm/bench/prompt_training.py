@@ -1,6 +1,6 @@
 """Training the prompts: a step beside transformers' and peft's own, memory with and without checkpointing, and LLaVA's width.
 
-Memory is the peak of this process over what it held before, read where Linux tells it.
+Memory is the peak of tensors beyond those from before (:func:`~vtlvlm.bench.harness.peak_bytes`), so without the model's weights.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import io
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtlvlm.bench.harness import Figure, alternate, ratio
+from vtlvlm.bench.harness import Figure, alternate, peak_bytes, ratio
 from vtlvlm.bench.vtem import LLAVA, TOWER
 from vtlvlm.data.ntu import ACTIONS
 from vtlvlm.lvlm.generative import PADDING
@@ -31,7 +31,6 @@ from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.lvlm.scoring import score
 from vtlvlm.lvlm.trie import LabelTrie
-from vtlvlm.memory import peak_bytes
 
 CLIPS, EVENTS, PROMPTS, NAMES = 4, 64, 16, 60
 """Of a step of the small model: clips, M, prompt tokens in all layers, categories"""
@@ -40,12 +39,6 @@ WIDE_EVENTS, WIDE_LAYERS, WIDE_WORDS = 256, 4, 32_000
 PAPER_LAYERS, MEGABYTES = "last:9", 25
 GIBIBYTES = 24
 RATE = 1e-3
-
-
-def _hold(model: nn.Module) -> None:
-    """Copy weights out of the file they are mapped from: the system drops such pages and reads them again, which would look like a peak."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
 
 
 class Steps:
@@ -64,8 +57,6 @@ class Steps:
         )
         self.reasoner.build(ACTIONS[:NAMES], EVENTS, width)
         self.reasoner.train()
-        assert self.reasoner.base is not None
-        _hold(self.reasoner.base)
         with torch.no_grad():
             self.vectors = torch.randn(CLIPS, EVENTS, width)
             self.projected = self.reasoner.project(self.vectors)
@@ -114,7 +105,6 @@ class BareSteps:
         config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=PROMPTS)
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft still asks transformers by an old name
             self.model = get_peft_model(load_llava(str(llava))[0], config).train()
-        _hold(self.model)
         with torch.no_grad():
             self.model.prompt_encoder["default"].embedding.weight.copy_(prefix_table(prompts.key, prompts.value))
         answers = reasoner.answers[like.labels]
@@ -161,7 +151,7 @@ def steps(llava: Path, repeats: int) -> Iterator[Figure]:
         thrifty = Steps(llava, checkpointing=True)
         thrifty.gradients()
         measured = {**jobs, "kept": ours.gradients, "recomputed": thrifty.gradients}
-        peaks = {name: _largest(job) for name, job in tqdm(measured.items(), desc="memory", unit="job")}
+        peaks = {name: peak_bytes(job) for name, job in tqdm(measured.items(), desc="memory", unit="job")}
         pairs = list(zip(ours.gradients(), _same_prompts(thrifty, ours).gradients(), strict=True))
     finally:
         torch.set_num_threads(threads)
@@ -169,12 +159,20 @@ def steps(llava: Path, repeats: int) -> Iterator[Figure]:
     yield Figure(f"first loss of a generative step ({size}): difference to peft's", abs(losses[0] - losses[1]), "nats", 1e-4)
     note = f"{statistics.median(seconds['bare']):.2f} s peft, processor time"
     yield Figure("... time over transformers + peft", ratio(seconds, "ours", "bare"), "x", 1.10, note=note)
-    yield Figure("... peak memory over transformers + peft", _over(peaks["ours"], peaks["bare"]), "x", 1.05, note=_bytes(peaks["bare"]))
+    yield Figure(
+        "... peak memory over transformers + peft", peaks["ours"] / peaks["bare"], "x", 1.05, note=f"{peaks['bare'] / 2**20:,.0f} MiB there"
+    )
     note = f"{NAMES} names instead of one; not a target"
     yield Figure("... listwise step: time over transformers + peft", ratio(seconds, "listwise", "bare"), "x", note=note)
-    yield Figure("... listwise step: peak memory over transformers + peft", _over(peaks["listwise"], peaks["bare"]), "x", note=note)
+    yield Figure("... listwise step: peak memory over transformers + peft", peaks["listwise"] / peaks["bare"], "x", note=note)
     work = f"listwise step with checkpointing ({size})"
-    yield Figure(f"{work}: peak memory over that without", _over(peaks["recomputed"], peaks["kept"]), "x", 0.5, note=_bytes(peaks["kept"]))
+    yield Figure(
+        f"{work}: peak memory over that without",
+        peaks["recomputed"] / peaks["kept"],
+        "x",
+        0.5,
+        note=f"{peaks['kept'] / 2**20:,.0f} MiB there",
+    )
     apart = max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
     yield Figure("... largest difference of a gradient, over the largest gradient", apart, "x", 1e-4)
 
@@ -183,20 +181,6 @@ def _same_prompts(steps: Steps, like: Steps) -> Steps:
     """With the prompts of another, which has trained them since."""
     steps.reasoner.adapter.load_state_dict(like.reasoner.adapter.state_dict())
     return steps
-
-
-def _largest(job: Callable[[], object], times: int = 3) -> int | None:
-    """The median of some measurements of :func:`peak_bytes`."""
-    found = [peak_bytes(job) for _ in range(times)]
-    return None if None in found else int(statistics.median(size for size in found if size is not None))
-
-
-def _over(a: int | None, b: int | None) -> float | None:
-    return None if a is None or b is None else a / max(1, b)
-
-
-def _bytes(size: int | None) -> str:
-    return "measured on Linux only" if size is None else f"{size / 2**20:,.0f} MiB there"
 
 
 def _paper_config(layers: int = 32, words: int = int(LLAVA["vocab_size"])) -> LlavaConfig:
@@ -255,7 +239,6 @@ def wide_step(llava: Path) -> Iterator[Figure]:
     more = peak_bytes(step)
     held = sum(parameter.numel() * 4 for parameter in model.parameters())
     size = f"width {LLAVA['hidden_size']}, {WIDE_LAYERS} layers, {WIDE_WORDS:,} words, float32, M = {WIDE_EVENTS}"
-    peak = None if more is None else (held + more) / 2**30
     note = f"{held / 2**30:.1f} of it weights; {len(context)} + {len(trie)} tokens"
-    yield Figure(f"training step with {NAMES} names ({size}): weights and peak", peak, "GiB", GIBIBYTES, note=note)
+    yield Figure(f"training step with {NAMES} names ({size}): weights and peak", (held + more) / 2**30, "GiB", GIBIBYTES, note=note)
     yield Figure("... time, the first step", spent[0], "s", note="wall time, not a target")
