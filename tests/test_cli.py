@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from vtlvlm.cli import COMMANDS, main
 
@@ -38,6 +39,20 @@ def test_errors_are_one_line_and_debug_shows_more(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(ValueError, match="nothing"):
         main([*arguments, "--debug"])
+
+
+def test_a_full_gpu_is_one_line_with_a_remedy(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(arguments: list[str]) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("vtlvlm.cli.run", full)
+    assert main(["fit"]) == 1
+    assert capsys.readouterr().err == (
+        "vtlvlm: CUDA out of memory. Tried to allocate 2.00 GiB. Lower --data.micro_batch_size, which leaves the batch as it is; "
+        "stage 2 also has reasoner.gradient_checkpointing.\n"
+    )
+    with pytest.raises(torch.OutOfMemoryError):
+        main(["fit", "--debug"])
 
 
 def test_empty_folder_is_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Both stages, and their caches, by two processes over gloo: the same on every rank, and every clip exactly once."""
 
+import csv
 import json
 
 import pytest
@@ -75,6 +76,11 @@ def test_odd_number_of_clips_is_tested_exactly_once(pair: Pipeline) -> None:
     assert pair("test", *pair.on_events, "--trainer.default_root_dir", alone, "--ckpt_path", pair.best2) == 0
     single = json.loads((alone / "metrics.json").read_text())["metrics"]
     assert found["metrics"] == pytest.approx(single, abs=1e-5)
+    one, two = (list(csv.reader((run / "predictions_test.csv").open())) for run in (alone, pair.run2))
+    assert [row[:3] for row in two] == [row[:3] for row in one]
+    assert len(two) == 1 + 5
+    for mine, theirs in zip(two[1:], one[1:], strict=True):
+        assert list(map(float, mine[3:])) == pytest.approx(list(map(float, theirs[3:])), abs=1e-5)
 
 
 def test_temperature_of_two_ranks_is_that_of_one(pair: Pipeline) -> None:

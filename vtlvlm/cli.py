@@ -25,6 +25,7 @@ COMMANDS = {
     "test": "measure a checkpoint on the test split",
     "predict": "probabilities for every clip",
 }
+MEMORY = "Lower --data.micro_batch_size, which leaves the batch as it is; stage 2 also has reasoner.gradient_checkpointing."
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -76,6 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"vtlvlm: {error}\n")  # in one piece: several processes may say it at once
         return 2 if isinstance(error, UsageError) else 1
+    except RuntimeError as error:
+        if debug or type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
+            raise
+        sys.stderr.write(f"vtlvlm: {str(error).splitlines()[0]} {MEMORY}\n")
+        return 1
     except KeyboardInterrupt:
         print("vtlvlm: interrupted; the same command continues", file=sys.stderr)
         return 130

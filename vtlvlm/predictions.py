@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -17,13 +20,13 @@ class PredictionTable(BasePredictionWriter):
     """Writes ``predictions.csv``, with clip, view, truth, recognised and the probability of each class; a test ``predictions_test.csv``
     without views.
 
-    Under several processes each writes a file with its own clips, ``predictions-rank.csv``. A file appears when it is complete.
-    Predictions that are no table of probabilities (stage 1) are left alone.
+    Rows stand in the order of the index. Several processes hand theirs to the first, which writes them all, each clip once. A file appears
+    when it is complete. Predictions that are no table of probabilities (stage 1) are left alone.
     """
 
     def __init__(self) -> None:
         super().__init__("batch")
-        self._rows: list[list[Any]] = []
+        self._parts: list[tuple[NDArray[Any], ...]] = []
 
     def write_on_batch_end(
         self,
@@ -37,45 +40,48 @@ class PredictionTable(BasePredictionWriter):
     ) -> None:
         """Keep a batch's rows."""
         if isinstance(prediction, Tensor):
-            keys = _data(trainer).keys(batch.clips.cpu(), batch.views.cpu())
-            self._add(trainer, [list(key) for key in keys], batch.labels, prediction)
+            self._add(batch.clips, batch.views, batch.labels, prediction)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep a test batch's rows: of ``clips`` (C,), ``labels`` (C,) and ``probs`` (C, A), where the test step returns these."""
         if isinstance(outputs, Mapping) and "probs" in outputs:
-            names = _data(trainer).clip_names(outputs["clips"].cpu())
-            self._add(trainer, [[name] for name in names], outputs["labels"], outputs["probs"])
+            clips = outputs["clips"]
+            self._add(clips, torch.zeros_like(clips), outputs["labels"], outputs["probs"])
 
-    def _add(self, trainer: Trainer, keys: list[list[Any]], labels: Tensor, probs: Tensor) -> None:
-        classes = _data(trainer).classes
-        for key, label, found, row in zip(keys, labels.tolist(), probs.argmax(-1).tolist(), probs.tolist(), strict=True):
-            truth = classes[label] if label >= 0 else ""
-            self._rows.append([*key, truth, classes[found], *(f"{p:.6f}" for p in row)])
+    def _add(self, *columns: Tensor) -> None:
+        self._parts.append(
+            tuple(column.float().cpu().numpy() if column.is_floating_point() else column.cpu().numpy() for column in columns)
+        )
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
-        self._write(trainer, "predictions", ["clip", "view"])
+        self._write(trainer, "predictions", views=True)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
-        self._write(trainer, "predictions_test", ["clip"])
+        self._write(trainer, "predictions_test", views=False)
 
-    def _write(self, trainer: Trainer, name: str, keys: list[str]) -> None:
-        rows, self._rows = self._rows, []
-        if not rows:
+    def _write(self, trainer: Trainer, name: str, views: bool) -> None:
+        parts, self._parts = self._parts, []
+        if trainer.world_size > 1:
+            everyone: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
+            torch.distributed.gather_object(parts, everyone)
+            parts = [part for share in everyone or () for part in share]
+        if not parts:
             return
-        suffix = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = Path(trainer.default_root_dir) / f"{name}{suffix}.csv"
+        clips, times, labels, probs = map(np.concatenate, zip(*parts, strict=True))
+        places = np.unique(np.stack([clips, times], 1), axis=0, return_index=True)[1]
+        data, classes = trainer.datamodule, trainer.datamodule.classes  # type: ignore[attr-defined]
+        path = Path(trainer.default_root_dir) / f"{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow([*keys, "truth", "recognised", *_data(trainer).classes])
-            writer.writerows(rows)
+            writer.writerow(["clip", *["view"] * views, "truth", "recognised", *classes])
+            for place, (clip, view) in zip(places, data.keys(clips[places], times[places]), strict=True):
+                truth = classes[labels[place]] if labels[place] >= 0 else ""
+                row = probs[place]
+                writer.writerow([clip, *[view] * views, truth, classes[row.argmax()], *(f"{p:.6f}" for p in row)])
         partial.replace(path)
-
-
-def _data(trainer: Trainer) -> Any:
-    return trainer.datamodule  # type: ignore[attr-defined]

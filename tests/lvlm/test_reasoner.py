@@ -1,8 +1,10 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
@@ -11,6 +13,8 @@ from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import load_llava, load_tokenizer
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.lvlm.scoring import score
+from vtlvlm.lvlm.trie import LabelTrie
 
 
 def make(path: Path, classes: tuple[str, ...], tokens: int = 4, events: int = 6, dropout: float = 0.0, **settings: object) -> EventReasoner:
@@ -228,6 +232,46 @@ def test_scores_in_parts_after_alignment(llava_path: Path, classes: tuple[str, .
     vectors = torch.randn(2, 6, 16)
     assert len(parts.trie.parts) > 2
     torch.testing.assert_close(parts(vectors), whole(vectors), atol=1e-4, rtol=1e-5)
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Let scoring run out of memory where it reads more than so many label tokens at once."""
+
+    def scarce(base: Any, projected: Tensor, context: Tensor, trie: LabelTrie) -> Tensor:
+        if max(map(len, trie.parts)) > room:
+            raise torch.OutOfMemoryError("out of memory")
+        return score(base, projected, context, trie)
+
+    monkeypatch.setattr("vtlvlm.lvlm.reasoner.score", scarce)
+
+
+@pytest.mark.parametrize("inference", [torch.no_grad, torch.inference_mode])
+def test_evaluation_in_parts_where_memory_is_short(
+    llava_path: Path, classes: tuple[str, ...], inference: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """It is found out once, changes no score, and leaves the next training step alone."""
+    reasoner, vectors = make(llava_path, classes), torch.randn(2, 6, 16)
+    whole = reasoner(vectors).detach()
+    nodes = len(reasoner.trie)
+    short_of_memory(monkeypatch, nodes // 2)
+    with inference():
+        torch.testing.assert_close(reasoner(vectors), whole, atol=1e-4, rtol=1e-5)
+        reasoner(vectors)
+    assert [record.getMessage() for record in caplog.records if "memory is short" in record.getMessage()] == [
+        f"memory is short: labels are scored {nodes // 2} tokens a pass instead of {nodes} from here on"
+    ]
+    with pytest.raises(torch.OutOfMemoryError):
+        reasoner(vectors)
+    short_of_memory(monkeypatch, nodes)
+    reasoner(vectors).sum().backward()
+    assert all(parameter.grad is not None for parameter in reasoner.adapter.parameters())
+
+
+def test_evaluation_ends_where_parts_do_not_help(llava_path: Path, classes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    reasoner = make(llava_path, classes)
+    short_of_memory(monkeypatch, -1)
+    with torch.no_grad(), pytest.raises(torch.OutOfMemoryError):
+        reasoner(torch.randn(2, 6, 16))
 
 
 def test_bad_score_settings_are_named(llava_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, get_args
 
@@ -22,6 +23,8 @@ from vtlvlm.lvlm.llava import Dtype, Quantization, load_config, load_llava, load
 from vtlvlm.lvlm.priors import PER_TOKEN, RELATIVE, PriorSums, ScoreMode
 from vtlvlm.lvlm.scoring import MASKED, score
 from vtlvlm.lvlm.trie import LabelTrie, require_room
+
+LOG = logging.getLogger(__name__)
 
 
 class TrainedShare(NamedTuple):
@@ -57,7 +60,8 @@ class EventReasoner(nn.Module):
             of the model as it stands when training starts, or, in a model never trained, after empty events (all zero) without the adapter.
         max_positions: Label tokens that are read in one pass, for thousands of categories: the tree is cut into passes over one reading of
             the context (with ``eager`` over one each), with the same scores. It saves memory in evaluation; in training it keeps the
-            context's keys and values of all layers, which costs more than a tree of some hundred tokens. None: all.
+            context's keys and values of all layers, which costs more than a tree of some hundred tokens. None: all, halved as often as
+            needed where an evaluation on a GPU runs out of memory.
         gradient_checkpointing: Recompute each layer in the backward pass: about half the memory for a third more time.
 
     Attributes:
@@ -112,6 +116,7 @@ class EventReasoner(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.base = None
         self.trie: LabelTrie | None = None
+        self._shorter: LabelTrie | None = None
         self.classes: tuple[str, ...] = ()
         self.num_events = 0
         self.sharded = False
@@ -160,7 +165,7 @@ class EventReasoner(nn.Module):
                 _float32(self)
         device = self._built().get_input_embeddings().weight.device  # Lightning and bitsandbytes load to the GPU at once
         self.context, self.answers = context.to(device), answer_table(labels).to(device)
-        self.trie, self.classes, self.num_events = trie.to(device), tuple(classes), num_events
+        self.trie, self._shorter, self.classes, self.num_events = trie.to(device), None, tuple(classes), num_events
         self.temperature = self.temperature.to(device)
         self.prior = self._prior(event_dim) if fresh else torch.zeros(len(self.classes), device=device)
         if mesh is not None:
@@ -289,8 +294,27 @@ class EventReasoner(nn.Module):
             UsageError: Not built, or sentences of another length than M.
         """
         base = self._built(vectors)
-        assert self.trie is not None
-        return score(base, self.project(vectors), self.context, self.trie) / self._tokens() - self.prior
+        projected, training = self.project(vectors), torch.is_grad_enabled()
+        while True:
+            trie = self.trie if training or self._shorter is None else self._shorter
+            assert trie is not None
+            try:
+                return score(base, projected, self.context, trie) / self._tokens() - self.prior
+            except torch.OutOfMemoryError:
+                if training or self.sharded or not self._shorten(trie):
+                    raise
+
+    @torch.inference_mode(False)
+    def _shorten(self, trie: LabelTrie) -> bool:
+        """Score in passes of half as many label tokens from here on, without a change to any score; False where that saves nothing."""
+        now = max(map(len, trie.parts))
+        labels = [[token for token in row if token >= 0] for row in self.answers.tolist()]
+        shorter = LabelTrie(labels, max(1, now // 2))
+        if max(map(len, shorter.parts)) >= now:
+            return False
+        self._shorter = shorter.to(self.context.device)
+        LOG.warning("memory is short: labels are scored %d tokens a pass instead of %d from here on", now // 2, now)
+        return True
 
     def _tokens(self) -> Tensor | int:
         """What log-likelihoods are divided by: (A,) tokens where scores are per token, else 1."""
