@@ -51,6 +51,8 @@ def test_a_full_gpu_is_one_line_with_a_remedy(capsys: pytest.CaptureFixture[str]
         "vtlvlm: CUDA out of memory. Tried to allocate 2.00 GiB. Lower --data.micro_batch_size, which leaves the batch as it is; "
         "stage 2 also has reasoner.gradient_checkpointing.\n"
     )
+    assert main(["classify"]) == 1
+    assert capsys.readouterr().err == "vtlvlm: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
     with pytest.raises(torch.OutOfMemoryError):
         main(["fit", "--debug"])
 

@@ -57,6 +57,15 @@ def test_stage1_of_another_split(chain: Pipeline, tmp_path: Path, capsys: pytest
     assert_refused(capsys, code, 2, "xsub60", "group")
 
 
+def test_one_category(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = block_clips(tmp_path / "videos", people=(1, 2, 3))
+    for path in root.glob("*A002_rgb.avi"):
+        path.unlink()
+    (root / "classes.txt").write_text("A001 fall down\n")
+    code = chain("fit", *chain.on_events, "--data.root", root, "--trainer.default_root_dir", tmp_path / "run")
+    assert_refused(capsys, code, 2, "one category (fall down)", "two or more")
+
+
 def test_empty_split(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = chain(
         "fit", "--config", chain.stage1, "--data.protocol", "xview60", "--data.validation", 0, "--trainer.default_root_dir", tmp_path

@@ -38,7 +38,7 @@ def block_clips(root: Path, people: tuple[int, ...] = (1, 2, 3)) -> Path:
     """A falling and a sliding block for each person, under NTU names, with classes.txt; X-Sub trains on 1, 2, 4, 5 and tests on 3, 6."""
     for person in people:
         for action in (1, 2):
-            pictures = moving_block(12 + person, falls=action == 1, shade=20 * person)
+            pictures = moving_block(12 + person, falls=action == 1, shade=min(255, 20 * person))
             encode(root / f"S001C001P{person:03}R001A{action:03}_rgb.avi", pictures)
     (root / "classes.txt").write_text("A001 fall down\nA002 slide right\n")
     return root

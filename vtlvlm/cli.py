@@ -80,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if debug or type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
             raise
-        sys.stderr.write(f"vtlvlm: {str(error).splitlines()[0]} {MEMORY}\n")
+        advice = MEMORY if arguments[0] in (*TRAINER_COMMANDS, "extract", "tokenize") else ""
+        sys.stderr.write(f"vtlvlm: {str(error).splitlines()[0]} {advice}".rstrip() + "\n")
         return 1
     except KeyboardInterrupt:
         print("vtlvlm: interrupted; the same command continues", file=sys.stderr)

@@ -28,6 +28,12 @@ class PredictionTable(BasePredictionWriter):
         super().__init__("batch")
         self._parts: list[tuple[NDArray[Any], ...]] = []
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what an evaluation that failed has left."""
+        self._parts = []
+
+    on_predict_start = on_test_start
+
     def write_on_batch_end(
         self,
         trainer: Trainer,

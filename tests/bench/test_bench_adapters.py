@@ -8,6 +8,7 @@ from videos import block_clips
 
 from vtlvlm.bench import adapters, events
 from vtlvlm.cli import main
+from vtlvlm.errors import UsageError
 
 STAGE1 = """
 model: {init_args: {quantizer: {init_args: {codes: 16}}, event_dim: 16, pooler: {init_args: {windows: 4}}}}
@@ -78,6 +79,13 @@ def test_each_arm_has_the_rate_that_validation_people_choose(miniature: Path, mo
     counts = {work: int(note.split(";")[1].split()[0].replace(",", "")) for work, note in trained.items()}
     assert 0 < counts["projector only, top-1"] < counts["prompts, top-1"] < counts["LoRA, top-1"] < counts["full fine-tuning, top-1"]
     assert counts["zero-shot, top-1"] == 0
+
+
+def test_rates_that_all_diverge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters.Runs, "cost", lambda *_: float("inf"))
+    runs = adapters.Runs(None, Path(), Path())  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="LoRA: diverges at every learning rate"):
+        runs.best("LoRA", [adapters.Rates(1.0), adapters.Rates(2.0)])
 
 
 def test_unknown_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -362,6 +362,9 @@ def test_more_processes_than_clips(ntu_tree: Path) -> None:
     data.trainer = SimpleNamespace(global_rank=0, world_size=5)  # type: ignore[assignment]
     with pytest.raises(UsageError, match="4 clips cannot be divided over 5 processes"):
         data.test_dataloader()
+    data.skip(set(data.predict_keys()[3:]))
+    with pytest.raises(UsageError, match="3 clips cannot be divided over 5 processes; start 3 or fewer"):
+        data.predict_dataloader()
 
 
 def test_index_and_names_need_no_torch() -> None:

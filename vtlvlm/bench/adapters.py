@@ -130,23 +130,35 @@ class Runs:
         run = self.folder / run_name("rate", arm, *rates.options()[1::2])
         path, short = run / "score.json", ["--trainer.max_steps", RATE_STEPS, "--trainer.val_check_interval", RATE_STEPS]
         if not path.is_file():
+            options = self.options(arm, fold, 0, rates)
             try:
-                cost = self.fit(run, [*self.options(arm, fold, 0, rates), *short])
+                cost = self.fit(run, [*options, *short])
             except NotFiniteError:
                 cost = math.inf
             shutil.rmtree(run / "checkpoints", ignore_errors=True)  # gigabytes where the whole model is trained
             write_json(path, {"nll": cost})
         return float(json.loads(path.read_text(encoding="utf-8"))["nll"])
 
+    def best(self, arm: str, choices: Sequence[Rates]) -> Rates:
+        """Those of least cost.
+
+        Raises:
+            UsageError: The arm diverges with all of them.
+        """
+        costs = {rates: self.cost(arm, rates) for rates in choices}
+        if math.isinf(min(costs.values())):
+            raise UsageError(f"{arm}: diverges at every learning rate ({', '.join(map(str, choices))})")
+        return min(costs, key=lambda rates: costs[rates])
+
     def rates(self, arms: Sequence[str]) -> dict[str, Rates]:
         """Those of least cost for each arm; the projector's is found in its own arm and the same in all."""
         if len(self.setting.folds) > 1:
             return dict.fromkeys(arms, Rates())
-        projector = min(RATES, key=lambda rate: self.cost(PROJECTOR, Rates(projector=rate)))
-        found = {PROJECTOR: Rates(projector=projector), UNTUNED: Rates()}
+        projector = self.best(PROJECTOR, [Rates(projector=rate) for rate in RATES])
+        found = {PROJECTOR: projector, UNTUNED: Rates()}
         for arm in arms:
             if arm not in found:
-                found[arm] = min((Rates(rate, projector) for rate in RATES), key=lambda rates: self.cost(arm, rates))
+                found[arm] = self.best(arm, [Rates(rate, projector.projector) for rate in RATES])
         return {arm: found[arm] for arm in arms}
 
     def tested(self, arm: str, fold: str, seed: int, rates: Rates) -> Tested:
@@ -161,6 +173,11 @@ class Runs:
             if arm != PREFIX:
                 shutil.rmtree(run / "checkpoints", ignore_errors=True)
         return read(self.setting, run, fold)
+
+    def made_by(self) -> dict[str, Any]:
+        """Run -> the state of the code that made it, as a work folder may hold older ones."""
+        found = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*/versions.json"))}
+        return {name: {"vtlvlm": made["versions"].get("vtlvlm"), "git": made["git"]} for name, made in found.items()}
 
     def linear(self, fold: str, seed: int) -> NDArray[np.bool_]:
         """(n,) whether the linear probe on the mean features is right on each test clip; it learns from validation people too."""
@@ -217,7 +234,8 @@ def measure(work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str
     linear = [runs.linear(fold, seed) for seed in range(repeats) for fold in folds]
     figures = [*against_linear(found[PREFIX], linear, repeats), *against_arms(found, repeats, rates), *calibration(found[PREFIX])]
     chosen = {arm: str(rate) for arm, rate in rates.items()}
-    return figures, {"videos": str(videos or f"rendered, seed {SEED}"), "folds": list(folds), "seeds": repeats, "rates": chosen}
+    facts = {"videos": str(videos or f"rendered, seed {SEED}"), "folds": list(folds), "seeds": repeats, "rates": chosen}
+    return figures, {**facts, "runs": runs.made_by()}
 
 
 def marks_by_seed(results: Sequence[Tested], repeats: int) -> tuple[NDArray[np.bool_], NDArray[Any]]:

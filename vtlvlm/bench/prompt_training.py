@@ -241,4 +241,4 @@ def wide_step(llava: Path) -> Iterator[Figure]:
     size = f"width {LLAVA['hidden_size']}, {WIDE_LAYERS} layers, {WIDE_WORDS:,} words, float32, M = {WIDE_EVENTS}"
     note = f"{held / 2**30:.1f} of it weights; {len(context)} + {len(trie)} tokens"
     yield Figure(f"training step with {NAMES} names ({size}): weights and peak", (held + more) / 2**30, "GiB", GIBIBYTES, note=note)
-    yield Figure("... time, the first step", spent[0], "s", note="wall time, not a target")
+    yield Figure("... time, the first step", spent[0], "s", note="wall time while the profiler counts memory, not a target")

@@ -142,6 +142,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers")  # caches need none
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation was asked for
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec")
+            warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")  # and goes on there
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # the guard has spoken
             yield
     finally:

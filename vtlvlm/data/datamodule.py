@@ -20,7 +20,7 @@ from vtlvlm.data.cache import EventCache, FeatureCache, Key
 from vtlvlm.data.datasets import ClipDataset, ClipLoader, EventDataset, FeatureDataset, Targets, VideoDataset, unchanged
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.layout import first_difference, frames_taken
-from vtlvlm.data.samplers import ExactSampler, Item, TrainSampler
+from vtlvlm.data.samplers import Begun, ExactSampler, Item, TrainSampler
 from vtlvlm.data.sampling import TEST_VIEWS, FrameSampling
 from vtlvlm.data.split import Split, split
 from vtlvlm.errors import DataError, UsageError
@@ -96,7 +96,8 @@ class NTUDataModule(LightningDataModule):
         self._views: NDArray[np.int64] | None = None
         self._target_rows: NDArray[np.int64] | None = None
         self._skipped: frozenset[Key] = frozenset()
-        self._batches_done = 0
+        self.begun: Begun | None = None
+        self._sampler: TrainSampler | None = None
 
     # -- setting up --------------------------------------------------------------------------------------------------------------
 
@@ -302,20 +303,41 @@ class NTUDataModule(LightningDataModule):
         within an epoch, training goes on with the rest of it."""
         clips = self.split.require("train")
         sampler = TrainSampler(clips, self._stored_views(clips), seed=self.seed, rank=self._rank(), world=self._world())
-        loader = self._loader(sampler, drop_last=len(sampler) > self.micro_batch_size)
-        if self._batches_done < len(loader):  # else the checkpoint was written at the epoch's end
-            sampler.done = self._batches_done * self.micro_batch_size
-        self._batches_done = 0
-        return loader
+        if self._sampler is None and self.begun is not None:
+            sampler.done = self.begun.clips
+        self._sampler = sampler
+        return self._loader(sampler, drop_last=len(sampler) > self.micro_batch_size)
+
+    @property
+    def at_once(self) -> int:
+        """Training clips that all processes together take in one pass."""
+        return self.micro_batch_size * self._world()
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint: the batches of this epoch that a process has been through."""
-        progress: Any = None if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return {"batches": 0 if progress is None else progress.processed}
+        """For the checkpoint: how much of an epoch training has learned from, up to its last optimiser step; what was read behind that is
+        read again."""
+        progress: Any = None if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress
+        if progress is None or progress.is_last_batch:
+            return Begun(0, self.at_once)._asdict()
+        clips = progress.current.processed * self.at_once
+        return Begun(clips - clips % self.batch_size, self.at_once)._asdict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From the checkpoint, before the loader is made."""
-        self._batches_done = state_dict["batches"] if self.trainer is not None and self.trainer.training else 0
+        """From the checkpoint.
+
+        Raises:
+            UsageError: Another ``batch_size``, in which the beginning of the epoch that was learned from cannot be counted.
+        """
+        if self.trainer is None or not self.trainer.training:
+            return
+        self.begun = Begun(**state_dict)
+        if self.begun.clips % self.at_once:
+            raise UsageError(
+                f"the checkpoint was written {self.begun.clips} clips into an epoch, which {self.at_once} at once (data.micro_batch_size "
+                "times processes) do not divide; keep data.batch_size, or continue from the end of an epoch"
+            )
+        if self._sampler is not None:  # a model that is split over processes asks for it first
+            self._sampler.done = self.begun.clips
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
         """Validation clips, view 0, each exactly once over all ranks; no loader if there are none."""
@@ -331,6 +353,7 @@ class NTUDataModule(LightningDataModule):
         if self._skipped:
             keep = np.array([key not in self._skipped for key in self.keys(clips, views)], dtype=np.bool_)
             clips, views = clips[keep], views[keep]
+        self._require_enough(len(clips))
         return self._loader(ExactSampler(clips, views, rank=self._rank(), world=self._world()), targets=False)
 
     def predict_keys(self) -> list[Key]:
@@ -358,9 +381,12 @@ class NTUDataModule(LightningDataModule):
             return np.full(len(clips), self.sampling.views, dtype=np.int64)
         return np.cumprod(self._rows[: self.num_views, clips] >= 0, axis=0).sum(0)
 
+    def _require_enough(self, clips: int) -> None:
+        if clips < self._world():
+            raise UsageError(f"{clips} clips cannot be divided over {self._world()} processes; start {max(1, clips)} or fewer")
+
     def _plain_loader(self, clips: NDArray[np.int64], views: tuple[int, ...] = (0,)) -> ClipLoader:
-        if len(clips) < self._world():
-            raise UsageError(f"{len(clips)} clips cannot be divided over {self._world()} processes; start fewer")
+        self._require_enough(len(clips))
         count = len(views)
         items = np.repeat(clips, count), np.tile(np.asarray(views, dtype=np.int64), len(clips))
         sampler = ExactSampler(*items, together=count, rank=self._rank(), world=self._world())

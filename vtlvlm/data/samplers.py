@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,15 @@ from torch.utils.data import Sampler
 
 Item = tuple[int, int]
 """Row of the index and view."""
+
+
+class Begun(NamedTuple):
+    """How far into an epoch a training is."""
+
+    clips: int
+    """that all processes together have learned from"""
+    at_once: int
+    """that they take in one pass"""
 
 
 class TrainSampler(Sampler[Item]):
@@ -23,7 +33,8 @@ class TrainSampler(Sampler[Item]):
         world: Number of processes. The n mod world clips at the end of an epoch's order are left out of that epoch.
 
     Attributes:
-        done: Items of this rank that the next epoch leaves out at its beginning: a training that goes on within an epoch has had them.
+        done: Clips at the beginning of the next epoch's order, over all ranks, that are left out: training has had them before it was
+            interrupted. A multiple of ``world``.
     """
 
     def __init__(self, clips: NDArray[np.int64], views: NDArray[np.int64], *, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -42,7 +53,7 @@ class TrainSampler(Sampler[Item]):
         order = np.resize(generator.permutation(len(self.clips)), len(self) * self.world)
         views = (generator.random(len(order)) * self.views[order]).astype(np.int64)
         done, self.done = self.done, 0
-        mine = slice(self.rank + done * self.world, None, self.world)
+        mine = slice(self.rank + done, None, self.world)
         return zip(self.clips[order][mine].tolist(), views[mine].tolist(), strict=True)
 
 

@@ -94,6 +94,8 @@ class PromptTuningModule(Stage):
             raise UsageError(
                 "nothing to train: choose an adapter, or set reasoner.train_projector; `vtlvlm test` measures the untuned model"
             )
+        if len(data.classes) < 2:
+            raise UsageError(f"one category ({data.classes[0]}) leaves nothing to recognise; give clips of two or more")
         if data.targets_cache is not None:
             raise UsageError("targets are for stage 1: leave data.target_features out")
         if self._origin.get("classes") and list(data.classes) != self._origin["classes"]:
@@ -290,8 +292,11 @@ class PromptTuningModule(Stage):
         return self.reasoner(self.vectors(batch))
 
     def on_train_batch_start(self, batch: EventBatch | FeatureBatch | VideoBatch, batch_idx: int) -> None:
-        """What is random in a step follows from seed, epoch, batch and rank, so that a training that goes on draws the same."""
-        place = (int(os.environ.get("PL_GLOBAL_SEED", "0")), self.current_epoch, batch_idx, self.global_rank)
+        """What is random in a step follows from seed, epoch, batch and rank, so that a training that goes on draws the same; without
+        ``seed_everything`` from torch's own state."""
+        if (seed := os.environ.get("PL_GLOBAL_SEED")) is None:
+            return
+        place = (int(seed), self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def training_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> Tensor:

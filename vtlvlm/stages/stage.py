@@ -20,6 +20,7 @@ from torchmetrics import MeanMetric
 from vtlvlm import __version__
 from vtlvlm.errors import UsageError
 from vtlvlm.finite import FiniteTraining
+from vtlvlm.stages.resume import go_on
 
 PACKAGE = "vtlvlm"
 METADATA = "meta.pt"
@@ -231,7 +232,11 @@ class Stage(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if RECORD not in checkpoint:
             raise UsageError("not a checkpoint of vtlvlm")
-        self.check(checkpoint[RECORD], "the checkpoint", training=self._trainer is not None and self.trainer.training)
+        training = self._trainer is not None and self.trainer.training
+        self.check(checkpoint[RECORD], "the checkpoint", training)
+        begun = checkpoint.get(type(self.data).__qualname__) if training else None  # the data module's own state, which is loaded next
+        if begun is not None:
+            go_on(checkpoint["loops"]["fit_loop"], **begun, now=self.data.at_once)
         # ModelParallelStrategy has read the weights by now and took them out
         missing = sorted(set(self.state_dict()) - set(checkpoint["state_dict"])) if "state_dict" in checkpoint else []
         if missing:
