@@ -48,14 +48,28 @@ def test_each_person_is_left_out_and_tested_once(miniature: Path) -> None:
     assert found["folds"] == ["leave:P001", "leave:P002", "leave:P003"]
     runs = [miniature / "adapters" / f"prompts-leave_P00{person}-{seed}" for seed in (0, 1) for person in (1, 2, 3)]
     scores = [json.loads((run / "metrics.json").read_text())["metrics"]["top1"] for run in runs]
-    linear = [json.loads(path.read_text())["right"] for path in sorted((miniature / "adapters").glob("linear-*.json"))]
-    first, *_ = found["rows"]
+    first, second, *_ = found["rows"]
+    plain, same = (sorted((miniature / "adapters").glob(f"linear-leave_P00?-?{end}.json")) for end in ("", "-0.2"))
+    assert len(plain) == len(same) == 6
+    linear, less = ([json.loads(path.read_text())["right"] for path in paths] for paths in (plain, same))
+    assert second["value"] == pytest.approx(np.mean(scores) - np.mean(less))
     assert first["value"] == pytest.approx(np.mean(scores) - np.mean(linear))
     assert "6 test clips of 3 people, 2 seeds" in first["note"]
     assert "learning_rate: 0.001" in (runs[0] / "config.yaml").read_text()
     before = {path: path.stat().st_mtime_ns for path in miniature.rglob("metrics.json")}
     assert bench(miniature, "--videos", videos, "--repeats", 2, "--arms")["rows"] == found["rows"]
     assert {path: path.stat().st_mtime_ns for path in miniature.rglob("metrics.json")} == before
+
+
+@pytest.mark.slow
+def test_all_training_people_train_where_nobody_validates(miniature: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    videos = block_clips(miniature.parent / "videos", people=(1, 2, 3))
+    found = bench(miniature, "--videos", videos, "--repeats", 1, "--arms", "--validation", 0)
+    assert [row["work"] for row in found["rows"]] == ["prompts minus linear probe on mean features, top-1", "prompts, top-1"]
+    split = json.loads((miniature / "adapters-0" / "prompts-leave_P001-0" / "metrics.json").read_text())["provenance"]["split"]
+    assert split["clips"] == {"train": 4, "val": 0, "test": 2}
+    assert main(["bench", "vtem", "--validation", "0.5"]) == 2
+    assert "--validation 0.5: goes with bench adapters" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -67,7 +81,7 @@ def test_each_arm_has_the_rate_that_validation_people_choose(miniature: Path, mo
     found = bench(miniature, "--videos", videos, "--repeats", 1)
     scores = {path.parent.name: json.loads(path.read_text())["nll"] for path in (miniature / "adapters").glob("rate-*/score.json")}
     assert len(scores) == 3 + 3 * 3
-    tried = {rate: scores[f"rate-projector_only-{rate}"] for rate in (1e-4, 1e-2, 1e37)}
+    tried = {rate: scores[events.run_name("rate", "projector only", rate)] for rate in (1e-4, 1e-2, 1e37)}
     projector = min(tried, key=tried.__getitem__)
     assert found["rates"].pop("projector only") == f"projector {projector:g}"
     assert found["rates"].pop("zero-shot") == ""

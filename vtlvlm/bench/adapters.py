@@ -88,19 +88,21 @@ class Runs:
         setting: Clips, features and folds.
         folder: Where the runs lie.
         llava: Folder of the small LLaVA.
+        validation: Share of the training people who choose learning rates and checkpoint and fit the temperature.
     """
 
     setting: Setting
     folder: Path
     llava: Path
+    validation: float = VALIDATION
 
     def data(self, fold: str) -> list[object]:
         """The clips, for the command line."""
-        return ["--data.root", self.setting.root, "--data.protocol", fold, "--data.validation", VALIDATION]
+        return ["--data.root", self.setting.root, "--data.protocol", fold, "--data.validation", self.validation]
 
     def stage1(self, fold: str, seed: int) -> Path:
         """The checkpoint of stage 1, trained without the validation people."""
-        return fit(self.setting, self.folder / run_name("stage1", fold, seed), FULL, seed, fold, "--data.validation", VALIDATION)
+        return fit(self.setting, self.folder / run_name("stage1", fold, seed), FULL, seed, fold, "--data.validation", self.validation)
 
     def events(self, fold: str, seed: int) -> Path:
         """The event cache that stage 1 makes."""
@@ -116,13 +118,13 @@ class Runs:
         llava = ["--model.init_args.reasoner.init_args.llava", self.llava]
         return [*first, *llava, *self.data(fold), "--data.events", self.events(fold, seed), *QUIET]
 
-    def fit(self, run: Path, options: Sequence[object]) -> float:
-        """Train, continuing what was interrupted; returns the best NLL on the validation people."""
+    def fit(self, run: Path, options: Sequence[object]) -> Path:
+        """Train, continuing what was interrupted; returns the checkpoint that is best on the validation people, the last where there are
+        none."""
         last, best = (run / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
         if not fit_finished(run):
             command("fit", *options, "--trainer.default_root_dir", run, *(["--ckpt_path", last] if last.is_file() else []))
-        kept = torch.load(best, map_location="cpu", weights_only=True)["callbacks"].values()
-        return float(next(state["best_model_score"] for state in kept if state.get("monitor")))
+        return best if self.validation else last
 
     def cost(self, arm: str, rates: Rates) -> float:
         """The NLL on the validation people after a short training at these rates; infinite where it diverges."""
@@ -132,7 +134,7 @@ class Runs:
         if not path.is_file():
             options = self.options(arm, fold, 0, rates)
             try:
-                cost = self.fit(run, [*options, *short])
+                cost = best_score(self.fit(run, [*options, *short]))
             except NotFiniteError:
                 cost = math.inf
             shutil.rmtree(run / "checkpoints", ignore_errors=True)  # gigabytes where the whole model is trained
@@ -167,23 +169,22 @@ class Runs:
         if not (run / "metrics.json").is_file():
             options, checkpoint = self.options(arm, fold, seed, rates), []
             if arm != UNTUNED:
-                self.fit(run, options)
-                checkpoint = ["--ckpt_path", run / "checkpoints" / "best.ckpt"]
+                checkpoint = ["--ckpt_path", self.fit(run, options)]
             command("test", *options, "--trainer.default_root_dir", run, *checkpoint)
             if arm != PREFIX:
                 shutil.rmtree(run / "checkpoints", ignore_errors=True)
-        return read(self.setting, run, fold)
+        return read(test_data(self.setting, fold, self.validation), run)
 
     def made_by(self) -> dict[str, Any]:
         """Run -> the state of the code that made it, as a work folder may hold older ones."""
         found = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*/versions.json"))}
         return {name: {"vtlvlm": made["versions"].get("vtlvlm"), "git": made["git"]} for name, made in found.items()}
 
-    def linear(self, fold: str, seed: int) -> NDArray[np.bool_]:
-        """(n,) whether the linear probe on the mean features is right on each test clip; it learns from validation people too."""
-        path = self.folder / f"{run_name('linear', fold, seed)}.json"
+    def linear(self, fold: str, seed: int, validation: float) -> NDArray[np.bool_]:
+        """(n,) whether the linear probe on the mean features is right on each test clip, learned without a share of validation people."""
+        path = self.folder / f"{run_name('linear', fold, seed, *[validation] * bool(validation))}.json"
         if not path.is_file():
-            data = test_data(self.setting, fold, 0.0)
+            data = test_data(self.setting, fold, validation)
             probe = step_probes(data, self.stage1(fold, seed), seed, (RAW,))[RAW]
             write_json(path, {"right": (np.asarray(probe.guesses) == data.index.label[data.split.test]).tolist()})
         return np.asarray(json.loads(path.read_text(encoding="utf-8"))["right"])
@@ -196,20 +197,27 @@ def test_data(setting: Setting, fold: str, validation: float) -> NTUDataModule:
     return data
 
 
-def read(setting: Setting, folder: Path, fold: str) -> Tested:
+def best_score(checkpoint: Path) -> float:
+    """The NLL on the validation people, of the checkpoint that is best there."""
+    kept = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"].values()
+    return float(next(state["best_model_score"] for state in kept if state.get("monitor")))
+
+
+def read(data: NTUDataModule, folder: Path) -> Tested:
     """What ``test`` left in a run folder."""
     run = Run.open(folder)
     assert run.test is not None
     with (folder / "predictions_test.csv").open(encoding="utf-8", newline="") as file:
         right = {row["clip"]: row["truth"] == row["recognised"] for row in csv.DictReader(file)}
-    data = test_data(setting, fold, VALIDATION)
     clips = data.split.test
     figures = {name: math.nan if value is None else value for name, value in run.test.metrics.items()}
     marks = np.array([right[name] for name in data.index.name[clips]])
     return Tested(marks, data.index.group[clips], figures, run.fit.trainable_parameters if run.fit else 0)
 
 
-def measure(work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str] | None = None) -> tuple[list[Figure], dict[str, Any]]:
+def measure(
+    work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str] | None = None, validation: float = VALIDATION
+) -> tuple[list[Figure], dict[str, Any]]:
     """All figures of this bench; what is done already in ``work`` is not done again.
 
     Args:
@@ -218,23 +226,33 @@ def measure(work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str
             rendered ones with one split, for which learning rates are chosen on validation people.
         repeats: Seeds, from 0.
         arms: Names of ``ARMS`` beside the prompts; None for all.
+        validation: Share of the training people who choose learning rates and checkpoint and fit the temperature; 0, where there are no
+            rates to choose, trains on all of them and takes the last checkpoint.
 
     Raises:
-        UsageError: no such arm.
+        UsageError: no such arm, or nobody to choose learning rates.
     """
     names = list(ARMS) if arms is None else [PREFIX, *(arm for arm in arms if arm != PREFIX)]
     if unknown := [arm for arm in names if arm not in ARMS]:
         raise UsageError(f"--arms {unknown[0]}: no such arm; there are {', '.join(ARMS)}")
-    runs = Runs(prepare(work, videos, SUBJECTS), work / "adapters", compose(work / "llava"))
+    setting = prepare(work, videos, SUBJECTS)
+    if len(setting.folds) == 1 and not validation:
+        raise UsageError("--validation 0: learning rates are chosen on validation people; give a share above 0")
+    folder = work / ("adapters" if validation == VALIDATION else f"adapters-{validation:g}")
+    runs = Runs(setting, folder, compose(work / "llava"), validation)
     folds, rates = runs.setting.folds, runs.rates(names)
     jobs = [(seed, fold, arm) for seed in range(repeats) for fold in folds for arm in names]
     found: dict[str, list[Tested]] = {arm: [] for arm in names}
     for seed, fold, arm in tqdm(jobs, desc="stage 2", unit="run", smoothing=0.1):
         found[arm].append(runs.tested(arm, fold, seed, rates[arm]))
-    linear = [runs.linear(fold, seed) for seed in range(repeats) for fold in folds]
-    figures = [*against_linear(found[PREFIX], linear, repeats), *against_arms(found, repeats, rates), *calibration(found[PREFIX])]
+    figures = []
+    for share in sorted({0.0, validation}):
+        linear = [runs.linear(fold, seed, share) for seed in range(repeats) for fold in folds]
+        figures.append(against_linear(found[PREFIX], linear, repeats, share))
+    figures += [*against_arms(found, repeats, rates), *(calibration(found[PREFIX]) if validation else ())]
     chosen = {arm: str(rate) for arm, rate in rates.items()}
-    facts = {"videos": str(videos or f"rendered, seed {SEED}"), "folds": list(folds), "seeds": repeats, "rates": chosen}
+    facts = {"videos": str(videos or f"rendered, seed {SEED}"), "folds": list(folds), "seeds": repeats, "validation": validation}
+    facts["rates"] = chosen
     return figures, {**facts, "runs": runs.made_by()}
 
 
@@ -244,15 +262,17 @@ def marks_by_seed(results: Sequence[Tested], repeats: int) -> tuple[NDArray[np.b
     return by_seed([(number // folds, tested.right, tested.groups) for number, tested in enumerate(results)])
 
 
-def against_linear(prompts: Sequence[Tested], linear: Sequence[NDArray[np.bool_]], repeats: int) -> list[Figure]:
-    """Prompts against the linear probe on the mean of the features that stage 1 reads."""
+def against_linear(prompts: Sequence[Tested], linear: Sequence[NDArray[np.bool_]], repeats: int, validation: float) -> Figure:
+    """Prompts against the linear probe on the mean of the features that stage 1 reads, learned without that share of validation people."""
     ours, groups = marks_by_seed(prompts, repeats)
     theirs = np.concatenate(linear).reshape(ours.shape)
     clips, people = paired_difference(ours, theirs), paired_difference(ours, theirs, groups)
     note = f"{spread(ours)} and {spread(theirs)}; 95 % [{clips.low:+.3f}, {clips.high:+.3f}] over clips, "
     note += f"[{people.low:+.3f}, {people.high:+.3f}] over people; {ours.shape[1]} test clips of {len(np.unique(groups))} people, "
-    note += f"{repeats} seeds; the probe learns from validation people too, of many clips from the plain views only"
-    return [Figure("prompts minus linear probe on mean features, top-1", clips.mean, "", 0, ">=", note)]
+    note += f"{repeats} seeds; of many clips the probe learns the plain views only"
+    if validation:
+        return Figure("... the probe trained without the validation people too", clips.mean, "", note=note)
+    return Figure("prompts minus linear probe on mean features, top-1", clips.mean, "", 0, ">=", note)
 
 
 def against_arms(found: dict[str, list[Tested]], repeats: int, rates: dict[str, Rates]) -> list[Figure]:

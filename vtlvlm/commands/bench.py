@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 BENCHES = {
     "data": "decoding, copies, feature and event caches",
@@ -23,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeats", type=int, help="rounds that medians are taken over (default: 5); events, adapters: seeds (default: 3)")
     parser.add_argument("--arms", nargs="*", metavar="ARM", help="events, adapters: only these arms beside the first (default: all)")
+    parser.add_argument(
+        "--validation",
+        type=float,
+        help="adapters: share of the training people who choose rates and checkpoint and fit the temperature (default: 0.2)",
+    )
     parser.add_argument("--work", type=Path, help="folder for the files it makes, kept (default: a temporary one)")
     parser.add_argument("--output", type=Path, help="JSON file to write (default: runs/bench/NAME.json)")
 
@@ -40,7 +46,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--repeats {repeats}: at least 1")
     if args.arms is not None and not learns:
         raise UsageError("--arms goes with bench events and bench adapters")
-    options = {"arms": args.arms} if learns else {}
+    options: dict[str, Any] = {"arms": args.arms} if learns else {}
+    if args.validation is not None:
+        if args.name != "adapters" or not 0 <= args.validation < 1:
+            raise UsageError(f"--validation {args.validation:g}: goes with bench adapters, from 0 to below 1")
+        options["validation"] = args.validation
     bench = importlib.import_module(f"vtlvlm.bench.{args.name}")
     with tempfile.TemporaryDirectory(prefix="vtlvlm-bench-") as temporary:
         work = args.work or Path(temporary)
