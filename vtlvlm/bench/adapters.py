@@ -44,7 +44,7 @@ SUBJECTS = 27
 VALIDATION = 0.2
 """Share of the training people who choose learning rates and checkpoint and fit the temperature"""
 RATES = (5e-5, 3e-4, 2e-3, 1e-2)
-"""Peak learning rates that are tried where there is one split: for the projector alone, then with its best for every adapter"""
+"""Peak learning rates that are tried where there is one split"""
 RATE_STEPS = 50
 """... and for how many steps"""
 MARGIN = 0.02
@@ -127,7 +127,7 @@ class Runs:
         return best if self.validation else last
 
     def cost(self, arm: str, rates: Rates) -> float:
-        """The NLL on the validation people after a short training at these rates; infinite where it diverges."""
+        """The calibrated NLL on the validation people after a short training at these rates; infinite where it diverges."""
         fold = self.setting.folds[0]
         run = self.folder / run_name("rate", arm, *rates.options()[1::2])
         path, short = run / "score.json", ["--trainer.max_steps", RATE_STEPS, "--trainer.val_check_interval", RATE_STEPS]
@@ -153,14 +153,15 @@ class Runs:
         return min(costs, key=lambda rates: costs[rates])
 
     def rates(self, arms: Sequence[str]) -> dict[str, Rates]:
-        """Those of least cost for each arm; the projector's is found in its own arm and the same in all."""
+        """Those of least cost for each arm: for the projector alone; for every adapter, beside the projector's rate of the configuration;
+        and that adapter's best beside the projector's best, where that is better."""
         if len(self.setting.folds) > 1:
             return dict.fromkeys(arms, Rates())
-        projector = self.best(PROJECTOR, [Rates(projector=rate) for rate in RATES])
-        found = {PROJECTOR: projector, UNTUNED: Rates()}
+        found = {UNTUNED: Rates(), PROJECTOR: self.best(PROJECTOR, [Rates(projector=rate) for rate in RATES])}
         for arm in arms:
             if arm not in found:
-                found[arm] = self.best(arm, [Rates(rate, projector.projector) for rate in RATES])
+                first = self.best(arm, [Rates(rate) for rate in RATES])
+                found[arm] = self.best(arm, [first, Rates(first.adapter, found[PROJECTOR].projector)])
         return {arm: found[arm] for arm in arms}
 
     def tested(self, arm: str, fold: str, seed: int, rates: Rates) -> Tested:
@@ -198,7 +199,7 @@ def test_data(setting: Setting, fold: str, validation: float) -> NTUDataModule:
 
 
 def best_score(checkpoint: Path) -> float:
-    """The NLL on the validation people, of the checkpoint that is best there."""
+    """The calibrated NLL on the validation people, of the checkpoint that is best there."""
     kept = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"].values()
     return float(next(state["best_model_score"] for state in kept if state.get("monitor")))
 

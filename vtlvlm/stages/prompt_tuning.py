@@ -45,14 +45,13 @@ class PromptTuningModule(Stage):
         vtem: stage-1 checkpoint, only needed to read features or videos; event caches name their own.
         objective: ``listwise``, that cross-entropy; or ``generative``, next-token prediction of the clip's own category, as language
             models are trained, which does not know of the other categories. Both are evaluated alike.
-        calibrate: fit the temperature on the validation people.
+        calibrate: fit the temperature on the validation people; the best checkpoint is then the one with the lowest NLL with it.
 
     Raises:
         UsageError: another objective.
     """
 
     stage = "prompt_tuning"
-    monitor = "val/nll"
     training_only = ("optimizer", "projector_learning_rate", "vtem", "objective", "calibrate")
     machine_only = tuple(f"reasoner.{name}" for name in ("dtype", "attention", "quantization", "max_positions", "gradient_checkpointing"))
     compared_elsewhere = ("reasoner.llava", "reasoner.revision")
@@ -74,6 +73,7 @@ class PromptTuningModule(Stage):
         self.projector_learning_rate = projector_learning_rate
         self.vtem = vtem
         self.objective, self.calibrate = objective, calibrate
+        self.monitor = "val/nll_calibrated" if calibrate else "val/nll"  # a model may be right and too sure of itself
         self.classes: tuple[str, ...] = ()
         self.confusion: Any = None
         self._origin: dict[str, Any] = {}

@@ -168,7 +168,8 @@ class Stage(LightningModule):
     """A stage of the pipeline. Its constructor takes typed parts; its checkpoints say with which settings they were made."""
 
     stage: ClassVar[str] = ""
-    monitor: ClassVar[str] = ""
+    monitor: str = ""
+    """The validation figure by which the best checkpoint is chosen"""
     monitor_mode: ClassVar[str] = "min"
 
     def __init__(self) -> None:
