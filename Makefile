@@ -29,10 +29,10 @@ demo: $(STAMP)  ## the whole pipeline on rendered videos, about 20 minutes on tw
 test: $(STAMP)  ## the tests, under 10 minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
 
-test-all: $(STAMP)  ## also those that train on the small language model
+test-all: $(STAMP)  ## also the long ones: the small language model, several processes, thousands of damaged files
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-lint: $(STAMP)  ## style and types, as CI sees them
+lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -57,6 +57,12 @@ def test_stage1_of_another_split(chain: Pipeline, tmp_path: Path, capsys: pytest
     assert_refused(capsys, code, 2, "xsub60", "group")
 
 
+def test_features_of_another_extractor(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = ["--model.init_args.extractor.init_args.image_size", 96, "--trainer.default_root_dir", tmp_path]
+    code = chain("fit", *chain.on_features, *other)
+    assert_refused(capsys, code, 2, str(chain.features), "image_size = 64", "96", "extract anew")
+
+
 def test_one_category(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = block_clips(tmp_path / "videos", people=(1, 2, 3))
     for path in root.glob("*A002_rgb.avi"):

@@ -223,8 +223,8 @@ def measure(
 
     Args:
         work: Folder for videos, features, runs and results.
-        videos: Clips whose people are left out in turn (where they are few), with the configurations' own learning rates; None for
-            rendered ones with one split, for which learning rates are chosen on validation people.
+        videos: Clips with NTU names, whose people are left out in turn (where they are few), with the configurations' own learning rates;
+            None for rendered ones with one split, for which learning rates are chosen on validation people.
         repeats: Seeds, from 0.
         arms: Names of ``ARMS`` beside the prompts; None for all.
         validation: Share of the training people who choose learning rates and checkpoint and fit the temperature; 0, where there are no

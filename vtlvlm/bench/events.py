@@ -59,7 +59,7 @@ def measure(work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str
 
     Args:
         work: Folder for features, runs and probe results.
-        videos: NTU-named clips or any other folder whose clips have groups; None for the demo's rendered ones.
+        videos: Clips with NTU names, which tell the people; None for the demo's rendered ones.
         repeats: Seeds, from 0.
         arms: Names of ``ARMS``; None for all.
 

@@ -1,6 +1,7 @@
 """The language model that reads event sentences: scores of the NTU names in one pass, and the training of its prompts.
 
-Times are processor times of this process on one thread, ratios are medians over rounds in which every job has its turn.
+Times are processor times of this process on one thread (at LLaVA's width: wall time), ratios are medians over rounds in which every
+job has its turn.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 BENCHES = {
     "data": "decoding, copies, feature and event caches",
     "vtem": "pooling, quantisation, FLOPs, a stage-1 step",
-    "lvlm": "label scores against slower ways, trained numbers (a quarter of an hour)",
+    "lvlm": "label scores against slower ways, a training step against peft, trained numbers (a quarter of an hour)",
     "adapters": "what prompts and other adapters make of event sentences (hours on two cores)",
     "events": "what event sentences keep of the action, beside the arms of stage 1 (an hour or more)",
 }
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--videos",
         type=Path,
-        help="data: folder of camera videos to make 1080p clips from; events, adapters: the clips to learn from (default: rendered ones)",
+        help="data: folder of camera videos to make 1080p clips from; events, adapters: clips with NTU names (default: rendered ones)",
     )
     parser.add_argument("--repeats", type=int, help="rounds that medians are taken over (default: 5); events, adapters: seeds (default: 3)")
     parser.add_argument("--arms", nargs="*", metavar="ARM", help="events, adapters: only these arms beside the first (default: all)")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 ScoreMode = Literal["sum", "mean", "pmi", "batch_cal", "ncc"]
 PER_TOKEN = ("mean", "ncc")
 FROM_CLIPS = ("pmi", "batch_cal")
-"""Modes whose prior comes from training clips"""
+"""Modes whose prior comes from training clips; that of ``pmi``, in a model that is not trained, from empty events instead"""
 RELATIVE = (*FROM_CLIPS, "ncc")
 """Modes that have a prior"""
 

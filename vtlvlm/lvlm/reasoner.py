@@ -57,7 +57,8 @@ class EventReasoner(nn.Module):
             looks like the words of its category. For projectors that were never aligned; needs ``train_projector``.
         scores: What the score of a label is: ``sum``, ``mean``, ``pmi``, ``batch_cal`` or ``ncc`` (see ``priors.py``). The last three
             subtract a prior, so that long and rare names start level with short ones and training need not unlearn the difference: that
-            of the model as it stands when training starts, or, in a model never trained, after empty events (all zero) without the adapter.
+            of the model as it stands when training starts; in a model never trained, after empty events (all zero) without the adapter,
+            with ``batch_cal`` after training clips.
         max_positions: Label tokens that are read in one pass, for thousands of categories: the tree is cut into passes over one reading of
             the context (with ``eager`` over one each), with the same scores. It saves memory in evaluation; in training it keeps the
             context's keys and values of all layers, which costs more than a tree of some hundred tokens. None: all, halved as often as

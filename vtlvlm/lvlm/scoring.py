@@ -42,7 +42,8 @@ def score(model: LlavaForConditionalGeneration, projected: Tensor, context: Tens
         projected: (B, M, L) event vectors behind LLaVA's projector.
         context: (C,) int64 token ids with exactly M image placeholders.
         trie: The labels.
-        form: One of the three; None chooses: packed for one part, two passes for more, batched where the attention kernel takes no mask.
+        form: One of the three; None chooses: packed for one part; for more, two passes with our kernel, else packed part by part; batched
+            where the attention kernel takes no mask.
 
     Returns:
         (B, A) float32 log P(label | context), natural logarithm; not normalised over the labels.

@@ -281,9 +281,9 @@ class Stage(LightningModule):
     # -- training ----------------------------------------------------------------------------------------------------------------
 
     def training_batches(self) -> Iterator[Any]:
-        """This rank's training batches on its device, each clip once in each of its views: for what is fitted before training."""
+        """This rank's training batches on its device, in as many passes as clips have views: for what is fitted before training."""
         loader = self.data.train_dataloader()
-        for epoch in range(self.data.num_views):  # each pass draws another view of every clip
+        for epoch in range(self.data.num_views):  # each pass draws one view of every clip
             loader.sampler.set_epoch(epoch)
             for batch in loader:
                 yield self.trainer.strategy.batch_to_device(batch, self.device)

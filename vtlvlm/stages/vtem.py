@@ -94,6 +94,8 @@ class VTEMModule(Stage):
         self._check_targets(data.targets_cache, needed=stage != "predict")
         if self.extractor.trainable and data.features_cache is not None:
             raise UsageError("extractor.trainable trains the backbone, which needs videos: leave data.features out")
+        if stage == "fit" and data.features_cache is not None:
+            self._check_features(data.features_cache)
         if codes := self.quantizer.num_codes:
             classes, windows = data.num_classes, self.pooler.windows
             self.train_codes, self.val_codes = CodebookHealth(codes, classes, windows), CodebookHealth(codes, classes, windows)
@@ -109,6 +111,20 @@ class VTEMModule(Stage):
                 else self.extractor.fingerprint(),
                 "targets": data.targets_cache.hash if data.targets_cache is not None else None,
             }
+
+    def _check_features(self, cache: Any) -> None:
+        """What can be compared without the weights: ``classify`` runs the configuration's extractor on new videos."""
+        made, extractor = cache.provenance["extractor"], self.extractor
+        asked = {
+            "extractor": type(extractor).__name__,
+            **{name: getattr(extractor, name, None) for name in ("model", "grid", "image_size")},
+        }
+        for name, value in asked.items():
+            if made.get(name, value) != value:
+                raise UsageError(
+                    f"{cache.folder} was made with {name} = {made[name]!r}, model.init_args.extractor has {value!r}: "
+                    "change the configuration, or extract anew"
+                )
 
     def _check_targets(self, cache: Any, needed: bool) -> None:
         if cache is None and not needed:
