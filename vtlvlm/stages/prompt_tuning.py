@@ -47,14 +47,12 @@ class PromptTuningModule(Stage):
             models are trained, which does not know of the other categories. Both are evaluated alike.
         calibrate: fit the temperature on the validation people; the best checkpoint is then the one with the lowest NLL with it.
 
-        event_dropout: probability in [0, 1) that an event of a training sentence is emptied (all zero), so that no single one decides.
-
     Raises:
-        UsageError: another objective, or a probability outside its range.
+        UsageError: another objective.
     """
 
     stage = "prompt_tuning"
-    training_only = ("optimizer", "projector_learning_rate", "vtem", "objective", "calibrate", "event_dropout")
+    training_only = ("optimizer", "projector_learning_rate", "vtem", "objective", "calibrate")
     machine_only = tuple(f"reasoner.{name}" for name in ("dtype", "attention", "quantization", "max_positions", "gradient_checkpointing"))
     compared_elsewhere = ("reasoner.llava", "reasoner.revision")
 
@@ -66,14 +64,10 @@ class PromptTuningModule(Stage):
         vtem: str | None = None,
         objective: Literal["listwise", "generative"] = "listwise",
         calibrate: bool = True,
-        event_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if objective not in ("listwise", "generative"):
             raise UsageError(f"objective {objective!r}: use listwise or generative")
-        if not 0 <= event_dropout < 1:
-            raise UsageError(f"event_dropout {event_dropout}: use a probability from 0 to below 1")
-        self.event_dropout = event_dropout
         self.reasoner = reasoner
         self.optimizer = optimizer
         self.projector_learning_rate = projector_learning_rate
@@ -306,14 +300,11 @@ class PromptTuningModule(Stage):
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def training_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> Tensor:
-        vectors = self.vectors(batch)
-        if self.event_dropout:
-            vectors = F.dropout1d(vectors, self.event_dropout) * (1 - self.event_dropout)  # whole events, the others as they are
         if self.objective == "generative":
-            loss = self.reasoner.generative_loss(vectors, batch.labels)
+            loss = self.reasoner.generative_loss(self.vectors(batch), batch.labels)
             self.log_terms("train", {"loss": loss}, len(batch.labels))
             return loss
-        scores = self.reasoner(vectors)
+        scores = self.scores(batch)
         loss = F.cross_entropy(scores, batch.labels)
         top1 = (scores.argmax(-1) == batch.labels).float().mean()
         mass = self.reasoner.in_list_mass(scores.detach()).mean()
