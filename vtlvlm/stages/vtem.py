@@ -13,7 +13,7 @@ from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch
 from vtlvlm.codebook import CodebookHealth, SeenEvents
 from vtlvlm.errors import UsageError
 from vtlvlm.report.provenance import global_seed
-from vtlvlm.stages.stage import AdamW, Stage, require_same_split
+from vtlvlm.stages.stage import AdamW, Stage, require_same_split, settings_of
 from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
 from vtlvlm.vtem.model import VTEM, Target, at_steps
@@ -115,10 +115,10 @@ class VTEMModule(Stage):
     def _check_features(self, cache: Any) -> None:
         """What can be compared without the weights: ``classify`` runs the configuration's extractor on new videos."""
         made, extractor = cache.provenance["extractor"], self.extractor
-        asked = {
-            "extractor": type(extractor).__name__,
-            **{name: getattr(extractor, name, None) for name in ("model", "grid", "image_size")},
-        }
+        asked = {"extractor": type(extractor).__name__, **settings_of(extractor)["init_args"]}
+        if isinstance(extractor, ClipExtractor):
+            del asked["model"]  # a folder, which may have moved
+        asked = {name: value for name, value in asked.items() if name in ("extractor", "model", "grid", "image_size")}
         for name, value in asked.items():
             if made.get(name, value) != value:
                 raise UsageError(
