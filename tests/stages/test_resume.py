@@ -187,6 +187,14 @@ def test_the_rest_of_an_order_for_any_number_of_processes() -> None:
     assert len(list(ranks[0])) == 6
 
 
+def test_one_data_module_for_two_trainings(clips: EventRun, tmp_path: Path) -> None:
+    """What a first training left in it does not reach into one that goes on, nor that one's place into a fresh one."""
+    path, module = tmp_path / "a.ckpt", data(clips)
+    whole = fit(module, tmp_path, STEPS, SaveAt(path, "batch", 8))
+    assert fit(module, tmp_path, STEPS, start=path).read == whole.read[8:]
+    assert fit(module, tmp_path, STEPS).read == whole.read
+
+
 def test_a_batch_size_that_does_not_divide_what_was_read(clips: EventRun, tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     fit(data(clips), tmp_path, STEPS, SaveAt(path, "batch", 3))

@@ -96,7 +96,7 @@ class NTUDataModule(LightningDataModule):
         self._views: NDArray[np.int64] | None = None
         self._target_rows: NDArray[np.int64] | None = None
         self._skipped: frozenset[Key] = frozenset()
-        self.begun: Begun | None = None
+        self._begun: Begun | None = None
         self._sampler: TrainSampler | None = None
 
     # -- setting up --------------------------------------------------------------------------------------------------------------
@@ -128,6 +128,7 @@ class NTUDataModule(LightningDataModule):
             self._split.require(_SIDES[stage])  # type: ignore[arg-type]
         if stage == "fit" and self.trainer is not None:
             self.trainer.accumulate_grad_batches = self._accumulation(self.trainer.world_size)
+            self._begun = self._sampler = None
 
     def _scan(self, progress: bool) -> ClipIndex:
         table = self.labels is not None and Path(self.labels).suffix.lower() != ".txt"
@@ -303,8 +304,8 @@ class NTUDataModule(LightningDataModule):
         within an epoch, training goes on with the rest of it."""
         clips = self.split.require("train")
         sampler = TrainSampler(clips, self._stored_views(clips), seed=self.seed, rank=self._rank(), world=self._world())
-        if self._sampler is None and self.begun is not None:
-            sampler.done = self.begun.clips
+        if self._sampler is None and self._begun is not None:
+            sampler.done = self._begun.clips
         self._sampler = sampler
         return self._loader(sampler, drop_last=len(sampler) > self.micro_batch_size)
 
@@ -330,14 +331,14 @@ class NTUDataModule(LightningDataModule):
         """
         if self.trainer is None or not self.trainer.training:
             return
-        self.begun = Begun(**state_dict)
-        if self.begun.clips % self.at_once:
+        self._begun = Begun(**state_dict)
+        if self._begun.clips % self.at_once:
             raise UsageError(
-                f"the checkpoint was written {self.begun.clips} clips into an epoch, which {self.at_once} at once (data.micro_batch_size "
+                f"the checkpoint was written {self._begun.clips} clips into an epoch, which {self.at_once} at once (data.micro_batch_size "
                 "times processes) do not divide; keep data.batch_size, or continue from the end of an epoch"
             )
         if self._sampler is not None:  # a model that is split over processes asks for it first
-            self._sampler.done = self.begun.clips
+            self._sampler.done = self._begun.clips
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
         """Validation clips, view 0, each exactly once over all ranks; no loader if there are none."""
