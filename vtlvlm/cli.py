@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": "probabilities for every clip",
 }
 MEMORY = "Lower --data.micro_batch_size, which leaves the batch as it is; stage 2 also has reasoner.gradient_checkpointing."
+"""What to do when a GPU is full"""
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 

@@ -56,10 +56,8 @@ class PredictionTable(BasePredictionWriter):
             clips = outputs["clips"]
             self._add(clips, torch.zeros_like(clips), outputs["labels"], outputs["probs"])
 
-    def _add(self, *columns: Tensor) -> None:
-        self._parts.append(
-            tuple(column.float().cpu().numpy() if column.is_floating_point() else column.cpu().numpy() for column in columns)
-        )
+    def _add(self, clips: Tensor, views: Tensor, labels: Tensor, probs: Tensor) -> None:
+        self._parts.append(tuple(column.cpu().numpy() for column in (clips, views, labels, probs.float())))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""

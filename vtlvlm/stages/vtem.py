@@ -115,10 +115,9 @@ class VTEMModule(Stage):
     def _check_features(self, cache: Any) -> None:
         """What can be compared without the weights: ``classify`` runs the configuration's extractor on new videos."""
         made, extractor = cache.provenance["extractor"], self.extractor
-        asked = {"extractor": type(extractor).__name__, **settings_of(extractor)["init_args"]}
-        if isinstance(extractor, ClipExtractor):
-            del asked["model"]  # a folder, which may have moved
-        asked = {name: value for name, value in asked.items() if name in ("extractor", "model", "grid", "image_size")}
+        names = ["grid", "image_size"] if isinstance(extractor, ClipExtractor) else ["model", "grid", "image_size"]  # its folder may move
+        settings = settings_of(extractor)["init_args"]
+        asked = {"extractor": type(extractor).__name__, **{name: settings[name] for name in names if name in settings}}
         for name, value in asked.items():
             if made.get(name, value) != value:
                 raise UsageError(
