@@ -26,11 +26,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## the whole pipeline on rendered videos, about 20 minutes on two cores; continues where it stopped
 	$(BIN)/vtlvlm demo $(RUN)
 
-test: $(STAMP)  ## the tests, under 10 minutes
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-test-all: $(STAMP)  ## also the long ones: the small language model, several processes, thousands of damaged files
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+# Modules run beside each other on up to four cores, with one thread each: most tests wait for Python, not for products of matrices.
+test: $(STAMP)  ## the tests, under 10 minutes
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadscope
+
+test-all: test  ## also the long ones: the small language model, several processes, thousands of damaged files
+	$(PYTEST) -m slow
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

@@ -1,6 +1,8 @@
 """The whole chain on a handful of tiny clips: its configurations, files and commands, for tests of what comes out at its ends."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +43,14 @@ data: {root: ROOT, batch_size: 2, micro_batch_size: 1, num_workers: 0, validatio
 trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
 """
 
+IN_TURN = """
+import json, sys
+from vtlvlm.cli import main
+for arguments in json.loads(sys.argv[1]):
+    if (code := main(arguments)) != 0:
+        sys.exit(code)
+"""
+
 
 class Pipeline:
     """The files of one run through the chain, and the arguments that made them."""
@@ -69,6 +79,39 @@ class Pipeline:
         assert self("fit", *self.on_events, "--trainer.default_root_dir", self.run2) == 0
         assert self("test", *self.on_events, "--trainer.default_root_dir", self.run2, "--ckpt_path", self.best2) == 0
         assert self("export", self.run2, self.bundle) == 0
+
+
+def launch_pair(*commands: list[object]) -> None:
+    """Commands one after the other in the same two processes, started as ``torchrun`` does: torch is imported once for all of them."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "TORCHELASTIC_RUN_ID": "pair",
+    }
+    path = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
+    work = json.dumps([[str(part) for part in command] for command in commands])
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", IN_TURN, work],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        said = [process.communicate(timeout=300)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for process, output in zip(running, said, strict=True):
+        assert process.returncode == 0, output[-3000:]
 
 
 def launch(*arguments: object) -> str:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from pipeline import Pipeline, launch
+from pipeline import Pipeline, launch_pair
 from videos import block_clips
 
 from vtlvlm.calibration import fit_temperature
@@ -23,12 +23,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     run = Pipeline(tmp_path_factory.mktemp("pair"))
     block_clips(run.root, people=(1, 2, 3, 4, 5, 6, 7))
     (run.root / "S001C001P007R001A002_rgb.avi").unlink()
-    launch("extract", "--config", run.stage1, "--output", run.features, *TWO)
-    launch("fit", *run.on_features, "--trainer.default_root_dir", run.run1, *TWO, *DUMP)
-    launch("test", *run.on_features, "--trainer.default_root_dir", run.run1, "--ckpt_path", run.best1, *TWO)
-    launch("tokenize", *run.on_features, "--ckpt_path", run.best1, "--output", run.events, *TWO)
-    launch("fit", *run.on_events, "--trainer.default_root_dir", run.run2, *TWO, *DUMP)
-    launch("test", *run.on_events, "--trainer.default_root_dir", run.run2, "--ckpt_path", run.best2, *TWO)
+    launch_pair(
+        ["extract", "--config", run.stage1, "--output", run.features, *TWO],
+        ["fit", *run.on_features, "--trainer.default_root_dir", run.run1, *TWO, *DUMP],
+        ["test", *run.on_features, "--trainer.default_root_dir", run.run1, "--ckpt_path", run.best1, *TWO],
+        ["tokenize", *run.on_features, "--ckpt_path", run.best1, "--output", run.events, *TWO],
+        ["fit", *run.on_events, "--trainer.default_root_dir", run.run2, *TWO, *DUMP],
+        ["test", *run.on_events, "--trainer.default_root_dir", run.run2, "--ckpt_path", run.best2, *TWO],
+    )
     return run
 
 

@@ -78,26 +78,53 @@ def test_each_arm_has_the_rate_that_validation_people_choose(miniature: Path, mo
     monkeypatch.setattr(events, "MOST_FOLDS", 1)
     monkeypatch.setattr(adapters, "RATES", (1e-4, 1e-2, 1e37))  # the last one diverges
     monkeypatch.setattr(adapters, "RATE_STEPS", 2)
-    found = bench(miniature, "--videos", videos, "--repeats", 1)
+    found = bench(miniature, "--videos", videos, "--repeats", 2, "--arm-repeats", 1)
     scores = {path.parent.name: json.loads(path.read_text())["nll"] for path in (miniature / "adapters").glob("rate-*/score.json")}
 
     def cost(*run: object) -> float:
         return scores[events.run_name("rate", *run)]
 
-    assert len(scores) == 3 + 3 * (3 + 1)
+    assert len(scores) == 3 + 3 * 3
     rates = (1e-4, 1e-2, 1e37)
     projector = min(rates, key=lambda rate: cost("projector only", rate))
     assert found["rates"].pop("projector only") == f"projector {projector:g}"
     assert found["rates"].pop("zero-shot") == ""
     assert cost("projector only", 1e37) == float("inf")
     for arm, rate in found["rates"].items():
-        own = min(rates, key=lambda rate: cost(arm, rate))
-        both = cost(arm, own, projector) < cost(arm, own)
-        assert rate == f"adapter {own:g}" + f", projector {projector:g}" * both
+        own = min(rates, key=lambda rate: cost(arm, rate, projector))
+        assert rate == f"adapter {own:g}, projector {projector:g}"
+    assert (found["seeds"], found["arm_seeds"]) == (2, 1)
+    tested = [path.parent.name for path in (miniature / "adapters").glob("*/metrics.json")]
+    arms = ["LoRA", "full_fine_tuning", "projector_only", "prompts", "prompts", "zero_shot"]
+    assert sorted(name.split("-")[0] for name in tested) == arms
     trained = {row["work"]: row["note"] for row in found["rows"] if row["work"].removesuffix(", top-1") in adapters.ARMS}
     counts = {work: int(note.split(";")[1].split()[0].replace(",", "")) for work, note in trained.items()}
     assert 0 < counts["projector only, top-1"] < counts["prompts, top-1"] < counts["LoRA, top-1"] < counts["full fine-tuning, top-1"]
     assert counts["zero-shot, top-1"] == 0
+
+
+@pytest.mark.parametrize(
+    ("costs", "found", "tried"),
+    [
+        ((4, 3, 2, 1), 3, {1, 2, 3}),
+        ((1, 2, 3, 4), 0, {0, 1, 2}),
+        ((3, 1, 2, 9), 1, {0, 1, 2}),
+        ((9, 2, 1, float("inf")), 2, {1, 2, 3}),
+        ((1, float("inf"), float("inf"), float("inf")), 0, {0, 1, 2}),
+        ((7,), 0, {0}),
+    ],
+)
+def test_rates_are_followed_downhill(monkeypatch: pytest.MonkeyPatch, costs: tuple[float, ...], found: int, tried: set[int]) -> None:
+    asked = set()
+
+    def cost(self: object, arm: str, rates: adapters.Rates) -> float:
+        asked.add(int(rates.adapter or 0))
+        return costs[int(rates.adapter or 0)]
+
+    monkeypatch.setattr(adapters.Runs, "cost", cost)
+    runs = adapters.Runs(None, Path(), Path())  # type: ignore[arg-type]
+    assert runs.best("LoRA", [adapters.Rates(float(n)) for n in range(len(costs))]) == adapters.Rates(float(found))
+    assert asked == tried
 
 
 def test_rates_that_all_diverge(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,20 @@ def test_projector_carries_the_map(llava_path: Path, hidden: int) -> None:
     assert 0.4 < float((out - words.mean(0)).square().mean().sqrt()) < 0.6
 
 
+def test_every_name_is_said_equally_loud(llava_path: Path) -> None:
+    """Four names in two directions, one pair five times as far from their mean as the other: events are moved equally far towards each."""
+    words = torch.zeros(4, L)
+    words[0, 0], words[1, 0], words[2, 1], words[3, 1] = 5, -5, 1, -1
+    sums, made = AlignmentSums(E, 4), projector(llava_path)
+    vectors = torch.eye(4, E)[:, None]
+    sums.add(vectors, torch.arange(4))
+    align(made, sums, words, scale=0.5)
+    with torch.no_grad():
+        said = made(vectors)[:, 0, :2]
+    torch.testing.assert_close(said.abs().amax(1), said.abs().max().expand(4), atol=0.2 * float(said.abs().max()), rtol=0)
+    assert said.abs().argmax(1).tolist() == [0, 0, 1, 1]
+
+
 def test_refusals(llava_path: Path) -> None:
     vectors, labels = events()
     sums, made = AlignmentSums(E, A), projector(llava_path)

@@ -142,26 +142,28 @@ class Runs:
         return float(json.loads(path.read_text(encoding="utf-8"))["nll"])
 
     def best(self, arm: str, choices: Sequence[Rates]) -> Rates:
-        """Those of least cost.
+        """That of least cost among rising rates: two in the middle are tried, then those beyond the better one as long as they are better.
 
         Raises:
             UsageError: The arm diverges with all of them.
         """
-        costs = {rates: self.cost(arm, rates) for rates in choices}
-        if math.isinf(min(costs.values())):
+        at = (len(choices) - 1) // 2
+        step = 1 if at + 1 < len(choices) and self.cost(arm, choices[at + 1]) < self.cost(arm, choices[at]) else -1
+        at += max(step, 0)
+        while 0 <= at + step < len(choices) and self.cost(arm, choices[at + step]) < self.cost(arm, choices[at]):
+            at += step
+        if math.isinf(self.cost(arm, choices[at])):
             raise UsageError(f"{arm}: diverges at every learning rate ({', '.join(map(str, choices))})")
-        return min(costs, key=lambda rates: costs[rates])
+        return choices[at]
 
     def rates(self, arms: Sequence[str]) -> dict[str, Rates]:
-        """Those of least cost for each arm: for the projector alone; for every adapter, beside the projector's rate of the configuration;
-        and that adapter's best beside the projector's best, where that is better."""
+        """Those of least cost for each arm: for the projector alone, and for every adapter beside that projector's rate."""
         if len(self.setting.folds) > 1:
             return dict.fromkeys(arms, Rates())
         found = {UNTUNED: Rates(), PROJECTOR: self.best(PROJECTOR, [Rates(projector=rate) for rate in RATES])}
         for arm in arms:
             if arm not in found:
-                first = self.best(arm, [Rates(rate) for rate in RATES])
-                found[arm] = self.best(arm, [first, Rates(first.adapter, found[PROJECTOR].projector)])
+                found[arm] = self.best(arm, [Rates(rate, found[PROJECTOR].projector) for rate in RATES])
         return {arm: found[arm] for arm in arms}
 
     def tested(self, arm: str, fold: str, seed: int, rates: Rates) -> Tested:
@@ -217,7 +219,13 @@ def read(data: NTUDataModule, folder: Path) -> Tested:
 
 
 def measure(
-    work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str] | None = None, validation: float = VALIDATION
+    work: Path,
+    *,
+    videos: Path | None,
+    repeats: int,
+    arms: Sequence[str] | None = None,
+    arm_repeats: int | None = None,
+    validation: float = VALIDATION,
 ) -> tuple[list[Figure], dict[str, Any]]:
     """All figures of this bench; what is done already in ``work`` is not done again.
 
@@ -227,6 +235,7 @@ def measure(
             None for rendered ones with one split, for which learning rates are chosen on validation people.
         repeats: Seeds, from 0.
         arms: Names of ``ARMS`` beside the prompts; None for all.
+        arm_repeats: Seeds of these arms, of the same ones; None for as many.
         validation: Share of the training people who choose learning rates and checkpoint and fit the temperature; 0, where there are no
             rates to choose, trains on all of them and takes the last checkpoint.
 
@@ -242,7 +251,8 @@ def measure(
     folder = work / ("adapters" if validation == VALIDATION else f"adapters-{validation:g}")
     runs = Runs(setting, folder, compose(work / "llava"), validation)
     folds, rates = runs.setting.folds, runs.rates(names)
-    jobs = [(seed, fold, arm) for seed in range(repeats) for fold in folds for arm in names]
+    fewer = repeats if arm_repeats is None else min(arm_repeats, repeats)
+    jobs = [(seed, fold, arm) for seed in range(repeats) for fold in folds for arm in names if arm == PREFIX or seed < fewer]
     found: dict[str, list[Tested]] = {arm: [] for arm in names}
     for seed, fold, arm in tqdm(jobs, desc="stage 2", unit="run", smoothing=0.1):
         found[arm].append(runs.tested(arm, fold, seed, rates[arm]))
@@ -250,22 +260,22 @@ def measure(
     for share in sorted({0.0, validation}):
         linear = [runs.linear(fold, seed, share) for seed in range(repeats) for fold in folds]
         figures.append(against_linear(found[PREFIX], linear, repeats, share))
-    figures += [*against_arms(found, repeats, rates), *(calibration(found[PREFIX]) if validation else ())]
+    figures += [*against_arms(found, len(folds), rates), *(calibration(found[PREFIX]) if validation else ())]
     chosen = {arm: str(rate) for arm, rate in rates.items()}
     facts = {"videos": str(videos or f"rendered, seed {SEED}"), "folds": list(folds), "seeds": repeats, "validation": validation}
+    facts["arm_seeds"] = fewer
     facts["rates"] = chosen
     return figures, {**facts, "runs": runs.made_by()}
 
 
-def marks_by_seed(results: Sequence[Tested], repeats: int) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+def marks_by_seed(results: Sequence[Tested], folds: int) -> tuple[NDArray[np.bool_], NDArray[Any]]:
     """(seeds, n) whether each clip of all folds was right, and (n,) the clips' groups."""
-    folds = len(results) // repeats
     return by_seed([(number // folds, tested.right, tested.groups) for number, tested in enumerate(results)])
 
 
 def against_linear(prompts: Sequence[Tested], linear: Sequence[NDArray[np.bool_]], repeats: int, validation: float) -> Figure:
     """Prompts against the linear probe on the mean of the features that stage 1 reads, learned without that share of validation people."""
-    ours, groups = marks_by_seed(prompts, repeats)
+    ours, groups = marks_by_seed(prompts, len(prompts) // repeats)
     theirs = np.concatenate(linear).reshape(ours.shape)
     clips, people = paired_difference(ours, theirs), paired_difference(ours, theirs, groups)
     note = f"{spread(ours)} and {spread(theirs)}; 95 % [{clips.low:+.3f}, {clips.high:+.3f}] over clips, "
@@ -276,17 +286,19 @@ def against_linear(prompts: Sequence[Tested], linear: Sequence[NDArray[np.bool_]
     return Figure("prompts minus linear probe on mean features, top-1", clips.mean, "", 0, ">=", note)
 
 
-def against_arms(found: dict[str, list[Tested]], repeats: int, rates: dict[str, Rates]) -> list[Figure]:
-    """Every arm's accuracy, and the prompts' gain over it."""
-    ours = marks_by_seed(found[PREFIX], repeats)[0]
+def against_arms(found: dict[str, list[Tested]], folds: int, rates: dict[str, Rates]) -> list[Figure]:
+    """Every arm's accuracy, and the prompts' gain over it with the same seeds."""
+    ours = marks_by_seed(found[PREFIX], folds)[0]
     figures = []
     for arm, results in found.items():
-        right = marks_by_seed(results, repeats)[0]
-        note = f"{spread(right)}; {results[0].trained:,} trained" + (f"; learning rates: {rates[arm]}" if str(rates[arm]) else "")
+        right = marks_by_seed(results, folds)[0]
+        note = f"{spread(right)}; {len(right)} seeds; {results[0].trained:,} trained" + (
+            f"; learning rates: {rates[arm]}" if str(rates[arm]) else ""
+        )
         note += "; its projector was composed and never trained" * (arm == UNTUNED)
         figures.append(Figure(f"{arm}, top-1", float(right.mean()), "", note=note))
         if arm != PREFIX:
-            gain = paired_difference(ours, right)
+            gain = paired_difference(ours[: len(right)], right)
             figures.append(Figure(f"... prompts minus {arm}", gain.mean, "", -MARGIN if arm == LORA else None, ">=", str(gain)))
     return figures
 

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeats", type=int, help="rounds that medians are taken over (default: 5); events, adapters: seeds (default: 3)")
     parser.add_argument("--arms", nargs="*", metavar="ARM", help="events, adapters: only these arms beside the first (default: all)")
+    parser.add_argument("--arm-repeats", type=int, help="adapters: seeds of the arms beside the prompts (default: as many)")
     parser.add_argument(
         "--validation",
         type=float,
@@ -51,6 +52,10 @@ def run(args: argparse.Namespace) -> int:
         if args.name != "adapters" or not 0 <= args.validation < 1:
             raise UsageError(f"--validation {args.validation:g}: goes with bench adapters, from 0 to below 1")
         options["validation"] = args.validation
+    if args.arm_repeats is not None:
+        if args.name != "adapters" or args.arm_repeats < 1:
+            raise UsageError(f"--arm-repeats {args.arm_repeats}: goes with bench adapters, at least 1")
+        options["arm_repeats"] = args.arm_repeats
     bench = importlib.import_module(f"vtlvlm.bench.{args.name}")
     with tempfile.TemporaryDirectory(prefix="vtlvlm-bench-") as temporary:
         work = args.work or Path(temporary)

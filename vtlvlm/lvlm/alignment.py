@@ -80,7 +80,8 @@ class AlignmentSums(nn.Module):
 def align(projector: LlavaMultiModalProjector, sums: AlignmentSums, words: Tensor, scale: float) -> None:
     """Set LLaVA's projector to the fitted map, with the events' principal components beside it so that nothing else is lost.
 
-    Two hidden units carry one linear component exactly, because gelu(z) - gelu(-z) = z (likewise ReLU and SiLU).
+    Two hidden units carry one linear component exactly, because gelu(z) - gelu(-z) = z (likewise ReLU and SiLU). Words are moved to one
+    distance from their mean: that of a name of many tokens is close to it, and would be said too softly to be read.
 
     Args:
         projector: Changed in place.
@@ -95,7 +96,9 @@ def align(projector: LlavaMultiModalProjector, sums: AlignmentSums, words: Tenso
     probe = torch.linspace(-3, 3, 7, device=first.weight.device)
     if first.bias is None or not torch.allclose(projector.act(probe) - projector.act(-probe), probe, atol=1e-5):
         raise UsageError("align_projector: needs a projector with biases and GELU, SiLU or ReLU between its layers; switch it off")
-    mean, covariance, fitted = sums.solve(words.float())
+    words = words.float()
+    middle = words.mean(0)
+    mean, covariance, fitted = sums.solve(middle + torch.nn.functional.normalize(words - middle))
     pairs = first.out_features // 2
     left, values, right = torch.linalg.svd(fitted, full_matrices=False)
     rank = min(int((values > values[0] * 1e-5).sum()), pairs, len(words))
@@ -116,7 +119,7 @@ def align(projector: LlavaMultiModalProjector, sums: AlignmentSums, words: Tenso
     first.weight[: 2 * used] = torch.cat([inward, -inward], 1).T
     first.bias[: 2 * used] = torch.cat([-mean @ inward, mean @ inward])
     second.weight[:, : 2 * used] = torch.cat([outward, -outward]).T
-    second.bias.copy_(words.float().mean(0))
+    second.bias.copy_(middle)
 
 
 def spread(inward: Tensor, outward: Tensor, covariance: Tensor) -> Tensor:
