@@ -29,6 +29,7 @@ def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "stage2.yaml").write_text(STAGE2)
     monkeypatch.setattr(adapters, "compose", tiny_llava)
     monkeypatch.setattr(events, "ARMS", {events.FULL: (str(tmp_path / "stage1.yaml"),)})
+    monkeypatch.setattr(adapters, "FEW_STEPS", 2)
     small = {arm: (str(tmp_path / "stage2.yaml"), *overlays) for arm, overlays in adapters.ARMS.items()}
     monkeypatch.setattr(adapters, "ARMS", small)
     return tmp_path / "work"

@@ -47,6 +47,8 @@ RATES = (5e-5, 3e-4, 2e-3, 1e-2)
 """Peak learning rates that are tried where there is one split"""
 RATE_STEPS = 50
 """... and for how many steps"""
+FEW_STEPS = 40
+"""Steps where people are left out in turn: so few clips are learned by heart in less"""
 MARGIN = 0.02
 """How far prompts may be behind LoRA"""
 SURE = 500
@@ -116,7 +118,8 @@ class Runs:
         overlays = [part for overlay in ARMS[arm] for part in ("--config", config(overlay))]
         first = ["--config", config("stage2_small.yaml"), *overlays, "--seed_everything", seed, *rates.options()]
         llava = ["--model.init_args.reasoner.init_args.llava", self.llava]
-        return [*first, *llava, *self.data(fold), "--data.events", self.events(fold, seed), *QUIET]
+        few = ["--trainer.max_steps", FEW_STEPS, "--trainer.val_check_interval", FEW_STEPS // 2] if len(self.setting.folds) > 1 else []
+        return [*first, *llava, *self.data(fold), "--data.events", self.events(fold, seed), *few, *QUIET]
 
     def fit(self, run: Path, options: Sequence[object]) -> Path:
         """Train, continuing what was interrupted; returns the checkpoint that is best on the validation people, the last where there are
@@ -231,8 +234,8 @@ def measure(
 
     Args:
         work: Folder for videos, features, runs and results.
-        videos: Clips with NTU names, whose people are left out in turn (where they are few), with the configurations' own learning rates;
-            None for rendered ones with one split, for which learning rates are chosen on validation people.
+        videos: Clips with NTU names, whose people are left out in turn (where they are few), with the configurations' own learning rates
+            and fewer steps; None for rendered ones with one split, for which learning rates are chosen on validation people.
         repeats: Seeds, from 0.
         arms: Names of ``ARMS`` beside the prompts; None for all.
         arm_repeats: Seeds of these arms, of the same ones; None for as many.
