@@ -99,7 +99,7 @@ def test_each_arm_has_the_rate_that_validation_people_choose(miniature: Path, mo
     arms = ["LoRA", "full_fine_tuning", "projector_only", "prompts", "prompts", "zero_shot"]
     assert sorted(name.split("-")[0] for name in tested) == arms
     trained = {row["work"]: row["note"] for row in found["rows"] if row["work"].removesuffix(", top-1") in adapters.ARMS}
-    counts = {work: int(note.split(";")[1].split()[0].replace(",", "")) for work, note in trained.items()}
+    counts = {work: int(note.split(";")[2].split()[0].replace(",", "")) for work, note in trained.items()}
     assert 0 < counts["projector only, top-1"] < counts["prompts, top-1"] < counts["LoRA, top-1"] < counts["full fine-tuning, top-1"]
     assert counts["zero-shot, top-1"] == 0
 
