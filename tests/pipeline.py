@@ -5,7 +5,9 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from tiny import tiny_llava
 from videos import block_clips
@@ -81,43 +83,39 @@ class Pipeline:
         assert self("export", self.run2, self.bundle) == 0
 
 
+def alone(**more: str) -> dict[str, str]:
+    """The environment of a process that finds the callbacks in this folder and has one core."""
+    return {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1", **more}
+
+
 def launch_pair(*commands: list[object]) -> None:
     """Commands one after the other in the same two processes, started as ``torchrun`` does: torch is imported once for all of them."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "TORCHELASTIC_RUN_ID": "pair",
-    }
-    path = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
+        port = str(found.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "pair"}
     work = json.dumps([[str(part) for part in command] for command in commands])
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", IN_TURN, work],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        said = [process.communicate(timeout=300)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    for process, output in zip(running, said, strict=True):
-        assert process.returncode == 0, output[-3000:]
+    with ExitStack() as stack:
+        said = [stack.enter_context(TemporaryFile("w+")) for _ in range(2)]  # a full pipe would stop one, and the other waits for it
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-c", IN_TURN, work],
+                env=alone(**shared, RANK=str(rank), LOCAL_RANK=str(rank)),
+                stdout=said[rank],
+                stderr=subprocess.STDOUT,
+            )
+            for rank in range(2)
+        ]
+        stack.callback(lambda: [process.kill() for process in running])
+        for process, file in zip(running, said, strict=True):
+            code = process.wait(timeout=280)
+            file.seek(0)
+            assert code == 0, file.read()[-3000:]
 
 
 def launch(*arguments: object) -> str:
     """A command in processes of its own, as a user starts it; returns what it said."""
-    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "vtlvlm", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=alone(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr

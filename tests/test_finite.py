@@ -1,7 +1,6 @@
 """Trainings that must stop: with NaN among the clips, a learning rate that explodes, in one process and in two."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import torch
 from events import EventRun
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from pipeline import alone
 from pixels import PixelExtractor
 from torch.utils.data import DataLoader
 
@@ -126,11 +126,10 @@ def test_stage_one_names_the_clip_too(spoilt: EventRun, tmp_path: Path) -> None:
 def test_two_processes_stop_together(spoilt: EventRun, reason: str) -> None:
     """The clip is on one rank alone; the other one neither waits for it nor goes on, and both say the same."""
     run = spoilt if reason == "clip" else EventRun(spoilt.folder / "rate")
-    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
     more = [] if reason == "clip" else [*EXPLODING, "--data.batch_size", 2]
     arguments = ["fit", "--config", run.config, "--trainer.default_root_dir", run.folder / f"two-{reason}", *TWO, *more]
     command = [sys.executable, "-m", "vtlvlm", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, env=alone(), capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("vtlvlm: training stopped at step ")]
     assert len(lines) == 2, done.stderr[-3000:]

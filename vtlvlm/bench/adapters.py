@@ -262,13 +262,11 @@ def measure(
     figures = []
     for share in sorted({0.0, validation}):
         linear = [runs.linear(fold, seed, share) for seed in range(repeats) for fold in folds]
-        figures.append(against_linear(found[PREFIX], linear, repeats, share))
+        figures.append(against_linear(found[PREFIX], linear, len(folds), share))
     figures += [*against_arms(found, len(folds), rates), *(calibration(found[PREFIX]) if validation else ())]
     chosen = {arm: str(rate) for arm, rate in rates.items()}
-    facts = {"videos": str(videos or f"rendered, seed {SEED}"), "folds": list(folds), "seeds": repeats, "validation": validation}
-    facts["arm_seeds"] = fewer
-    facts["rates"] = chosen
-    return figures, {**facts, "runs": runs.made_by()}
+    facts = {"videos": str(videos or f"rendered, seed {SEED}"), "folds": list(folds), "seeds": repeats, "arm_seeds": fewer}
+    return figures, {**facts, "validation": validation, "rates": chosen, "runs": runs.made_by()}
 
 
 def marks_by_seed(results: Sequence[Tested], folds: int) -> tuple[NDArray[np.bool_], NDArray[Any]]:
@@ -276,14 +274,14 @@ def marks_by_seed(results: Sequence[Tested], folds: int) -> tuple[NDArray[np.boo
     return by_seed([(number // folds, tested.right, tested.groups) for number, tested in enumerate(results)])
 
 
-def against_linear(prompts: Sequence[Tested], linear: Sequence[NDArray[np.bool_]], repeats: int, validation: float) -> Figure:
+def against_linear(prompts: Sequence[Tested], linear: Sequence[NDArray[np.bool_]], folds: int, validation: float) -> Figure:
     """Prompts against the linear probe on the mean of the features that stage 1 reads, learned without that share of validation people."""
-    ours, groups = marks_by_seed(prompts, len(prompts) // repeats)
+    ours, groups = marks_by_seed(prompts, folds)
     theirs = np.concatenate(linear).reshape(ours.shape)
     clips, people = paired_difference(ours, theirs), paired_difference(ours, theirs, groups)
     note = f"{spread(ours)} and {spread(theirs)}; 95 % [{clips.low:+.3f}, {clips.high:+.3f}] over clips, "
     note += f"[{people.low:+.3f}, {people.high:+.3f}] over people; {ours.shape[1]} test clips of {len(np.unique(groups))} people, "
-    note += f"{repeats} seeds; of many clips the probe learns the plain views only"
+    note += f"{len(ours)} seeds; of many clips the probe learns the plain views only"
     if validation:
         return Figure("... the probe trained without the validation people too", clips.mean, "", note=note)
     return Figure("prompts minus linear probe on mean features, top-1", clips.mean, "", 0, ">=", note)
@@ -295,9 +293,8 @@ def against_arms(found: dict[str, list[Tested]], folds: int, rates: dict[str, Ra
     figures = []
     for arm, results in found.items():
         right = marks_by_seed(results, folds)[0]
-        note = f"{spread(right)}; {len(right)} seeds; {results[0].trained:,} trained" + (
-            f"; learning rates: {rates[arm]}" if str(rates[arm]) else ""
-        )
+        note = f"{spread(right)}; {len(right)} seeds; {results[0].trained:,} trained"
+        note += f"; learning rates: {rates[arm]}" * bool(str(rates[arm]))
         note += "; its projector was composed and never trained" * (arm == UNTUNED)
         figures.append(Figure(f"{arm}, top-1", float(right.mean()), "", note=note))
         if arm != PREFIX:
