@@ -71,6 +71,8 @@ def test_all_training_people_train_where_nobody_validates(miniature: Path, capsy
     assert split["clips"] == {"train": 4, "val": 0, "test": 2}
     assert main(["bench", "vtem", "--validation", "0.5"]) == 2
     assert "--validation 0.5: goes with bench adapters" in capsys.readouterr().err
+    assert main(["bench", "adapters", "--rate-steps", "0"]) == 2
+    assert "--rate-steps 0: goes with bench adapters, at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -78,12 +80,12 @@ def test_each_arm_has_the_rate_that_validation_people_choose(miniature: Path, mo
     videos = block_clips(miniature.parent / "videos", people=(1, 2, 3))
     monkeypatch.setattr(events, "MOST_FOLDS", 1)
     monkeypatch.setattr(adapters, "RATES", (1e-4, 1e-2, 1e37))  # the last one diverges
-    monkeypatch.setattr(adapters, "RATE_STEPS", 2)
-    found = bench(miniature, "--videos", videos, "--repeats", 2, "--arm-repeats", 1)
+    lengths = ("--steps", 1, "--rate-steps", 2)
+    found = bench(miniature, "--videos", videos, "--repeats", 2, "--arm-repeats", 1, *lengths)
     scores = {path.parent.name: json.loads(path.read_text())["nll"] for path in (miniature / "adapters").glob("rate-*/score.json")}
 
     def cost(*run: object) -> float:
-        return scores[events.run_name("rate", *run)]
+        return scores[events.run_name("rate", *run, 2)]
 
     assert len(scores) == 3 + 3 * 3
     rates = (1e-4, 1e-2, 1e37)
@@ -94,8 +96,9 @@ def test_each_arm_has_the_rate_that_validation_people_choose(miniature: Path, mo
     for arm, rate in found["rates"].items():
         own = min(rates, key=lambda rate: cost(arm, rate, projector))
         assert rate == f"adapter {own:g}, projector {projector:g}"
-    assert (found["seeds"], found["arm_seeds"]) == (2, 1)
+    assert (found["seeds"], found["arm_seeds"], found["steps"], found["rate_steps"]) == (2, 1, 1, 2)
     tested = [path.parent.name for path in (miniature / "adapters").glob("*/metrics.json")]
+    assert all("max_steps: 1\n" in (miniature / "adapters" / name / "config.yaml").read_text() for name in tested if "zero" not in name)
     arms = ["LoRA", "full_fine_tuning", "projector_only", "prompts", "prompts", "zero_shot"]
     assert sorted(name.split("-")[0] for name in tested) == arms
     trained = {row["work"]: row["note"] for row in found["rows"] if row["work"].removesuffix(", top-1") in adapters.ARMS}

@@ -46,7 +46,7 @@ VALIDATION = 0.2
 RATES = (5e-5, 3e-4, 2e-3, 1e-2)
 """Peak learning rates that are tried where there is one split"""
 RATE_STEPS = 50
-"""... and for how many steps"""
+"""... and for how many steps, where nothing else is asked for"""
 FEW_STEPS = 40
 """Steps where people are left out in turn: so few clips are learned by heart in less"""
 MARGIN = 0.02
@@ -91,12 +91,16 @@ class Runs:
         folder: Where the runs lie.
         llava: Folder of the small LLaVA.
         validation: Share of the training people who choose learning rates and checkpoint and fit the temperature.
+        steps: Of every training; None for the configuration's, or ``FEW_STEPS`` where people are left out in turn.
+        rate_steps: Of every trial of a learning rate.
     """
 
     setting: Setting
     folder: Path
     llava: Path
     validation: float = VALIDATION
+    steps: int | None = None
+    rate_steps: int = RATE_STEPS
 
     def data(self, fold: str) -> list[object]:
         """The clips, for the command line."""
@@ -118,8 +122,8 @@ class Runs:
         overlays = [part for overlay in ARMS[arm] for part in ("--config", config(overlay))]
         first = ["--config", config("stage2_small.yaml"), *overlays, "--seed_everything", seed, *rates.options()]
         llava = ["--model.init_args.reasoner.init_args.llava", self.llava]
-        few = ["--trainer.max_steps", FEW_STEPS, "--trainer.val_check_interval", FEW_STEPS // 2] if len(self.setting.folds) > 1 else []
-        return [*first, *llava, *self.data(fold), "--data.events", self.events(fold, seed), *few, *QUIET]
+        steps = self.steps or (FEW_STEPS if len(self.setting.folds) > 1 else None)
+        return [*first, *llava, *self.data(fold), "--data.events", self.events(fold, seed), *(length(steps, 2) if steps else []), *QUIET]
 
     def fit(self, run: Path, options: Sequence[object]) -> Path:
         """Train, continuing what was interrupted; returns the checkpoint that is best on the validation people, the last where there are
@@ -132,12 +136,12 @@ class Runs:
     def cost(self, arm: str, rates: Rates) -> float:
         """The calibrated NLL on the validation people after a short training at these rates; infinite where it diverges."""
         fold = self.setting.folds[0]
-        run = self.folder / run_name("rate", arm, *rates.options()[1::2])
-        path, short = run / "score.json", ["--trainer.max_steps", RATE_STEPS, "--trainer.val_check_interval", RATE_STEPS]
+        run = self.folder / run_name("rate", arm, *rates.options()[1::2], self.rate_steps)
+        path = run / "score.json"
         if not path.is_file():
             options = self.options(arm, fold, 0, rates)
             try:
-                cost = best_score(self.fit(run, [*options, *short]))
+                cost = best_score(self.fit(run, [*options, *length(self.rate_steps, 1)]))
             except NotFiniteError:
                 cost = math.inf
             shutil.rmtree(run / "checkpoints", ignore_errors=True)  # gigabytes where the whole model is trained
@@ -171,7 +175,7 @@ class Runs:
 
     def tested(self, arm: str, fold: str, seed: int, rates: Rates) -> Tested:
         """An arm trained on one fold with one seed, and what its best checkpoint on the validation people does on the test people."""
-        run = self.folder / run_name(arm, fold, seed, *rates.options()[1::2])
+        run = self.folder / run_name(arm, fold, seed, *rates.options()[1::2], *[f"{self.steps}_steps"] * bool(self.steps))
         if not (run / "metrics.json").is_file():
             options, checkpoint = self.options(arm, fold, seed, rates), []
             if arm != UNTUNED:
@@ -194,6 +198,11 @@ class Runs:
             probe = step_probes(data, self.stage1(fold, seed), seed, (RAW,))[RAW]
             write_json(path, {"right": (np.asarray(probe.guesses) == data.index.label[data.split.test]).tolist()})
         return np.asarray(json.loads(path.read_text(encoding="utf-8"))["right"])
+
+
+def length(steps: int, checks: int) -> list[object]:
+    """So many optimiser steps with so many validations, for the command line."""
+    return ["--trainer.max_steps", steps, "--trainer.val_check_interval", max(1, steps // checks)]
 
 
 def test_data(setting: Setting, fold: str, validation: float) -> NTUDataModule:
@@ -229,6 +238,8 @@ def measure(
     arms: Sequence[str] | None = None,
     arm_repeats: int | None = None,
     validation: float = VALIDATION,
+    steps: int | None = None,
+    rate_steps: int = RATE_STEPS,
 ) -> tuple[list[Figure], dict[str, Any]]:
     """All figures of this bench; what is done already in ``work`` is not done again.
 
@@ -241,6 +252,8 @@ def measure(
         arm_repeats: Seeds of these arms, of the same ones; None for as many.
         validation: Share of the training people who choose learning rates and checkpoint and fit the temperature; 0, where there are no
             rates to choose, trains on all of them and takes the last checkpoint.
+        steps: Of every training of stage 2; None for those of the configuration, ``FEW_STEPS`` where people are left out in turn.
+        rate_steps: Of every trial of a learning rate.
 
     Raises:
         UsageError: no such arm, or nobody to choose learning rates.
@@ -252,7 +265,7 @@ def measure(
     if len(setting.folds) == 1 and not validation:
         raise UsageError("--validation 0: learning rates are chosen on validation people; give a share above 0")
     folder = work / ("adapters" if validation == VALIDATION else f"adapters-{validation:g}")
-    runs = Runs(setting, folder, compose(work / "llava"), validation)
+    runs = Runs(setting, folder, compose(work / "llava"), validation, steps, rate_steps)
     folds, rates = runs.setting.folds, runs.rates(names)
     fewer = repeats if arm_repeats is None else min(arm_repeats, repeats)
     jobs = [(seed, fold, arm) for seed in range(repeats) for fold in folds for arm in names if arm == PREFIX or seed < fewer]
@@ -266,7 +279,8 @@ def measure(
     figures += [*against_arms(found, len(folds), rates), *(calibration(found[PREFIX]) if validation else ())]
     chosen = {arm: str(rate) for arm, rate in rates.items()}
     facts = {"videos": str(videos or f"rendered, seed {SEED}"), "folds": list(folds), "seeds": repeats, "arm_seeds": fewer}
-    return figures, {**facts, "validation": validation, "rates": chosen, "runs": runs.made_by()}
+    trained = {"steps": steps or "as configured", "rate_steps": rate_steps, "validation": validation}
+    return figures, {**facts, **trained, "rates": chosen, "runs": runs.made_by()}
 
 
 def marks_by_seed(results: Sequence[Tested], folds: int) -> tuple[NDArray[np.bool_], NDArray[Any]]:

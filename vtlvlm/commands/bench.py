@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="adapters: share of the training people who choose rates and checkpoint and fit the temperature (default: 0.2)",
     )
+    parser.add_argument("--steps", type=int, help="adapters: steps of every training of stage 2 (default: the configuration's; few for few clips)")
+    parser.add_argument("--rate-steps", type=int, help="adapters: steps of every trial of a learning rate (default: 50)")
     parser.add_argument("--work", type=Path, help="folder for the files it makes, kept (default: a temporary one)")
     parser.add_argument("--output", type=Path, help="JSON file to write (default: runs/bench/NAME.json)")
 
@@ -52,10 +54,11 @@ def run(args: argparse.Namespace) -> int:
         if args.name != "adapters" or not 0 <= args.validation < 1:
             raise UsageError(f"--validation {args.validation:g}: goes with bench adapters, from 0 to below 1")
         options["validation"] = args.validation
-    if args.arm_repeats is not None:
-        if args.name != "adapters" or args.arm_repeats < 1:
-            raise UsageError(f"--arm-repeats {args.arm_repeats}: goes with bench adapters, at least 1")
-        options["arm_repeats"] = args.arm_repeats
+    for name in ("arm_repeats", "steps", "rate_steps"):
+        if (number := getattr(args, name)) is not None:
+            if args.name != "adapters" or number < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {number}: goes with bench adapters, at least 1")
+            options[name] = number
     bench = importlib.import_module(f"vtlvlm.bench.{args.name}")
     with tempfile.TemporaryDirectory(prefix="vtlvlm-bench-") as temporary:
         work = args.work or Path(temporary)
