@@ -33,10 +33,21 @@ class EventRun:
         folder: To work in.
         people: Of whom there are two clips each.
         spoilt: Names of clips whose vectors are NaN.
+        actions: What the two are called, where it is not as in NTU RGB+D.
+        stage1: The hash of the weights that are said to have made the events.
     """
 
-    def __init__(self, folder: Path, people: tuple[int, ...] = (1, 2, 4, 5, 3, 6), spoilt: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        people: tuple[int, ...] = (1, 2, 4, 5, 3, 6),
+        spoilt: tuple[str, ...] = (),
+        actions: tuple[str, ...] = (),
+        stage1: str = "0" * 32,
+    ) -> None:
         self.folder, self.root, self.events = folder, block_clips(folder / "videos", people), folder / "events"
+        if actions:
+            (self.root / "classes.txt").write_text("".join(f"A00{n} {name}\n" for n, name in enumerate(actions, 1)))
         self.llava = tiny_llava(folder / "llava")
         self.config = folder / "stage2.yaml"
         text = STAGE2.replace("ROOT", str(self.root)).replace("LLAVA", str(self.llava)).replace("EVENTS", str(self.events))
@@ -45,7 +56,7 @@ class EventRun:
         data.prepare_data()
         data.setup()
         keys = data.predict_keys()
-        made = {"vtem": "no.ckpt", "vtem_hash": "0" * 32, "protocol": data.protocol, "train_hash": data.train_hash}
+        made = {"vtem": "no.ckpt", "vtem_hash": stage1, "protocol": data.protocol, "train_hash": data.train_hash}
         generator = torch.Generator().manual_seed(0)
         action = torch.tensor([float(name.endswith("A002")) for name, _ in keys])[:, None, None]
         vectors = torch.randn(len(keys), 6, 16, generator=generator) + 2 * action - 1

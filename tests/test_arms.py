@@ -93,15 +93,18 @@ def test_every_arm_trains_tests_and_classifies(arms: Arms, name: str, caplog: py
 def test_zero_shot_with_a_composed_projector_is_labelled(arms: Arms, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     composed = Path(shutil.copytree(arms.llava, tmp_path / "llava"))
     (composed / "composed.json").write_text(json.dumps({"projector": "untrained"}))
+    frozen = [f"{REASONER}.train_projector", "false", f"{REASONER}.align_projector", "false"]
     for llava, label in ((composed, "untrained"), (arms.llava, "pretrained")):
         folder = tmp_path / label
         caplog.clear()
         with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
-            assert arms("test", *arms.config("projector"), f"{REASONER}.llava", llava, "--trainer.default_root_dir", folder) == 0
+            there = [f"{REASONER}.llava", llava, "--trainer.default_root_dir", folder]
+            assert arms("test", *arms.config("projector"), *frozen, *there) == 0
         assert metrics(folder)["provenance"]["projector"] == label
         assert any("never trained" in message for message in caplog.messages) is (label == "untrained")
+        counts = [message.split(":")[-1].split()[0] for message in caplog.messages if "parameters trained" in message]
+        assert counts == ["0", "0"]
     trained = ["--trainer.default_root_dir", tmp_path / "lora", f"{REASONER}.llava", composed]
-    frozen = [f"{REASONER}.train_projector", "false", f"{REASONER}.align_projector", "false"]
     assert arms("fit", *arms.config("lora"), *trained, *frozen) == 0
     assert read_record(tmp_path / "lora" / "checkpoints" / "best.ckpt")["provenance"]["projector"] == "untrained"
     assert arms("fit", *arms.config("lora"), *trained, "--trainer.default_root_dir", tmp_path / "both") == 0
@@ -174,7 +177,7 @@ class TestRefusals:
         self.assert_refused(capsys, code, "nothing to train")
 
     def test_no_checkpoint_for_an_arm_that_trains(self, arms: Arms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        for name in ("lora", "full"):
+        for name in ("projector", "lora", "full"):
             self.assert_refused(capsys, arms("test", *arms.config(name), "--trainer.default_root_dir", tmp_path / name), "--ckpt_path")
 
     def test_nothing_to_consolidate(self, arms: Arms, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,29 @@ def test_a_full_gpu_is_one_line_with_a_remedy(capsys: pytest.CaptureFixture[str]
         main(["fit", "--debug"])
 
 
+def test_interruptions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also as Lightning passes them on: by leaving the program."""
+
+    def stopped(arguments: list[str]) -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if arguments[0] == "fit":
+                sys.exit(1)
+            raise
+
+    monkeypatch.setattr("vtlvlm.cli.run", stopped)
+    assert main(["fit"]) == 130
+    assert capsys.readouterr().err == "vtlvlm: interrupted; add --ckpt_path RUN/checkpoints/last.ckpt to go on where its last epoch ended\n"
+    assert main(["extract"]) == 130
+    assert capsys.readouterr().err == "vtlvlm: interrupted; the same command continues\n"
+
+
+def test_videos_for_a_bench_that_needs_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "lvlm", "--videos", "somewhere"]) == 2
+    assert "--videos: bench lvlm needs none" in capsys.readouterr().err
+
+
 def test_empty_folder_is_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "videos").mkdir()
     assert main(["classify", str(tmp_path / "videos")]) == 1

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from vtlvlm.data.cache import EventCache
 from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
@@ -144,6 +145,35 @@ def test_bundle_and_checkpoint_give_the_same_probabilities(chain: Pipeline) -> N
     assert one.actions == two.actions
     assert sum(p for _, p in one.actions) == pytest.approx(1, abs=1e-5)
     assert {name for name, _ in one.actions} == {"fall down", "slide right"}
+
+
+def test_a_machine_of_its_own(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained in half precision and quantised: on a CPU it is whole float32 numbers, unless other ones are asked for. Stage 1 has moved."""
+    bundle = Path(shutil.copytree(chain.bundle, tmp_path / "bundle"))
+    described = json.loads((bundle / "bundle.json").read_text())
+    described["reasoner"]["init_args"] |= {"dtype": "bfloat16", "quantization": "4bit"}
+    (bundle / "bundle.json").write_text(json.dumps(described))
+
+    def dtype(**computed: object) -> torch.dtype:
+        reasoner = ActionRecognizer.from_checkpoint(bundle, device="cpu", **computed).reasoner
+        return reasoner.base.lm_head.weight.dtype
+
+    assert dtype(quantization=None) == torch.float32
+    assert dtype(quantization=None, dtype="bfloat16") == torch.bfloat16
+    with pytest.raises(UsageError, match="scores: part of what was trained"):
+        dtype(scores="sum")
+    file = chain.root / "S001C001P003R001A001_rgb.avi"
+    moved = Path(shutil.copy(chain.best1, tmp_path / "stage1.ckpt"))
+    checkpoint = torch.load(chain.best2, weights_only=True)
+    checkpoint["vtlvlm"]["provenance"]["stage1"]["checkpoint"] = "gone.ckpt"
+    torch.save(checkpoint, tmp_path / "best.ckpt")
+    there = ["--model", tmp_path / "best.ckpt", "--json", file]
+    assert chain("classify", *there) == 2
+    assert "say where it lies now with --vtem" in capsys.readouterr().err
+    assert chain("classify", *there, "--vtem", moved, "--dtype", "float32", "--quantization", "none") == 0
+    found = json.loads(capsys.readouterr().out)["actions"]
+    expected = ActionRecognizer.from_checkpoint(chain.run2, device="cpu").classify(file).actions
+    assert {one["action"]: one["probability"] for one in found} == pytest.approx(dict(expected), abs=1e-6)
 
 
 def test_bundles_hold_plain_prompts(chain: Pipeline, tmp_path: Path) -> None:

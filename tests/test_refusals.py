@@ -1,5 +1,6 @@
 """Wrong use of the chain's commands: one line that names the culprit and the remedy, exit code 2 (use) or 1 (data), nothing changed."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,16 @@ def test_second_start_into_a_run_folder(chain: Pipeline, capsys: pytest.CaptureF
     code = chain("fit", *chain.on_features, "--trainer.default_root_dir", chain.run1)
     assert_refused(capsys, code, 2, str(chain.run1), "already holds a run", "--ckpt_path", "--trainer.default_root_dir")
     assert chain.best1.stat().st_mtime_ns == before
+
+
+def test_second_start_after_an_interruption_within_the_first_epoch(
+    chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only a validation has left a checkpoint by then: that one is named."""
+    (tmp_path / "checkpoints").mkdir()
+    best = Path(shutil.copy(chain.best2, tmp_path / "checkpoints"))
+    code = chain("fit", *chain.on_events, "--trainer.default_root_dir", tmp_path)
+    assert_refused(capsys, code, 2, f"--ckpt_path {best},")
 
 
 def test_stage1_checkpoint_for_stage2(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,6 +72,18 @@ def test_features_of_another_extractor(chain: Pipeline, tmp_path: Path, capsys: 
     other = ["--model.init_args.extractor.init_args.image_size", 96, "--trainer.default_root_dir", tmp_path]
     code = chain("fit", *chain.on_features, *other)
     assert_refused(capsys, code, 2, str(chain.features), "image_size = 64", "96", "extract anew")
+
+
+def test_stage2_on_what_its_stage1_was_not_trained_on(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Features of another extractor; videos sampled in another way."""
+    larger = ["--model.init_args.extractor.init_args.image_size", 96]
+    assert chain("extract", "--config", chain.stage1, *larger, "--output", tmp_path / "features") == 0
+    capsys.readouterr()
+    start = ["--config", chain.stage2, "--model.init_args.vtem", chain.best1, "--trainer.default_root_dir", tmp_path / "run"]
+    code = chain("fit", *start, "--data.features", tmp_path / "features")
+    assert_refused(capsys, code, 2, str(tmp_path / "features"), "another extractor or sampling than stage 1 was trained on")
+    code = chain("fit", *start, "--data.sampling.frames", 16)
+    assert_refused(capsys, code, 2, "data.sampling: frames: 8 there, 16 asked for", "set the same")
 
 
 def test_one_category(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

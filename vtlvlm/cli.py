@@ -85,8 +85,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"vtlvlm: {str(error).splitlines()[0]} {advice}".rstrip() + "\n")
         return 1
     except KeyboardInterrupt:
-        print("vtlvlm: interrupted; the same command continues", file=sys.stderr)
-        return 130
+        return interrupted(arguments)
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):  # which Lightning makes of one
+            raise
+        return interrupted(arguments)
+
+
+def interrupted(arguments: Sequence[str]) -> int:
+    """Say how to go on; returns the exit code."""
+    fit = arguments[:1] == ["fit"]
+    how = "add --ckpt_path RUN/checkpoints/last.ckpt to go on where its last epoch ended" if fit else "the same command continues"
+    sys.stderr.write(f"vtlvlm: interrupted; {how}\n")
+    return 130
 
 
 if __name__ == "__main__":

@@ -149,7 +149,8 @@ def export_prefix(run: str | Path, output: str | Path) -> Path:
             "with layers: all"
         )
     with appearing(folder) as partial:
-        write_prefix(partial, trained["adapter.key"], trained["adapter.value"], settings["llava"], settings["revision"])
+        keys, values = trained["adapter.key"], trained["adapter.value"]
+        write_prefix(partial, keys, values, settings["llava"], settings["revision"], loaded[RECORD]["provenance"]["llava"])
     return folder
 
 
@@ -173,6 +174,26 @@ def appearing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def found_device(name: str) -> torch.device:
+    """A device by name; ``auto`` is the first GPU, if there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def changed_for(settings: dict[str, Any], device: str, computed: dict[str, Any]) -> dict[str, Any]:
+    """What to change in a reasoner's settings, to run it on a device: what is asked for, and float32 in the place of half precision, which
+    most CPUs compute far slower.
+
+    Raises:
+        UsageError: asked for what would make another model of it.
+    """
+    if wrong := sorted(computed.keys() - {"llava", *(name.partition(".")[2] for name in PromptTuningModule.machine_only)}):
+        raise UsageError(f"{wrong[0]}: part of what was trained; it cannot be changed afterwards")
+    made = settings["init_args"]
+    whole = computed.get("quantization", made["quantization"]) is None
+    slow = found_device(device).type == "cpu" and whole and made["dtype"] in ("bfloat16", "float16")
+    return ({"dtype": "float32"} if slow else {}) | computed
+
+
 class ActionRecognizer:
     """A trained pipeline for single files.
 
@@ -192,7 +213,7 @@ class ActionRecognizer:
         sampling: FrameSampling,
         device: str = "auto",
     ) -> None:
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.device = found_device(device)
         self.vtem = vtem.to(self.device).eval()
         self.reasoner = reasoner.to(self.device).eval()
         self.classes, self.sampling = list(classes), sampling
@@ -200,35 +221,41 @@ class ActionRecognizer:
     # -- loading -----------------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, llava: str | None = None, vtem: str | Path | None = None, device: str = "auto") -> Self:
+    def from_checkpoint(cls, path: str | Path, *, vtem: str | Path | None = None, device: str = "auto", **computed: Any) -> Self:
         """A recogniser from a bundle, a stage-2 run folder or a stage-2 checkpoint.
 
         Args:
             path: folder with ``bundle.json``, folder with ``checkpoints/``, or a ``.ckpt`` file.
-            llava: where the base model lies now, if not where it was trained.
             vtem: where the stage-1 checkpoint lies now, if not where it was; bundles hold their own.
             device: ``auto``, ``cpu``, ``cuda``, …
+            computed: what is another matter here than where it was trained, by :class:`EventReasoner`'s names: ``llava``, the place of the
+                base model, ``dtype`` (on a CPU float32 in the place of half precision, unless it is given), ``attention``,
+                ``quantization`` and the like.
 
         Raises:
             UsageError: if something is missing or is not what it should be.
         """
         path = Path(path)
         if (path / BUNDLE).is_file():
-            return cls._from_bundle(path, llava, device)
+            return cls._from_bundle(path, computed, device)
         checkpoint = stage2_checkpoint(path)
         record = read_record(checkpoint)
-        module = PromptTuningModule.load_from_checkpoint(checkpoint, overrides={"reasoner.llava": llava} if llava else None)
+        require_stage2(record, checkpoint)
+        changed = changed_for(record["settings"]["init_args"]["reasoner"], device, computed)
+        overrides = {f"reasoner.{name}": value for name, value in changed.items()}
+        module = PromptTuningModule.load_from_checkpoint(checkpoint, overrides=overrides)
         stage1 = load_stage1(record, checkpoint, vtem)
         sampling = build_from(stage1.provenance()["sampling"])
         return cls(stage1.vtem, module.reasoner, list(module.classes), sampling, device)
 
     @classmethod
-    def _from_bundle(cls, folder: Path, llava: str | None, device: str) -> Self:
+    def _from_bundle(cls, folder: Path, computed: dict[str, Any], device: str) -> Self:
         described = json.loads((folder / BUNDLE).read_text())
         if described.get("format") != FORMAT:
             raise UsageError(f"{folder}: a bundle of format {described.get('format')}, this version reads format {FORMAT}; export it again")
-        vtem, reasoner = build_from(described["vtem"]), build_from(described["reasoner"])
-        reasoner.llava = llava or reasoner.llava
+        settings = described["reasoner"]
+        settings["init_args"] |= changed_for(settings, device, computed)
+        vtem, reasoner = build_from(described["vtem"]), build_from(settings)
         require_same_base(described["origin"]["reasoning"]["llava"], reasoner.llava, reasoner.revision, str(folder))
         vtem.build()
         vtem.load_state_dict(load_file(folder / "vtem.safetensors"))

@@ -70,6 +70,41 @@ def test_a_hub_name_without_network(monkeypatch: pytest.MonkeyPatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_hub_weights_that_are_not_here_yet_are_no_other_llava(
+    llava_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    """A hub cache as huggingface_hub lays it out, at first without weights."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder, whole = tmp_path / "models--some--llava" / "snapshots" / ("c" * 40), tmp_path / "whole"
+    folder.mkdir(parents=True)
+    (folder.parents[1] / "refs").mkdir()
+    (folder.parents[1] / "refs" / "main").write_text("c" * 40)
+    LlavaForConditionalGeneration.from_pretrained(llava_path).save_pretrained(whole, max_shard_size="150KB" if shards > 1 else "1GB")
+    weights = sorted(whole.glob("*.safetensors"))
+    assert (len(weights) > 1) is (shards > 1)
+    for file in whole.glob("*.json"):
+        shutil.copy(file, folder)
+    made = base_identity(str(whole))
+    for file in weights:
+        with pytest.raises(UsageError, match="some/llava: its weights are not all here"):
+            require_same_base(made, "some/llava", None, "the checkpoint")
+        shutil.copy(file, folder)
+    (folder / "consolidated.safetensors").write_bytes(b"which nobody reads")
+    found = base_identity("some/llava")
+    assert (found["weights"], found["config"], found["revision"]) == (made["weights"], made["config"], "c" * 40)
+
+
+def test_a_full_gpu_is_not_a_broken_file(llava_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, "from_pretrained", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_llava(str(llava_path))
+
+
 def test_folders_that_are_no_llava(tmp_path: Path):
     assert_refused(str(tmp_path), "holds no config.json")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vtlvlm.errors import DataError
 from vtlvlm.report.provenance import environment, git_state, write_json
-from vtlvlm.report.runs import Run, fit_finished
+from vtlvlm.report.runs import Run, fit_finished, to_continue
 
 
 def test_an_empty_run_folder_has_nothing(tmp_path: Path) -> None:
@@ -20,6 +20,14 @@ def test_an_empty_run_folder_has_nothing(tmp_path: Path) -> None:
     assert not fit_finished(tmp_path)
     with pytest.raises(DataError, match="no such run folder"):
         Run.open(tmp_path / "none")
+
+
+def test_what_an_interrupted_training_goes_on_from(tmp_path: Path) -> None:
+    assert to_continue(tmp_path) is None
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("another.ckpt", "best.ckpt", "last.ckpt"):
+        (tmp_path / "checkpoints" / name).touch()
+        assert to_continue(tmp_path) == tmp_path / "checkpoints" / name
 
 
 def test_broken_and_foreign_files_are_named(tmp_path: Path) -> None:

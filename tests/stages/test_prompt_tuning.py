@@ -3,19 +3,23 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from events import EventRun
+from lightning import Trainer
 from peft import PeftModel, PrefixTuningConfig, get_peft_model
 from pixels import PixelExtractor
+from tiny import tiny_llava
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.data.cache import EventCache
+from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import load_llava
@@ -177,6 +181,15 @@ def test_a_run_is_exported_for_peft_and_read_again(trained: EventRun, tmp_path: 
     assert one == pytest.approx(two, abs=1e-5)
 
 
+def test_what_a_run_started_from_is_not_needed_any_more(trained: EventRun, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    assert trained.command("export", trained.folder / "run", adapter, "--format", "peft") == 0
+    start = [f"{PROMPTS}.init_from", adapter]
+    assert trained("fit", *start, "--trainer.max_epochs", 1, run="started") == 0
+    shutil.rmtree(adapter)
+    assert trained("test", *start, "--ckpt_path", best(trained, "started"), run="started") == 0
+
+
 def test_what_peft_cannot_say_is_refused(trained: EventRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = ["--trainer.max_epochs", 1, "--data.validation", 0]
     cases = {
@@ -194,7 +207,49 @@ def test_what_peft_cannot_say_is_refused(trained: EventRun, tmp_path: Path, caps
         assert not list(tmp_path.glob(f"*{name}*"))
 
 
-def test_an_adapter_of_another_model_is_refused_before_training(
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"stage1": "1" * 32}, "the checkpoint reads events of no.ckpt (00000000), these are of no.ckpt (11111111): give events of"),
+        ({"people": (1, 2, 4, 3, 6)}, "the checkpoint was trained on xsub60 (training clips "),
+        ({"actions": ("wave", "bow")}, "the checkpoint knows 2 categories from 'fall down' on, the data has 2 categories from 'wave' on"),
+    ],
+    ids=["stage 1", "split", "categories"],
+)
+def test_weights_are_refused_where_they_were_not_trained_for(
+    trained: EventRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, other: dict, words: str
+) -> None:
+    """Other events, clips or categories, before the LLaVA is loaded; the same through the Python door."""
+    data = EventRun(tmp_path, **other)
+    monkeypatch.setattr(EventReasoner, "build", lambda *_, **__: pytest.fail("the LLaVA was loaded"))
+    there = ["--data.root", data.root, "--data.events", data.events, "--ckpt_path", best(trained), *LEVELLED]
+    for command in ("test", "validate", "predict"):
+        assert trained(command, *there, run="elsewhere") == 2
+        assert words in capsys.readouterr().err
+    assert trained("fit", *there, f"{MODEL}.optimizer.learning_rate", 0.1, run="elsewhere") == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_module_is_refused_where_it_was_not_trained_for(trained: EventRun, tmp_path: Path) -> None:
+    data = EventRun(tmp_path, stage1="1" * 32)
+    module = PromptTuningModule.load_from_checkpoint(best(trained))
+    datamodule = NTUDataModule(str(data.root), events=str(data.events), validation=0.5, num_workers=0)
+    with pytest.raises(UsageError, match="this module reads events of"):
+        Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path).test(module, datamodule)
+
+
+def test_a_prefix_of_another_model_is_refused_before_training(
+    trained: EventRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same shape, but exported from a run on other weights."""
+    assert trained.command("export", trained.folder / "run", tmp_path / "adapter", "--format", "peft") == 0
+    other = tiny_llava(tmp_path / "llava", seed=1)
+    start = [f"{PROMPTS}.init_from", tmp_path / "adapter", f"{MODEL}.reasoner.init_args.llava", other]
+    assert trained("fit", *start, run="foreign") == 2
+    assert f"{tmp_path / 'adapter'} was trained on {trained.llava}" in capsys.readouterr().err
+
+
+def test_a_prefix_of_another_shape_is_refused_before_training(
     trained: EventRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     get_peft_model(load_llava(str(trained.llava))[0], PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).save_pretrained(

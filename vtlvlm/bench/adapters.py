@@ -26,7 +26,7 @@ from vtlvlm.finite import NotFiniteError
 from vtlvlm.lvlm.compose import compose
 from vtlvlm.report.paired import paired_difference
 from vtlvlm.report.provenance import write_json
-from vtlvlm.report.runs import Run, fit_finished
+from vtlvlm.report.runs import Run, fit_finished, to_continue
 
 QUIET = ("--trainer.logger", "false", "--trainer.enable_model_summary", "false")
 
@@ -130,7 +130,8 @@ class Runs:
         none."""
         last, best = (run / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
         if not fit_finished(run):
-            command("fit", *options, "--trainer.default_root_dir", run, *(["--ckpt_path", last] if last.is_file() else []))
+            begun = to_continue(run)
+            command("fit", *options, "--trainer.default_root_dir", run, *(["--ckpt_path", begun] if begun else []))
         return best if self.validation else last
 
     def cost(self, arm: str, rates: Rates) -> float:
@@ -144,8 +145,8 @@ class Runs:
                 cost = best_score(self.fit(run, [*options, *length(self.rate_steps, 1)]))
             except NotFiniteError:
                 cost = math.inf
-            shutil.rmtree(run / "checkpoints", ignore_errors=True)  # gigabytes where the whole model is trained
             write_json(path, {"nll": cost})
+            shutil.rmtree(run / "checkpoints", ignore_errors=True)  # gigabytes where the whole model is trained
         return float(json.loads(path.read_text(encoding="utf-8"))["nll"])
 
     def best(self, arm: str, choices: Sequence[Rates]) -> Rates:

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="adapters: share of the training people who choose rates and checkpoint and fit the temperature (default: 0.2)",
     )
-    parser.add_argument("--steps", type=int, help="adapters: steps of every training of stage 2 (default: the configuration's; few for few clips)")
+    parser.add_argument(
+        "--steps", type=int, help="adapters: steps of every training of stage 2 (default: as configured; few for few clips)"
+    )
     parser.add_argument("--rate-steps", type=int, help="adapters: steps of every trial of a learning rate (default: 50)")
     parser.add_argument("--work", type=Path, help="folder for the files it makes, kept (default: a temporary one)")
     parser.add_argument("--output", type=Path, help="JSON file to write (default: runs/bench/NAME.json)")
@@ -47,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     repeats = args.repeats if args.repeats is not None else 3 if learns else 5
     if repeats < 1:
         raise UsageError(f"--repeats {repeats}: at least 1")
+    if args.videos is not None and args.name not in ("data", "events", "adapters"):
+        raise UsageError(f"--videos: bench {args.name} needs none")
     if args.arms is not None and not learns:
         raise UsageError("--arms goes with bench events and bench adapters")
     options: dict[str, Any] = {"arms": args.arms} if learns else {}

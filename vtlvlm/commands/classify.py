@@ -21,6 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", type=Path, default=Path(DEFAULT_MODEL), help="bundle, run folder or stage-2 checkpoint (default: %(default)s)"
     )
     parser.add_argument("--llava", help="where the base LLaVA lies now, if not where it was trained")
+    parser.add_argument("--vtem", type=Path, help="where the stage-1 checkpoint lies now, if not where it was; a bundle holds its own")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "auto"),
+        help="of the language model's weights (default: as it was trained, on a CPU float32)",
+    )
+    parser.add_argument("--attention", help="kernel of the language model, such as sdpa or eager (default: as it was trained)")
+    parser.add_argument("--quantization", choices=("none", "8bit", "4bit"), help="of the language model (default: as it was trained)")
     parser.add_argument("--top", type=int, default=5, help="how many actions to show (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: cuda where there is one)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
@@ -47,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
     from vtlvlm.recognizer import ActionRecognizer
 
-    recognizer = ActionRecognizer.from_checkpoint(args.model, llava=args.llava, device=args.device)
+    asked = {"llava": args.llava, "dtype": args.dtype, "attention": args.attention, "quantization": args.quantization}
+    computed = {name: None if value == "none" else value for name, value in asked.items() if value is not None}
+    recognizer = ActionRecognizer.from_checkpoint(args.model, vtem=args.vtem, device=args.device, **computed)
     failed = 0
     for file in files:
         try:

@@ -24,6 +24,7 @@ from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.panels import CodebookPanel
 from vtlvlm.predictions import PredictionTable
 from vtlvlm.progress import StepProgress
+from vtlvlm.report.runs import to_continue
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.stage import Stage, read_record
 from vtlvlm.stages.vtem import VTEMModule
@@ -84,15 +85,16 @@ class CLI(LightningCLI):
     def guard(self, training: bool) -> None:
         """Refuse a second start into a run folder, and a checkpoint that is not of this configuration, before the models are loaded."""
         asked = self._asked("ckpt_path")
-        checkpoints = Path(self.trainer.default_root_dir) / "checkpoints"
         requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-        if training and asked is None and not requeued and any(checkpoints.glob("*.ckpt")):
+        left = to_continue(self.trainer.default_root_dir)
+        if training and asked is None and not requeued and left is not None:
             raise UsageError(
-                f"{self.trainer.default_root_dir} already holds a run: continue it with --ckpt_path {checkpoints / 'last.ckpt'}, "
+                f"{self.trainer.default_root_dir} already holds a run: continue it with --ckpt_path {left}, "
                 "or name another folder with --trainer.default_root_dir"
             )
         if asked is not None and asked not in ("last", "best", "hpc"):
-            self.model.check(read_record(asked), str(asked), training)
+            self.model.coming = read_record(asked)
+            self.model.check(self.model.coming, str(asked), training)
         elif not training and asked is None and getattr(self.model, "needs_checkpoint", True):
             raise UsageError("no checkpoint given: add --ckpt_path RUN/checkpoints/best.ckpt")
 

@@ -50,11 +50,13 @@ class Adapter(nn.Module, ABC):
             UsageError: Settings that this language model does not allow.
         """
 
-    def find_start(self, config: PretrainedConfig) -> None:
+    def find_start(self, config: PretrainedConfig, llava: str, revision: str | None) -> None:
         """Take starting values that its settings name and that need no model, before weights are read.
 
         Args:
             config: As in :meth:`build`, which comes first.
+            llava: Folder or hub name of the LLaVA.
+            revision: The hub's branch, tag or commit.
 
         Raises:
             UsageError: Values of another model.

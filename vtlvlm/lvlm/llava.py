@@ -22,7 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.quantizers import AutoHfQuantizer
-from transformers.utils import cached_file, logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 
 from vtlvlm.errors import UsageError
 
@@ -160,6 +161,8 @@ def load_llava(
             model, report = LlavaForConditionalGeneration.from_pretrained(name, revision=revision, output_loading_info=True, **settings)
     except ImportError as error:
         raise UsageError(f"attention {attention!r}: {str(error).strip().splitlines()[0].rstrip('.')}; install it, or use sdpa") from error
+    except torch.OutOfMemoryError:  # a RuntimeError too
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UsageError(
             f"{name}: its weights cannot be read ({str(error).strip().splitlines()[0]}); download or compose it again"
@@ -219,24 +222,47 @@ def require_same_base(made: dict[str, Any], name: str, revision: str | None, wha
         )
 
 
+def weight_files(name: str, revision: str | None = None) -> list[Path]:
+    """The files that hold a LLaVA's weights, sorted; of a hub name they are downloaded where they are not here yet.
+
+    Raises:
+        UsageError: The hub did not give them.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
+    lenient = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    try:
+        index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, revision=revision, **lenient)
+        if index is None:
+            return [Path(cached_file(name, SAFE_WEIGHTS_NAME, revision=revision))]
+        return sorted(map(Path, get_checkpoint_shard_files(name, index, revision=revision)[0]))
+    except OSError as error:
+        raise UsageError(
+            f"{name}: its weights are not all here, and the Hugging Face hub did not give them (no network, HF_HUB_OFFLINE, or no "
+            "safetensors); download them first, or give a folder"
+        ) from error
+
+
 PIECES, PIECE = 256, 65_536
 """Of a weight file, how many pieces of how many bytes are looked at to know it again"""
 
 
 def base_identity(name: str, revision: str | None = None) -> dict[str, Any]:
-    """What a checkpoint records about the LLaVA it belongs to, without reading gigabytes.
+    """What a checkpoint records about the LLaVA it belongs to, without reading gigabytes; downloads what is not here yet.
 
     Returns:
-        ``llava`` as given, ``revision``, ``config``: a hash of config.json, ``weights``: a hash of the weight files' names, sizes and
-        256 pieces of 64 KiB each, evenly over each file (every 55 MB in 7 billion weights: any trained part is among them).
+        ``llava`` as given, ``revision``: of a hub name the commit, ``config``: a hash of config.json, ``weights``: a hash of the weight
+        files' names, sizes and 256 pieces of 64 KiB each, evenly over each file (every 55 MB in 7 billion weights: any trained part is
+        among them).
 
     Raises:
         UsageError: As :func:`load_config`.
     """
-    config = load_config(name, revision)
-    folder = Path(cached_file(name, "config.json", revision=revision)).parent
+    load_config(name, revision)
+    described = Path(cached_file(name, "config.json", revision=revision))
     weights = hashlib.blake2b(digest_size=16)
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
+    for file in weight_files(name, revision):
         size = file.stat().st_size
         weights.update(f"{file.name}:{size}:".encode())
         with file.open("rb") as stream:
@@ -244,10 +270,10 @@ def base_identity(name: str, revision: str | None = None) -> dict[str, Any]:
             for piece in range(1, PIECES):
                 stream.seek(max(0, size - PIECE) * piece // (PIECES - 1))
                 weights.update(stream.read(PIECE))
-    settings = json.dumps(json.loads((folder / "config.json").read_text()), sort_keys=True)
+    settings = json.dumps(json.loads(described.read_text()), sort_keys=True)
     return {
         "llava": name,
-        "revision": getattr(config, "_commit_hash", None) or revision,
+        "revision": extract_commit_hash(str(described), None) or revision,
         "config": hashlib.blake2b(settings.encode(), digest_size=16).hexdigest(),
         "weights": weights.hexdigest(),
     }

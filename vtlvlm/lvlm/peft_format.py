@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vtlvlm.errors import UsageError
 
+BASE = "vtlvlm_base"
 CONFIG, WEIGHTS, NAME = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
 
 
-def write_prefix(folder: Path, key: Tensor, value: Tensor, llava: str, revision: str | None = None) -> None:
+def write_prefix(
+    folder: Path, key: Tensor, value: Tensor, llava: str, revision: str | None = None, base: dict[str, Any] | None = None
+) -> None:
     """Write a prefix for ``peft.PeftModel.from_pretrained(llava, folder)``.
 
     Args:
@@ -24,6 +28,7 @@ def write_prefix(folder: Path, key: Tensor, value: Tensor, llava: str, revision:
         value: Likewise.
         llava: Folder or hub name of the model it belongs to.
         revision: The hub's branch, tag or commit.
+        base: ``base_identity`` of that model, by which :func:`base_of` knows it; peft does not look at it.
     """
     layers, heads, tokens, width = key.shape
     described = {
@@ -41,7 +46,18 @@ def write_prefix(folder: Path, key: Tensor, value: Tensor, llava: str, revision:
         "prefix_projection": False,
     }
     (folder / CONFIG).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    save_file({NAME: prefix_table(key, value).contiguous()}, folder / WEIGHTS, metadata={"format": "pt"})
+    metadata = {"format": "pt"} if base is None else {"format": "pt", BASE: json.dumps(base)}
+    save_file({NAME: prefix_table(key, value).contiguous()}, folder / WEIGHTS, metadata=metadata)
+
+
+def base_of(folder: str | Path) -> dict[str, Any] | None:
+    """``base_identity`` of the model that a prefix was written for; None where peft saved it, which does not know."""
+    try:
+        with safe_open(Path(folder) / WEIGHTS, framework="pt") as file:
+            found = (file.metadata() or {}).get(BASE)
+    except (OSError, SafetensorError):
+        return None  # read_prefix tells what is wrong
+    return None if found is None else json.loads(found)
 
 
 def prefix_table(key: Tensor, value: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from transformers import LlavaForConditionalGeneration, PretrainedConfig, PreTra
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter
 from vtlvlm.lvlm.kernel import use_kernel
-from vtlvlm.lvlm.peft_format import read_prefix
+from vtlvlm.lvlm.llava import require_same_base
+from vtlvlm.lvlm.peft_format import base_of, read_prefix
 
 
 def chosen_layers(layers: str | list[int], num_layers: int) -> list[int]:
@@ -153,8 +154,10 @@ class DeepPrompts(Adapter):
         finally:
             self.active = True
 
-    def find_start(self, config: PretrainedConfig) -> None:
+    def find_start(self, config: PretrainedConfig, llava: str, revision: str | None) -> None:
         if self.init_from is not None:
+            if (made := base_of(self.init_from)) is not None:
+                require_same_base(made, llava, revision, str(self.init_from))
             self.read(self.init_from, config.num_hidden_layers)
 
     def start(self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -151,7 +151,7 @@ class EventReasoner(nn.Module):
         self.adapter.build(config.text_config)
         starts = fresh and self.base is None
         if starts:
-            self.adapter.find_start(config.text_config)
+            self.adapter.find_start(config.text_config, self.llava, self.revision)
         tokenizer = load_tokenizer(self.llava, self.revision)
         labels = self.instruction.labels(tokenizer, classes)
         trie = LabelTrie(labels, self.max_positions)

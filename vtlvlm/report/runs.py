@@ -65,6 +65,13 @@ def fit_finished(folder: Path | str) -> bool:
     return fit is not None and bool(fit.sessions) and bool(fit.sessions[-1]["finished"])
 
 
+def to_continue(folder: Path | str) -> Path | None:
+    """The checkpoint that the training of a run folder goes on from: of the last epoch's end, else what a validation left; None without."""
+    last, *others = (Path(folder) / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    left = sorted((Path(folder) / "checkpoints").glob("*.ckpt"))
+    return next((path for path in (last, *others, *left) if path.exists()), None)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder. Each property reads one file; None where the run has not got that far."""

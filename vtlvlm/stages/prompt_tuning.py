@@ -31,6 +31,29 @@ PRIOR_CLIPS = 64
 """... and those that the prior of the scores comes from"""
 
 
+def require_same_origin(made: dict[str, Any], now: dict[str, Any], what: str) -> None:
+    """Refuse to use weights on events, clips or categories that they were not trained for.
+
+    Args:
+        made: Provenance of the weights.
+        now: ... as it would be with the data in use.
+        what: Holds the weights, for the message.
+
+    Raises:
+        UsageError: Naming both.
+    """
+    if made["classes"] != now["classes"]:
+        one, two = (f"{len(side['classes'])} categories from {side['classes'][0]!r} on" for side in (made, now))
+        raise UsageError(f"{what} knows {one}, the data has {two}, not the same: give the data it was trained on")
+    require_same_split(made, now["protocol"], now["train_hash"], what)
+    one, two = made["stage1"], now["stage1"]
+    if one["hash"] != two["hash"]:
+        raise UsageError(
+            f"{what} reads events of {one['checkpoint']} ({one['hash'][:8]}), these are of {two['checkpoint']} ({two['hash'][:8]}): "
+            "give events of the stage 1 it was trained with"
+        )
+
+
 class PromptTuningModule(Stage):
     """Trains the adapter with the cross-entropy of P(A = a) over the categories (eq. 7).
 
@@ -40,7 +63,8 @@ class PromptTuningModule(Stage):
 
     Args:
         reasoner: the LLaVA with its adapter (soft prompts in the paper) and its instruction (eq. 5, 6).
-        optimizer: AdamW for the adapter, and its schedule.
+        optimizer: AdamW for the adapter, and its schedule; weight decay is for the matrices of full fine-tuning and of the projector,
+            prompts and LoRA have none.
         projector_learning_rate: peak learning rate of LLaVA's projector, where ``reasoner.train_projector`` is on.
         vtem: stage-1 checkpoint, only needed to read features or videos; event caches name their own.
         objective: ``listwise``, that cross-entropy; or ``generative``, next-token prediction of the clip's own category, as language
@@ -85,8 +109,8 @@ class PromptTuningModule(Stage):
 
     @property
     def needs_checkpoint(self) -> bool:
-        """Whether testing without a checkpoint is a mistake; without an adapter it is the zero-shot arm."""
-        return self.reasoner.adapter.needs_checkpoint
+        """Whether testing without a checkpoint is a mistake; where nothing is trained it is the zero-shot arm."""
+        return self.reasoner.adapter.needs_checkpoint or self.reasoner.train_projector
 
     def setup(self, stage: str) -> None:
         data = self.data
@@ -98,27 +122,25 @@ class PromptTuningModule(Stage):
             raise UsageError(f"one category ({data.classes[0]}) leaves nothing to recognise; give clips of two or more")
         if data.targets_cache is not None:
             raise UsageError("targets are for stage 1: leave data.target_features out")
-        if self._origin.get("classes") and list(data.classes) != self._origin["classes"]:
-            raise UsageError(f"the checkpoint knows {len(self._origin['classes'])} classes, the data has {len(data.classes)} others")
         if data.events_cache is not None:
             cache = data.events_cache
             made = cache.provenance
             width, tokens = cache.event_dim, cache.num_tokens
             self.table = None if cache.table is None else cache.table.float()
             stage1 = {"checkpoint": made["vtem"], "hash": made["vtem_hash"], "events": cache.hash}
-            require_same_split(made, data)
+            require_same_split(made, data.protocol, data.train_hash)
         else:
             if self.vtem is None:
                 raise UsageError(
                     "stage 2 reads an event cache (--data.events DIR) or needs a stage-1 checkpoint (--model.init_args.vtem FILE)"
                 )
             mapper = VTEMModule.load_from_checkpoint(self.vtem)
-            require_same_split(mapper.provenance(), data)
+            mapper.check_data(data)
             self.mapper = mapper.requires_grad_(False)
             width, tokens = mapper.event_dim, mapper.vtem.num_tokens
             stage1 = {"checkpoint": self.vtem, "hash": content_hash(mapper), "events": None}
         self.classes = tuple(data.classes)
-        self._origin = {
+        origin = {
             "classes": list(self.classes),
             "protocol": data.protocol,
             "train_hash": data.train_hash,
@@ -127,11 +149,16 @@ class PromptTuningModule(Stage):
             "event_dim": width,
             "num_tokens": tokens,
         }
+        if self.coming is not None:
+            require_same_origin(self.coming["provenance"], origin, "the checkpoint")
+        elif self._origin:
+            require_same_origin(self._origin, origin, "this module")
+        self._origin = origin
 
     def configure_model(self) -> None:
         if self.reasoner.base is not None:
             return
-        fresh = self._trainer is not None and self.trainer.ckpt_path is None
+        fresh = self._trainer is not None and self.coming is None
         self.reasoner.build(self.classes, self._origin["num_tokens"], self._origin["event_dim"], self._mesh(), fresh)
         self._origin["llava"] = base_identity(self.reasoner.llava, self.reasoner.revision)
         self.val_metrics = action_metrics(len(self.classes)).clone(prefix="val/")
@@ -165,6 +192,8 @@ class PromptTuningModule(Stage):
         if "prompts" in made.get("init_args", {}):
             raise UsageError(f"{path}: was made when `reasoner.adapter` was still called `prompts`; train anew")
         super().check(record, path, training)
+        if self._origin:  # set up already
+            require_same_origin(record["provenance"], self._origin, path)
         require_same_base(record["provenance"]["llava"], self.reasoner.llava, self.reasoner.revision, path)
 
     @property
@@ -185,6 +214,10 @@ class PromptTuningModule(Stage):
             "trainable_parameters": {"adapter": adapter.trained, "projector": projector.trained, "total": adapter.total},
         }
 
+    def _say_trained(self) -> None:
+        for share in self.reasoner.trainable_parameters():
+            rank_zero_info(str(share))
+
     def _say_untrained(self) -> None:
         """One line in the log where results say nothing about LLaVA, because its projector has never seen anything."""
         if self.projector == "untrained":
@@ -197,8 +230,7 @@ class PromptTuningModule(Stage):
 
     def on_fit_start(self) -> None:
         """Say what is trained; align the projector and level the scores, where the reasoner asks for it and no checkpoint has them."""
-        for share in self.reasoner.trainable_parameters():
-            rank_zero_info(str(share))
+        self._say_trained()
         self._say_untrained()
         if self.trained:
             return
@@ -208,8 +240,9 @@ class PromptTuningModule(Stage):
             self._level()
 
     def on_test_start(self) -> None:
-        """Batch calibration needs clips also where nothing was trained: training ones, never those it is tested on."""
+        """Say what was trained. Batch calibration needs clips also where nothing was: training ones, never those it is tested on."""
         self._count_batches()
+        self._say_trained()
         self._say_untrained()
         if self.reasoner.scores == "batch_cal" and not self.trained:
             self._level()

@@ -147,20 +147,22 @@ def content_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def require_same_split(made: dict[str, Any], data: Any) -> None:
-    """Refuse a stage 1 that was trained on another split: it may have seen what is tested now.
+def require_same_split(made: dict[str, Any], protocol: str, train_hash: str, what: str = "stage 1") -> None:
+    """Refuse weights that were trained on another split: they may have seen what is tested now.
 
     Args:
-        made: ``protocol`` and ``train_hash`` of the stage 1.
-        data: the data module in use.
+        made: ``protocol`` and ``train_hash`` of the weights.
+        protocol: in use.
+        train_hash: in use, of the data module.
+        what: holds the weights, for the message.
 
     Raises:
         UsageError: naming both.
     """
-    if (made["protocol"], made["train_hash"]) != (data.protocol, data.train_hash):
+    if (made["protocol"], made["train_hash"]) != (protocol, train_hash):
         raise UsageError(
-            f"stage 1 was trained on {made['protocol']} (training clips {made['train_hash'][:8]}), this is {data.protocol} "
-            f"({data.train_hash[:8]}): it may have seen test clips; train stage 1 on the same split"
+            f"{what} was trained on {made['protocol']} (training clips {made['train_hash'][:8]}), this is {protocol} "
+            f"({train_hash[:8]}): it may have seen test clips; give the split it was trained on, or train it on this one"
         )
 
 
@@ -176,6 +178,7 @@ class Stage(LightningModule):
         super().__init__()
         self.means = nn.ModuleDict()  # of what evaluations log
         self.trained = False  # weights come from a checkpoint: what a training starts from is not made anew
+        self.coming: dict[str, Any] | None = None  # record of a checkpoint that is loaded after setup, where it is known before
         self.strict_loading = False  # frozen models are left out of checkpoints; on_load_checkpoint checks what must be there
 
     @property

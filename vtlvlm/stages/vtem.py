@@ -139,10 +139,14 @@ class VTEMModule(Stage):
             UsageError: naming both.
         """
         made = self._origin
-        require_same_split(made, data)
+        require_same_split(made, data.protocol, data.train_hash)
         cache = data.features_cache
         if cache is not None and (made["extractor"], made["sampling"]) != (cache.provenance["extractor"], cache.provenance["sampling"]):
             raise UsageError(f"{cache.folder} was made by another extractor or sampling than stage 1 was trained on: extract anew")
+        if cache is None and made["sampling"] != data.sampling_settings:
+            old, new = (settings["init_args"] for settings in (made["sampling"], data.sampling_settings))
+            listed = "; ".join(f"{name}: {old.get(name)!r} there, {new[name]!r} asked for" for name in new if old.get(name) != new[name])
+            raise UsageError(f"stage 1 was trained on clips sampled in another way (data.sampling: {listed}): set the same")
 
     def configure_model(self) -> None:
         if self.vtem.projection is not None:
