@@ -4,7 +4,14 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 SENTENCES = [
     "Given the sequence of visual events, what action is being performed? Choose from: drink water, eat meal, sit down, stand up.",
@@ -34,7 +41,14 @@ def tiny_tokenizer(chat_template: str | None = CHAT, **special: str) -> PreTrain
     return made
 
 
-def tiny_llava(folder: Path, event_dim: int = 16, layers: int = 3, seed: int = 0, chat_template: str | None = CHAT) -> Path:
+def tiny_llava(
+    folder: Path,
+    event_dim: int = 16,
+    layers: int = 3,
+    seed: int = 0,
+    chat_template: str | None = CHAT,
+    language: type[PretrainedConfig] = LlamaConfig,
+) -> Path:
     """Save a LLaVA of about 50,000 parameters with its tokenizer: 4 heads that share 2 key/value heads, random weights.
 
     Args:
@@ -43,13 +57,14 @@ def tiny_llava(folder: Path, event_dim: int = 16, layers: int = 3, seed: int = 0
         layers: Of the language model.
         seed: Of the weights.
         chat_template: None for a tokenizer without one, as LLaVA-1.5's.
+        language: The language model's family.
 
     Returns:
         ``folder``
     """
     tokenizer = tiny_tokenizer(chat_template)
     config = LlavaConfig(
-        text_config=LlamaConfig(
+        text_config=language(
             vocab_size=len(tokenizer),
             hidden_size=32,
             intermediate_size=48,

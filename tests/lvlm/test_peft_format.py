@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from tiny import tiny_llava
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import LlamaConfig, LlavaForConditionalGeneration, MistralConfig, PretrainedConfig, Qwen2Config
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
@@ -51,7 +51,9 @@ def by_peft(path: Path, folder: Path, tokens: int = 5, **settings: object) -> Pe
     return model
 
 
-def test_peft_reads_what_is_written(llava_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("language", [LlamaConfig, MistralConfig, Qwen2Config])
+def test_peft_reads_what_is_written(tmp_path: Path, language: type[PretrainedConfig]) -> None:
+    llava_path = tiny_llava(tmp_path / "llava", language=language)
     model, prompts = prompted(llava_path, tokens=5, std=1.0)
     write_prefix(tmp_path, prompts.key.detach(), prompts.value.detach(), str(llava_path))
     base = load(llava_path)

@@ -148,6 +148,16 @@ def test_generate_equals_recomputing(llava_path: Path, layers: str, width: int |
     assert torch.equal(made, ids)
 
 
+def test_generate_from_texts_padded_on_the_left(llava_path: Path):
+    model, _ = prompted(llava_path, tokens=4, std=1.0)
+    texts, more = [words(model, 1, 9), words(model, 1, 6)], {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    alone = [model.generate(ids, attention_mask=torch.ones_like(ids), **more)[0, ids.shape[1] :] for ids in texts]
+    ids, mask = torch.full((2, 12), 2), torch.zeros(2, 12, dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids[row, -text.shape[1] :], mask[row, -text.shape[1] :] = text[0], 1
+    assert torch.equal(model.generate(ids, attention_mask=mask, **more)[:, 12:], torch.stack(alone))
+
+
 def test_cached_steps_give_the_same_logits(llava_path: Path):
     model, _ = prompted(llava_path, tokens=4, std=1.0)
     ids = words(model)

@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import tiny_llava
 from torch import Tensor
+from transformers import MistralConfig, PretrainedConfig, Qwen2Config
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
@@ -52,6 +54,28 @@ def test_every_form_equals_one_forward_per_label(form: str, prompts: dict, class
             assert len(trie.parts) == 1 if positions is None else len(trie.parts) > 2
             scores = score(reasoner.base, reasoner.project(vectors), reasoner.context, trie, kind)
             torch.testing.assert_close(scores, apart, atol=1e-4, rtol=1e-5, msg=f"{kind} {positions}")
+
+
+@pytest.mark.parametrize("language", [MistralConfig, Qwen2Config])
+def test_other_language_models(language: type[PretrainedConfig], tmp_path: Path, classes: tuple[str, ...]):
+    reasoner, labels = build(tiny_llava(tmp_path, language=language), classes, 16, 6, tokens=4, std=1.0)
+    assert type(reasoner.base.model.language_model.config) is language
+    vectors = torch.randn(2, 6, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(reasoner(vectors), one_forward_per_label(reasoner, vectors, labels), atol=1e-4, rtol=1e-5)
+
+
+def test_gradients_of_labels_as_a_batch(llava_path: Path, classes: tuple[str, ...]):
+    """Whole and in parts, as kernels without a mask train."""
+    reasoner, labels = build(llava_path, classes, 16, 6, tokens=4, std=1.0)
+    vectors, gradients = torch.randn(2, 6, 16), []
+    for kind, positions in [("packed", None), ("batched", None), ("batched", 3)]:
+        scores = score(reasoner.base, reasoner.project(vectors), reasoner.context, LabelTrie(labels, positions), kind)
+        loss = torch.nn.functional.cross_entropy(scores, torch.tensor([0, 5]))
+        gradients.append(torch.autograd.grad(loss, reasoner.adapter.key)[0])
+    assert gradients[0].abs().max() > 1e-5
+    for found in gradients[1:]:
+        torch.testing.assert_close(found, gradients[0], atol=1e-5, rtol=1e-3)
 
 
 def test_labels_of_one_token(llava_path: Path, classes: tuple[str, ...]):

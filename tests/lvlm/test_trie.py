@@ -49,6 +49,7 @@ def test_parts_have_every_label_once():
     assert [part.rows.tolist() for part in trie.parts] == [[0, 0, 0], [1, 1, 1, 1, 2, 2], [3, 3]]
     assert sum(part.lengths for part in trie.parts).tolist() == trie.lengths.tolist()
     assert sum(part.sums(torch.ones(1, len(part.rows))) for part in trie.parts).tolist() == [[3, 4, 2, 2]]
+    assert (trie.ancestors.numel(), trie.parts[1].ancestors.shape) == (0, (3, 3))  # thousands of categories would need gigabytes at once
     assert LabelTrie(LABELS, max_positions=5).parts[0].tokens.tolist() == trie.tokens.tolist()
     assert trie.state_dict() == {}
 

@@ -61,7 +61,8 @@ class EventReasoner(nn.Module):
             with ``batch_cal`` after training clips.
         max_positions: Label tokens that are read in one pass, for thousands of categories: the tree is cut into passes over one reading of
             the context (with ``eager`` over one each), with the same scores. It saves memory in evaluation; in training it keeps the
-            context's keys and values of all layers, which costs more than a tree of some hundred tokens. None: all, halved as often as
+            context's keys and values of all layers, which costs more than a tree of some hundred tokens. Kernels that take no mask (flash
+            attention) copy the context for every label of a pass: there it is needed with long contexts. None: all, halved as often as
             needed where an evaluation on a GPU runs out of memory.
         gradient_checkpointing: Recompute each layer in the backward pass: about half the memory for a third more time.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -32,8 +33,9 @@ def score(model: LlavaForConditionalGeneration, projected: Tensor, context: Tens
       position it would have in its own label, so every path sees what it would see alone.
     - ``two_pass``: the context first, then the tree over the context's keys and values, one pass for each of ``trie.parts``. Needs our
       attention kernel.
-    - ``batched``: the context first, then the labels as a batch, each with a copy of the context's keys and values. Slow, but needs no
-      attention mask, so any kernel can do it; not with gradient checkpointing.
+    - ``batched``: the context first, then the labels as a batch, each with a copy of the context's keys and values. Slow, and large without
+      parts (half a megabyte a copied token in 7 billion weights), but needs no attention mask, so any kernel can do it; not with gradient
+      checkpointing.
 
     Only the context's last position and the nodes go through the vocabulary head. All clips share one context, hence nothing is padded.
 
@@ -92,18 +94,15 @@ def _two_pass(model: LlavaForConditionalGeneration, projected: Tensor, context: 
         ).last_hidden_state
         return _sums(model, torch.cat([end, nodes], 1), part)
 
-    if len(trie.parts) > 1 and torch.is_grad_enabled():  # what a part needs in the backward pass is there for one part at a time
-        scores = [checkpoint(tree, part, end, use_reentrant=False) for part in trie.parts]
-    else:
-        scores = [tree(part, end) for part in trie.parts]
-    return torch.stack(scores).sum(0)
+    return _each(tree, trie, end)
 
 
 def _batched(model: LlavaForConditionalGeneration, projected: Tensor, context: Tensor, trie: LabelTrie) -> Tensor:
-    length, device, scores = context.numel(), context.device, []
+    length, device = context.numel(), context.device
     cache = DynamicCache(config=model.config.text_config)
     end = _read(model, context, torch.arange(length, device=device), projected, past_key_values=cache, use_cache=True)[:, -1:]
-    for part in trie.parts:
+
+    def labels(part: LabelTrie, end: Tensor) -> Tensor:
         fed = part.slots > 0  # label tokens behind another one of their label
         words = part.tokens[part.slots[fed] - 1].split(part.lengths[part.rows.unique_consecutive()].sub(1).tolist())
         rows = pad_sequence(list(words), batch_first=True)  # (A', D), padded behind: causal attention never looks there
@@ -120,8 +119,16 @@ def _batched(model: LlavaForConditionalGeneration, projected: Tensor, context: T
             place = pad_sequence([torch.ones_like(word, dtype=torch.bool) for word in words], batch_first=True)
             hidden = torch.cat([end, read.unflatten(0, (len(end), number))[:, place]], 1)
         picked = token_log_probabilities(hidden, model.lm_head.weight, torch.where(fed, fed.cumsum(0), 0), part.targets)
-        scores.append(part.sums(picked))
-    return torch.stack(scores).sum(0)
+        return part.sums(picked)
+
+    return _each(labels, trie, end)
+
+
+def _each(score_part: Callable[[LabelTrie, Tensor], Tensor], trie: LabelTrie, end: Tensor) -> Tensor:
+    """Sum of the parts' scores; what a part needs in the backward pass is there for one part at a time."""
+    if len(trie.parts) > 1 and torch.is_grad_enabled():
+        return torch.stack([checkpoint(score_part, part, end, use_reentrant=False) for part in trie.parts]).sum(0)
+    return torch.stack([score_part(part, end) for part in trie.parts]).sum(0)
 
 
 def _read(model: LlavaForConditionalGeneration, ids: Tensor, positions: Tensor, projected: Tensor, **kwargs: Any) -> Tensor:

@@ -31,7 +31,7 @@ class LabelTrie(nn.Module):
     depths: Tensor
     """(N,) int64, tokens above the node: its distance from the end of the context"""
     ancestors: Tensor
-    """(N, N) bool, ``ancestors[i, j]``: node i may attend to node j (itself and those above it)"""
+    """(N, N) bool, ``ancestors[i, j]``: node i may attend to node j (itself and those above it); (0, 0) where the parts have it"""
     rows: Tensor
     """(F,) int64, the label each predicted token belongs to; F is the number of label tokens"""
     slots: Tensor
@@ -66,8 +66,10 @@ class LabelTrie(nn.Module):
                         nodes[path] = len(nodes)
                         parents.append(above)
                     above = nodes[path]
-        ancestors = torch.eye(len(nodes), dtype=torch.bool)
-        for node, parent in enumerate(parents):
+        pieces = [] if max_positions is None or len(nodes) <= max_positions else pieces_of(labels, max_positions)
+        self._parts = nn.ModuleList(LabelTrie(labels, chosen=piece) for piece in pieces)
+        ancestors = torch.eye(0 if pieces else len(nodes), dtype=torch.bool)
+        for node, parent in enumerate(parents[: len(ancestors)]):
             if parent >= 0:
                 ancestors[node] |= ancestors[parent]
         self._keep("tokens", [path[-1] for path in nodes])
@@ -77,8 +79,6 @@ class LabelTrie(nn.Module):
         self._keep("targets", targets)
         self._keep("lengths", lengths)
         self.register_buffer("ancestors", ancestors, persistent=False)
-        pieces = [] if max_positions is None or len(nodes) <= max_positions else pieces_of(labels, max_positions)
-        self._parts = nn.ModuleList(LabelTrie(labels, chosen=piece) for piece in pieces)
 
     def _keep(self, name: str, values: list[int]) -> None:
         self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
