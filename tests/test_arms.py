@@ -32,6 +32,8 @@ TWO_PARTS = """
 trainer:
   devices: 2
   strategy: {class_path: ModelParallelStrategy, init_args: {data_parallel_size: 2, tensor_parallel_size: 1}}
+  inference_mode: false
+  gradient_clip_val: 0.1
 model: {init_args: {reasoner: {init_args: {align_projector: false, gradient_checkpointing: true}}}}
 """
 
@@ -200,7 +202,7 @@ def sharded(arms: Arms) -> Path:
 
 @pytest.mark.slow
 def test_two_parts_train_like_one_process(arms: Arms, sharded: Path, tmp_path: Path) -> None:
-    same = [f"{REASONER}.align_projector", "false", "--trainer.default_root_dir", tmp_path / "one"]
+    same = [f"{REASONER}.align_projector", "false", "--trainer.gradient_clip_val", 0.1, "--trainer.default_root_dir", tmp_path / "one"]
     assert arms("fit", *arms.config("full"), *same) == 0
     assert arms("consolidate", sharded / "checkpoints" / "last.ckpt", tmp_path / "two.ckpt") == 0
     one, two = (
@@ -214,6 +216,20 @@ def test_two_parts_train_like_one_process(arms: Arms, sharded: Path, tmp_path: P
     # Where a gradient is zero but for rounding, AdamW's first steps follow the sign of that rounding.
     assert int((apart > 1e-5).sum()) <= 1e-4 * len(apart)
     assert float(apart.max()) < 5e-4
+
+
+@pytest.mark.slow
+def test_two_parts_compute_in_half_precision_and_keep_whole_numbers(arms: Arms, sharded: Path, tmp_path: Path) -> None:
+    parts = [*arms.config("full"), "--config", arms.folder / "two_parts.yaml", f"{REASONER}.dtype", "bfloat16"]
+    launch("fit", *parts, "--trainer.default_root_dir", tmp_path / "half")
+    weights = []
+    for run in (sharded, tmp_path / "half"):
+        assert arms("consolidate", run / "checkpoints" / "last.ckpt", tmp_path / f"{run.name}.ckpt") == 0
+        weights.append(torch.load(tmp_path / f"{run.name}.ckpt", weights_only=True)["state_dict"])
+    whole, half = (torch.cat([tensor.flatten() for tensor in state.values()]) for state in weights)
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, half.bfloat16().float())
+    assert 0 < float((half - whole).abs().mean()) < 1e-2
 
 
 @pytest.mark.slow

@@ -212,7 +212,10 @@ def test_what_peft_cannot_say_is_refused(trained: EventRun, tmp_path: Path, caps
     [
         ({"stage1": "1" * 32}, "the checkpoint reads events of no.ckpt (00000000), these are of no.ckpt (11111111): give events of"),
         ({"people": (1, 2, 4, 3, 6)}, "the checkpoint was trained on xsub60 (training clips "),
-        ({"actions": ("wave", "bow")}, "the checkpoint knows 2 categories from 'fall down' on, the data has 2 categories from 'wave' on"),
+        (
+            {"actions": ("fall down", "bow")},
+            "knows 2 categories, the data has 2, number 1 is 'slide right' there and 'bow' here: give data",
+        ),
     ],
     ids=["stage 1", "split", "categories"],
 )

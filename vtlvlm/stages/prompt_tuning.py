@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -43,8 +44,12 @@ def require_same_origin(made: dict[str, Any], now: dict[str, Any], what: str) ->
         UsageError: Naming both.
     """
     if made["classes"] != now["classes"]:
-        one, two = (f"{len(side['classes'])} categories from {side['classes'][0]!r} on" for side in (made, now))
-        raise UsageError(f"{what} knows {one}, the data has {two}, not the same: give the data it was trained on")
+        pairs = enumerate(zip_longest(made["classes"], now["classes"]))
+        number, (one, two) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+        raise UsageError(
+            f"{what} knows {len(made['classes'])} categories, the data has {len(now['classes'])}, number {number} is {one!r} there and "
+            f"{two!r} here: give data with the categories it was trained on"
+        )
     require_same_split(made, now["protocol"], now["train_hash"], what)
     one, two = made["stage1"], now["stage1"]
     if one["hash"] != two["hash"]:
