@@ -100,11 +100,11 @@ def steps(out: Path, seed: int) -> list[Step]:
             [
                 "test",
                 *second,
+                "--config",
+                config("ablations/arm_none.yaml"),
                 *seeded,
                 *read_events,
                 *model,
-                "--model.init_args.reasoner.init_args.adapter.init_args.tokens",
-                "0",
                 to,
                 str(untuned),
             ],

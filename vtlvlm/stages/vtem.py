@@ -20,6 +20,9 @@ from vtlvlm.vtem.model import VTEM, Target, at_steps
 from vtlvlm.vtem.poolers import TemporalPooler
 from vtlvlm.vtem.quantizers import Quantizer
 
+HOW_MANY = ("views", "test_clips", "test_crops")
+"""Settings of the sampling that say how often a clip is looked at, not how"""
+
 
 class VTEMModule(Stage):
     """Trains VTEM on cached features or straight from video: ``L = alpha·L_rec + beta·L_cont + commitment`` (eq. 4).
@@ -143,10 +146,12 @@ class VTEMModule(Stage):
         cache = data.features_cache
         if cache is not None and (made["extractor"], made["sampling"]) != (cache.provenance["extractor"], cache.provenance["sampling"]):
             raise UsageError(f"{cache.folder} was made by another extractor or sampling than stage 1 was trained on: extract anew")
-        if cache is None and made["sampling"] != data.sampling_settings:
+        if cache is None:
             old, new = (settings["init_args"] for settings in (made["sampling"], data.sampling_settings))
-            listed = "; ".join(f"{name}: {old.get(name)!r} there, {new[name]!r} asked for" for name in new if old.get(name) != new[name])
-            raise UsageError(f"stage 1 was trained on clips sampled in another way (data.sampling: {listed}): set the same")
+            other = [name for name in new if name not in HOW_MANY and old.get(name) != new[name]]
+            if other:
+                listed = "; ".join(f"{name}: {old.get(name)!r} there, {new[name]!r} asked for" for name in other)
+                raise UsageError(f"stage 1 was trained on clips sampled in another way (data.sampling: {listed}): set the same")
 
     def configure_model(self) -> None:
         if self.vtem.projection is not None:

@@ -1,0 +1,34 @@
+"""The demo's commands, as far as they can be checked without its half hour."""
+
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.cli import LightningCLI
+
+from vtlvlm.commands.demo import steps
+from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.stages.stage import Stage
+
+TRAINER = [step for step in steps(Path("out"), 0) if step.arguments[0] in ("fit", "test")]
+
+
+@pytest.mark.parametrize("step", TRAINER, ids=[step.title for step in TRAINER])
+def test_only_what_trains_is_tested_with_a_checkpoint(step) -> None:
+    arguments, checkpoint = step.arguments[1:], None
+    if "--ckpt_path" in arguments:
+        at = arguments.index("--ckpt_path")
+        checkpoint = arguments[at + 1]
+        del arguments[at : at + 2]
+    settings = {"use_distributed_sampler": False, "logger": False}
+    cli = LightningCLI(
+        Stage,
+        NTUDataModule,
+        subclass_mode_model=True,
+        save_config_callback=None,
+        trainer_defaults=settings,
+        auto_configure_optimizers=False,
+        run=False,
+        args=arguments,
+    )
+    needed = step.arguments[0] == "test" and getattr(cli.model, "needs_checkpoint", True)
+    assert (checkpoint is not None) is needed
