@@ -68,6 +68,14 @@ def test_stage1_of_another_split(chain: Pipeline, tmp_path: Path, capsys: pytest
     assert_refused(capsys, code, 2, "xsub60", "group")
 
 
+def test_stage1_goes_on_only_with_its_own_split(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else a checkpoint would say that it has never seen clips which it was trained on."""
+    root = block_clips(tmp_path / "videos", people=(1, 2, 4, 3, 6))
+    there = ["--data.root", root, "--trainer.default_root_dir", tmp_path / "run", "--ckpt_path", chain.best1]
+    for command in ("fit", "test"):
+        assert_refused(capsys, chain(command, "--config", chain.stage1, *there), 2, "the checkpoint was trained on xsub60")
+
+
 def test_features_of_another_extractor(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = ["--model.init_args.extractor.init_args.image_size", 96, "--trainer.default_root_dir", tmp_path]
     code = chain("fit", *chain.on_features, *other)

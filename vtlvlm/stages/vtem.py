@@ -169,6 +169,8 @@ class VTEMModule(Stage):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         made = checkpoint["vtlvlm"]["provenance"]
+        if self._trainer is not None:
+            require_same_split(made, self.data.protocol, self.data.train_hash, "the checkpoint")
         cache = self.data.targets_cache if self._trainer is not None else None
         if cache is not None and cache.hash != made.get("targets"):
             raise UsageError(f"{cache.folder} is another target than the checkpoint was trained on: give data.target_features that one")
