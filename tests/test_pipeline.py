@@ -19,9 +19,10 @@ from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.recognizer import ActionRecognizer
+from vtlvlm.stages.origin import content_hash
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
-from vtlvlm.stages.stage import content_hash
 from vtlvlm.stages.vtem import VTEMModule
+from vtlvlm.vtem import extractors
 
 
 def test_run_folder_tells_what_was_done(chain: Pipeline) -> None:
@@ -174,6 +175,47 @@ def test_a_machine_of_its_own(chain: Pipeline, tmp_path: Path, capsys: pytest.Ca
     found = json.loads(capsys.readouterr().out)["actions"]
     expected = ActionRecognizer.from_checkpoint(chain.run2, device="cpu").classify(file).actions
     assert {one["action"]: one["probability"] for one in found} == pytest.approx(dict(expected), abs=1e-6)
+
+
+def test_weights_of_another_extractor_are_refused(
+    chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file name holds other weights by now: the codes would mean something else. A bundle has its own."""
+    file = chain.root / "S001C001P003R001A001_rgb.avi"
+    on_video = ["--data.sampling.frames", 8, "--data.sampling.size", 64, "--model.init_args.vtem", chain.best1]
+    asked: dict[str, list[object]] = {
+        "stage 1 ": ["test", "--config", chain.stage2, *on_video, "--ckpt_path", chain.best2, "--trainer.default_root_dir", tmp_path],
+        f"{chain.best1} ": ["classify", "--model", chain.best2, file],
+    }
+    named = extractors.named_weights
+    monkeypatch.setattr(extractors, "named_weights", lambda name: {key: tensor * 1.01 for key, tensor in named(name).items()})
+    for what, arguments in asked.items():
+        assert chain(*arguments) == 2
+        assert f"{what}was trained on features of an extractor with weights_sha256 " in capsys.readouterr().err
+    assert chain("classify", "--model", chain.bundle, file) == 0
+
+
+def test_a_device_that_is_not_there(chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    file = chain.root / "S001C001P003R001A001_rgb.avi"
+    for device in ("cuda:77", "gpu"):
+        assert chain("classify", "--model", chain.bundle, "--device", device, file) == 2
+        assert f"device {device}: cannot be used here" in capsys.readouterr().err
+
+
+def test_a_requeued_job_goes_on(chain: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm starts a job whose node has failed with the same command; no signal came, so that there is no ``hpc_ckpt`` of Lightning."""
+    run = Path(shutil.copytree(chain.run2, tmp_path / "run"))
+    (run / "fit.json").unlink()  # killed
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = ["fit", *chain.on_events, "--trainer.default_root_dir", run, "--trainer.max_epochs"]
+    assert chain(*again, 3) == 0
+    session = json.loads((run / "fit.json").read_text())["sessions"][-1]
+    assert (session["first_step"], session["last_step"]) == (2, 3)
+    empty = tmp_path / "empty"  # killed before there was a checkpoint: from the start, or from what the command names
+    asked = ["fit", *chain.on_events, "--trainer.default_root_dir", empty, "--ckpt_path", chain.run2 / "checkpoints" / "last.ckpt"]
+    assert chain(*asked, "--trainer.max_epochs", 3) == 0
+    assert chain(*asked, "--trainer.max_epochs", 4) == 0  # goes on where it was, not where it came from
+    assert [s["first_step"] for s in json.loads((empty / "fit.json").read_text())["sessions"]] == [2, 3]
 
 
 def test_bundles_hold_plain_prompts(chain: Pipeline, tmp_path: Path) -> None:

@@ -76,6 +76,13 @@ def test_stage1_goes_on_only_with_its_own_split(chain: Pipeline, tmp_path: Path,
         assert_refused(capsys, chain(command, "--config", chain.stage1, *there), 2, "the checkpoint was trained on xsub60")
 
 
+def test_stage1_is_not_validated_on_whom_it_was_trained_on(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there = ["--trainer.default_root_dir", tmp_path]
+    assert chain("fit", *chain.on_features, *there, "--data.validation", 0, "--trainer.max_epochs", 1) == 0
+    code = chain("validate", *chain.on_features, *there, "--ckpt_path", tmp_path / "checkpoints" / "last.ckpt")
+    assert_refused(capsys, code, 2, "the checkpoint was trained on what would validate it now", "--data.validation 0")
+
+
 def test_features_of_another_extractor(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = ["--model.init_args.extractor.init_args.image_size", 96, "--trainer.default_root_dir", tmp_path]
     code = chain("fit", *chain.on_features, *other)

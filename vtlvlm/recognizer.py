@@ -24,8 +24,9 @@ from vtlvlm.lvlm.llava import load_config, require_same_base
 from vtlvlm.lvlm.peft_format import write_prefix
 from vtlvlm.lvlm.prefix import chosen_layers, plain_state
 from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.stages.origin import content_hash, require_same_extractor
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
-from vtlvlm.stages.stage import METADATA, RECORD, build_from, content_hash, load_checkpoint, read_record, settings_of
+from vtlvlm.stages.stage import METADATA, RECORD, build_from, load_checkpoint, read_record, settings_of
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem.model import VTEM
 
@@ -81,6 +82,7 @@ def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | Non
     stage1 = VTEMModule.load_from_checkpoint(source)
     if content_hash(stage1) != made["hash"]:
         raise UsageError(f"{source} is not the stage-1 checkpoint that {checkpoint} was trained with: name that one with --vtem")
+    require_same_extractor(stage1.extractor, stage1.provenance()["extractor"], str(source))
     return stage1
 
 
@@ -102,7 +104,6 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
     loaded = load_checkpoint(checkpoint)
     record = loaded[RECORD]
     stage1 = load_stage1(record, checkpoint, vtem)
-    stage1.extractor.load_weights()
     reasoner = record["settings"]["init_args"]["reasoner"]
     adapter = reasoner["init_args"]["adapter"]["init_args"]
     adapter |= {name: None for name in ("init_from", "reparameterise") if name in adapter}
@@ -175,8 +176,17 @@ def appearing(folder: Path) -> Iterator[Path]:
 
 
 def found_device(name: str) -> torch.device:
-    """A device by name; ``auto`` is the first GPU, if there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """A device by name; ``auto`` is the first GPU, if there is one.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, with CUDA and without
+        raise UsageError(f"device {name}: cannot be used here ({str(error).splitlines()[0]}); use auto or cpu") from error
+    return device
 
 
 def changed_for(settings: dict[str, Any], device: str, computed: dict[str, Any]) -> dict[str, Any]:

@@ -241,6 +241,20 @@ def test_a_module_is_refused_where_it_was_not_trained_for(trained: EventRun, tmp
         Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path).test(module, datamodule)
 
 
+def test_nobody_validates_whom_it_was_trained_on(trained: EventRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained on everybody: tested as ever, but there is nobody left to choose a checkpoint or a temperature by."""
+    everybody = ["--data.validation", 0]
+    assert trained("fit", *everybody, "--trainer.max_epochs", 1, run="everybody") == 0
+    there = ["--ckpt_path", trained.folder / "everybody" / "checkpoints" / "last.ckpt"]
+    for command, run in (("validate", "elsewhere"), ("fit", "everybody")):
+        assert trained(command, *there, run=run) == 2
+        said = capsys.readouterr().err
+        assert "the checkpoint was trained on what would validate it now (clips of 1, 4): " in said
+        assert "--data.validation 0 --data.seed " in said
+    assert trained("test", *there, run="elsewhere") == 0
+    assert trained("fit", *everybody, *there, "--trainer.max_epochs", 2, run="everybody") == 0
+
+
 def test_a_prefix_of_another_model_is_refused_before_training(
     trained: EventRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

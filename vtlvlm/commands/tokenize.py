@@ -13,7 +13,7 @@ def main(arguments: Sequence[str]) -> int:
     from vtlvlm.commands.trainer import fill, parts
     from vtlvlm.data.cache import EventCacheWriter
     from vtlvlm.errors import UsageError
-    from vtlvlm.stages.stage import content_hash
+    from vtlvlm.stages.origin import content_hash
     from vtlvlm.stages.vtem import VTEMModule
 
     cli = parts("tokenize", arguments)

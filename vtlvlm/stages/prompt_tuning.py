@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -23,40 +22,14 @@ from vtlvlm.lvlm.llava import base_identity, projector_origin, require_same_base
 from vtlvlm.lvlm.priors import FROM_CLIPS, RELATIVE
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.metrics import action_metrics, confusion, mean_over_views
-from vtlvlm.stages.stage import AdamW, Stage, content_hash, require_same_split
+from vtlvlm.stages.origin import content_hash, require_same_origin, require_same_split, require_unseen_validation
+from vtlvlm.stages.stage import AdamW, Stage
 from vtlvlm.stages.vtem import VTEMModule
 
 START_CLIPS = 4096
 """Training clips and views that the projector's closed-form start looks at"""
 PRIOR_CLIPS = 64
 """... and those that the prior of the scores comes from"""
-
-
-def require_same_origin(made: dict[str, Any], now: dict[str, Any], what: str) -> None:
-    """Refuse to use weights on events, clips or categories that they were not trained for.
-
-    Args:
-        made: Provenance of the weights.
-        now: ... as it would be with the data in use.
-        what: Holds the weights, for the message.
-
-    Raises:
-        UsageError: Naming both.
-    """
-    if made["classes"] != now["classes"]:
-        pairs = enumerate(zip_longest(made["classes"], now["classes"]))
-        number, (one, two) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
-        raise UsageError(
-            f"{what} knows {len(made['classes'])} categories, the data has {len(now['classes'])}, number {number} is {one!r} there and "
-            f"{two!r} here: give data with the categories it was trained on"
-        )
-    require_same_split(made, now["protocol"], now["train_hash"], what)
-    one, two = made["stage1"], now["stage1"]
-    if one["hash"] != two["hash"]:
-        raise UsageError(
-            f"{what} reads events of {one['checkpoint']} ({one['hash'][:8]}), these are of {two['checkpoint']} ({two['hash'][:8]}): "
-            "give events of the stage 1 it was trained with"
-        )
 
 
 class PromptTuningModule(Stage):
@@ -155,10 +128,16 @@ class PromptTuningModule(Stage):
             "num_tokens": tokens,
         }
         if self.coming is not None:
-            require_same_origin(self.coming["provenance"], origin, "the checkpoint")
+            self._require(self.coming["provenance"], origin, "the checkpoint")
         elif self._origin:
-            require_same_origin(self._origin, origin, "this module")
+            self._require(self._origin, origin, "this module")
         self._origin = origin
+
+    def _require(self, made: dict[str, Any], now: dict[str, Any], what: str) -> None:
+        """Refuse weights that do not go with the data, or that have learned from what would validate them."""
+        require_same_origin(made, now, what)
+        if self.trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING):
+            require_unseen_validation(made["split"], now["split"], what)
 
     def configure_model(self) -> None:
         if self.reasoner.base is not None:
@@ -198,7 +177,7 @@ class PromptTuningModule(Stage):
             raise UsageError(f"{path}: was made when `reasoner.adapter` was still called `prompts`; train anew")
         super().check(record, path, training)
         if self._origin:  # set up already
-            require_same_origin(record["provenance"], self._origin, path)
+            self._require(record["provenance"], self._origin, path)
         require_same_base(record["provenance"]["llava"], self.reasoner.llava, self.reasoner.revision, path)
 
     @property
@@ -237,7 +216,7 @@ class PromptTuningModule(Stage):
         """Say what is trained; align the projector and level the scores, where the reasoner asks for it and no checkpoint has them."""
         self._say_trained()
         self._say_untrained()
-        if self.trained:
+        if self.trained or self.coming is not None:  # with ModelParallelStrategy the weights come after this
             return
         if self.reasoner.align_projector:
             self._align()

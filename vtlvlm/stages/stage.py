@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import math
@@ -136,34 +135,6 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or RECORD not in checkpoint:
         raise UsageError(f"{path}: not a checkpoint of vtlvlm")
     return checkpoint
-
-
-def content_hash(module: nn.Module) -> str:
-    """A name for exactly these weights: a hash over what the module's state dict holds."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def require_same_split(made: dict[str, Any], protocol: str, train_hash: str, what: str = "stage 1") -> None:
-    """Refuse weights that were trained on another split: they may have seen what is tested now.
-
-    Args:
-        made: ``protocol`` and ``train_hash`` of the weights.
-        protocol: in use.
-        train_hash: in use, of the data module.
-        what: holds the weights, for the message.
-
-    Raises:
-        UsageError: naming both.
-    """
-    if (made["protocol"], made["train_hash"]) != (protocol, train_hash):
-        raise UsageError(
-            f"{what} was trained on {made['protocol']} (training clips {made['train_hash'][:8]}), this is {protocol} "
-            f"({train_hash[:8]}): it may have seen test clips; give the split it was trained on, or train it on this one"
-        )
 
 
 class Stage(LightningModule):

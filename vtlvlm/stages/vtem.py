@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -13,7 +14,8 @@ from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch
 from vtlvlm.codebook import CodebookHealth, SeenEvents
 from vtlvlm.errors import UsageError
 from vtlvlm.report.provenance import global_seed
-from vtlvlm.stages.stage import AdamW, Stage, require_same_split, settings_of
+from vtlvlm.stages.origin import require_same_extractor, require_same_split, require_unseen_validation
+from vtlvlm.stages.stage import RECORD, AdamW, Stage, settings_of
 from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
 from vtlvlm.vtem.model import VTEM, Target, at_steps
@@ -147,6 +149,7 @@ class VTEMModule(Stage):
         if cache is not None and (made["extractor"], made["sampling"]) != (cache.provenance["extractor"], cache.provenance["sampling"]):
             raise UsageError(f"{cache.folder} was made by another extractor or sampling than stage 1 was trained on: extract anew")
         if cache is None:
+            require_same_extractor(self.extractor, made["extractor"], "stage 1")
             old, new = (settings["init_args"] for settings in (made["sampling"], data.sampling_settings))
             other = [name for name in new if name not in HOW_MANY and old.get(name) != new[name]]
             if other:
@@ -168,10 +171,12 @@ class VTEMModule(Stage):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        made = checkpoint["vtlvlm"]["provenance"]
+        made, cache = checkpoint[RECORD]["provenance"], None
         if self._trainer is not None:
+            cache = self.data.targets_cache
             require_same_split(made, self.data.protocol, self.data.train_hash, "the checkpoint")
-        cache = self.data.targets_cache if self._trainer is not None else None
+            if self.trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING):
+                require_unseen_validation(made["split"], self.data.split_description, "the checkpoint")
         if cache is not None and cache.hash != made.get("targets"):
             raise UsageError(f"{cache.folder} is another target than the checkpoint was trained on: give data.target_features that one")
         if not self._origin:

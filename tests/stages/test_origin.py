@@ -1,0 +1,61 @@
+"""What weights may be used with."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from vtlvlm.errors import UsageError
+from vtlvlm.stages.origin import content_hash, require_same_extractor, require_unseen_validation
+from vtlvlm.vtem import TimmExtractor
+
+MOBILE = "mobilenetv3_small_050"
+
+
+def split(train: list[str], val: list[str], **chosen: float) -> dict:
+    clips = {"train": len(train), "val": len(val), "test": 1}
+    return {"groups": {"train": train, "val": val, "test": ["P9"]}, "clips": clips, "validation": 0.25, "seed": 0} | chosen
+
+
+def test_validation_people_must_be_new() -> None:
+    made = split(["P1", "P2"], ["P3"])
+    for now in (made, split(["P1"], ["P3"]), split(["P1", "P2", "P3"], [])):  # also with less, or without any
+        require_unseen_validation(made, now, "it")
+    with pytest.raises(UsageError, match=re.escape("it was trained on what would validate it now (clips of P1, P2): set data.validation")):
+        require_unseen_validation(made, split(["P3"], ["P1", "P2"]), "it")
+    many = [f"P{n}" for n in range(6)]
+    with pytest.raises(UsageError, match=re.escape("(clips of P0, P1, P2, P3, ...)")):
+        require_unseen_validation(split(many, []), split([], many), "it")
+
+
+def test_validation_without_people_follows_from_its_settings() -> None:
+    made = split([], ["clip"]) | {"groups": None}
+    require_unseen_validation(made, dict(made), "it")
+    with pytest.raises(UsageError, match=re.escape("(validation: 0.25 there, 0.5 here; seed: 0 there, 1 here)")):
+        require_unseen_validation(made, made | {"validation": 0.5, "seed": 1}, "it")
+
+
+def test_extractor_weights_are_compared(tmp_path: Path) -> None:
+    files = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        extractor = TimmExtractor(MOBILE, image_size=32)
+        extractor.build()
+        files.append(tmp_path / f"{seed}.pth")
+        torch.save(extractor.built().state_dict(), files[-1])
+    one, two = (TimmExtractor(MOBILE, str(file), image_size=32) for file in files)
+    made = one.fingerprint()
+    require_same_extractor(TimmExtractor(MOBILE, str(files[0]), image_size=32), made, "it")
+    with pytest.raises(UsageError, match=f"it was trained on features of an extractor with weights_sha256 {made['weights_sha256'][:8]}"):
+        require_same_extractor(two, made, "it")
+    require_same_extractor(TimmExtractor(MOBILE, str(files[1]), image_size=32, trainable=True), made, "it")  # its weights come after
+
+
+def test_content_hash_tells_weights_apart() -> None:
+    one, two = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    two.load_state_dict(one.state_dict())
+    assert content_hash(one) == content_hash(two)
+    with torch.no_grad():
+        two.bias[0] += 1
+    assert content_hash(one) != content_hash(two)
