@@ -175,6 +175,19 @@ def test_sessions_of_a_resumed_training_add_up(tmp_path: Path) -> None:
     assert fit.wall_seconds == pytest.approx(sum(s["wall_seconds"] for s in fit.sessions))
 
 
+def test_a_finished_training_that_is_continued_has_nothing_to_add(tmp_path: Path) -> None:
+    first = trainer(tmp_path, [RunRecord()], max_epochs=1)
+    first.fit(Model(), datamodule=Data())
+    first.save_checkpoint(tmp_path / "end.ckpt")
+    before = (tmp_path / "fit.json").read_text()
+    trainer(tmp_path, [RunRecord()], max_epochs=1).fit(Model(), datamodule=Data(), ckpt_path=tmp_path / "end.ckpt")
+    assert (tmp_path / "fit.json").read_text() == before
+    (tmp_path / "fit.json").unlink()  # killed before it was written
+    trainer(tmp_path, [RunRecord()], max_epochs=1).fit(Model(), datamodule=Data(), ckpt_path=tmp_path / "end.ckpt")
+    assert fit_finished(tmp_path)
+    assert json.loads((tmp_path / "fit.json").read_text())["wall_seconds"] < 60
+
+
 def test_throughput_curves(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
     trainer(tmp_path, [Throughput()], max_epochs=2, logger=logger, accumulate_grad_batches=2).fit(Model(), datamodule=Data())

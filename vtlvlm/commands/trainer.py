@@ -87,7 +87,10 @@ class CLI(LightningCLI):
         asked = self._asked("ckpt_path")
         requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
         left = to_continue(self.trainer.default_root_dir)
-        if training and asked is None and not requeued and left is not None:
+        if training and requeued:
+            if left is not None and not any(Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt")):  # killed without a signal
+                asked = self.config_init[self.subcommand]["ckpt_path"] = str(left)
+        elif training and asked is None and left is not None:
             raise UsageError(
                 f"{self.trainer.default_root_dir} already holds a run: continue it with --ckpt_path {left}, "
                 "or name another folder with --trainer.default_root_dir"
