@@ -41,6 +41,15 @@ def test_errors_are_one_line_and_debug_shows_more(tmp_path: Path, capsys: pytest
         main([*arguments, "--debug"])
 
 
+def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    arguments = ["synth", str(tmp_path / "file" / "videos"), "--subjects", "1", "--actions", "8"]
+    assert main(arguments) == 1
+    assert "file/videos/nturgb+d_rgb: Not a directory; name another folder" in capsys.readouterr().err
+    with pytest.raises(NotADirectoryError):
+        main([*arguments, "--debug"])
+
+
 def test_a_full_gpu_is_one_line_with_a_remedy(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(arguments: list[str]) -> int:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

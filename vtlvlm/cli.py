@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ COMMANDS = {
 }
 MEMORY = "Lower --data.micro_batch_size, which leaves the batch as it is; stage 2 also has reasoner.gradient_checkpointing."
 """What to do when a GPU is full"""
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+"""What is wrong with a path or its disk, and not with the program"""
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -78,6 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"vtlvlm: {error}\n")  # in one piece: several processes may say it at once
         return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:
+        if debug or error.errno not in UNWRITABLE:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"vtlvlm: {place}{error.strerror}; name another folder, or make room or rights there\n")
+        return 1
     except RuntimeError as error:
         if debug or type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
             raise

@@ -1,13 +1,16 @@
 """The demo's commands, as far as they can be checked without its half hour."""
 
+import json
 from pathlib import Path
 
 import pytest
 from lightning.pytorch.cli import LightningCLI
 
-from vtlvlm.commands.demo import steps
-from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.cli import main
+from vtlvlm.commands.demo import SUBJECTS, steps
+from vtlvlm.commands.trainer import NTUDataModule  # beside the stages, whose names configurations use
 from vtlvlm.stages.stage import Stage
+from vtlvlm.synth import dataset
 
 TRAINER = [step for step in steps(Path("out"), 0) if step.arguments[0] in ("fit", "test")]
 
@@ -32,3 +35,11 @@ def test_only_what_trains_is_tested_with_a_checkpoint(step) -> None:
     )
     needed = step.arguments[0] == "test" and getattr(cli.model, "needs_checkpoint", True)
     assert (checkpoint is not None) is needed
+
+
+def test_results_of_another_seed_are_not_taken_for_this_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"version": dataset.VERSION, "seed": 1, "subjects": SUBJECTS}
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "synth.json").write_text(json.dumps(settings))
+    assert main(["demo", str(tmp_path), "--seed", "2"]) == 2
+    assert "videos: made with seed 1 and not 2; choose another folder, or delete this one" in capsys.readouterr().err
