@@ -197,7 +197,7 @@ def test_weights_of_another_extractor_are_refused(
 
 def test_a_device_that_is_not_there(chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     file = chain.root / "S001C001P003R001A001_rgb.avi"
-    for device in ("cuda:77", "gpu"):
+    for device in ("cuda:77", "gpu", "meta"):
         assert chain("classify", "--model", chain.bundle, "--device", device, file) == 2
         assert f"device {device}: cannot be used here" in capsys.readouterr().err
 

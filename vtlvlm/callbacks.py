@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vtlvlm.batches import EventTokens, FeatureBatch
 from vtlvlm.report.provenance import environment, global_seed, write_json
-from vtlvlm.report.runs import fit_finished
+from vtlvlm.report.runs import Run
 
 SPLITS = {"test": "test", "validate": "val"}
 """What a trainer does -> the name of the split it reads."""
@@ -67,7 +67,8 @@ class RunRecord(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``fit.json``."""
         if not self._started:  # continued at its last step: there was nothing to do
-            if fit_finished(trainer.default_root_dir):
+            fit = Run(Path(trainer.default_root_dir)).fit
+            if fit is not None and fit.finished and fit.steps == trainer.global_step:
                 return
             self._started, self._first_step = time.perf_counter(), trainer.global_step
         self._write_fit(trainer, pl_module, finished=True)

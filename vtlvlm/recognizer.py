@@ -183,9 +183,9 @@ def found_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either, with CUDA and without
-        raise UsageError(f"device {name}: cannot be used here ({str(error).splitlines()[0]}); use auto or cpu") from error
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # torch raises either
+        raise UsageError(f"device {name}: cannot be used here ({str(error).splitlines()[0]}); use cpu") from error
     return device
 
 
@@ -253,8 +253,8 @@ class ActionRecognizer:
         require_stage2(record, checkpoint)
         changed = changed_for(record["settings"]["init_args"]["reasoner"], device, computed)
         overrides = {f"reasoner.{name}": value for name, value in changed.items()}
-        module = PromptTuningModule.load_from_checkpoint(checkpoint, overrides=overrides)
         stage1 = load_stage1(record, checkpoint, vtem)
+        module = PromptTuningModule.load_from_checkpoint(checkpoint, overrides=overrides)
         sampling = build_from(stage1.provenance()["sampling"])
         return cls(stage1.vtem, module.reasoner, list(module.classes), sampling, device)
 

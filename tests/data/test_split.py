@@ -103,11 +103,16 @@ def test_csv_and_group_protocols(tmp_path: Path, make_video: Callable[..., Path]
     index = ClipIndex.scan(tmp_path, csv="t.csv", progress=False)
     sides = split(index, "csv", validation=0.3)
     assert (sides.train.tolist(), sides.val.tolist(), sides.test.tolist()) == ([0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8])
+    assert sides.description["val_hash"] == split(index, "csv", validation=0.1, seed=7).description["val_hash"]
     grouped = split(index, "group", validation=0.2, seed=4)
     parts = [set(index.group[rows]) for rows in (grouped.train, grouped.val, grouped.test)]
     assert [len(part) for part in parts] == [3, 1, 2]  # 6 groups: 30 % test, then a fifth of the other four, at least one
     assert sum(map(len, parts)) == len(set.union(*parts))
     assert len(np.unique(np.concatenate([grouped.train, grouped.val, grouped.test]))) == 12
+    others = [split(index, "group", validation=0.2, seed=seed) for seed in range(4)]
+    differ = [part.val.tolist() != grouped.val.tolist() for part in others]
+    assert [part.description["val_hash"] != grouped.description["val_hash"] for part in others] == differ
+    assert any(differ)
     with pytest.raises(UsageError, match="needs NTU clip names"):
         split(index, "xsub60")
 

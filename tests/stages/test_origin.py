@@ -13,27 +13,39 @@ from vtlvlm.vtem import TimmExtractor
 MOBILE = "mobilenetv3_small_050"
 
 
-def split(train: list[str], val: list[str], **chosen: float) -> dict:
-    clips = {"train": len(train), "val": len(val), "test": 1}
-    return {"groups": {"train": train, "val": val, "test": ["P9"]}, "clips": clips, "validation": 0.25, "seed": 0} | chosen
+def split(train: list[str], val: list[str], groups: bool = True) -> dict:
+    """Of clips that are named after their people."""
+    sides = {"train": train, "val": val, "test": ["P9"]}
+    clips = {side: len(names) for side, names in sides.items()}
+    return {"groups": sides if groups else None, "clips": clips, "val_hash": " ".join(val), "validation": 0.25, "seed": 3}
 
 
 def test_validation_people_must_be_new() -> None:
     made = split(["P1", "P2"], ["P3"])
     for now in (made, split(["P1"], ["P3"]), split(["P1", "P2", "P3"], [])):  # also with less, or without any
         require_unseen_validation(made, now, "it")
-    with pytest.raises(UsageError, match=re.escape("it was trained on what would validate it now (clips of P1, P2): set data.validation")):
+    message = "it was trained on what would validate it now (clips of P1, P2): set data.validation and data.seed as they were, "
+    with pytest.raises(UsageError, match=re.escape(message + "--data.validation 0.25 --data.seed 3")):
         require_unseen_validation(made, split(["P3"], ["P1", "P2"]), "it")
     many = [f"P{n}" for n in range(6)]
     with pytest.raises(UsageError, match=re.escape("(clips of P0, P1, P2, P3, ...)")):
         require_unseen_validation(split(many, []), split([], many), "it")
 
 
-def test_validation_without_people_follows_from_its_settings() -> None:
-    made = split([], ["clip"]) | {"groups": None}
-    require_unseen_validation(made, dict(made), "it")
-    with pytest.raises(UsageError, match=re.escape("(validation: 0.25 there, 0.5 here; seed: 0 there, 1 here)")):
-        require_unseen_validation(made, made | {"validation": 0.5, "seed": 1}, "it")
+@pytest.mark.parametrize("groups", [(False, False), (False, True), (True, False)])
+def test_validation_clips_without_people_must_be_the_same(groups: tuple[bool, bool]) -> None:
+    made, same = split(["P1", "P2"], ["P3"], groups[0]), split(["P2"], ["P3"], groups[1])
+    require_unseen_validation(made, same, "it")
+    with pytest.raises(UsageError, match=re.escape("(other clips are left for validation)")):
+        require_unseen_validation(made, split(["P3"], ["P1", "P2"], groups[1]), "it")
+
+
+def test_a_table_may_have_the_same_people_on_both_sides() -> None:
+    """Its ``val`` rows are what it says, even if their people also train."""
+    made = split(["P1", "P2"], ["P1"])
+    require_unseen_validation(made, split(["P1", "P2"], ["P1"]), "it")
+    with pytest.raises(UsageError, match="clips of P2"):
+        require_unseen_validation(made, split(["P1"], ["P2"]), "it")
 
 
 def test_extractor_weights_are_compared(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 
 from vtlvlm.callbacks import CacheWriting, ConfusionFigure, RunRecord, Throughput
 from vtlvlm.data.cache import EventCache, FeatureCache
@@ -87,9 +88,9 @@ class CLI(LightningCLI):
         asked = self._asked("ckpt_path")
         requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
         left = to_continue(self.trainer.default_root_dir)
-        if training and requeued:
-            if left is not None and not any(Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt")):  # killed without a signal
-                asked = self.config_init[self.subcommand]["ckpt_path"] = str(left)
+        if training and requeued and left is not None:
+            rank_zero_info(f"started again by Slurm: goes on from {left}")
+            asked = self.config_init[self.subcommand]["ckpt_path"] = str(left)
         elif training and asked is None and left is not None:
             raise UsageError(
                 f"{self.trainer.default_root_dir} already holds a run: continue it with --ckpt_path {left}, "

@@ -201,7 +201,7 @@ class NTUDataModule(LightningDataModule):
             )
         made, now = cache.identities[rows[0, wanted]], index.identity[wanted]
         size = index.size[wanted]
-        other_size = (size > 0) & (np.char.partition(made.astype(str), "-")[:, 0] != size.astype(str))  # an emptied file is not replaced
+        other_size = ~np.char.startswith(made.astype(str), np.char.add(size.astype(str), "-")) & (size > 0)  # emptied is not replaced
         differs = np.where(now == "", other_size, made != now)  # the size is all that is known of a file nobody has looked into
         changed = wanted[(made != "") & differs]
         if len(changed):

@@ -84,8 +84,7 @@ def split(index: ClipIndex, protocol: str, *, validation: float = 0.0, seed: int
         val = train & (index.split == "val")
     elif validation > 0 and train.any():
         val = train & np.isin(column, _draw(column[train], validation, seed, f"protocol {protocol}: validation={validation}"))
-    names = np.sort(index.name[train].astype(str))
-    train_hash = blake2b("\n".join([protocol, *names.tolist()]).encode(), digest_size=16).hexdigest()
+    train_hash, val_hash = (_hash([protocol, *np.sort(index.name[side].astype(str)).tolist()]) for side in (train, val))
     readable = index.problem == ""
     sides = {"train": train & ~val & readable, "val": val & readable, "test": test & readable}
     classes = index.classes[: PROTOCOLS[protocol].num_actions] if protocol in PROTOCOLS and index.official else index.classes
@@ -99,6 +98,7 @@ def split(index: ClipIndex, protocol: str, *, validation: float = 0.0, seed: int
         "groups": {side: _plain(column[mask]) for side, mask in sides.items()} if _grouped(index, protocol) else None,
         "left_out": int((~readable).sum()),
         "train_hash": train_hash,
+        "val_hash": val_hash,
         "present": _present(index, protocol, readable),
     }
     train_rows, val_rows, test_rows = (np.flatnonzero(mask) for mask in sides.values())
@@ -121,6 +121,10 @@ def _known(index: ClipIndex, protocol: str) -> NDArray[np.bool_]:
     if protocol == "csv" and not (index.split != "").any():
         raise UsageError("protocol csv needs a CSV table with a split column (train, val, test); use the protocol group")
     return known & (index.split != "") if protocol == "csv" else known
+
+
+def _hash(lines: list[str]) -> str:
+    return blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
 
 def _grouped(index: ClipIndex, protocol: str) -> bool:

@@ -40,6 +40,11 @@ class Fit:
     trainable_parameters: int
     sessions: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the training has come to its end (and not only to an interruption)."""
+        return bool(self.sessions) and bool(self.sessions[-1]["finished"])
+
 
 @dataclass(frozen=True)
 class Confusion:
@@ -60,16 +65,27 @@ class Curve:
 
 
 def fit_finished(folder: Path | str) -> bool:
-    """Whether the training of a run folder has come to its end (and not only to an interruption)."""
+    """Whether the training of a run folder has come to its end."""
     fit = Run(Path(folder)).fit
-    return fit is not None and bool(fit.sessions) and bool(fit.sessions[-1]["finished"])
+    return fit is not None and fit.finished
 
 
 def to_continue(folder: Path | str) -> Path | None:
-    """The checkpoint that the training of a run folder goes on from: of the last epoch's end, else what a validation left; None without."""
-    last, *others = (Path(folder) / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
-    left = sorted((Path(folder) / "checkpoints").glob("*.ckpt"))
-    return next((path for path in (last, *others, *left) if path.exists()), None)
+    """The checkpoint that the training of a run folder goes on from; None without.
+
+    The newer one of ``last.ckpt``, of the last epoch's end, and what Lightning writes when Slurm warns it; else what a validation left.
+    """
+    folder = Path(folder)
+    ends = [folder / "checkpoints" / "last.ckpt", *folder.glob("hpc_ckpt_*.ckpt")]
+    others = [folder / "checkpoints" / "best.ckpt", *sorted((folder / "checkpoints").glob("*.ckpt"))]
+    newest = sorted(filter(_written, ends), key=lambda path: _written(path) or 0, reverse=True)
+    return next(filter(_written, (*newest, *others)), None)
+
+
+def _written(checkpoint: Path) -> float | None:
+    """When a checkpoint, a file or a folder of shards, was completed; None if it was not."""
+    end = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint  # Lightning writes it last
+    return end.stat().st_mtime if end.is_file() else None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from torch import nn
 from vtlvlm.errors import UsageError
 from vtlvlm.vtem.extractors import FeatureExtractor
 
+WEIGHTS = "weights_sha256"
+"""Where an extractor's fingerprint has the hash of its weights"""
+
 
 def content_hash(module: nn.Module) -> str:
     """A name for exactly these weights: a hash over what the module's state dict holds."""
@@ -52,15 +55,13 @@ def require_unseen_validation(made: dict[str, Any], now: dict[str, Any], what: s
     Raises:
         UsageError: naming people, or the settings that chose the clips.
     """
-    if not now["clips"]["val"]:
+    if not now["clips"]["val"] or made["val_hash"] == now["val_hash"]:
         return
-    if now["groups"] is not None:
+    if now["groups"] is not None and made["groups"] is not None:
         seen = sorted(set(now["groups"]["val"]) & set(made["groups"]["train"]))
         reason = f"clips of {', '.join(map(str, seen[:4]))}{', ...' * (len(seen) > 4)}"
     else:
-        chosen = ("validation", "seed")
-        seen = [name for name in chosen if made[name] != now[name]]
-        reason = "; ".join(f"{name}: {made[name]} there, {now[name]} here" for name in seen)
+        seen, reason = [True], "other clips are left for validation"
     if seen:
         raise UsageError(
             f"{what} was trained on what would validate it now ({reason}): set data.validation and data.seed as they were, "
@@ -83,13 +84,12 @@ def require_same_extractor(extractor: FeatureExtractor, made: dict[str, Any], wh
     if extractor.trainable:
         return
     found = extractor.fingerprint()
-    for name in ("weights_sha256", "chunk"):
-        if name in made and name in found and made[name] != found[name]:
-            one, two = (str(side[name])[:8] for side in (made, found))
-            raise UsageError(
-                f"{what} was trained on features of an extractor with {name} {one}, extractor.weights = "
-                f"{getattr(extractor, 'weights', None)!r} has {two}: put the weights of then in their place, or train stage 1 anew"
-            )
+    if made.get(WEIGHTS) != found.get(WEIGHTS):
+        one, two = (str(side.get(WEIGHTS))[:8] for side in (made, found))
+        raise UsageError(
+            f"{what} was trained on features of an extractor with {WEIGHTS} {one}, extractor.weights = "
+            f"{getattr(extractor, 'weights', None)!r} has {two}: put the weights of then in their place, or train stage 1 anew"
+        )
 
 
 def require_same_origin(made: dict[str, Any], now: dict[str, Any], what: str) -> None:
