@@ -120,9 +120,9 @@ class VTEMModule(Stage):
     def _check_features(self, cache: Any) -> None:
         """What can be compared without the weights: ``classify`` runs the configuration's extractor on new videos."""
         made, extractor = cache.provenance["extractor"], self.extractor
-        names = (
-            ["grid", "image_size", "chunk"] if isinstance(extractor, ClipExtractor) else ["model", "grid", "image_size", "chunk"]
-        )  # its folder may move
+        names = ["grid", "image_size", "chunk"]
+        if not isinstance(extractor, ClipExtractor):  # whose folder may move
+            names.append("model")
         settings = settings_of(extractor)["init_args"]
         asked = {"extractor": type(extractor).__name__, **{name: settings[name] for name in names if name in settings}}
         for name, value in asked.items():
