@@ -17,7 +17,14 @@ def split(train: list[str], val: list[str], groups: bool = True) -> dict:
     """Of clips that are named after their people."""
     sides = {"train": train, "val": val, "test": ["P9"]}
     clips = {side: len(names) for side, names in sides.items()}
-    return {"groups": sides if groups else None, "clips": clips, "val_hash": " ".join(val), "validation": 0.25, "seed": 3}
+    return {
+        "groups": sides if groups else None,
+        "clips": clips,
+        "val_hash": " ".join(val),
+        "validation": 0.25,
+        "seed": 3,
+        "protocol": "csv",
+    }
 
 
 def test_validation_people_must_be_new() -> None:
@@ -44,7 +51,7 @@ def test_a_table_may_have_the_same_people_on_both_sides() -> None:
     """Its ``val`` rows are what it says, even if their people also train."""
     made = split(["P1", "P2"], ["P1"])
     require_unseen_validation(made, split(["P1", "P2"], ["P1"]), "it")
-    with pytest.raises(UsageError, match="clips of P2"):
+    with pytest.raises(UsageError, match=r"clips of P2.*or the table's val rows$"):
         require_unseen_validation(made, split(["P1"], ["P2"]), "it")
 
 

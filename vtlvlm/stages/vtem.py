@@ -126,7 +126,7 @@ class VTEMModule(Stage):
         settings = settings_of(extractor)["init_args"]
         asked = {"extractor": type(extractor).__name__, **{name: settings[name] for name in names if name in settings}}
         for name, value in asked.items():
-            if made.get(name, value) != value:
+            if str(made.get(name, value)) != str(value):  # some are kept as text
                 raise UsageError(
                     f"{cache.folder} was made with {name} = {made[name]!r}, model.init_args.extractor has {value!r}: "
                     "change the configuration, or extract anew"
