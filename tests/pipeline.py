@@ -40,6 +40,7 @@ model:
         instruction: {class_path: Instruction, init_args: {list_categories: false}}
         train_projector: true
         align_projector: true
+        mean_share: 0.5
         scores: pmi
 data: {root: ROOT, batch_size: 2, micro_batch_size: 1, num_workers: 0, validation: 0.5}
 trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}

@@ -1,5 +1,6 @@
 """Every configuration that is shipped can be read, says what it is for, and holds the numbers it claims."""
 
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,10 @@ ADAPTERS = {
     "arm_full": ("FullFineTuning", {}, 2e-5),
 }
 """Stage-2 overlays: the adapter, its settings, and the learning rate where it is another"""
-STAGE2_ARMS = {"objective_generative": {"objective": ("generative", "listwise")}}
+STAGE2_ARMS = {
+    "objective_generative": {"objective": ("generative", "listwise")},
+    "mean_share": {"reasoner.init_args.mean_share": (0.7, 0.0)},
+}
 """Overlays of stage 2: what they set, and what the configurations say without them."""
 OVERLAYS = sorted((FOLDER / "ablations").glob("*.yaml"))
 
@@ -80,8 +84,10 @@ def test_ablations_of_stage2_change_what_they_say_and_nothing_else(base: str, pa
     assert path.read_text().startswith(("# Table ", "# Beyond the paper"))
     assert len(path.read_text().splitlines()) <= 6
     plain, arm = resolved(FOLDER / base, capsys), resolved(FOLDER / base, capsys, path)
-    for name, (changed, before) in STAGE2_ARMS[path.stem].items():
-        assert (arm["model"]["init_args"].pop(name), plain["model"]["init_args"].pop(name)) == (changed, before)
+    for place, values in STAGE2_ARMS[path.stem].items():
+        *parents, name = place.split(".")
+        found = [reduce(dict.__getitem__, parents, config["model"]["init_args"]).pop(name) for config in (arm, plain)]
+        assert tuple(found) == values
     assert arm == plain
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from vtlvlm.data.cache import EventCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.alignment import AlignmentSums
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
@@ -70,6 +71,25 @@ def test_a_trained_reasoner_is_not_aligned_anew(chain: Pipeline) -> None:
     empty = PromptTuningModule.load_from_checkpoint(chain.best2).reasoner
     empty.build(empty.classes, empty.num_events, 16)  # lays out anew, with the prior after empty events
     assert not torch.equal(empty.prior, module.reasoner.prior)
+
+
+def test_the_projector_starts_from_events_as_it_reads_them(chain: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With half of their sentence's mean in each, on all training clips and views."""
+    data = NTUDataModule(str(chain.root), events=str(chain.events), batch_size=2, micro_batch_size=2, num_workers=0, validation=0.5)
+    settings = {"train_projector": True, "align_projector": True, "mean_share": 0.5}
+    module = PromptTuningModule(EventReasoner(str(chain.llava), DeepPrompts(0), Instruction(), **settings))
+    taken: list[AlignmentSums] = []
+    monkeypatch.setattr(EventReasoner, "align", lambda self, sums: taken.append(sums))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    Trainer(accelerator="cpu", devices=1, max_steps=1, limit_val_batches=0, **quiet).fit(module, data)
+    by_hand, loader = AlignmentSums(16, len(data.classes)), data.train_dataloader()
+    for epoch in range(data.num_views):
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            vectors = torch.nn.functional.embedding(batch.ids, module.table)
+            by_hand.add(0.5 * vectors + 0.5 * vectors.mean(1, keepdim=True), batch.labels)
+    assert by_hand.count.sum() == 2 * 2 * 16
+    torch.testing.assert_close(taken[0].state_dict(), by_hand.state_dict())
 
 
 def test_batch_calibration_without_training_looks_at_training_clips_only(chain: Pipeline) -> None:
@@ -137,7 +157,7 @@ def test_test_views_go_through_both_caches_and_are_averaged(chain: Pipeline, tmp
         assert [float(once[name]) for name in names] == pytest.approx(calibrated.tolist(), abs=1e-5)
         assert (once["truth"], once["recognised"]) == (names[truth], names[int(mean.argmax())])
         nll -= torch.stack([mean[truth].log(), (mean.log() / temperature).log_softmax(-1)[truth]]) / 2
-    assert [metrics["nll"], metrics["nll_calibrated"]] == pytest.approx(nll.tolist(), abs=1e-4)
+    assert [metrics["nll"], metrics["nll_calibrated"]] == pytest.approx(nll.tolist(), rel=1e-3)  # files hold rounded probabilities
 
 
 def test_bundle_and_checkpoint_give_the_same_probabilities(chain: Pipeline) -> None:

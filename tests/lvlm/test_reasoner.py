@@ -58,6 +58,21 @@ def test_it_learns_events(llava_path: Path, classes: tuple[str, ...]):
     assert all(torch.equal(tensor, before[name]) for name, tensor in reasoner.base.model.language_model.state_dict().items())
 
 
+def test_events_with_a_share_of_their_mean(llava_path: Path, classes: tuple[str, ...]):
+    vectors = torch.randn(2, 6, 16)
+    alone, shared, mean = (make(llava_path, classes, mean_share=share).eval() for share in (0.0, 0.25, 1.0))
+    assert torch.equal(alone.project(vectors), alone.projector(vectors))
+    by_hand = torch.stack([0.75 * vectors[:, m] + 0.25 * vectors.sum(1) / 6 for m in range(6)], 1)
+    torch.testing.assert_close(shared.project(vectors), shared.projector(by_hand))
+    with torch.no_grad():
+        backwards = [float((reasoner(vectors) - reasoner(vectors.flip(1))).abs().max()) for reasoner in (alone, shared, mean)]
+    assert min(backwards[:2]) > 1e-4  # the order is heard
+    assert backwards[2] < 1e-5
+    for share in (-0.1, 1.5):
+        with pytest.raises(UsageError, match=f"mean_share {share}: use a share from 0 to 1"):
+            make(llava_path, classes, mean_share=share)
+
+
 def test_state_goes_from_one_to_another(llava_path: Path, classes: tuple[str, ...]):
     first, second = (make(llava_path, classes, train_projector=True).eval() for _ in range(2))
     vectors = torch.randn(2, 6, 16)

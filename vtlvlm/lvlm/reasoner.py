@@ -55,6 +55,10 @@ class EventReasoner(nn.Module):
         train_projector: Train LLaVA's projector along, as a freshly composed one needs.
         align_projector: Before training starts, fit the projector to the training side in closed form (``alignment.py``), so that an event
             looks like the words of its category. For projectors that were never aligned; needs ``train_projector``.
+        mean_share: Share of the mean of its sentence in every event that the projector reads, in [0, 1]: 0 is the paper's, where an event
+            tells of its own moment alone; with 1 all are the mean and the order is lost. Where a few dozen clips train the projector, an
+            event alone is often misread, and a frozen language model does not count votes well: with a share, each also tells what the
+            whole clip is about.
         scores: What the score of a label is: ``sum``, ``mean``, ``pmi``, ``batch_cal`` or ``ncc`` (see ``priors.py``). The last three
             subtract a prior, so that long and rare names start level with short ones and training need not unlearn the difference: that
             of the model as it stands when training starts; in a model never trained, after empty events (all zero) without the adapter,
@@ -93,6 +97,7 @@ class EventReasoner(nn.Module):
         quantization: Quantization | None = None,
         train_projector: bool = False,
         align_projector: bool = False,
+        mean_share: float = 0.0,
         scores: ScoreMode = "sum",
         max_positions: int | None = None,
         gradient_checkpointing: bool = False,
@@ -109,11 +114,14 @@ class EventReasoner(nn.Module):
             raise UsageError(f"quantization {quantization}: FullFineTuning trains the language model's weights whole; leave it out")
         if align_projector and not train_projector:
             raise UsageError("align_projector changes the projector: set train_projector too, so that checkpoints hold it")
+        if not 0 <= mean_share <= 1:
+            raise UsageError(f"mean_share {mean_share}: use a share from 0 to 1")
         if scores not in get_args(ScoreMode):
             raise UsageError(f"scores {scores!r}: use one of {', '.join(get_args(ScoreMode))}")
         if max_positions is not None and max_positions < 1:
             raise UsageError(f"max_positions {max_positions}: use 1 or more, or leave it out for one pass")
         self.train_projector, self.align_projector, self.scores = train_projector, align_projector, scores
+        self.mean_share = mean_share
         self.max_positions = max_positions
         self.gradient_checkpointing = gradient_checkpointing
         self.base = None
@@ -277,10 +285,14 @@ class EventReasoner(nn.Module):
         """
         return self._built().model.multi_modal_projector
 
+    def blend(self, vectors: Tensor) -> Tensor:
+        """Event vectors (B, M, E) as the projector reads them: each with ``mean_share`` of the sentence's mean."""
+        return vectors.lerp(vectors.mean(1, keepdim=True), self.mean_share) if self.mean_share else vectors
+
     def project(self, vectors: Tensor) -> Tensor:
-        """Through the projector: (B, M, E) → (B, M, L)."""
+        """Blended and through the projector: (B, M, E) → (B, M, L)."""
         projector = self.projector
-        return projector(vectors.to(projector.linear_1.weight.dtype))
+        return projector(self.blend(vectors).to(projector.linear_1.weight.dtype))
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Score the categories.

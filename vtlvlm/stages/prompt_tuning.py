@@ -272,7 +272,7 @@ class PromptTuningModule(Stage):
     def _align(self) -> None:
         sums = AlignmentSums(self._origin["event_dim"], len(self.classes)).to(self.device)
         for vectors, labels in self._training_vectors(START_CLIPS):
-            sums.add(vectors, labels)
+            sums.add(self.reasoner.blend(vectors), labels)
         if self.trainer.world_size > 1:
             for buffer in sums.buffers():
                 torch.distributed.all_reduce(buffer)
