@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import shutil
@@ -93,6 +94,7 @@ class Runs:
         validation: Share of the training people who choose learning rates and checkpoint and fit the temperature.
         steps: Of every training; None for the configuration's, or ``FEW_STEPS`` where people are left out in turn.
         rate_steps: Of every trial of a learning rate.
+        overlays: Configurations on top of every arm's.
     """
 
     setting: Setting
@@ -101,6 +103,12 @@ class Runs:
     validation: float = VALIDATION
     steps: int | None = None
     rate_steps: int = RATE_STEPS
+    overlays: tuple[Path, ...] = ()
+
+    def name(self, *parts: object) -> str:
+        """Of a run of stage 2 in this bench's folder, which tells what lies on top of its configuration."""
+        marks = [f"{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:6]}" for path in self.overlays]
+        return run_name(*parts, *marks)
 
     def data(self, fold: str) -> list[object]:
         """The clips, for the command line."""
@@ -119,7 +127,7 @@ class Runs:
 
     def options(self, arm: str, fold: str, seed: int, rates: Rates) -> list[object]:
         """What ``fit`` and ``test`` of an arm share."""
-        overlays = [part for overlay in ARMS[arm] for part in ("--config", config(overlay))]
+        overlays = [part for overlay in (*map(config, ARMS[arm]), *self.overlays) for part in ("--config", overlay)]
         first = ["--config", config("stage2_small.yaml"), *overlays, "--seed_everything", seed, *rates.options()]
         llava = ["--model.init_args.reasoner.init_args.llava", self.llava]
         steps = self.steps or (FEW_STEPS if len(self.setting.folds) > 1 else None)
@@ -137,7 +145,7 @@ class Runs:
     def cost(self, arm: str, rates: Rates) -> float:
         """The calibrated NLL on the validation people after a short training at these rates; infinite where it diverges."""
         fold = self.setting.folds[0]
-        run = self.folder / run_name("rate", arm, *rates.options()[1::2], self.rate_steps)
+        run = self.folder / self.name("rate", arm, *rates.options()[1::2], self.rate_steps)
         path = run / "score.json"
         if not path.is_file():
             options = self.options(arm, fold, 0, rates)
@@ -176,7 +184,7 @@ class Runs:
 
     def tested(self, arm: str, fold: str, seed: int, rates: Rates) -> Tested:
         """An arm trained on one fold with one seed, and what its best checkpoint on the validation people does on the test people."""
-        run = self.folder / run_name(arm, fold, seed, *rates.options()[1::2], *[f"{self.steps}_steps"] * bool(self.steps))
+        run = self.folder / self.name(arm, fold, seed, *rates.options()[1::2], *[f"{self.steps}_steps"] * bool(self.steps))
         if not (run / "metrics.json").is_file():
             options, checkpoint = self.options(arm, fold, seed, rates), []
             if arm != UNTUNED:
@@ -241,6 +249,7 @@ def measure(
     validation: float = VALIDATION,
     steps: int | None = None,
     rate_steps: int = RATE_STEPS,
+    overlays: Sequence[Path] = (),
 ) -> tuple[list[Figure], dict[str, Any]]:
     """All figures of this bench; what is done already in ``work`` is not done again.
 
@@ -255,6 +264,7 @@ def measure(
             rates to choose, trains on all of them and takes the last checkpoint.
         steps: Of every training of stage 2; None for those of the configuration, ``FEW_STEPS`` where people are left out in turn.
         rate_steps: Of every trial of a learning rate.
+        overlays: Configurations on top of every arm's of stage 2.
 
     Raises:
         UsageError: no such arm, or nobody to choose learning rates.
@@ -266,7 +276,7 @@ def measure(
     if len(setting.folds) == 1 and not validation:
         raise UsageError("--validation 0: learning rates are chosen on validation people; give a share above 0")
     folder = work / ("adapters" if validation == VALIDATION else f"adapters-{validation:g}")
-    runs = Runs(setting, folder, compose(work / "llava"), validation, steps, rate_steps)
+    runs = Runs(setting, folder, compose(work / "llava"), validation, steps, rate_steps, tuple(overlays))
     folds, rates = runs.setting.folds, runs.rates(names)
     fewer = repeats if arm_repeats is None else min(arm_repeats, repeats)
     jobs = [(seed, fold, arm) for seed in range(repeats) for fold in folds for arm in names if arm == PREFIX or seed < fewer]
@@ -280,7 +290,12 @@ def measure(
     figures += [*against_arms(found, len(folds), rates), *(calibration(found[PREFIX]) if validation else ())]
     chosen = {arm: str(rate) for arm, rate in rates.items()}
     facts = {"videos": str(videos or f"rendered, seed {SEED}"), "folds": list(folds), "seeds": repeats, "arm_seeds": fewer}
-    trained = {"steps": steps or "as configured", "rate_steps": rate_steps, "validation": validation}
+    trained = {
+        "steps": steps or "as configured",
+        "rate_steps": rate_steps,
+        "validation": validation,
+        "overlays": [path.name for path in overlays],
+    }
     return figures, {**facts, **trained, "rates": chosen, "runs": runs.made_by()}
 
 

@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, help="adapters: steps of every training of stage 2 (default: as configured; few for few clips)"
     )
+    parser.add_argument(
+        "--overlay", type=Path, action="append", metavar="YAML", help="adapters: on top of every arm's configuration; may be given again"
+    )
     parser.add_argument("--rate-steps", type=int, help="adapters: steps of every trial of a learning rate (default: 50)")
     parser.add_argument("--work", type=Path, help="folder for the files it makes, kept (default: a temporary one)")
     parser.add_argument("--output", type=Path, help="JSON file to write (default: runs/bench/NAME.json)")
@@ -63,6 +66,12 @@ def run(args: argparse.Namespace) -> int:
             if args.name != "adapters" or number < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {number}: goes with bench adapters, at least 1")
             options[name] = number
+    if args.overlay:
+        if args.name != "adapters":
+            raise UsageError(f"--overlay {args.overlay[0]}: goes with bench adapters")
+        if missing := [path for path in args.overlay if not path.is_file()]:
+            raise UsageError(f"--overlay {missing[0]}: no such file")
+        options["overlays"] = args.overlay
     bench = importlib.import_module(f"vtlvlm.bench.{args.name}")
     with tempfile.TemporaryDirectory(prefix="vtlvlm-bench-") as temporary:
         work = args.work or Path(temporary)
