@@ -243,7 +243,7 @@ def test_shards_become_a_checkpoint_and_a_llava(arms: Arms, sharded: Path, tmp_p
     assert arms("consolidate", last, folder) == 0
     module = PromptTuningModule.load_from_checkpoint(whole)
     trained, vectors = module.reasoner, torch.randn(2, module.reasoner.num_events, 16)
-    plain = EventReasoner(str(folder), NoAdapter(), trained.instruction, scores="pmi").eval()
+    plain = EventReasoner(str(folder), NoAdapter(), trained.instruction, scores="pmi", mean_share=trained.mean_share).eval()
     plain.build(module.classes, trained.num_events, 16)
     plain.prior = trained.prior
     torch.testing.assert_close(plain(vectors), trained(vectors), atol=1e-5, rtol=1e-5)

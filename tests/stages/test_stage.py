@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vtlvlm.errors import UsageError
-from vtlvlm.stages.stage import AdamW, build_from, flat, read_record, settings_of
+from vtlvlm.stages.stage import AdamW, build_from, flat, read_record, settings_of, with_defaults
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import EMAQuantizer, EqualSaliencePooler, IdentityQuantizer, InfoNCE, TimmExtractor, UniformPooler
 
@@ -73,3 +73,18 @@ def test_check_lists_what_differs_and_spares_the_optimiser_when_only_testing() -
     faster.check(record, "a.ckpt", training=False)
     with pytest.raises(UsageError, match=r"optimizer\.learning_rate"):
         faster.check(record, "a.ckpt", training=True)
+
+
+def test_a_setting_that_a_checkpoint_is_too_old_for_has_its_default() -> None:
+    record = {"stage": "vtem", "settings": settings_of(module())}
+    contrast = record["settings"]["init_args"]["contrast"]["init_args"]
+    default = contrast.pop("max_anchors")
+    del record["settings"]["init_args"]["centre"]
+    module().check(record, "a.ckpt", training=True)
+    other = module()
+    other.contrast.max_anchors = 7
+    with pytest.raises(UsageError, match=rf"\(contrast\.max_anchors: {default} there, 7 asked for\)"):
+        other.check(record, "a.ckpt", training=True)
+    assert "max_anchors" not in contrast  # the file's own record stays as it is
+    gone = {"class_path": "vtlvlm.vtem.quantizers.Gone", "init_args": {"codes": 3}}
+    assert with_defaults(gone) == gone

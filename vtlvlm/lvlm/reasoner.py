@@ -56,9 +56,8 @@ class EventReasoner(nn.Module):
         align_projector: Before training starts, fit the projector to the training side in closed form (``alignment.py``), so that an event
             looks like the words of its category. For projectors that were never aligned; needs ``train_projector``.
         mean_share: Share of the mean of its sentence in every event that the projector reads, in [0, 1]: 0 is the paper's, where an event
-            tells of its own moment alone; with 1 all are the mean and the order is lost. Where a few dozen clips train the projector, an
-            event alone is often misread, and a frozen language model does not count votes well: with a share, each also tells what the
-            whole clip is about.
+            tells of its own moment alone; with 1 all are the mean and the order is lost. For a few dozen clips, whose single events are read
+            badly; actions that are each other's reversal in time suffer (figures: README, "Your own videos").
         scores: What the score of a label is: ``sum``, ``mean``, ``pmi``, ``batch_cal`` or ``ncc`` (see ``priors.py``). The last three
             subtract a prior, so that long and rare names start level with short ones and training need not unlearn the difference: that
             of the model as it stands when training starts; in a model never trained, after empty events (all zero) without the adapter,
@@ -286,7 +285,7 @@ class EventReasoner(nn.Module):
         return self._built().model.multi_modal_projector
 
     def blend(self, vectors: Tensor) -> Tensor:
-        """Event vectors (B, M, E) as the projector reads them: each with ``mean_share`` of the sentence's mean."""
+        """Event vectors (B, M, E) as the projector reads them, (B, M, E): each with ``mean_share`` of the sentence's mean."""
         return vectors.lerp(vectors.mean(1, keepdim=True), self.mean_share) if self.mean_share else vectors
 
     def project(self, vectors: Tensor) -> Tensor:

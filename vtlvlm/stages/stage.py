@@ -76,6 +76,17 @@ def _plain(value: Any) -> Any:
     return settings_of(value)
 
 
+def _kind(class_path: str) -> Any:
+    """A class of this package by its full name."""
+    module, _, name = class_path.rpartition(".")
+    if module.split(".")[0] != PACKAGE:
+        raise UsageError(f"{class_path}: a checkpoint may only name classes of vtlvlm")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise UsageError(f"{class_path}: this version of vtlvlm has no such class; use the version that wrote the file") from None
+
+
 def build_from(settings: Any) -> Any:
     """The inverse of ``settings_of``; only classes of this package are ever named there.
 
@@ -86,19 +97,28 @@ def build_from(settings: Any) -> Any:
         return [build_from(v) for v in settings]
     if not (isinstance(settings, dict) and set(settings) == {"class_path", "init_args"}):
         return settings
-    module, _, name = settings["class_path"].rpartition(".")
-    if module.split(".")[0] != PACKAGE:
-        raise UsageError(f"{settings['class_path']}: a checkpoint may only name classes of vtlvlm")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
-        raise UsageError(
-            f"{settings['class_path']}: this version of vtlvlm has no such class; use the version that wrote the file"
-        ) from None
+    kind = _kind(settings["class_path"])
     unknown = sorted(settings["init_args"].keys() - inspect.signature(kind).parameters.keys())
     if unknown:
-        raise UsageError(f"{name} has no setting {', '.join(unknown)} in this version of vtlvlm: use the version that wrote the file")
+        raise UsageError(
+            f"{kind.__name__} has no setting {', '.join(unknown)} in this version of vtlvlm: use the version that wrote the file"
+        )
     return kind(**{k: build_from(v) for k, v in settings["init_args"].items()})
+
+
+def with_defaults(settings: Any) -> Any:
+    """Settings with the defaults of those that are newer than the file they come from; classes that are gone stay as they are."""
+    if isinstance(settings, list):
+        return [with_defaults(v) for v in settings]
+    if not (isinstance(settings, dict) and set(settings) == {"class_path", "init_args"}):
+        return settings
+    try:
+        kind = _kind(settings["class_path"])
+    except UsageError:
+        return settings
+    defaults = {p.name: _plain(p.default) for p in inspect.signature(kind).parameters.values() if p.default is not p.empty}
+    given = {k: with_defaults(v) for k, v in settings["init_args"].items()}
+    return {"class_path": settings["class_path"], "init_args": defaults | given}
 
 
 def flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -187,7 +207,7 @@ class Stage(LightningModule):
             raise UsageError(
                 f"{path} is a checkpoint of stage {record['stage']!r}, this configuration is stage {self.stage!r}: give the other one"
             )
-        old, new = dict(flat(record["settings"])), dict(flat(settings_of(self)))
+        old, new = dict(flat(with_defaults(record["settings"]))), dict(flat(settings_of(self)))
         different = [k for k in {**old, **new} if old.get(k) != new.get(k) and not self._may_differ(k, training)]
         if different:
             listed = "; ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} asked for" for k in different[:4])
