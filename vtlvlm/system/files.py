@@ -1,0 +1,138 @@
+"""Files and folders that appear whole or not at all, whatever happens while they are written.
+
+Each writer works on a temporary neighbour of its target, named ``.NAME.HOST.PID.TOKEN.tmp``. Two processes, or two machines on one shared
+disk, never write the same temporary. What a killed process left is removed by the next writer of the same target on the same machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+SUFFIX = ".tmp"
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary file to write. When the block ends well, its bytes are on the disk and it takes the name ``path``; what was there is
+    replaced. Otherwise it is removed, and ``path`` stays as it was.
+
+    Args:
+        path: The file to write. A symbolic link is followed: the file it names is replaced.
+
+    Yields:
+        The temporary file, in the same folder; it does not exist yet.
+
+    Raises:
+        OSError: The place cannot be written.
+    """
+    target = _target(path)
+    temporary = _temporary(target)
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(target)
+        sync(target.parent)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def appearing(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder to fill. When the block ends well it takes the name ``folder``; otherwise it is removed.
+
+    Args:
+        folder: The folder to make. It must not exist, or be empty.
+
+    Yields:
+        The temporary folder, beside it; it exists and is empty.
+
+    Raises:
+        OSError: The place cannot be written, or ``folder`` was filled by another process meanwhile.
+    """
+    target = Path(os.path.abspath(folder))  # noqa: PTH100 - a link that ends in the name is not followed
+    temporary = _temporary(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for inner, _, names in os.walk(temporary):
+            for name in names:
+                sync(Path(inner, name))
+            sync(Path(inner))
+        temporary.rename(target)
+        sync(target.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON (UTF-8, indented), whole or not at all. Folders above ``path`` are made."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def sync(path: Path) -> None:
+    """Have the system put a file's or folder's content on the disk, where the file system can."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if path.is_file() and error.errno in _LOST:
+            raise
+    finally:
+        os.close(handle)
+
+
+_LOST = {5, 28, 122}  # EIO, ENOSPC, EDQUOT: the content is not on the disk; file systems without fsync say something else
+
+
+def _target(path: str | Path) -> Path:
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(os.path.abspath(path))  # noqa: PTH100, PTH114
+
+
+def _temporary(target: Path) -> Path:
+    """A new name beside a target, whose folder is made; temporaries of the target that dead processes left are removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    start = f".{target.name[:120]}.{_host()}."
+    for left in target.parent.iterdir():
+        if left.name.startswith(start) and left.name.endswith(SUFFIX) and _abandoned(left.name.removeprefix(start)):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+    return target.with_name(f"{start}{os.getpid()}.{secrets.token_hex(4)}{SUFFIX}")
+
+
+def _abandoned(rest: str) -> bool:
+    """Whether ``PID.TOKEN.tmp`` is of a process of this machine that is gone."""
+    pid = rest.partition(".")[0]
+    if not pid.isdecimal() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
+def _host() -> str:
+    return "".join(c if c.isalnum() or c == "-" else "-" for c in socket.gethostname())[:64] or "host"

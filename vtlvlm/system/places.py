@@ -1,0 +1,65 @@
+"""Places on the disk, compared by what they are and not by how they are spelt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from vtlvlm.errors import UsageError
+
+
+def real(path: str | Path) -> Path:
+    """The place behind links, ``..`` and a relative spelling; the path itself need not exist."""
+    return Path(os.path.realpath(path))
+
+
+def same(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths are one file or folder, through links of either kind and mounts too."""
+    try:
+        return Path(one).samefile(other)
+    except OSError:
+        return real(one) == real(other)
+
+
+def within(path: str | Path, folder: str | Path) -> bool:
+    """Whether a path is a folder or lies below it."""
+    place, top = real(path), real(folder)
+    if place == top or top in place.parents:
+        return True
+    return any(same(parent, top) for parent in (place, *place.parents) if parent.exists()) if top.exists() else False
+
+
+def require_apart(output: str | Path, sources: Iterable[str | Path | None], what: str) -> None:
+    """Refuse an output that is a source of the command, lies in it or holds it.
+
+    Args:
+        output: What will be written.
+        sources: Files and folders that are only read; None is passed over.
+        what: The output in words, such as ``the folder of copies``.
+
+    Raises:
+        UsageError: Naming both.
+    """
+    for source in sources:
+        if source is None:
+            continue
+        if same(output, source):
+            raise UsageError(f"{output}: {what} would be written over {source}, which it is made from; name another place")
+        if within(output, source):
+            raise UsageError(f"{output}: {what} would lie inside {source}, which it is made from; name a place outside it")
+        if within(source, output):
+            raise UsageError(f"{output}: {source}, which {what} is made from, lies inside it; name another place")
+
+
+def below(folder: str | Path, relative: str) -> Path:
+    """Join a path from data to an output folder.
+
+    Raises:
+        UsageError: The result would lie outside the folder: an absolute path, ``..``, or a link in the folder that leads out.
+    """
+    inner = PurePosixPath(relative.replace(os.sep, "/"))
+    place = Path(folder, *inner.parts)
+    if inner.is_absolute() or ".." in inner.parts or not inner.parts or not within(place, folder) or same(place, folder):
+        raise UsageError(f"{relative!r} would be written outside {folder}; give paths that stay inside it")
+    return place

@@ -1,0 +1,52 @@
+"""Text of strangers (names of files and classes, messages out of files), made harmless for where it is shown."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters, line and paragraph separators, marks that turn the direction of writing, halves of surrogate pairs.
+_HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+BYTES = (0xDC80, 0xDCFF)
+"""How Python keeps the bytes of a file name that is not UTF-8"""
+
+
+def shown(text: object, most: int | None = None) -> str:
+    """Text as one line that a terminal, a log or a page shows as it stands: nothing in it moves the cursor, changes colours, or turns the
+    direction of writing. Harmful characters appear as escapes such as ``\\x1b``.
+
+    Args:
+        text: Anything; its ``str`` is shown.
+        most: Characters at most; the middle of longer text becomes ``...``.
+    """
+    line = _HARMFUL.sub(lambda found: _escape(ord(found.group())), str(text))
+    if most is not None and len(line) > most:
+        half = max(1, (most - 3) // 2)
+        line = f"{line[:half]}...{line[-half:]}"
+    return line
+
+
+def _escape(code: int) -> str:
+    if BYTES[0] <= code <= BYTES[1]:
+        return f"\\x{code - 0xDC00:02x}"
+    return {9: "\\t", 10: "\\n", 13: "\\r"}.get(code) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+
+
+def encodable(text: str) -> bool:
+    """Whether text can be written as UTF-8: file names need not be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def cell(text: object) -> str:
+    """Text for a CSV file that a spreadsheet may open: an apostrophe goes before what it would take for a formula (OWASP, CSV injection)."""
+    plain = shown(text)
+    return f"'{plain}" if plain.startswith(_FORMULA) else plain
+
+
+def plain_cell(text: str) -> str:
+    """The inverse of :func:`cell` for text without harmful characters."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
