@@ -25,8 +25,9 @@ from vtlvlm.lvlm.peft_format import write_prefix
 from vtlvlm.lvlm.prefix import chosen_layers, plain_state
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.stages.origin import content_hash, require_same_extractor
+from vtlvlm.stages.parts import build_from, settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
-from vtlvlm.stages.stage import METADATA, RECORD, build_from, load_checkpoint, read_record, settings_of
+from vtlvlm.stages.stage import METADATA, RECORD, load_checkpoint, read_record
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem.model import VTEM
 
@@ -255,7 +256,7 @@ class ActionRecognizer:
         overrides = {f"reasoner.{name}": value for name, value in changed.items()}
         stage1 = load_stage1(record, checkpoint, vtem)
         module = PromptTuningModule.load_from_checkpoint(checkpoint, overrides=overrides)
-        sampling = build_from(stage1.provenance()["sampling"])
+        sampling = build_from(stage1.provenance()["sampling"], FrameSampling, checkpoint)
         return cls(stage1.vtem, module.reasoner, list(module.classes), sampling, device)
 
     @classmethod
@@ -265,13 +266,13 @@ class ActionRecognizer:
             raise UsageError(f"{folder}: a bundle of format {described.get('format')}, this version reads format {FORMAT}; export it again")
         settings = described["reasoner"]
         settings["init_args"] |= changed_for(settings, device, computed)
-        vtem, reasoner = build_from(described["vtem"]), build_from(settings)
+        vtem, reasoner = build_from(described["vtem"], VTEM, folder), build_from(settings, EventReasoner, folder)
         require_same_base(described["origin"]["reasoning"]["llava"], reasoner.llava, reasoner.revision, str(folder))
         vtem.build()
         vtem.load_state_dict(load_file(folder / "vtem.safetensors"))
         reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim, fresh=False)
         reasoner.load_trainable_state(load_file(folder / "adapter.safetensors"))
-        return cls(vtem, reasoner, described["classes"], build_from(described["sampling"]), device)
+        return cls(vtem, reasoner, described["classes"], build_from(described["sampling"], FrameSampling, folder), device)
 
     # -- use ---------------------------------------------------------------------------------------------------------------------
 

@@ -3,48 +3,16 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from vtlvlm.errors import UsageError
-from vtlvlm.stages.stage import AdamW, build_from, flat, read_record, settings_of, with_defaults
+from vtlvlm.stages.parts import settings_of
+from vtlvlm.stages.stage import AdamW, read_record
 from vtlvlm.stages.vtem import VTEMModule
-from vtlvlm.vtem import EMAQuantizer, EqualSaliencePooler, IdentityQuantizer, InfoNCE, TimmExtractor, UniformPooler
+from vtlvlm.vtem import EMAQuantizer, EqualSaliencePooler, InfoNCE, TimmExtractor
 
 
 def module(codes: int = 8) -> VTEMModule:
     return VTEMModule(TimmExtractor(image_size=32), EqualSaliencePooler(4), EMAQuantizer(codes), InfoNCE(), event_dim=16)
-
-
-def test_settings_round_trip_in_plain_types() -> None:
-    settings = settings_of(module(codes=9))
-    assert settings["init_args"]["quantizer"]["init_args"]["codes"] == 9
-    again = build_from(settings)
-    assert isinstance(again, VTEMModule)
-    assert settings_of(again) == settings
-
-
-def test_a_part_without_settings_has_none() -> None:
-    settings = settings_of(IdentityQuantizer())
-    assert settings == {"class_path": "vtlvlm.vtem.quantizers.IdentityQuantizer", "init_args": {}}
-    assert isinstance(build_from(settings), IdentityQuantizer)
-
-
-def test_settings_survive_a_weights_only_checkpoint(tmp_path: Path) -> None:
-    torch.save(settings_of(module()), tmp_path / "settings.pt")
-    assert torch.load(tmp_path / "settings.pt", weights_only=True) == settings_of(module())
-
-
-def test_flat_names_nested_settings() -> None:
-    settings = settings_of(VTEMModule(TimmExtractor(), UniformPooler(3), EMAQuantizer(5), InfoNCE()))
-    named = dict(flat(settings))
-    assert named["quantizer.codes"] == 5
-    assert named["pooler.class"] == "UniformPooler"
-    assert named["optimizer.learning_rate"] == 1e-4
-
-
-def test_checkpoints_may_not_name_foreign_classes() -> None:
-    with pytest.raises(UsageError, match=r"subprocess\.Popen"):
-        build_from({"class_path": "subprocess.Popen", "init_args": {"args": "true"}})
 
 
 def test_schedule_rises_then_falls_to_zero() -> None:
@@ -86,5 +54,3 @@ def test_a_setting_that_a_checkpoint_is_too_old_for_has_its_default() -> None:
     with pytest.raises(UsageError, match=rf"\(contrast\.max_anchors: {default} there, 7 asked for\)"):
         other.check(record, "a.ckpt", training=True)
     assert "max_anchors" not in contrast  # the file's own record stays as it is
-    gone = {"class_path": "vtlvlm.vtem.quantizers.Gone", "init_args": {"codes": 3}}
-    assert with_defaults(gone) == gone

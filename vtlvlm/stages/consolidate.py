@@ -16,8 +16,10 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import RECORD as COMPOSED
 from vtlvlm.lvlm.llava import load_llava, projector_origin, quiet, require_same_base
+from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.stages.parts import build_from
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
-from vtlvlm.stages.stage import METADATA, RECORD, build_from, load_checkpoint
+from vtlvlm.stages.stage import METADATA, RECORD, load_checkpoint
 
 WEIGHTS = "state_dict."
 BASE = "reasoner.base."
@@ -88,7 +90,7 @@ def _save_llava(checkpoint: dict[str, Any], source: Path, folder: Path, llava: s
         raise UsageError(
             f"{source}: trained no weights of the language model, so that its LLaVA is the one it names; give a full fine-tuning"
         )
-    reasoner = build_from(record["settings"]["init_args"]["reasoner"])
+    reasoner = build_from(record["settings"]["init_args"]["reasoner"], EventReasoner, source)
     name = llava or reasoner.llava
     require_same_base(record["provenance"]["llava"], name, reasoner.revision, str(source))
     model, tokenizer = load_llava(name, reasoner.revision, reasoner.dtype, vision=True)

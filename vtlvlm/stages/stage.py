@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,9 +17,9 @@ from torchmetrics import MeanMetric
 from vtlvlm import __version__
 from vtlvlm.errors import UsageError
 from vtlvlm.finite import FiniteTraining
+from vtlvlm.stages.parts import build_from, flat, settings_of, with_defaults
 from vtlvlm.stages.resume import go_on
 
-PACKAGE = "vtlvlm"
 METADATA = "meta.pt"
 """What ModelParallelStrategy writes into a checkpoint's folder beside the shards: all but weights and optimiser"""
 RECORD = "vtlvlm"
@@ -49,86 +47,6 @@ class AdamW:
             return (step + 1) / (self.warmup_steps + 1)
         done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def settings_of(part: object) -> dict[str, Any]:
-    """A part as ``{"class_path", "init_args"}`` in plain types, read from the attributes that carry its constructor's names."""
-    kind = next(c for c in type(part).__mro__ if not c.__module__.startswith("torch.distributed."))  # FSDP2 makes a class of its own of it
-    names = [f.name for f in fields(part)] if is_dataclass(part) else _settings(kind)
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": {name: _plain(getattr(part, name)) for name in names}}
-
-
-def _settings(kind: type) -> list[str]:
-    """The names of a constructor's settings; a part without any has nn.Module's ``*args``."""
-    listed = list(inspect.signature(kind.__init__).parameters.values())[1:]  # type: ignore[misc]
-    return [p.name for p in listed if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return settings_of(value)
-
-
-def _kind(class_path: str) -> Any:
-    """A class of this package by its full name."""
-    module, _, name = class_path.rpartition(".")
-    if module.split(".")[0] != PACKAGE:
-        raise UsageError(f"{class_path}: a checkpoint may only name classes of vtlvlm")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
-        raise UsageError(f"{class_path}: this version of vtlvlm has no such class; use the version that wrote the file") from None
-
-
-def build_from(settings: Any) -> Any:
-    """The inverse of ``settings_of``; only classes of this package are ever named there.
-
-    Raises:
-        UsageError: if the settings name a class from elsewhere, or a class or setting that this version does not have.
-    """
-    if isinstance(settings, list):
-        return [build_from(v) for v in settings]
-    if not (isinstance(settings, dict) and set(settings) == {"class_path", "init_args"}):
-        return settings
-    kind = _kind(settings["class_path"])
-    unknown = sorted(settings["init_args"].keys() - inspect.signature(kind).parameters.keys())
-    if unknown:
-        raise UsageError(
-            f"{kind.__name__} has no setting {', '.join(unknown)} in this version of vtlvlm: use the version that wrote the file"
-        )
-    return kind(**{k: build_from(v) for k, v in settings["init_args"].items()})
-
-
-def with_defaults(settings: Any) -> Any:
-    """Settings with the defaults of those that are newer than the file they come from; classes that are gone stay as they are."""
-    if isinstance(settings, list):
-        return [with_defaults(v) for v in settings]
-    if not (isinstance(settings, dict) and set(settings) == {"class_path", "init_args"}):
-        return settings
-    try:
-        kind = _kind(settings["class_path"])
-    except UsageError:
-        return settings
-    defaults = {p.name: _plain(p.default) for p in inspect.signature(kind).parameters.values() if p.default is not p.empty}
-    given = {k: with_defaults(v) for k, v in settings["init_args"].items()}
-    return {"class_path": settings["class_path"], "init_args": defaults | given}
-
-
-def flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings as dotted names and values, in order."""
-    if isinstance(settings, dict) and set(settings) == {"class_path", "init_args"}:
-        yield f"{prefix}class" if prefix else "class", settings["class_path"].rpartition(".")[2]
-        settings = settings["init_args"]
-    if isinstance(settings, dict):
-        for key, value in settings.items():
-            yield from flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -262,7 +180,7 @@ class Stage(LightningModule):
             for part in path:
                 place = place[part]["init_args"]
             place[last] = value
-        module = build_from(record["settings"])
+        module = build_from(record["settings"], cls, checkpoint_path)
         module.restore(record["provenance"])
         module.load_state_dict(checkpoint["state_dict"], strict=False)
         module.trained = True

@@ -15,7 +15,8 @@ from vtlvlm.codebook import CodebookHealth, SeenEvents
 from vtlvlm.errors import UsageError
 from vtlvlm.report.provenance import global_seed
 from vtlvlm.stages.origin import require_same_extractor, require_same_split, require_unseen_validation
-from vtlvlm.stages.stage import RECORD, AdamW, Stage, settings_of
+from vtlvlm.stages.parts import settings_of
+from vtlvlm.stages.stage import RECORD, AdamW, Stage
 from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
 from vtlvlm.vtem.model import VTEM, Target, at_steps

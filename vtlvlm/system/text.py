@@ -42,7 +42,7 @@ def encodable(text: str) -> bool:
 
 
 def cell(text: object) -> str:
-    """Text for a CSV file that a spreadsheet may open: an apostrophe goes before what it would take for a formula (OWASP, CSV injection)."""
+    """Text for a CSV file that a spreadsheet may open: an apostrophe goes before what it would take for a formula (OWASP)."""
     plain = shown(text)
     return f"'{plain}" if plain.startswith(_FORMULA) else plain
 

@@ -1,0 +1,274 @@
+"""Parts as plain settings, and back: the only classes that a file can have built are those of one fixed table.
+
+Checkpoints, bundles and caches describe parts as ``{"class_path", "init_args"}``. Such a file may come from a stranger. Nothing that it
+names is imported or called unless it stands in :data:`PARTS`, is of the base class that its place expects, and has settings of the types
+that its constructor declares. A configuration (YAML) is another matter: it is code of the user's own, and may name any class.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from vtlvlm.errors import UsageError
+from vtlvlm.system.text import shown
+
+Part = TypeVar("Part")
+
+PARTS = frozenset(
+    f"vtlvlm.{name}"
+    for name in (
+        "data.augment.ClipAugmentation",
+        "data.sampling.FrameSampling",
+        "lvlm.adapters.FullFineTuning",
+        "lvlm.adapters.LoRA",
+        "lvlm.adapters.NoAdapter",
+        "lvlm.instruction.Instruction",
+        "lvlm.prefix.DeepPrompts",
+        "lvlm.reasoner.EventReasoner",
+        "stages.prompt_tuning.PromptTuningModule",
+        "stages.stage.AdamW",
+        "stages.vtem.VTEMModule",
+        "vtem.extractors.ClipExtractor",
+        "vtem.extractors.TimmExtractor",
+        "vtem.extractors.VideoExtractor",
+        "vtem.losses.InfoNCE",
+        "vtem.model.VTEM",
+        "vtem.poolers.EqualSaliencePooler",
+        "vtem.poolers.UniformPooler",
+        "vtem.quantizers.EMAQuantizer",
+        "vtem.quantizers.FSQQuantizer",
+        "vtem.quantizers.FactorisedQuantizer",
+        "vtem.quantizers.IdentityQuantizer",
+        "vtem.quantizers.LearnedQuantizer",
+        "vtem.quantizers.SimVQQuantizer",
+    )
+)
+"""Full names of the classes that a file may name; a new part is added here"""
+
+LARGEST = {
+    "frames": 16_384,
+    "size": 8_192,
+    "image_size": 8_192,
+    "chunk": 2**20,
+    "grid": 1_024,
+    "windows": 65_536,
+    "codes": 2**20,
+    "code_dim": 65_536,
+    "event_dim": 2**20,
+    "hidden": 2**20,
+    "head_dim": 2**20,
+    "tokens": 65_536,
+    "rank": 65_536,
+    "reparameterise": 2**20,
+}
+"""The largest whole numbers that a file may give, by the setting's name: what is computed takes memory in proportion"""
+WHOLE, REAL, TEXT, LONG, DEEP = 2**31 - 1, 1e9, 65_536, 4_096, 16
+"""Limits of other whole numbers, of real ones, of a text in characters, of a list, and of parts within parts"""
+
+
+# -- parts to settings ---------------------------------------------------------------------------------------------------------------
+
+
+def settings_of(part: object) -> dict[str, Any]:
+    """A part as ``{"class_path", "init_args"}`` in plain types, read from the attributes that carry its constructor's names."""
+    kind = next(c for c in type(part).__mro__ if not c.__module__.startswith("torch.distributed."))  # FSDP2 makes a class of its own of it
+    names = [f.name for f in fields(part)] if is_dataclass(part) else _settings(kind)
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": {name: _plain(getattr(part, name)) for name in names}}
+
+
+def _settings(kind: type) -> list[str]:
+    """The names of a constructor's settings; a part without any has nn.Module's ``*args``."""
+    return [p.name for p in _parameters(kind)]
+
+
+def _parameters(kind: type) -> list[inspect.Parameter]:
+    listed = list(inspect.signature(kind.__init__).parameters.values())[1:]  # type: ignore[misc]
+    return [p for p in listed if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return settings_of(value)
+
+
+# -- settings to parts ---------------------------------------------------------------------------------------------------------------
+
+
+def build_from(settings: Any, base: type[Part], source: str | Path) -> Part:
+    """The inverse of :func:`settings_of`, for settings out of a file that may be a stranger's.
+
+    Args:
+        settings: As the file has them; anything.
+        base: What the part has to be.
+        source: The file, for the message.
+
+    Returns:
+        The part. Its weights are neither made nor read.
+
+    Raises:
+        UsageError: Settings that name no part of :data:`PARTS`, one of another kind than its place expects, or one with settings that this
+            version does not have, that are missing, of another type or out of range. Nothing was imported or called for them.
+    """
+    try:
+        return cast(Part, _part(settings, base, base.__name__, 0))
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from error
+
+
+def _part(settings: Any, base: type, place: str, depth: int) -> Any:
+    if not is_part(settings):
+        raise UsageError(f"{place} is {_told(settings)}, where a {base.__name__} with class_path and init_args is due; make the file anew")
+    if depth > DEEP:
+        raise UsageError(f"{place}: parts within parts without end; make the file anew")
+    kind = part_class(settings["class_path"])
+    name = kind.__name__
+    if not issubclass(kind, base):
+        raise UsageError(f"{place} is a {name}, where a {base.__name__} is due; make the file anew")
+    given, known = settings["init_args"], _parameters(kind)
+    unknown = sorted(map(str, given.keys() - {p.name for p in known}))
+    if unknown:
+        raise UsageError(
+            f"{name} has no setting {shown(', '.join(unknown), 100)} in this version of vtlvlm: use the version that wrote the file"
+        )
+    missing = [p.name for p in known if p.default is p.empty and p.name not in given]
+    if missing:
+        raise UsageError(f"{name} lacks its setting {', '.join(missing)}; make the file anew")
+    hints = get_type_hints(kind if is_dataclass(kind) else kind.__init__)
+    values = {key: _value(value, hints[key], f"{name}.{key}", key, depth) for key, value in given.items()}
+    try:
+        return kind(**values)
+    except UsageError:
+        raise
+    except Exception as error:  # a combination that the constructor did not expect
+        raise UsageError(f"{name} cannot be made with the file's settings ({shown(error, 100)}); make the file anew") from error
+
+
+def is_part(settings: Any) -> bool:
+    """Whether a value has the form of a part's settings."""
+    return (
+        isinstance(settings, dict)
+        and set(settings) == {"class_path", "init_args"}
+        and isinstance(settings["class_path"], str)
+        and isinstance(settings["init_args"], dict)
+    )
+
+
+def part_class(class_path: str) -> type:
+    """A class of the table by its full name. Nothing else is imported.
+
+    Raises:
+        UsageError: Another name.
+    """
+    if class_path not in PARTS:
+        name = shown(class_path, 100)
+        if class_path.split(".")[0] == "vtlvlm":
+            raise UsageError(f"{name}: this version of vtlvlm has no such part; use the version that wrote the file")
+        raise UsageError(
+            f"{name}: no part of vtlvlm, and a file's own classes are never imported; fit, validate, test and predict run them with the "
+            "configuration that names them, the other commands cannot"
+        )
+    module, _, name = class_path.rpartition(".")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _value(value: Any, hint: Any, place: str, name: str, depth: int) -> Any:
+    """A setting's value, checked against its constructor's annotation."""
+    for kind in _kinds(hint):
+        if kind is type(None):
+            if value is None:
+                return None
+        elif get_origin(kind) is Literal:
+            if any(value == known and type(value) is type(known) for known in get_args(kind)):
+                return value
+        elif get_origin(kind) in (list, tuple, Sequence):
+            if isinstance(value, list | tuple):
+                if len(value) > LONG:
+                    raise UsageError(f"{place} has {len(value):,} entries, at most {LONG:,} are taken; make the file anew")
+                return [_value(one, get_args(kind)[0], place, name, depth) for one in value]
+        elif kind in (bool, int, float, str):
+            if type(value) is kind or (kind is float and type(value) is int):
+                return _bounded(value, kind, place, name)
+        elif is_part(value):
+            return _part(value, kind, place, depth + 1)
+    raise UsageError(f"{place} is {_told(value)}, where {_due(hint)} is due; make the file anew")
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _bounded(value: Any, kind: type, place: str, name: str) -> Any:
+    if kind is str:
+        if len(value) > TEXT:
+            raise UsageError(f"{place} is a text of {len(value):,} characters, at most {TEXT:,} are taken; make the file anew")
+    elif kind is not bool:
+        most = LARGEST.get(name, WHOLE) if kind is int else REAL
+        if not (math.isfinite(value) if isinstance(value, float) else True) or abs(value) > most:
+            raise UsageError(f"{place} is {_told(value)}, at most {most:,} is taken; make the file anew")
+    return value
+
+
+def _told(value: Any) -> str:
+    """A value of a stranger in a few characters."""
+    if isinstance(value, bool | float | str) or value is None:
+        return shown(repr(value[:60] if isinstance(value, str) else value), 60)
+    if isinstance(value, int):
+        return str(value) if value.bit_length() < 64 else f"a number of {value.bit_length()} bits"
+    return f"a {type(value).__name__}"
+
+
+def _due(hint: Any) -> str:
+    names = []
+    for kind in _kinds(hint):
+        if kind is type(None):
+            names.append("None")
+        elif get_origin(kind) is Literal:
+            names += map(repr, get_args(kind))
+        elif get_origin(kind) is not None:
+            names.append(f"a list of {getattr(get_args(kind)[0], '__name__', get_args(kind)[0])}")
+        else:
+            names.append(kind.__name__)
+    return " or ".join(names)
+
+
+# -- settings compared -----------------------------------------------------------------------------------------------------------------
+
+
+def with_defaults(settings: Any) -> Any:
+    """Settings with the defaults of those that are newer than the file they come from; classes that are no part stay as they are."""
+    if isinstance(settings, list):
+        return [with_defaults(v) for v in settings]
+    if not is_part(settings):
+        return settings
+    given = {k: with_defaults(v) for k, v in settings["init_args"].items()}
+    try:
+        kind = part_class(settings["class_path"])
+    except UsageError:
+        return {"class_path": settings["class_path"], "init_args": given}
+    defaults = {p.name: _plain(p.default) for p in _parameters(kind) if p.default is not p.empty}
+    return {"class_path": settings["class_path"], "init_args": defaults | given}
+
+
+def flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings as dotted names and values, in order."""
+    if is_part(settings):
+        yield f"{prefix}class" if prefix else "class", settings["class_path"].rpartition(".")[2]
+        settings = settings["init_args"]
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            yield from flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
