@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import socket
 import struct
-import warnings
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +15,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from vtlvlm.errors import DataError
+from vtlvlm.system.locks import FileLock, Taken
 
 _TYPES = {"F16": "<f2", "F32": "<f4", "U16": "<u2", "I16": "<i2", "I64": "<i8"}  # safetensors' names of the types that caches hold
-_held: set[Path] = set()
 
 
 class TensorFile(NamedTuple):
@@ -88,7 +84,7 @@ def _replacing(path: Path, rank: int) -> Iterator[Path]:
 
 
 class FolderLock:
-    """One writer of a rank in a cache folder: a POSIX lock that the system releases when the process dies, however it dies.
+    """One writer of a rank in a cache folder.
 
     Args:
         folder: The cache folder.
@@ -99,27 +95,12 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
-        path = folder.resolve() / f".lock-r{rank:05}"
-        if path in _held:
-            raise DataError(f"{folder}: this process already writes there; close the first writer")
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            owner = os.read(handle, 200).decode(errors="replace").strip() or "unknown"
-            os.close(handle)
-            raise DataError(f"{folder}: another process writes there ({owner}); wait for it, stop it, or name another folder") from error
-        except OSError as error:
-            warnings.warn(f"{folder}: this file system has no locks ({error.strerror}); start one writer only", stacklevel=3)
-        os.truncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        _held.add(path)
-        self.release = weakref.finalize(self, _release, handle, path, os.getpid())
-
-
-def _release(handle: int, path: Path, owner: int) -> None:
-    if os.getpid() != owner:  # a forked child never held it
-        return
-    _held.discard(path)
-    os.truncate(handle, 0)
-    os.close(handle)
+            self._lock = FileLock(folder / f".lock-r{rank:05}")
+        except Taken as error:
+            if not error.owner:
+                raise DataError(f"{folder}: this process already writes there; close the first writer") from error
+            raise DataError(
+                f"{folder}: another process writes there ({error.owner}); wait for it, stop it, or name another folder"
+            ) from error
+        self.release = self._lock.release

@@ -1,0 +1,68 @@
+"""One process at a time: a lock on a file, which the system releases when the process dies, however it dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import warnings
+import weakref
+from pathlib import Path
+
+from vtlvlm.errors import DataError
+from vtlvlm.system.text import shown
+
+_held: set[Path] = set()
+
+
+class Taken(Exception):
+    """Another process, or another part of this one, holds the lock.
+
+    Attributes:
+        owner: Who, in words; "" for this process.
+    """
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(owner or "this process")
+        self.owner = owner
+
+
+class FileLock:
+    """A POSIX lock on a small file that names its owner; the file stays.
+
+    Args:
+        path: The file; its folder exists.
+
+    Raises:
+        Taken: Somebody else holds it.
+        DataError: A link stands in its place: what it names is not written to.
+        OSError: The file cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path = path.parent.resolve() / path.name
+        if path in _held:
+            raise Taken("")
+        if path.is_symlink():
+            raise DataError(f"{path}: a link where a lock belongs; delete it")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            owner = shown(os.read(handle, 200).decode(errors="replace").strip()) or "unknown"
+            os.close(handle)
+            raise Taken(owner) from error
+        except OSError as error:
+            warnings.warn(f"{path.parent}: this file system has no locks ({error.strerror}); start one writer only", stacklevel=3)
+        os.truncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        _held.add(path)
+        self.release = weakref.finalize(self, _release, handle, path, os.getpid())
+
+
+def _release(handle: int, path: Path, owner: int) -> None:
+    if os.getpid() != owner:  # a forked child never held it
+        return
+    _held.discard(path)
+    os.truncate(handle, 0)
+    os.close(handle)
