@@ -15,7 +15,7 @@ def names(folder: Path) -> list[str]:
 
 def test_the_old_file_stays_where_writing_fails(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(OSError, match="no room"):  # noqa: PT012
+    with pytest.raises(OSError, match="no room"):  # noqa: PT012, SIM117
         with replacing(tmp_path / "a.txt") as temporary:
             temporary.write_text("half")
             raise OSError(28, "no room")
@@ -55,7 +55,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="no room"):  # noqa: PT012
+    with pytest.raises(OSError, match="no room"):  # noqa: PT012, SIM117
         with appearing(tmp_path / "deep" / "b") as folder:
             (folder / "x").write_text("half")
             raise OSError(28, "no room")

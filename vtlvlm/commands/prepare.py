@@ -42,15 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from vtlvlm.data.index import ClipIndex, default_store
+    from vtlvlm.data.index import ClipIndex, default_store, report_file
+    from vtlvlm.data.scan import table_file
     from vtlvlm.data.split import split
     from vtlvlm.errors import UsageError
+    from vtlvlm.system.files import write_text
 
     if args.workers is not None and args.workers < 1:
         raise UsageError(f"--workers {args.workers}: at least 1")
     if args.transcode is not None and (args.fast or args.side < 32):
         raise UsageError("--transcode looks into every clip (not with --fast) and makes copies of at least 32 pixels a side")
     store = args.output or default_store(args.root)
+    table = None if args.csv is None else table_file(args.root, args.csv)
+    if args.transcode is not None:
+        from vtlvlm.data.transcode import require_place
+
+        require_place(args.transcode, args.root, [args.classes, table])
     index = ClipIndex.scan(
         args.root, classes=args.classes, csv=args.csv, fast=args.fast, verify=args.verify, workers=args.workers, store=store
     )
@@ -64,24 +71,24 @@ def run(args: argparse.Namespace) -> int:
         )
         for protocol in ([args.protocol] if args.protocol else fitting(index))
     ]
-    page = store.with_suffix(".txt")
+    page = report_file(store)
     print("\n".join(report(index, splits, LISTED)))
     print(f"index: {store}")
     try:
-        page.write_text("\n".join(report(index, splits)) + "\n", encoding="utf-8")
+        write_text(page, "\n".join(report(index, splits)) + "\n", follow=False)
         print(f"this report, with all that is left out: {page}")
     except OSError as error:
         print(f"{page}: the report cannot be kept ({error.strerror})")
     if args.transcode is not None:
-        return make_copies(index, store, args)
+        return make_copies(index, store, table, args)
     return 0
 
 
-def make_copies(index: ClipIndex, store: Path, args: argparse.Namespace) -> int:
+def make_copies(index: ClipIndex, store: Path, table: Path | None, args: argparse.Namespace) -> int:
     """Transcode; clips that prove damaged on the way enter the index and are left out from then on."""
     from vtlvlm.data.transcode import TABLE, transcode
 
-    failed = transcode(index, args.transcode, classes=args.classes, side=args.side, workers=args.workers)
+    failed = transcode(index, args.transcode, classes=args.classes, table=table, side=args.side, workers=args.workers)
     for path, reason in failed.items():
         row = int((index.path == path).argmax())
         index.damage[row], index.checked[row] = reason, 2

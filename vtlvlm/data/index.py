@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -19,10 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vtlvlm.errors import DataError
+from vtlvlm.errors import DataError, UsageError
+from vtlvlm.system.files import replacing
 
 Layout = Literal["ntu", "folders", "csv"]
 _VERSION = "2"
+FOLDER = ".vtlvlm"
+"""Folder of the index inside a set"""
 
 
 @dataclass
@@ -143,13 +147,12 @@ class ClipIndex:
         return f"{self.root}: {len(rows)} of {len(self)} clips are left out: {listed}{more}. `vtlvlm prepare {self.root}` lists them all"
 
     def write(self, path: str | Path) -> None:
-        """Write as parquet, whole or not at all.
+        """Write as parquet, whole or not at all. A link in the place of the set's own index is replaced, and not what it leads to.
 
         Raises:
             OSError: The place cannot be written.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         facts = {
             "version": _VERSION,
             "root": str(self.root),
@@ -158,13 +161,8 @@ class ClipIndex:
             "official": self.official,
         }
         table = pa.table({name: pa.array(getattr(self, name)) for name in COLUMNS}).replace_schema_metadata({"vtlvlm": json.dumps(facts)})
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            pq.write_table(table, temporary, compression="zstd")
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replacing(path, follow=path.parent.name != FOLDER) as temporary, temporary.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -192,19 +190,64 @@ def _reason(problem: str) -> str:
     return problem if len(problem) <= 120 else problem[:117] + "..."
 
 
+def report_file(store: Path) -> Path:
+    """Where the report on an index lies."""
+    return store.with_suffix(".txt")
+
+
+def require_store(store: Path, root: Path) -> None:
+    """Refuse to write an index, and the report beside it, over anything else.
+
+    Raises:
+        UsageError: Something that is not an index, or not its report, is there.
+    """
+    page = report_file(store)
+    if page == store:
+        raise UsageError(f"{store}: the index and the report on it would be one file; let the index's name end in .parquet")
+    if store in stores(root):
+        return
+    if os.path.lexists(store) and not _replaceable(store):
+        raise UsageError(f"{store}: there already, and not an index of vtlvlm; name another file for the index")
+    if os.path.lexists(page) and not (page.is_file() and _REPORT.search(_start(page))):
+        raise UsageError(f"{page}: there already, and not the report on an index, which would stand there; name another file for the index")
+
+
+_REPORT = re.compile(rb"\A[^\n]*: [\d,]+ clips \([^\n]*\), [\d,]+ usable, [\d,]+ classes")
+
+
+def _start(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(1 << 16)
+
+
+def _replaceable(store: Path) -> bool:
+    """Whether a file is an index of any version, or was one before it was damaged."""
+    if not store.is_file() or not store.stat().st_size:
+        return store.is_file()
+    if not _start(store).startswith(b"PAR1"):
+        return False
+    try:
+        with store.open("rb") as file:
+            return b"vtlvlm" in (pq.read_schema(file).metadata or {})
+    except (OSError, ValueError, pa.ArrowException):
+        return True
+
+
 def default_store(root: Path) -> Path:
-    """``root/.vtlvlm/index.parquet`` where that can be written, else a file in the user's cache folder."""
+    """``root/.vtlvlm/index.parquet`` where that can be written and is no link, else a file in the user's cache folder."""
     inside, outside = stores(root)
     folder = inside.parent if inside.parent.is_dir() else root
+    if any(place.is_symlink() for place in (inside.parent, inside, report_file(inside))):
+        return outside
     writable = os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222  # root may write anywhere: respect the bits all the same
     return inside if writable else outside
 
 
 def stores(root: Path) -> tuple[Path, Path]:
     """The two places where the index of ``root`` may be: inside it, and in the user's cache folder."""
-    key = blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
+    key = blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / ".vtlvlm" / "index.parquet", caches / "vtlvlm" / f"index-{key}.parquet"
+    return root / FOLDER / "index.parquet", caches / "vtlvlm" / f"index-{key}.parquet"
 
 
 def strings(values: Sequence[str]) -> NDArray[np.object_]:

@@ -17,7 +17,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from vtlvlm.cores import usable_cores
-from vtlvlm.data.index import ClipIndex, Layout, default_store, stores, strings
+from vtlvlm.data.index import ClipIndex, Layout, default_store, require_store, stores, strings
 from vtlvlm.data.ntu import ACTIONS, EXAMPLE, VIDEO_SUFFIXES, parse_names, read_classes
 from vtlvlm.errors import DataError, UsageError
 
@@ -47,6 +47,7 @@ def scan(
     root = root.absolute()
     index = _listed_in_csv(root, Path(csv)) if csv is not None else _found(root, classes)
     place = Path(store) if store is not None else default_store(root)
+    require_store(place, root)
     changed = _reuse(index, root, place)
     wanted = 0 if fast else 2 if verify else 1
     pending = np.flatnonzero((index.checked < wanted) & (index.misfit == "") & ((index.damage == "") | (index.checked == 0)))
@@ -111,21 +112,31 @@ def _ntu(root: Path, paths: list[str], sizes: list[int], files: list[str], names
     return index
 
 
-def _listed_in_csv(root: Path, csv: Path) -> ClipIndex:
-    table_file = csv if csv.is_file() else root / csv
-    if not table_file.is_file():
+def table_file(root: Path, csv: Path) -> Path:
+    """Where a CSV table lies: as given, or else in the root.
+
+    Raises:
+        DataError: Neither here nor there.
+    """
+    file = csv if csv.is_file() else root / csv
+    if not file.is_file():
         raise DataError(f"{csv}: no such CSV table, neither here nor in {root}")
+    return file
+
+
+def _listed_in_csv(root: Path, csv: Path) -> ClipIndex:
+    file = table_file(root, csv)
     try:
-        header = pa.csv.open_csv(table_file).schema.names
+        header = pa.csv.open_csv(file).schema.names
         kinds = dict.fromkeys(header, pa.string())
         options = pa.csv.ConvertOptions(column_types=kinds, strings_can_be_null=False)
-        table = pa.csv.read_csv(table_file, convert_options=options)
+        table = pa.csv.read_csv(file, convert_options=options)
     except pa.ArrowException as error:
-        raise DataError(f"{table_file}: not a CSV table ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{file}: not a CSV table ({str(error).splitlines()[0]})") from error
     if missing := {"path", "label"} - set(header):
-        raise DataError(f"{table_file}: no column {' and '.join(sorted(missing))}; the first line must name path,label[,split,group]")
+        raise DataError(f"{file}: no column {' and '.join(sorted(missing))}; the first line must name path,label[,split,group]")
     if not len(table):
-        raise DataError(f"{table_file}: no rows in it")
+        raise DataError(f"{file}: no rows in it")
     paths, labels = table["path"].to_pylist(), table["label"].to_pylist()
     splits = table["split"].to_pylist() if "split" in header else [""] * len(paths)
     groups = table["group"].to_pylist() if "group" in header else [""] * len(paths)

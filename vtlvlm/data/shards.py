@@ -18,6 +18,8 @@ from vtlvlm.errors import DataError
 from vtlvlm.system.locks import FileLock, Taken
 
 _TYPES = {"F16": "<f2", "F32": "<f4", "U16": "<u2", "I16": "<i2", "I64": "<i8"}  # safetensors' names of the types that caches hold
+LOCK = ".lock-r00000"
+"""The lock of the first writer, which stays in the folder: a mark that the folder is of our making"""
 
 
 class TensorFile(NamedTuple):

@@ -8,8 +8,10 @@ copies keep every frame and its time, stand upright with square pixels, and say 
 from __future__ import annotations
 
 import csv
+import io
 import os
-import shutil
+import unicodedata
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -20,10 +22,12 @@ from numpy.typing import NDArray
 
 from vtlvlm.cores import usable_cores
 from vtlvlm.data.index import ClipIndex
-from vtlvlm.data.shards import FolderLock
+from vtlvlm.data.shards import LOCK, FolderLock
 from vtlvlm.data.space import require_space
 from vtlvlm.data.video import VideoError, all_frames, linked, opened, scaling, seconds, turns, verify
-from vtlvlm.errors import DataError
+from vtlvlm.errors import DataError, UsageError
+from vtlvlm.system.files import replacing, tidied
+from vtlvlm.system.places import below, real, require_apart, same, within
 
 SIDE = 256
 GOP = 8
@@ -31,24 +35,49 @@ CRF = 20
 _BYTES_A_PIXEL = 0.035  # of a frame of camera video at this quality; noisy or lively video takes up to twice that
 TABLE = "clips.csv"
 """The copies' own table, where the set is described by one"""
+ELSEWHERE = "elsewhere"
+"""Folder of the copies of videos that a table names outside the root"""
+_OWN = {TABLE, "classes.txt", ".vtlvlm"}  # what the folder of copies holds beside copies
 _BT709, _LIMITED = 1, 1  # AVCOL_SPC_BT709 and its fellows, AVCOL_RANGE_MPEG
 _CLOCK = 90_000  # ticks a second of the copies
 _TAG = "vtlvlm 1 copy of"
 
 
 def copy_names(index: ClipIndex, rows: NDArray[np.int64]) -> list[str]:
-    """Where the copies of rows go, relative to the folder of copies.
+    """Where the copies of rows go, relative to the folder of copies: the same tree, and ``elsewhere/`` with the whole path for what a CSV
+    names outside the root. No two names differ in capitals only, so that any disk can hold them all.
 
     Raises:
-        DataError: Two videos differ only in their ending.
+        DataError: Two videos in class folders, or of NTU names, differ only in their ending.
     """
-    names = [str(Path(path).with_suffix(".mp4").as_posix()) for path in index.path[rows]]
-    seen: dict[str, str] = {}
-    for name, path in zip(names, index.path[rows], strict=True):
-        if name in seen:
-            raise DataError(f"{index.root}: {seen[name]} and {path} differ only in their ending; rename one of them")
-        seen[name] = path
+    tops = [f"{top}/".replace("//", "/") for top in (index.root, real(index.root))]
+    taken: dict[str, str] = {}
+    names = []
+    for path in index.path[rows].tolist():
+        name = os.path.splitext(_inner(path, tops))[0]  # noqa: PTH122 - a hundred thousand times
+        if index.layout != "csv" and (other := taken.get(_folded(name))) and os.path.splitext(other)[0] == name:  # noqa: PTH122
+            raise DataError(f"{index.root}: {other} and {path} differ only in their ending; rename one of them")
+        free, count = name, 1
+        while _folded(free) in taken:
+            count += 1
+            free = f"{name}~{count}"
+        taken[_folded(free)] = path
+        names.append(f"{free}.mp4")
     return names
+
+
+def _inner(path: str, tops: list[str]) -> str:
+    """A path of an index as one below the root, whatever it says."""
+    place = os.path.normpath(os.path.join(tops[0], path))  # noqa: PTH118 - a hundred thousand times
+    for top in tops:
+        inner = place.removeprefix(top)
+        if inner != place and inner.partition("/")[0].casefold() not in _OWN:
+            return inner
+    return f"{ELSEWHERE}/{place.lstrip('/')}"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def transcode(
@@ -56,16 +85,21 @@ def transcode(
     folder: Path,
     *,
     classes: Path | None = None,
+    table: Path | None = None,
     side: int = SIDE,
     workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, str]:
     """Copy all usable clips with threads (FFmpeg works outside Python's lock); those that are there already are left as they are.
 
+    Nothing is written outside the folder, whatever the paths of the index and the links in the folder say; no source is opened for writing;
+    and no file is replaced that is not such a copy itself.
+
     Args:
         index: The clips, looked into (not from ``fast``).
         folder: Of the copies: the same tree, ending in .mp4, with the set's ``classes.txt`` or a ``clips.csv``; then the root for all else.
         classes: The classes file that the clips were found with; None for that of the set's folder.
+        table: The CSV that the clips were found with.
         side: Pixels of the shorter side; smaller videos keep their size.
         workers: Clips at once; None for one a core.
         progress: Show a progress bar.
@@ -74,29 +108,36 @@ def transcode(
         Source path → reason, of the clips that turned out to be damaged.
 
     Raises:
+        UsageError: The folder is, holds or lies in what is copied, or has files or links of others where copies would go.
         DataError: No room, another process writes there, or names that would collide.
     """
     from tqdm import tqdm
 
-    if folder.absolute() == index.root:
-        raise DataError(f"{folder}: the videos are there themselves; name another folder for the copies")
     rows = index.good
+    require_place(folder, index.root, [classes, table])
+    _require_apart(index, rows, folder)
     names = copy_names(index, rows)
+    targets = [below(folder, name) for name in names]
+    texts = _accompanying(index, rows, names, classes or index.root / "classes.txt")
+    before = [_copy_of(target) for target in targets]
+    _require_own(folder, texts)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder, 0)
     try:
-        for left in folder.rglob(".*.mp4.part"):  # of a job that was killed
+        tidied(folder)
+        for left in folder.rglob(".*.mp4.part"):  # of a job of version 0.1 that was killed
             left.unlink()
-        ready = [is_copy_of(folder / name, str(index.identity[row])) for row, name in zip(rows, names, strict=True)]
-        todo = [(int(row), name) for row, name, there in zip(rows, names, ready, strict=True) if not there]
+        todo = [(row, to) for row, to, tag in zip(rows.tolist(), targets, before, strict=True) if not tag or tag != index.identity[row]]
         print(require_space(folder, sum(_estimate(index, row, side) for row, _ in todo), f"{len(todo):,} of {len(rows):,} copies"))
-        _accompany(index, folder, rows, names, classes or index.root / "classes.txt")
+        for name, content in texts.items():
+            with replacing(folder / name, follow=False) as temporary:
+                temporary.write_bytes(content)
         failed: dict[str, str] = {}
 
-        def work(item: tuple[int, str]) -> tuple[str, str]:
-            row, name = item
+        def work(item: tuple[int, Path]) -> tuple[str, str]:
+            row, target = item
             try:
-                copy(index.file(row), folder / name, side=side, identity=str(index.identity[row]))
+                copy(index.file(row), target, side=side, identity=str(index.identity[row]))
             except VideoError as error:
                 return str(index.path[row]), str(error).removeprefix(f"{index.file(row)}: ")
             return "", ""
@@ -118,6 +159,53 @@ def transcode(
         lock.release()
 
 
+def require_place(folder: Path, root: Path, tables: Sequence[Path | None] = ()) -> None:
+    """Refuse a folder of copies that is, holds or lies in the set's folder or its tables.
+
+    Raises:
+        DataError: It is the set's folder.
+        UsageError: It lies in it, or holds one of them.
+    """
+    if same(folder, root):
+        raise DataError(f"{folder}: the videos are there themselves; name another folder for the copies")
+    require_apart(folder, [root, *tables], "the folder of copies")
+
+
+def _require_apart(index: ClipIndex, rows: NDArray[np.int64], folder: Path) -> None:
+    """Refuse a folder of copies that holds one of the videos."""
+    sources = {place.parent: place for place in map(real, map(index.file, rows.tolist()))}
+    for parent, source in sources.items():
+        if within(parent, folder):
+            raise UsageError(f"{folder}: {source}, which is to be copied, lies inside it; name another folder for the copies")
+
+
+def _require_own(folder: Path, texts: dict[str, bytes]) -> None:
+    """Refuse to replace a table or list of classes that no earlier job of copying wrote."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: not a folder; name another for the copies")
+    for name, content in texts.items():
+        file = folder / name
+        if file.is_symlink() or (file.exists() and not file.is_file()):
+            raise UsageError(f"{file}: in the place of the copies' own {name}; move it away, or name another folder for the copies")
+        if file.exists() and not (folder / LOCK).exists() and file.read_bytes() != content:
+            raise UsageError(f"{file}: there already, and not of a set of copies; move it away, or name another folder for the copies")
+
+
+def _copy_of(target: Path) -> str:
+    """The identity of the source that a finished copy was made from; "" where there is nothing yet.
+
+    Raises:
+        UsageError: Something else is there, which will not be replaced.
+    """
+    if not os.path.lexists(target):
+        return ""
+    whole = target.is_file() and not target.is_symlink()
+    tag = _tag(target) if whole else None
+    if tag is None and not (whole and target.stat().st_size == 0):
+        raise UsageError(f"{target}: there already, and not a copy that this command made; move it away, or name another folder")
+    return tag or ""
+
+
 def copy(source: Path, target: Path, *, side: int = SIDE, identity: str = "") -> int:
     """Write one copy, whole or not at all, and count its frames by decoding it.
 
@@ -134,32 +222,37 @@ def copy(source: Path, target: Path, *, side: int = SIDE, identity: str = "") ->
         VideoError: The source is damaged, or the copy does not hold every frame of it.
         DataError: The copy cannot be written.
     """
-    part = target.with_name(f".{target.name}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(os.fspath(part), "w", format="mp4") as container:
-            container.metadata["comment"] = f"{_TAG} {identity}"
-            count = _encode(source, container, side)
-        kept = verify(part)
-        if kept != count:
-            raise VideoError(f"{source}: has {count} frames, its copy {kept}; this is a defect of the encoder, please report it")
-        part.replace(target)
+        with replacing(target, follow=False, tidy=False) as part:
+            with av.open(os.fspath(part), "w", format="mp4") as container:
+                container.metadata["comment"] = f"{_TAG} {identity}"
+                count = _encode(source, container, side)
+            kept = verify(part)
+            if kept != count:
+                raise VideoError(f"{source}: has {count} frames, its copy {kept}; this is a defect of the encoder, please report it")
         return kept
     except OSError as error:  # av's errors of writing are OSErrors too; those of reading have become VideoErrors
         raise DataError(f"{target}: cannot be written ({error.strerror}); copies already made stay, the same command goes on") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def is_copy_of(file: Path, identity: str) -> bool:
     """Whether a file is the finished copy of a source with this identity."""
-    if not file.is_file() or not identity:
-        return False
+    return bool(identity) and _tag(file) == identity
+
+
+def _tag(file: Path) -> str | None:
+    """The identity of the source that a copy says it was made from, None of what is no copy."""
     try:
-        with av.open(os.fspath(file)) as container:
-            return bool(container.metadata.get("comment") == f"{_TAG} {identity}")
-    except av.FFmpegError:
-        return False
+        if not file.is_file():
+            return None
+        with file.open("rb") as start:
+            if start.read(8)[4:] != b"ftyp":
+                return None
+        with av.open(os.fspath(file), format="mp4", metadata_errors="ignore", options={"protocol_whitelist": "file"}) as container:
+            comment = str(container.metadata.get("comment", ""))
+    except (OSError, av.FFmpegError):
+        return None
+    return comment.removeprefix(_TAG).strip() if comment.startswith(_TAG) else None
 
 
 def _encode(source: Path, container: av.container.OutputContainer, side: int) -> int:
@@ -225,14 +318,14 @@ def _estimate(index: ClipIndex, row: int, side: int) -> float:
     return float(width * height * factor**2 * index.frames[row] * _BYTES_A_PIXEL)
 
 
-def _accompany(index: ClipIndex, folder: Path, rows: NDArray[np.int64], names: list[str], classes: Path) -> None:
-    """What says which class each clip is, beside the copies."""
+def _accompanying(index: ClipIndex, rows: NDArray[np.int64], names: list[str], classes: Path) -> dict[str, bytes]:
+    """What says which class each clip is, beside the copies: file name → content."""
     if index.layout == "csv":
-        with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "label", "split", "group"])
-            writer.writerows(
-                (name, index.classes[index.label[row]], index.split[row], index.group[row]) for row, name in zip(rows, names, strict=True)
-            )
-    elif index.layout == "ntu" and not index.official:
-        shutil.copyfile(classes, folder / "classes.txt")
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["path", "label", "split", "group"])
+        writer.writerows(
+            (name, index.classes[index.label[row]], index.split[row], index.group[row]) for row, name in zip(rows, names, strict=True)
+        )
+        return {TABLE: text.getvalue().encode()}
+    return {"classes.txt": classes.read_bytes()} if index.layout == "ntu" and not index.official else {}

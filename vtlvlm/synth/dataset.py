@@ -25,6 +25,7 @@ from vtlvlm.synth.performance import Performance, perform
 from vtlvlm.synth.render import encode, frames
 from vtlvlm.synth.scene import ANGLES, FPS, HEIGHT, WIDTH, Camera, Setup, setup_of
 from vtlvlm.synth.skeleton import skeleton_text
+from vtlvlm.system.files import replacing, tidied
 
 VERSION = 2
 """Raised whenever the same settings would give other videos."""
@@ -65,13 +66,9 @@ class ClipSpec:
         camera = Camera.of(setup, self.camera)
         rng = np.random.default_rng([self.seed, 5, self.setup, self.camera, self.subject, self.replication, self.action])
         video, skeleton = self.paths(root)
-        part = video.with_name(f".{video.name}.part")
-        try:
+        with replacing(video, follow=False, tidy=False) as part:
             encode(part, frames(performance, setup, camera, rng))
-            part.replace(video)
-            _write(skeleton, skeleton_text(performance, camera))
-        finally:
-            part.unlink(missing_ok=True)
+        _write(skeleton, skeleton_text(performance, camera))
 
 
 def plan(seed: int, subjects: int, replications: int, actions: Sequence[int], cameras: Sequence[int]) -> list[ClipSpec]:
@@ -165,6 +162,9 @@ def _check(seed: int, subjects: int, replications: int, actions: Sequence[int], 
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:
     """Makes the folder ours, or refuses one that was made differently."""
+    for folder in (output / VIDEOS, output / SKELETONS):
+        if folder.is_symlink():
+            raise DataError(f"{folder}: leads out of the folder to write; remove the link, or choose another folder")
     for record in (output / MANIFEST, output / STARTED):
         if not record.exists():
             continue
@@ -183,11 +183,14 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
         for folder in (output / VIDEOS, output / SKELETONS):
             if folder.exists() and any(folder.iterdir()):
                 raise DataError(f"{folder}: holds files that no record in {MANIFEST} explains; choose another folder")
+        if os.path.lexists(output / CLASSES):
+            raise DataError(f"{output / CLASSES}: no record in {MANIFEST} explains it, and it would be replaced; choose another folder")
         for folder in (output / VIDEOS, output / SKELETONS):
             folder.mkdir(parents=True, exist_ok=True)
         _write(output / STARTED, json.dumps(settings) + "\n")
     for folder in (output / VIDEOS, output / SKELETONS):
         folder.mkdir(parents=True, exist_ok=True)
+    tidied(output)
 
 
 def _render(clips: list[ClipSpec], output: Path, workers: int, bar: tqdm) -> None:
@@ -233,6 +236,5 @@ def _describe(clip: ClipSpec) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with replacing(path, follow=False, tidy=False) as part:
+        part.write_text(text, encoding="utf-8")

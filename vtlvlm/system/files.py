@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -20,12 +21,14 @@ SUFFIX = ".tmp"
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, follow: bool = True, tidy: bool = True) -> Iterator[Path]:
     """A temporary file to write. When the block ends well, its bytes are on the disk and it takes the name ``path``; what was there is
     replaced. Otherwise it is removed, and ``path`` stays as it was.
 
     Args:
-        path: The file to write. A symbolic link is followed: the file it names is replaced.
+        path: The file to write.
+        follow: Follow a symbolic link and replace the file it names; otherwise the link itself is replaced.
+        tidy: Remove what dead processes left of this target. It reads the folder: in one of very many files, call ``tidied`` once instead.
 
     Yields:
         The temporary file, in the same folder; it does not exist yet.
@@ -33,8 +36,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises:
         OSError: The place cannot be written.
     """
-    target = _target(path)
-    temporary = _temporary(target)
+    target = _target(path) if follow else Path(os.path.abspath(path))  # noqa: PTH100
+    temporary = _temporary(target, tidy)
     try:
         yield temporary
         sync(temporary)
@@ -75,9 +78,9 @@ def appearing(folder: str | Path) -> Iterator[Path]:
         raise
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
-    with replacing(path) as temporary:
+def write_text(path: str | Path, text: str, *, follow: bool = True) -> None:
+    """Write UTF-8 text, whole or not at all; ``follow`` is that of ``replacing``."""
+    with replacing(path, follow=follow) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -107,11 +110,22 @@ def _target(path: str | Path) -> Path:
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(os.path.abspath(path))  # noqa: PTH100, PTH114
 
 
-def _temporary(target: Path) -> Path:
+def tidied(folder: str | Path) -> None:
+    """Remove the temporary files that dead processes of this machine left in a folder and below it; links are not followed."""
+    marks = re.compile(rf"\..+\.{re.escape(_host())}\.(\d+\.[0-9a-f]+\.tmp)")
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            found = marks.fullmatch(name)
+            if found and _abandoned(found[1]):
+                Path(inner, name).unlink(missing_ok=True)
+
+
+def _temporary(target: Path, tidy: bool = True) -> Path:
     """A new name beside a target, whose folder is made; temporaries of the target that dead processes left are removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    start = f".{target.name[:120]}.{_host()}."
-    for left in target.parent.iterdir():
+    short = os.fsencode(target.name)[:120].decode(errors="ignore")  # names have 255 bytes at most
+    start = f".{short}.{_host()}."
+    for left in target.parent.iterdir() if tidy else ():
         if left.name.startswith(start) and left.name.endswith(SUFFIX) and _abandoned(left.name.removeprefix(start)):
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import stat
 import warnings
 import weakref
 from pathlib import Path
@@ -13,6 +14,7 @@ from vtlvlm.errors import DataError
 from vtlvlm.system.text import shown
 
 _held: set[Path] = set()
+_LONGEST = 1000  # bytes of a lock, which holds one line
 
 
 class Taken(Exception):
@@ -35,7 +37,7 @@ class FileLock:
 
     Raises:
         Taken: Somebody else holds it.
-        DataError: A link stands in its place: what it names is not written to.
+        DataError: A link of either kind or another file stands in its place, which is not written to.
         OSError: The file cannot be made.
     """
 
@@ -45,7 +47,11 @@ class FileLock:
             raise Taken("")
         if path.is_symlink():
             raise DataError(f"{path}: a link where a lock belongs; delete it")
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_size > _LONGEST:
+            os.close(handle)
+            raise DataError(f"{path}: not a lock, whose place it takes; move it away")
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
