@@ -120,3 +120,9 @@ def launch(*arguments: object) -> str:
     done = subprocess.run(command, env=alone(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+def shell(line: str, **more: str) -> subprocess.CompletedProcess[bytes]:
+    """A command line as a user types it, with ``vtlvlm`` for this checkout's."""
+    command = line.replace("vtlvlm", f"{sys.executable} -m vtlvlm")
+    return subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], env=alone(**more), capture_output=True, timeout=120, check=False)

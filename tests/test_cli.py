@@ -1,5 +1,6 @@
 """The command table: help, exit codes, and that light commands stay light."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from vtlvlm.cli import COMMANDS, main
+from vtlvlm.errors import UsageError
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +66,61 @@ def test_a_full_gpu_is_one_line_with_a_remedy(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "vtlvlm: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
     with pytest.raises(torch.OutOfMemoryError):
         main(["fit", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyError("a\x1b[2J key"), 70, "this is a defect: KeyError: 'a\\x1b[2J key'; run again with --debug and report it"),
+        (MemoryError(), 1, "out of memory; close other programs"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "Cannot allocate memory; close other programs"),
+        (OSError(errno.EMFILE, "Too many open files", "a.mp4"), 1, "a.mp4: Too many open files; raise the limit with `ulimit -n 65536`"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a\nb"), 1, "a\\nb: No such file or directory"),
+        (UsageError("first\nsecond \x1b[31m"), 2, "first\\nsecond \\x1b[31m"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 1, "fewer workers (--data.num_workers)"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), 1, "fewer workers (--data.num_workers)"),
+        (RuntimeError("[../gloo] Connection closed by peer [127.0.0.1]:1"), 1, "another process of this run has ended"),
+        (
+            RuntimeError("Caught X.\nTraceback (most recent call last):\n  File\nValueError: why"),
+            70,
+            "RuntimeError: ValueError: why;",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_every_error_is_one_line(
+    error: Exception, code: int, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("vtlvlm.cli.run", fail)
+    assert main(["fit"]) == code
+    said = capsys.readouterr().err
+    assert said.startswith("vtlvlm: ")
+    assert line in said
+    assert said.count("\n") == 1
+    assert "\x1b" not in said
+    with pytest.raises(type(error)):
+        main(["fit", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["classify"], "classify: the following arguments are required: FILE; `vtlvlm classify --help` lists"),
+        (["bench", "x\x1b[1m"], "invalid choice: 'x\\x1b[1m'"),
+        (["fit", "--config", "nothing.yaml"], "nothing.yaml"),
+        (["fit", "--nothing", "1"], "unrecognized arguments: --nothing 1"),
+        (["extract", "--data.root", "a", "--data.batch_size", "x"], '"data.batch_size": expected int. Got value: x'),
+        (["fit"], "the following arguments are required: fit.data.root, fit.model"),
+    ],
+)
+def test_wrong_options_are_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
 
 
 def test_interruptions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from vtlvlm.batches import EventTokens, FeatureBatch
-from vtlvlm.report.provenance import environment, global_seed, write_json
+from vtlvlm.report.provenance import environment, global_seed
 from vtlvlm.report.runs import Run
+from vtlvlm.system.files import write_json
 
 SPLITS = {"test": "test", "validate": "val"}
 """What a trainer does -> the name of the split it reads."""

@@ -19,9 +19,9 @@ from vtlvlm.batches import FeatureBatch, VideoBatch
 from vtlvlm.codebook import ENOUGH_TOKENS, CodeTally, CollapseKind, SeenEvents, zipf_fit
 from vtlvlm.exemplars import KeptEvents, cells, choose
 from vtlvlm.report.codebook import CodebookFacts, CodePictures, Pair, SalientClip, codebook_figure, signed
-from vtlvlm.report.provenance import write_json
 from vtlvlm.report.runs import Curve
 from vtlvlm.stages.vtem import VTEMModule
+from vtlvlm.system.files import write_json
 from vtlvlm.vtem.quantizers import CodebookQuantizer, EMAQuantizer, FSQQuantizer, Quantizer, SimVQQuantizer
 
 LOG = logging.getLogger(__name__)

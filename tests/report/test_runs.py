@@ -10,8 +10,9 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from vtlvlm.errors import DataError
-from vtlvlm.report.provenance import environment, git_state, write_json
+from vtlvlm.report.provenance import environment, git_state
 from vtlvlm.report.runs import Run, fit_finished, to_continue
+from vtlvlm.system.files import write_json
 
 
 def test_an_empty_run_folder_has_nothing(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from vtlvlm.errors import UsageError
 from vtlvlm.finite import NotFiniteError
 from vtlvlm.lvlm.compose import compose
 from vtlvlm.report.paired import paired_difference
-from vtlvlm.report.provenance import write_json
 from vtlvlm.report.runs import Run, fit_finished, to_continue
+from vtlvlm.system.files import write_json
 
 QUIET = ("--trainer.logger", "false", "--trainer.enable_model_summary", "false")
 

@@ -143,7 +143,7 @@ def one_run(setting: Setting, runs: Path, arm: str, seed: int, fold: str) -> dic
     """Train one arm on one fold with one seed and probe it: ``{"guesses": {probe: [...]}, "labels", "groups"}`` of the test clips."""
     from vtlvlm.commands.probe import step_probes
     from vtlvlm.data.datamodule import NTUDataModule
-    from vtlvlm.report.provenance import write_json
+    from vtlvlm.system.files import write_json
 
     run = runs / run_name(arm, fold, seed)
     path = run / "probes.json"

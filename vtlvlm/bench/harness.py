@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from torch.profiler import ProfilerActivity, profile
 
-from vtlvlm.report.provenance import environment, write_json
+from vtlvlm.report.provenance import environment
 from vtlvlm.report.tables import Table, as_text
+from vtlvlm.system.files import write_json
 
 
 @dataclass(frozen=True)

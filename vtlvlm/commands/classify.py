@@ -11,6 +11,8 @@ import json
 import sys
 from pathlib import Path
 
+from vtlvlm.system.files import finite
+
 DEFAULT_MODEL = "runs/demo/bundle"
 VIDEO_ENDINGS = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 
@@ -44,6 +46,7 @@ def videos(paths: list[Path]) -> list[Path]:
 
 def run(args: argparse.Namespace) -> int:
     from vtlvlm.errors import DataError, UsageError
+    from vtlvlm.system.text import shown
 
     if args.top < 1:
         raise UsageError(f"--top {args.top}: at least 1")
@@ -64,18 +67,28 @@ def run(args: argparse.Namespace) -> int:
             result = recognizer.classify(file, top=args.top)
         except DataError as error:
             failed += 1
-            print(f"vtlvlm: {error}", file=sys.stderr)
+            print(f"vtlvlm: {shown(error)}", file=sys.stderr)
             if args.json:
-                print(json.dumps({"file": str(file), "error": str(error)}), flush=True)
+                print(json_line({"file": str(file), "error": str(error)}), flush=True)
             continue
         if args.json:
             actions = [{"action": name, "probability": round(p, 6)} for name, p in result.actions]
-            print(json.dumps({"file": str(file), "actions": actions, "seconds": round(result.seconds, 3)}), flush=True)
+            print(json_line({"file": str(file), "actions": actions, "seconds": round(result.seconds, 3)}), flush=True)
         else:
-            print(f"{file}  ({result.seconds:.2f} s)")
+            print(f"{shown(file)}  ({result.seconds:.2f} s)")
             for name, p in result.actions:
-                print(f"  {p:6.1%}  {'█' * round(20 * p):20s}  {name}")
+                print(f"  {p:6.1%}  {bar(p)}  {shown(name)}")
             sys.stdout.flush()
     if failed:
         print(f"vtlvlm: {failed} of {len(files)} files could not be read", file=sys.stderr)
     return 1 if failed else 0
+
+
+def bar(probability: float) -> str:
+    """A probability as 20 characters; empty where it is not a number."""
+    return f"{'█' * round(20 * probability) if probability == probability else '':20s}"
+
+
+def json_line(value: object) -> str:
+    """One line of JSON, plain ASCII; what is not a number there (nan, infinity) is null."""
+    return json.dumps(finite(value), allow_nan=False)

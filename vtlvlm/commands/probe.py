@@ -43,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
 
     from vtlvlm.data.datamodule import NTUDataModule
     from vtlvlm.report.probes import probe_suite
-    from vtlvlm.report.provenance import environment, write_json
+    from vtlvlm.report.provenance import environment
     from vtlvlm.report.tables import ResultRow, as_text, summary_table
+    from vtlvlm.system.files import write_json
 
     data = NTUDataModule(str(args.root), args.protocol, features=str(args.features), labels=args.labels, validation=0.0)
     data.setup("test")

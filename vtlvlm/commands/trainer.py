@@ -180,7 +180,7 @@ def parts(name: str, arguments: Sequence[str]) -> CachingCLI:
             seed_everything_default=0,
             trainer_defaults={"use_distributed_sampler": False},
             auto_configure_optimizers=False,
-            parser_kwargs={"prog": f"vtlvlm {name}"},
+            parser_kwargs={"prog": f"vtlvlm {name}", "exit_on_error": False},  # the command line says it in a line
             run=False,
             args=list(arguments),
         )
@@ -236,6 +236,7 @@ def run(arguments: Sequence[str]) -> int:
             seed_everything_default=0,
             trainer_defaults={"use_distributed_sampler": False},
             auto_configure_optimizers=False,
+            parser_kwargs={"prog": "vtlvlm", "exit_on_error": False},  # the command line says it in a line
             args=list(arguments),
         )
     return 0

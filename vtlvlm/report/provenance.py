@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -81,11 +80,3 @@ def global_seed() -> int | None:
 def environment(seed: int | None, folder: Path | str = ".") -> dict[str, Any]:
     """The content of ``versions.json``: ``versions``, ``machine``, ``seed`` and ``git`` (of ``folder``)."""
     return {"versions": versions(), "machine": machine(), "seed": seed, "git": git_state(folder)}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON (UTF-8, indented) so that readers see the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)

@@ -7,6 +7,7 @@ disk, never write the same temporary. What a killed process left is removed by t
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import secrets
@@ -85,10 +86,19 @@ def write_text(path: str | Path, text: str, *, follow: bool = True) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON (UTF-8, indented), whole or not at all. Folders above ``path`` are made."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    """Write JSON (UTF-8, indented), whole or not at all; nan and infinity, which JSON does not know, are null. Folders above are made."""
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def finite(value: Any) -> Any:
+    """The same value for JSON, with None for every number in it that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    return [*map(finite, value)] if isinstance(value, list | tuple) else value
 
 
 def sync(path: Path) -> None:

@@ -26,6 +26,28 @@ def shown(text: object, most: int | None = None) -> str:
     return line
 
 
+def shown_lines(text: str) -> str:
+    """Text of several lines, such as a command writes to a terminal: as :func:`shown`, but line ends and tabs stay."""
+    return _HARMFUL.sub(lambda found: found.group() if found.group() in "\t\n\r" else _escape(ord(found.group())), text)
+
+
+def plain(text: str, encoding: str | None) -> str:
+    """Text in the characters that an encoding has: ``#`` for ``█``, ``-`` for ``–``, escapes such as ``\\xe9`` for what has no likeness."""
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return text.translate(_LIKENESS).encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
+    return text
+
+
+_LIKENESS = str.maketrans(
+    {
+        "█": "#", "×": "x", "–": "-", "—": "-", "─": "-", "−": "-", "·": "-", "…": "...", "→": "->", "≤": "<=", "≥": ">=", "±": "+-",
+        "α": "alpha", "β": "beta", "²": "^2", "’": "'", "“": '"', "”": '"', "\N{NO-BREAK SPACE}": " ",
+    }
+)  # fmt: skip
+
+
 def _escape(code: int) -> str:
     if BYTES[0] <= code <= BYTES[1]:
         return f"\\x{code - 0xDC00:02x}"

@@ -1,0 +1,166 @@
+"""Standard output and standard error as a command uses them: harmless, in characters that they can show, and allowed to fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+from vtlvlm.system.text import plain, shown, shown_lines
+
+UNREAD = 128 + 13
+"""Exit code of a command whose reader went away: the shell's for SIGPIPE"""
+_MOVES_UP = re.compile("(\x1b\\[A)+")
+
+
+class Unread(OSError):
+    """What is written goes nowhere any more."""
+
+
+class Stream:
+    """A text stream that nothing harmful passes: control characters appear as escapes, and what the encoding lacks as plain characters.
+
+    Args:
+        stream: What to write to.
+        vital: Raise :class:`Unread` where it cannot be written any more; otherwise the rest is dropped, and the work goes on.
+
+    Attributes:
+        failure: Why nothing more is written; None while all is well.
+    """
+
+    def __init__(self, stream: TextIO, vital: bool = False) -> None:
+        self._stream, self._vital = stream, vital
+        self.failure: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write text; returns its length."""
+        harmless = text if _MOVES_UP.fullmatch(text) else shown_lines(text)  # progress bars below each other move so
+        self._try(lambda: self._stream.write(plain(harmless, getattr(self._stream, "encoding", None))))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Hand everything on."""
+        self._try(self._stream.flush)
+
+    def _try(self, action: Any) -> None:
+        if self.failure is not None:
+            return
+        try:
+            action()
+        except OSError as error:
+            self.failure = error
+            if self._vital:
+                raise Unread(error.errno, error.strerror) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def forget(self) -> None:
+        """Send what is still buffered nowhere, so that the interpreter's own flush at the end has nothing to complain about."""
+        with suppress(OSError, ValueError, AttributeError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+@contextmanager
+def harmless(vital: bool) -> Iterator[tuple[Stream, Stream]]:
+    """``sys.stdout`` and ``sys.stderr`` as :class:`Stream` s; the caller's own are back afterwards.
+
+    Args:
+        vital: Of standard output: whether a command has nothing to do once it cannot be written.
+    """
+    own = sys.stdout, sys.stderr
+    out, err = Stream(sys.stdout or _nowhere(), vital), Stream(sys.stderr or _nowhere())
+    sys.stdout, sys.stderr = out, err
+    try:
+        yield out, err
+    finally:
+        sys.stdout, sys.stderr = own
+        for stream in (out, err):
+            with suppress(Unread):
+                stream.flush()
+            if stream.failure is not None:
+                stream.forget()
+
+
+def _nowhere() -> TextIO:
+    """In the place of a stream that was closed before the program started."""
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - for as long as the process lives
+
+
+def occupy() -> None:
+    """Have the numbers of closed standard streams taken by the null device: a file that got one would be written to by accident."""
+    with suppress(OSError):
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(number, True)
+        os.close(number)
+
+
+@contextmanager
+def one_line_each(debug: bool) -> Iterator[None]:
+    """Warnings and what goes wrong in threads or while the interpreter cleans up: a line each, without the place in the source.
+
+    Args:
+        debug: Leave everything as Python shows it.
+    """
+    if debug:
+        yield
+        return
+    own = warnings.showwarning, threading.excepthook, sys.unraisablehook
+    warnings.showwarning = _warn
+    threading.excepthook = lambda found: _tell(found.exc_value, found.exc_type)
+    sys.unraisablehook = lambda found: _tell(found.exc_value, found.exc_type)
+    try:
+        yield
+    finally:
+        warnings.showwarning, threading.excepthook, sys.unraisablehook = own
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    with suppress(Exception):
+        sys.stderr.write(f"vtlvlm: warning: {shown(_joined(str(message)))}\n")
+
+
+def _tell(error: BaseException | None, kind: type[BaseException]) -> None:
+    if issubclass(kind, (SystemExit, KeyboardInterrupt, BrokenPipeError)):
+        return
+    with suppress(Exception):
+        sys.stderr.write(f"vtlvlm: warning: {kind.__name__}: {gist(error)}\n")
+
+
+def _joined(text: str) -> str:
+    """Several lines of a library as one."""
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def gist(error: BaseException | None, most: int = 600) -> str:
+    """The line of an exception's text that says what happened: the last one where it holds the traceback of another process."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return ""
+    foreign = any(line.startswith("Traceback (most recent call last)") for line in lines)
+    return shown(lines[-1] if foreign else lines[0], most)
+
+
+def broken_pipe(error: OSError | None) -> bool:
+    """Whether a stream failed because its reader went away, which needs no word."""
+    return error is not None and error.errno in (errno.EPIPE, errno.ESHUTDOWN)
+
+
+def place(error: BaseException) -> str:
+    """Where an exception was raised, as ``module:line``; "" where that is not known."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
