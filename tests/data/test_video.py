@@ -108,7 +108,7 @@ def test_sampled_views_of_a_short_clip_repeat_frames(tmp_path: Path, make_video:
 REAL = {
     "Megamind_bugy.avi": 270, "SOX5yA1l24A.mp4": 332, "TrumanShow_wave_f_nm_np1_fr_med_26.avi": 48, "av1_video.mkv": 125,
     "bt709_full_range.mp4": 30, "carphone_distorted.mp4": 120, "flipping_a_pancake.mkv": 310, "h264_10bits.mp4": 30, "h265_10bits.mp4": 30,
-    "h265_video.mp4": 10, "hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi": 83, "nasa_13013.mp4": 325, "test.mp4": 300,
+    "h265_video.mp4": 10, "hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi": 83, "nasa_13013.mp4": 390, "test.mp4": 300,
     "tree.avi": 68, "unordered.mov": 4, "video_0.mov": 3, "video_90.mov": 3, "video_180.mov": 3, "video_270.mov": 3,
 }  # fmt: skip
 
@@ -134,7 +134,8 @@ def test_rotated_files_and_variable_frame_rate(test_data: Path) -> None:
 
 def test_a_file_that_stops_decoding_is_refused(test_data: Path) -> None:
     file = test_data / "clips" / "corrupted.mp4"
-    assert probe(file).frames == 50  # nothing shows in the packets
+    with pytest.raises(VideoError, match=r"corrupted\.mp4: damaged: decoding stops near 3\.00 s"):
+        probe(file)  # a packet without a picture has it decoded
     assert len(decode(file, [0, 27], size=8).frames) == 2
     with pytest.raises(VideoError, match=r"corrupted\.mp4: damaged: decoding stops near 3\.00 s"):
         decode(file, [0, 40], size=8)

@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtlvlm.cores import usable_cores
+from vtlvlm.data.container import VideoError, container_of, opened, packets_of
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.shards import LOCK, FolderLock
 from vtlvlm.data.space import require_space
-from vtlvlm.data.video import VideoError, all_frames, linked, opened, scaling, seconds, turns, verify
+from vtlvlm.data.video import all_frames, linked, scaling, seconds, turns, verify
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.system.files import replacing, tidied
 from vtlvlm.system.places import below, real, require_apart, same, within
@@ -224,7 +225,7 @@ def copy(source: Path, target: Path, *, side: int = SIDE, identity: str = "") ->
     """
     try:
         with replacing(target, follow=False, tidy=False) as part:
-            with av.open(os.fspath(part), "w", format="mp4") as container:
+            with av.open(f"file:{part.absolute()}", "w", format="mp4") as container:
                 container.metadata["comment"] = f"{_TAG} {identity}"
                 count = _encode(source, container, side)
             kept = verify(part)
@@ -248,7 +249,7 @@ def _tag(file: Path) -> str | None:
         with file.open("rb") as start:
             if start.read(8)[4:] != b"ftyp":
                 return None
-        with av.open(os.fspath(file), format="mp4", metadata_errors="ignore", options={"protocol_whitelist": "file"}) as container:
+        with container_of(file) as container:
             comment = str(container.metadata.get("comment", ""))
     except (OSError, av.FFmpegError):
         return None
@@ -262,7 +263,7 @@ def _encode(source: Path, container: av.container.OutputContainer, side: int) ->
     output, graph, graph_of, size = None, None, None, (0, 0)
     with opened(source) as (input_container, stream):
         rate = stream.average_rate or Fraction(25)
-        for frame in all_frames(source, input_container.demux(stream)):
+        for frame in all_frames(source, packets_of(source, input_container, stream)):
             if graph is None or graph_of != (frame.width, frame.height, frame.format.name):
                 graph_of = (frame.width, frame.height, frame.format.name)
                 size = size if output is not None else _small(frame, float(stream.sample_aspect_ratio or 1), side)

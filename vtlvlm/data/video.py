@@ -1,7 +1,8 @@
 """Video files: what is in one (``probe``), chosen frames of it (``decode``), and whether all of it decodes (``verify``).
 
 One container a call, one thread, always closed. A file that is damaged in any way that shows is refused with its reason; no frame is
-ever made up. Container headers are not believed: lengths come from counting packets, truncation from the container's own sizes.
+ever made up. Container headers are not believed. ``Shown`` says which frames a file shows and when: from its packets where their headers
+settle it, else by decoding all of them. The frames are those of a whole decode, numbered from 0 in display order.
 
 Colours: tagged matrix and range are honoured. Untagged video is BT.709 from 720 lines upwards and BT.601 below, as players have it, in
 limited range. The display rotation and the sample aspect ratio stored in the file are applied.
@@ -9,21 +10,18 @@ limited range. The display rotation and the sample aspect ratio stored in the fi
 
 from __future__ import annotations
 
-import os
-import stat
-import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
+from vtlvlm.data.container import VideoError, opened, packets_of, place, unusable
+from vtlvlm.data.pictures import Unsure, counter
 from vtlvlm.data.sampling import FrameSampling
-from vtlvlm.errors import DataError
 
 if TYPE_CHECKING:  # probing does not need torch, and `vtlvlm prepare` starts without it
     from torch import Tensor
@@ -32,7 +30,6 @@ Crop = Literal["center", "pad"]
 
 _MATRICES = {1: "bt709", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}  # AVColorSpace → name in the scale filter
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
-_PLAYLISTS = {"hls", "concat", "dash", "imf"}  # text files that make FFmpeg open other files
 _HELD = 512 * 2**20  # bytes of a file whose packets may be held in memory
 _TURNS: dict[int, list[tuple[str, str | None]]] = {
     1: [("transpose", "clock")],
@@ -41,15 +38,11 @@ _TURNS: dict[int, list[tuple[str, str | None]]] = {
 }
 
 
-class VideoError(DataError):
-    """A video that cannot be used: ``{path}: {reason}``."""
-
-
 class VideoInfo(NamedTuple):
     """What a video file holds."""
 
     frames: int
-    """Frames that its packets carry."""
+    """Frames that are shown when all of it is decoded."""
     fps: float
     """Average frames per second as declared."""
     duration: float
@@ -72,30 +65,87 @@ class Clip(NamedTuple):
     """(T,) float32 seconds from the start of the clip, non-decreasing"""
 
 
+class Shown:
+    """Which frames packets show, and when, as far as the packets' headers settle it.
+
+    Packets that an edit list leaves out and hidden frames are not shown. A frame that is shown again counts again.
+
+    Args:
+        stream: Whose packets are added.
+    """
+
+    def __init__(self, stream: av.VideoStream) -> None:
+        codec = stream.codec_context
+        self._count = counter(codec.codec.canonical_name, codec.extradata or b"")
+        self._timed = not _made_up(stream)
+        self._stamps: list[int | None] = []
+        self._known: bool | None = None
+        self._due: int | None = None
+
+    def noted(self, source: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """Hand packets on, each added."""
+        for packet in source:
+            self.add(packet)
+            yield packet
+
+    def add(self, packet: av.Packet) -> None:
+        """Take the next packet in the order of the file."""
+        if self._count is None or not packet.size:
+            return
+        try:
+            if packet.is_corrupt:
+                raise Unsure
+            number = self._count(memoryview(packet))
+            known, due = self._timed and packet.pts is not None, packet.dts
+            anew = known and self._due is not None and (due is None or due <= self._due)
+            if number and (anew or self._known not in (None, known)):
+                raise Unsure  # stamps that begin anew or are missing do not give the order of the frames
+        except Unsure:
+            self._count = None
+            return
+        if number:
+            self._known, self._due = known, due
+        if not packet.is_discard:
+            self._stamps += [packet.pts if known else None] * number
+
+    @property
+    def stamps(self) -> list[int | None] | None:
+        """Times of the frames in display order, in the stream's time base, None throughout where the container has none; or None where the
+        packets do not settle which frames are shown."""
+        if self._count is None or not self._count.settled or not self._stamps:
+            return None
+        if not self._known:
+            return self._stamps
+        rising = sorted(stamp for stamp in self._stamps if stamp is not None)
+        ordered = self._due is not None and len(set(rising)) == len(rising)
+        return list(rising) if ordered else None
+
+
 def probe(path: str | Path) -> VideoInfo:
-    """Count frames by reading packets, decoding only the first frame (about 1 % of a decode).
+    """Count the frames a file shows. Most files give it away by their packets, for about 1 % of a decode; the others are decoded.
 
     Raises:
-        VideoError: Not a regular readable file, no video in it, truncated, or its first frame does not decode.
+        VideoError: Not a regular readable file, no video in it, truncated, its first frame does not decode, or, of a file that had to be
+            decoded, any of them.
     """
     with opened(path) as (container, stream):
-        frames, first, stamps = 0, None, []
-        for packet in container.demux(stream):
-            _refuse_corrupt(path, packet, "packet", frames)
-            if packet.size > 1:  # MPEG-4 in AVI puts packets of one byte where a frame moved to another packet
-                frames += 1
-                stamps.append(packet.pts)
-            if first is None:
-                first = next(iter(packet.decode()), None)
+        found = Shown(stream)
+        source = found.noted(packets_of(path, container, stream))
+        first = next(all_frames(path, source), None)
         if first is None:
             raise VideoError(f"{path}: no frame in it can be decoded")
+        for _ in source:  # the rest is not decoded
+            continue
+        stamps = found.stamps
+        if stamps is None:
+            with opened(path) as (again, same):
+                stamps = [frame.pts for frame in all_frames(path, packets_of(path, again, same))]
         fps = frame_rate(stream)
-        duration, variable = frames / fps, False
-        if not _made_up(stream) and all(stamp is not None for stamp in stamps):
-            steps = np.diff(np.sort(np.asarray(stamps, dtype=np.int64)))
-            duration = float(steps.sum() * stream.time_base) + 1 / fps
-            variable = bool(len(steps) > 1 and steps.max() > 1.5 * np.median(steps))
-        return VideoInfo(frames, fps, duration, first.width, first.height, -round(first.rotation / 90) % 4 * 90, variable)
+        times = seconds(stamps, stream)
+        steps = np.diff(times)
+        variable = bool(len(steps) > 1 and steps.max() > 1.5 * np.median(steps))
+        turned = -round(first.rotation / 90) % 4 * 90
+        return VideoInfo(len(stamps), fps, float(times[-1]) + 1 / fps, first.width, first.height, turned, variable)
 
 
 def verify(path: str | Path) -> int:
@@ -106,7 +156,7 @@ def verify(path: str | Path) -> int:
     """
     count = 0
     with opened(path) as (container, stream):
-        for _ in all_frames(path, container.demux(stream)):
+        for _ in all_frames(path, packets_of(path, container, stream)):
             count += 1
     if not count:
         raise VideoError(f"{path}: no frame in it can be decoded")
@@ -174,21 +224,18 @@ def _chosen(
 ) -> Iterator[av.VideoFrame]:
     """The wanted frames in display order; fills ``stamps`` with the times of all frames up to the last of them.
 
-    H.264 whose packets say when they are shown is decoded without the frames that are neither wanted nor referred to by others. Where these
-    times rise with the order of decoding there is nothing to skip, or they are made up: AVI stores none.
+    H.264 whose packets settle which frames are shown, and when, is decoded without the frames that are neither wanted nor referred to by
+    others. Where their times rise with the order of decoding there is nothing to skip, or they are made up: AVI stores none.
     """
+    source: Iterable[av.Packet] = packets_of(path, container, stream)
     if stream.codec_context.name == "h264" and Path(path).stat().st_size < _HELD:
-        packets = list(container.demux(stream))
-        shown = [packet.pts for packet in packets if packet.size]
-        known = None not in shown and len(set(shown)) == len(shown) and not any(packet.is_discard for packet in packets)
-        if known and shown != sorted(shown):
-            shown.sort()
-            stamps += shown[: last + 1]
-            yield from _without_the_rest(path, packets, stream, {shown[number] for number in wanted if number < len(shown)})
+        found = Shown(stream)
+        source = list(found.noted(source))
+        if found.stamps is not None and None not in found.stamps and [packet.pts for packet in source if packet.size] != found.stamps:
+            stamps += found.stamps[: last + 1]
+            known = found.stamps
+            yield from _without_the_rest(path, source, stream, {known[number] for number in wanted if number < len(known)})
             return
-        source: Iterator[av.Packet] = iter(packets)
-    else:
-        source = container.demux(stream)
     for position, frame in enumerate(all_frames(path, source)):
         stamps.append(frame.pts)
         if position in wanted:
@@ -197,24 +244,24 @@ def _chosen(
             return
 
 
-def _without_the_rest(path: str | Path, packets: list[av.Packet], stream: av.VideoStream, wanted: set[int]) -> Iterator[av.VideoFrame]:
+def _without_the_rest(path: str | Path, held: list[av.Packet], stream: av.VideoStream, wanted: set[int | None]) -> Iterator[av.VideoFrame]:
     """The frames shown at the wanted stamps, without decoding what none of them needs."""
 
     def needed() -> Iterator[av.Packet]:
         left = len(wanted)
-        for packet in packets:
+        for packet in held:
             here = packet.pts in wanted
             left -= here
             context.skip_frame = "DEFAULT" if here else "NONREF"
             yield packet
             if not left:
-                yield packets[-1]  # the empty one, which makes the decoder give what it holds back
+                yield held[-1]  # the empty one, which makes the decoder give what it holds back
                 return
 
     context, before = stream.codec_context, None
     for frame in all_frames(path, needed()):
         if frame.pts is None or (before is not None and frame.pts <= before):
-            raise VideoError(f"{path}: damaged: its frames are not in the order of their times {_place(frame, 0)}")
+            raise VideoError(f"{path}: damaged: its frames are not in the order of their times {place(frame)}")
         before = frame.pts
         if before in wanted:
             yield frame
@@ -251,88 +298,30 @@ def decode_sampled(
     return decode(path, plan.indices, size=sampling.size, crop=sampling.crop, flip=plan.flip, zoom=plan.zoom, shift=plan.shift)
 
 
-@contextmanager
-def opened(path: str | Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """The container and its first video stream; every failure of FFmpeg inside becomes a ``VideoError``."""
-    _require_whole_file(Path(path))
-    options = {"protocol_whitelist": "file"}
+def all_frames(path: str | Path, source: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
+    """The frames of packets in display order. Packets before the first keyframe that do not decode, in a recording that was cut, are passed
+    over as players do.
+
+    Raises:
+        VideoError: Any other packet does not decode, or a frame is flagged as corrupt.
+    """
+    count, packet, begun = 0, None, False
     try:
-        with av.open(os.fspath(path), metadata_errors="ignore", options=options) as container:
-            if container.format.name in _PLAYLISTS:
-                raise VideoError(f"{path}: a playlist, not a video file")
-            streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-            if not streams:
-                raise VideoError(f"{path}: no video stream in it (audio only?)")
-            if streams[0].codec_context is None:
-                raise VideoError(f"{path}: no decoder for its video codec")
-            streams[0].thread_type = "NONE"
-            yield container, streams[0]
-    except av.FFmpegError as error:
-        raise VideoError(f"{path}: not a readable video ({error.strerror})") from error
-
-
-def _require_whole_file(path: Path) -> None:
-    """Refuse what must not be opened (a FIFO blocks for ever) and containers that are longer by their own account than the file."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise VideoError(f"{path}: not a regular file")
-        if status.st_size == 0:
-            raise VideoError(f"{path}: empty file (0 bytes)")
-        with path.open("rb") as file:
-            head, end = file.read(12), 0
-            if head[:4] == b"RIFF" and head[8:] == b"AVI ":
-                length = struct.unpack("<I", head[4:8])[0]
-                end = length + 8 if length != 0xFFFFFFFF else 0  # writers that never came to fill it in
-            elif head[4:8] == b"ftyp":
-                end = _end_of_boxes(file, status.st_size)
-    except OSError as error:
-        raise VideoError(f"{path}: {error.strerror.lower() if error.strerror else error}") from error
-    if end > status.st_size + 1:  # an odd length may or may not be padded
-        raise VideoError(f"{path}: truncated: it should hold {end:,} bytes and holds {status.st_size:,}")
-
-
-def _end_of_boxes(file: BinaryIO, size: int) -> int:
-    """Where the last top-level box of an MP4/MOV file ends by its header."""
-    position = 0
-    while position < size:
-        file.seek(position)
-        head = file.read(16)
-        if len(head) < 8:
-            break
-        length = struct.unpack(">I", head[:4])[0]
-        if length == 1 and len(head) == 16:
-            length = struct.unpack(">Q", head[8:])[0]
-        if length < 8:  # 0: up to the end of the file
-            break
-        position += length
-    return position
-
-
-def _refuse_corrupt(path: str | Path, item: av.Packet | av.VideoFrame, kind: str, count: int) -> None:
-    if item.is_corrupt:
-        raise VideoError(f"{path}: damaged: a {kind} is corrupt {_place(item, count)}")
-
-
-def _place(item: av.Packet | av.VideoFrame | None, count: int) -> str:
-    """Where in the video something is, as well as that is known."""
-    if item is None or item.pts is None or item.time_base is None:
-        return f"after {count} frames"
-    return f"near {float(item.pts * item.time_base):.2f} s"
-
-
-def all_frames(path: str | Path, packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
-    """The frames of packets in display order; raises at the first that does not decode or is flagged corrupt."""
-    count, packet = 0, None
-    try:
-        for packet in packets:
-            _refuse_corrupt(path, packet, "packet", count)
-            for frame in packet.decode():
-                _refuse_corrupt(path, frame, "frame", count)
+        for packet in source:
+            begun = begun or packet.is_keyframe
+            try:
+                frames = packet.decode()
+            except av.InvalidDataError:
+                if begun or count or not packet.size:
+                    raise
+                continue
+            for frame in frames:
+                if frame.is_corrupt:
+                    raise VideoError(f"{path}: damaged: a frame is corrupt {place(frame, count)}")
                 yield frame
                 count += 1
-    except av.FFmpegError as error:
-        raise VideoError(f"{path}: damaged: decoding stops {_place(packet, count)} ({error.strerror})") from error
+    except (av.FFmpegError, MemoryError) as error:
+        raise unusable(path, f"damaged: decoding stops {place(packet, count)}", error) from error
 
 
 def frame_rate(stream: av.VideoStream) -> float:
@@ -345,13 +334,20 @@ def _made_up(stream: av.VideoStream) -> bool:
 
 
 def seconds(stamps: list[int | None], stream: av.VideoStream) -> NDArray[np.float64]:
-    """(n,) seconds from the first frame: from timestamps where they rise steadily (AVI and raw streams: from the frame rate)."""
-    known = [] if _made_up(stream) else [stamp for stamp in stamps if stamp is not None]
-    if len(known) == len(stamps) and stream.time_base is not None:
-        pts = np.asarray(known, dtype=np.int64)
-        if (np.diff(pts) > 0).all():
-            return np.asarray((pts - pts[:1]) * float(stream.time_base))
-    return np.arange(len(stamps)) / frame_rate(stream)
+    """(n,) seconds from the first frame; each depends on the frames before it alone.
+
+    Times follow from the timestamps as long as these are known and rise. Where one does not, as at the joint of two recordings, the frame
+    comes one frame interval after the one before.
+    """
+    if not stamps or _made_up(stream) or stream.time_base is None:
+        return np.arange(len(stamps)) / frame_rate(stream)
+    known = np.array([stamp if stamp is not None else -1 for stamp in stamps], dtype=np.int64)
+    steps = np.diff(known)
+    if None not in stamps and (steps > 0).all():  # exact, without adding up
+        return np.asarray((known - known[0]) * float(stream.time_base))
+    here = np.array([stamp is not None for stamp in stamps])
+    usable = here[1:] & here[:-1] & (steps > 0)
+    return np.concatenate([[0.0], np.cumsum(np.where(usable, steps * float(stream.time_base), 1 / frame_rate(stream)))])
 
 
 def _graph(

@@ -1,0 +1,204 @@
+"""Opening a video file of a stranger: which stream is meant, what must not be opened, and the packets of it that can be trusted.
+
+FFmpeg may use the demuxers of ``CONTAINERS`` alone, and read this one file alone: what a file names is never opened. No name is read as a
+protocol.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+
+from vtlvlm.errors import DataError
+from vtlvlm.system.text import shown
+
+CONTAINERS = (
+    "3dostr,aac,apng,asf,asf_o,av1,avi,avs2,avs3,bink,bmv,cavsvideo,cine,dhav,dirac,dnxhd,dv,dxa,ea,evc,flac,flic,flv,gif,gxf,h261,h263,"
+    "h264,hevc,idcin,ifv,ivf,ivr,kux,live_flv,lmlm4,lvf,lxf,m4v,matroska,mgsts,mjpeg,mjpeg_2000,mlv,mm,mov,mp3,mpeg,mpegts,mpegvideo,mtv,"
+    "mv,mvi,mxf,mxg,nsv,nut,nuv,obu,ogg,pmp,pva,r3d,rm,roq,rpl,smjpeg,smk,swf,thp,ty,vc1,vc1test,vmd,vvc,wav,wc3movie,wtv,xmv,yop,"
+    "yuv4mpegpipe"
+)
+"""FFmpeg's demuxers for files that hold pictures or sound themselves: no playlists, devices, numbered pictures, or text as pictures"""
+_ACROSS = 0.1  # lengths that differ by less than this share are the same
+_LEFT_OUT = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails | av.stream.Disposition.dependent
+_BOXES = (b"mdat", b"moov", b"moof")  # without these whole, frames of an MP4 are missing
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"[playlist]")
+_PARSED = 3  # packets, the flagged one among them, until a keyframe is seen: the parser has another one in hand when the joint comes
+_ENDLESS = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # sizes of writers that never came to fill them in
+
+
+_MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.EPERM, errno.EINTR, errno.EAGAIN, errno.ESTALE)
+
+
+class VideoError(DataError):
+    """A video that cannot be used: ``{path}: {reason}``."""
+
+    passing = False
+    """Whether the machine failed, and not the file: another look may go well"""
+
+
+def unusable(path: str | Path, reason: str, error: Exception) -> VideoError:
+    """What became of a file, from FFmpeg's error: too little memory, say, is the machine's fault."""
+    code = getattr(error, "errno", None)
+    if code in _MACHINE or isinstance(error, MemoryError):
+        failed = VideoError(f"{path}: cannot be looked into now ({shown(os.strerror(code or errno.ENOMEM)).lower()}); try again")
+        failed.passing = True
+        return failed
+    if isinstance(error, av.ArgumentError) and "readable" in reason:
+        return VideoError(f"{path}: not a video file of a kind that is known")
+    said = getattr(error, "strerror", None) or str(error)
+    return VideoError(f"{path}: {reason} ({shown(said)})")
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """The container and the video stream that players show; every failure of FFmpeg inside becomes a ``VideoError``."""
+    _require_whole_file(Path(path))
+    try:
+        with container_of(path) as container:
+            streams = [s for s in container.streams.video if not s.disposition & _LEFT_OUT] or list(container.streams.video)
+            streams = [s for s in streams if not s.disposition & av.stream.Disposition.attached_pic]
+            if not streams:
+                raise VideoError(f"{path}: no video stream in it (audio only?)")
+            usable = [s for s in streams if s.codec_context is not None]
+            if not usable:
+                raise VideoError(f"{path}: no decoder for its video codec")
+            stream = usable[0] if len(usable) == 1 else container.streams[_main(path, [s.index for s in usable])]
+            assert isinstance(stream, av.VideoStream)
+            stream.thread_type = "NONE"
+            yield container, stream
+    except (av.FFmpegError, MemoryError) as error:
+        raise unusable(path, "not a readable video", error) from error
+
+
+def container_of(path: str | Path) -> av.container.InputContainer:
+    """Open a file with FFmpeg, as nothing but this file and as nothing but a video."""
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+    return av.open(f"file:{os.path.abspath(path)}", metadata_errors="ignore", options=options)  # noqa: PTH100 - FFmpeg follows links
+
+
+def _main(path: str | Path, candidates: list[int]) -> int:
+    """Index of the stream that is meant: more than a still, then by the default flag, then the longest, then the largest, then the first.
+
+    Length comes from the packets, since containers often do not say it; lengths within a tenth count as the same.
+    """
+    with container_of(path) as container:
+        streams = [container.streams[index] for index in candidates]
+        count, first, last = dict.fromkeys(candidates, 0), dict.fromkeys(candidates, 0.0), dict.fromkeys(candidates, 0.0)
+        for packet in container.demux(streams):
+            index = packet.stream_index
+            time = packet.pts if packet.pts is not None else packet.dts
+            if not packet.size:
+                continue
+            count[index] += 1
+            if time is not None and packet.time_base is not None:
+                here = float(time * packet.time_base)
+                first[index], last[index] = min(here, first[index]) if count[index] > 1 else here, max(here, last[index])
+        moving = [s for s in streams if count[s.index] > 1] or streams
+        flagged = [s for s in moving if s.disposition & av.stream.Disposition.default] or moving
+        length = {s.index: last[s.index] - first[s.index] for s in flagged}
+        longest = max(length.values())
+        long = [s for s in flagged if length[s.index] >= longest * (1 - _ACROSS)]
+        return max(long, key=lambda s: (s.codec_context.width * s.codec_context.height, -s.index)).index
+
+
+def packets_of(path: str | Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The packets of a stream, with an empty one at the end.
+
+    In a transport stream a packet is flagged as corrupt also where two recordings were joined. That is no damage: a keyframe follows.
+
+    Raises:
+        VideoError: A packet is flagged as corrupt.
+    """
+    flagged: av.Packet | None = None
+    patience = _PARSED if container.format.name == "mpegts" else 0
+    for packet in container.demux(stream):
+        if flagged is not None and packet.is_keyframe:
+            flagged = None
+        if packet.is_corrupt and flagged is None:
+            flagged, left = packet, patience
+        if flagged is not None:
+            if left == 0 or not packet.size:
+                raise VideoError(f"{path}: damaged: a packet is corrupt {place(flagged)}")
+            left -= 1
+        yield packet
+
+
+def place(item: av.Packet | av.VideoFrame | None, count: int = 0) -> str:
+    """Where in the video something is, as well as that is known."""
+    if item is None or item.pts is None or item.time_base is None:
+        return f"after {count} frames"
+    return f"near {float(item.pts * item.time_base):.2f} s"
+
+
+def _require_whole_file(path: Path) -> None:
+    """Refuse what must not be opened (a FIFO blocks for ever), and files that end before their frames do by the container's own account."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise VideoError(f"{path}: not a regular file")
+        if status.st_size == 0:
+            raise VideoError(f"{path}: empty file (0 bytes)")
+        with path.open("rb") as file:
+            head, end = file.read(12), 0
+            if head.lstrip(b"\xef\xbb\xbf").startswith(_PLAYLISTS):
+                raise VideoError(f"{path}: a playlist, not a video file")
+            if head[:4] == b"RIFF" and head[8:] == b"AVI ":
+                end = _end_of_movie(file, status.st_size)
+            elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp", b"pnot"):
+                end = _end_of_boxes(file, status.st_size)
+    except VideoError:
+        raise
+    except OSError as error:
+        failed = VideoError(f"{path}: {error.strerror.lower() if error.strerror else error}")
+        failed.passing = error.errno in _MACHINE
+        raise failed from error
+    except ValueError as error:  # a name with a zero byte
+        raise VideoError(f"{shown(path)}: not a file name ({error})") from error
+    if end > status.st_size + 1:  # an odd length may or may not be padded
+        raise VideoError(f"{path}: truncated: it should hold {end:,} bytes and holds {status.st_size:,}")
+
+
+def _end_of_boxes(file: BinaryIO, size: int) -> int:
+    """Where the last box of an MP4 or MOV file ends that frames need. Vendors put bytes of their own behind the boxes."""
+    position, end = 0, 0
+    while position + 8 <= size:
+        file.seek(position)
+        head = file.read(16)
+        length, kind = struct.unpack(">I", head[:4])[0], head[4:8]
+        if length == 1 and len(head) == 16:
+            length = struct.unpack(">Q", head[8:])[0]
+        if length < 8:  # 0: up to the end of the file
+            break
+        position += length
+        if kind in _BOXES:
+            end = position
+        elif not all(32 <= byte < 127 or byte == 0xA9 for byte in kind):
+            break
+    return end
+
+
+def _end_of_movie(file: BinaryIO, size: int) -> int:
+    """Where the last list of frames of an AVI file ends. The index may be missing behind it, and other bytes may follow."""
+    position, end = 12, 0
+    while position + 12 <= size:
+        file.seek(position)
+        head = file.read(12)
+        kind, length, form = head[:4], struct.unpack("<I", head[4:8])[0], head[8:]
+        if kind == b"RIFF" and form == b"AVIX":
+            position += 12
+            continue
+        if length in _ENDLESS or not all(32 <= byte < 127 for byte in kind):
+            break
+        position += 8 + length + length % 2
+        if kind == b"LIST" and form == b"movi":
+            end = position - length % 2
+    return end
