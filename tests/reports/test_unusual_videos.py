@@ -99,12 +99,12 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_is_named_by_the_time(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """https://github.com/facebookresearch/SlowFast/issues/325"""
-    plain = encode(tmp_path / "plain.mp4", "h264")
-    (tmp_path / name).write_bytes(plain.read_bytes())
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "videos").mkdir()
+    monkeypatch.chdir(tmp_path / "videos")
+    Path(name).write_bytes(encode(Path("plain.mp4"), "h264").read_bytes())
     assert looks(Path(name)) == (40, 40, 40)
-    assert main(["prepare", ".", "--csv", str(listed(name)), "--transcode", "copies"]) == 0
-    copy = Path("copies", name)
+    assert main(["prepare", ".", "--csv", str(listed(name)), "--transcode", "../copies"]) == 0
+    copy = Path("..", "copies", name)
     assert looks(copy) == (40, 40, 40)
     assert is_copy_of(copy, str(ClipIndex.scan(Path(), csv="clips.csv", progress=False).identity[0]))
 
