@@ -137,6 +137,12 @@ def test_av1_hidden_frames_and_frames_shown_again() -> None:
             counts("av1", unclear)
 
 
+def test_packets_of_endless_units_are_left_to_the_decoder() -> None:
+    for codec, packet in (("h264", sps(1) + IDR + SEI * 5000), ("hevc", hevc(19) + SEI * 5000), ("av1", obu(2, b"") * 5000)):
+        with pytest.raises(Unsure):
+            counts(codec, packet)
+
+
 def test_other_codecs_are_not_known() -> None:
     assert counter("mjpeg", b"") is None
     assert counter("h264", b"\1\x42\0\x0a\xff\xe1\0\2\x67\x42") is None  # its header is cut

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 _HEAD = 2048  # bytes of an MPEG-4 packet in which its first plane begins
+_MANY = 4096  # units that a packet is walked through at most: a picture has tens of slices
 
 
 class Unsure(Exception):
@@ -86,14 +87,30 @@ class Bits:
 
 
 def _units(packet: memoryview, length: int) -> Iterator[memoryview]:
-    """The NAL units of a packet: each behind its length of so many bytes, or 0: behind start codes."""
+    """The NAL units of a packet: each behind its length of so many bytes, or 0: behind start codes.
+
+    Raises:
+        Unsure: There are thousands of them.
+    """
+    yield from _few(_lengthy(packet, length) if length else _started(packet))
+
+
+def _few(units: Iterator[memoryview]) -> Iterator[memoryview]:
+    for number, unit in enumerate(units):
+        if number >= _MANY:
+            raise Unsure
+        yield unit
+
+
+def _lengthy(packet: memoryview, length: int) -> Iterator[memoryview]:
     position = 0
-    if length:
-        while position + length < len(packet):
-            start = position + length
-            position = start + int.from_bytes(packet[position:start])
-            yield packet[start:position]
-        return
+    while position + length < len(packet):
+        start = position + length
+        position = start + int.from_bytes(packet[position:start])
+        yield packet[start:position]
+
+
+def _started(packet: memoryview) -> Iterator[memoryview]:
     data = bytes(packet)
     start = data.find(b"\0\0\1") + 3
     while start > 2:
@@ -374,10 +391,11 @@ class AV1(Counter):
             self(memoryview(extradata)[4:])
 
     def __call__(self, packet: memoryview) -> int:
-        shown, position = 0, 0
+        shown, position, units = 0, 0, 0
         while position < len(packet):
+            units += 1
             head = packet[position]
-            if head & 4:  # an extension: layers
+            if head & 4 or units > _MANY:  # an extension: layers
                 raise Unsure
             position += 1
             size = len(packet) - position
