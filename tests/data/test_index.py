@@ -115,7 +115,9 @@ def test_known_files_are_not_opened_again_and_changed_ones_are(ntu_tree: Path, t
     store = root / ".vtlvlm" / "index.parquet"
     written = store.stat().st_mtime_ns
     kept = root / first.path[0]
-    kept.write_bytes(bytes(kept.stat().st_size))  # same size: taken as known
+    stamp = kept.stat().st_mtime_ns
+    kept.write_bytes(bytes(kept.stat().st_size))
+    os.utime(kept, ns=(stamp, stamp))  # same size and time: taken as known
     make_video(root / first.path[1], frames=30)
     assert scan(root, fast=True).frames.tolist()[2:] == first.frames.tolist()[2:]
     second = scan(root)

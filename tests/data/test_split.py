@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vtlvlm.data.forms import ntu_clips
 from vtlvlm.data.index import ClipIndex
-from vtlvlm.data.scan import _ntu
 from vtlvlm.data.split import split
 from vtlvlm.errors import DataError, UsageError
 
@@ -20,7 +20,7 @@ SIZES = {
 
 
 def named(names: list[str], classes: dict[int, str] | None = None) -> ClipIndex:
-    return _ntu(Path("/data"), names, [1] * len(names), names, classes, "classes.txt")
+    return ntu_clips(Path("/data"), names, [1] * len(names), names, classes, "classes.txt")
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,8 @@ from vtlvlm.bench.harness import Figure, alternate, ratio
 from vtlvlm.cores import usable_cores
 from vtlvlm.data.cache import EventCache, EventCacheWriter, FeatureCache, FeatureCacheWriter
 from vtlvlm.data.datasets import EventDataset
-from vtlvlm.data.ntu import VIDEO_SUFFIXES, clip_name, official_clips
+from vtlvlm.data.listing import VIDEO_ENDINGS
+from vtlvlm.data.ntu import clip_name, official_clips
 from vtlvlm.data.sampling import FrameSampling, segment_centres
 from vtlvlm.data.transcode import copy
 from vtlvlm.data.video import decode, decode_sampled, probe
@@ -86,7 +87,7 @@ def camera_clips(folder: Path, videos: Path | None) -> dict[str, Path]:
 
 def pictures(videos: Path) -> Iterator[av.VideoFrame]:
     """Frames of all the folder's videos that decode, one file after the other, each scaled to 1080p; from the start again if too few."""
-    files = sorted(file for file in videos.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+    files = sorted(file for file in videos.rglob("*") if file.suffix.lower() in VIDEO_ENDINGS)
     found = 0
     while True:
         before = found

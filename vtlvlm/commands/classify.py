@@ -14,7 +14,6 @@ from pathlib import Path
 from vtlvlm.system.files import finite
 
 DEFAULT_MODEL = "runs/demo/bundle"
-VIDEO_ENDINGS = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
 
 
-def videos(paths: list[Path]) -> list[Path]:
-    """The files themselves, and the videos below folders in order."""
+def videos(paths: list[Path]) -> tuple[list[Path], list[str]]:
+    """The files themselves, and the videos below folders in order, as ``prepare`` finds them; and lines on what else lies there."""
+    from vtlvlm.data.listing import videos_in
+
     found: list[Path] = []
+    words: list[str] = []
     for path in paths:
-        found += sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_ENDINGS) if path.is_dir() else [path]
-    return found
+        if not path.is_dir():
+            found.append(path)
+            continue
+        listing = videos_in(path, [path / "classes.txt"])
+        found += [path / name for name in listing.paths if name not in listing.again]
+        twice = [f"the same file as {first}: {name}" for name, first in listing.again.items()]
+        words += [f"{path}: {line}" for line in (*listing.lost, *listing.notes, *twice)]
+    return found, words
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,9 +58,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.top < 1:
         raise UsageError(f"--top {args.top}: at least 1")
-    files = videos(args.files)
+    files, words = videos(args.files)
     if not files:
-        raise DataError(f"{', '.join(map(str, args.files))}: no video files ({' '.join(VIDEO_ENDINGS)})")
+        also = f"; {'; '.join(words)}" if words else ""
+        raise DataError(f"{', '.join(map(str, args.files))}: no video files in it{also}")
     if not args.model.exists():
         raise UsageError(f"{args.model}: no such model; `make demo` makes one, or name yours with --model")
 
@@ -61,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
     asked = {"llava": args.llava, "dtype": args.dtype, "attention": args.attention, "quantization": args.quantization}
     computed = {name: None if value == "none" else value for name, value in asked.items() if value is not None}
     recognizer = ActionRecognizer.from_checkpoint(args.model, vtem=args.vtem, device=args.device, **computed)
+    for line in words:
+        print(f"vtlvlm: {shown(line)}", file=sys.stderr)
     failed = 0
     for file in files:
         try:

@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from vtlvlm.data.forms import table_file
     from vtlvlm.data.index import ClipIndex, default_store, report_file
-    from vtlvlm.data.scan import table_file
     from vtlvlm.data.split import split
     from vtlvlm.errors import UsageError
     from vtlvlm.system.files import write_text
@@ -59,7 +59,14 @@ def run(args: argparse.Namespace) -> int:
 
         require_place(args.transcode, args.root, [args.classes, table])
     index = ClipIndex.scan(
-        args.root, classes=args.classes, csv=args.csv, fast=args.fast, verify=args.verify, workers=args.workers, store=store
+        args.root,
+        classes=args.classes,
+        csv=args.csv,
+        fast=args.fast,
+        verify=args.verify,
+        again=True,
+        workers=args.workers,
+        store=store,
     )
     splits = [
         split(
@@ -87,12 +94,13 @@ def run(args: argparse.Namespace) -> int:
 def make_copies(index: ClipIndex, store: Path, table: Path | None, args: argparse.Namespace) -> int:
     """Transcode; clips that prove damaged on the way enter the index and are left out from then on."""
     from vtlvlm.data.transcode import TABLE, transcode
+    from vtlvlm.system.text import shown
 
     failed = transcode(index, args.transcode, classes=args.classes, table=table, side=args.side, workers=args.workers)
     for path, reason in failed.items():
         row = int((index.path == path).argmax())
         index.damage[row], index.checked[row] = reason, 2
-        print(f"  left out: {path}: {reason}")
+        print(f"  left out: {shown(path)}: {shown(reason)}")
     if failed:
         index.write(store)
     labels = f" --data.labels {args.transcode / TABLE}" if index.layout == "csv" else ""
@@ -105,7 +113,7 @@ def fitting(index: ClipIndex) -> list[str]:
     if index.layout == "csv":
         return ["csv" if (index.split != "").any() else "group"]
     if index.layout == "folders":
-        return ["group"]
+        return ["csv" if (index.split != "").any() else "group"]
     if index.official and len(index.classes) > 60:
         return ["xsub60", "xview60", "xsub120", "xset120"]
     return ["xsub60", "xview60"] if index.official else ["xsub60", "xview60", "xset120"]
@@ -115,11 +123,14 @@ def report(index: ClipIndex, splits: list[Split], most: int | None = None) -> It
     """Lines: totals, counts for each class, person, camera and setup, splits, what is left out and why (at most so many; None: all)."""
     import numpy as np
 
+    from vtlvlm.data.listing import some
     from vtlvlm.data.ntu import PROTOCOLS
+    from vtlvlm.data.twins import across
+    from vtlvlm.system.text import shown
 
     good = index.good
     kinds = {"ntu": "NTU names", "folders": "a folder for each class", "csv": "a CSV table"}
-    yield f"{index.root}: {len(index):,} clips ({kinds[index.layout]}), {len(good):,} usable, {len(index.classes)} classes"
+    yield f"{shown(index.root)}: {len(index):,} clips ({kinds[index.layout]}), {len(good):,} usable, {len(index.classes)} classes"
     frames = index.frames[good][index.frames[good] > 0]
     if len(frames):
         hours = np.nansum(index.duration[good]) / 3600
@@ -141,31 +152,46 @@ def report(index: ClipIndex, splits: list[Split], most: int | None = None) -> It
     yield f"{'protocol':32s} {'train':>8s} {'val':>8s} {'test':>8s}"
     for sides in splits:
         key = sides.description["protocol"]
-        title = f"{key} {PROTOCOLS[key].title}" if key in PROTOCOLS else key
+        title = f"{key} {PROTOCOLS[key].title}" if key in PROTOCOLS else shown(key)
         yield f"{title:32s} {len(sides.train):8,} {len(sides.val):8,} {len(sides.test):8,}"
+    for sides in splits:
+        if pairs := [f"{index.path[one]} = {index.path[other]}" for one, other in across(index, sides)]:
+            yield f"the same content on the training and the test side of {sides.description['protocol']}: {some(pairs)}"
+        if len(sides.train) and len(unseen := np.setdiff1d(index.label[sides.test], index.label[np.union1d(sides.train, sides.val)])):
+            yield f"classes of {sides.description['protocol']} to test and none to learn from: {some([index.classes[k] for k in unseen])}"
     yield ""
     peculiar = list(_peculiar(index))
     yield from [*peculiar, ""] if peculiar else []
     left_out = np.flatnonzero(index.problem != "")
     if len(left_out):
         yield f"left out: {len(left_out):,}"
-        yield from (f"  {index.path[row]}: {index.problem[row]}" for row in left_out[:most])
+        yield from (f"  {shown(index.path[row])}: {shown(index.problem[row])}" for row in left_out[:most])
         if most is not None and len(left_out) > most:
             yield f"  and {len(left_out) - most:,} more"
     else:
         yield "left out: none"
+    yield from map(shown, (*index.lost, *index.notes))
 
 
 def _peculiar(index: ClipIndex) -> Iterator[str]:
     """Lines on usable clips that are unlike others, and on official clips that are not there."""
     import numpy as np
 
+    from vtlvlm.data.listing import some
+    from vtlvlm.data.twins import twins
+
+    copies: dict[bool, list[str]] = {True: [], False: []}
+    for one, other in twins(index):
+        copies[bool(index.label[one] == index.label[other])].append(f"{index.path[one]} = {index.path[other]}")
+    for same_label, pairs in copies.items():
+        if pairs:
+            yield f"the same content {'twice' if same_label else 'under two labels'}: {some(pairs)}"
     for title, rows in (
         ("stored turned, shown upright", index.good[index.rotation[index.good] > 0]),
         ("variable frame rate, sampled by frame number", index.good[index.variable[index.good]]),
     ):
         if len(rows):
-            yield f"{title}: {_some([str(index.path[row]) for row in rows])}"
+            yield f"{title}: {some([str(index.path[row]) for row in rows])}"
     if index.official:
         from vtlvlm.data.ntu import clip_name, clip_numbers, missing_skeletons, official_clips
 
@@ -181,7 +207,7 @@ def _peculiar(index: ClipIndex) -> Iterator[str]:
         else:
             gone = np.setdiff1d(wanted // 1000**4, present // 1000**4)
             whole = f", with all of setup {', '.join(map(str, gone))}" if len(gone) else ""
-            yield f"{title} missing{whole}: {_some([clip_name(number) for number in missing[:5]], len(missing))}"
+            yield f"{title} missing{whole}: {some([clip_name(number) for number in missing[:5]], len(missing))}"
         others = int((~np.isin(present, wanted)).sum())
         if others:
             yield f"{others:,} clips have names that are not in the official list"
@@ -189,14 +215,11 @@ def _peculiar(index: ClipIndex) -> Iterator[str]:
         yield f"{lacking:,} clips lack a skeleton; they are kept unless exclude_missing_skeletons is set"
 
 
-def _some(names: list[str], count: int | None = None, most: int = 5) -> str:
-    count = len(names) if count is None else count
-    return f"{count:,} ({', '.join(names[:most])}{', ...' if count > most else ''})"
-
-
 def _table(title: str, counts: dict[Any, int]) -> Iterator[str]:
     """Counts in columns, in the order given."""
-    cells = [f"{name} {count:,}" for name, count in counts.items()]
+    from vtlvlm.system.text import shown
+
+    cells = [f"{shown(name, 60)} {count:,}" for name, count in counts.items()]
     width = max(map(len, cells)) + 3
     columns = max(1, 120 // width)
     yield f"clips for each {title} ({len(cells)})"

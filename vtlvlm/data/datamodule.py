@@ -23,6 +23,7 @@ from vtlvlm.data.layout import first_difference, frames_taken
 from vtlvlm.data.samplers import Begun, ExactSampler, Item, TrainSampler
 from vtlvlm.data.sampling import TEST_VIEWS, FrameSampling
 from vtlvlm.data.split import Split, split
+from vtlvlm.data.twins import refuse_leak
 from vtlvlm.errors import DataError, UsageError
 
 _SIDES = {"fit": "train", "validate": "val", "test": "test"}
@@ -33,7 +34,8 @@ class NTUDataModule(LightningDataModule):
 
     Args:
         root: Folder of videos: NTU names in any tree, or a folder for each class, or what the CSV's paths are relative to.
-        protocol: xsub60, xview60, xsub120 or xset120 for NTU names; csv (its split column) or group (whole groups, seeded) otherwise;
+        protocol: xsub60, xview60, xsub120 or xset120 for NTU names; csv (the CSV's split, or that of folders such as train) or group
+            (whole groups, seeded) otherwise;
             leave:P003 tests on one group and trains on the others; all trains on every clip (for a cache that serves several protocols).
         features: Feature cache to read instead of videos (``vtlvlm extract``).
         events: Event cache to read instead of features or videos (``vtlvlm tokenize``).
@@ -49,6 +51,7 @@ class NTUDataModule(LightningDataModule):
         exclude_missing_skeletons: Leave out the 535 clips that skeleton methods have to leave out.
         augmentation: How training views from 1 up are changed, on the device: anew in each epoch of a training from videos, once in
             ``extract``.
+        allow_duplicates: Accept videos of the same content among training and test clips.
 
     Raises:
         UsageError: ``batch_size`` is no multiple of ``micro_batch_size`` times the processes; the protocol does not fit the data;
@@ -72,6 +75,7 @@ class NTUDataModule(LightningDataModule):
         labels: str | None = None,
         exclude_missing_skeletons: bool = False,
         augmentation: ClipAugmentation | None = None,
+        allow_duplicates: bool = False,
     ) -> None:
         super().__init__()
         if min(batch_size, micro_batch_size) < 1 or num_workers < 0:
@@ -87,6 +91,7 @@ class NTUDataModule(LightningDataModule):
         self.sampling, self.batch_size, self.micro_batch_size, self.num_workers = sampling, batch_size, micro_batch_size, num_workers
         self.validation, self.seed, self.labels = validation, seed, labels
         self.exclude_missing_skeletons, self.augmentation = exclude_missing_skeletons, augmentation
+        self.allow_duplicates = allow_duplicates
         self.features_cache: FeatureCache | None = None
         self.events_cache: EventCache | None = None
         self.targets_cache: FeatureCache | None = None
@@ -114,6 +119,8 @@ class NTUDataModule(LightningDataModule):
         if self._split is None:
             self._index = self._scan(progress=False)
             self._split = self.split_of(self._index)
+            if not self.allow_duplicates:
+                refuse_leak(self._index, self._split)
             if self.events is not None:
                 self.events_cache = EventCache.open(self.events)
             elif self.features is not None:

@@ -13,20 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, BinaryIO, Literal, Self, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from vtlvlm.data.listing import MOST_CLIPS, OWN_FOLDER
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.system.files import replacing
+from vtlvlm.system.text import shown
 
 Layout = Literal["ntu", "folders", "csv"]
-_VERSION = "2"
-FOLDER = ".vtlvlm"
-"""Folder of the index inside a set"""
+_VERSION = "3"
 
 
 @dataclass
@@ -38,13 +38,17 @@ class ClipIndex:
         layout: NTU names, a folder per class, or a CSV.
         classes: Category names in label order.
         official: Whether the classes are NTU RGB+D's own, so that the 60-action protocols keep actions 1 to 60 only.
+        defined: Whether a list says which classes there are, so that one without clips stays.
+        notes: Lines on what lies beside the clips and was passed over.
+        lost: Lines on what should be clips and could not be looked at, and on classes without any.
         path: File relative to ``root``, with forward slashes.
         name: Unique key: ``S001C001P001R001A001`` for NTU names, else the path.
         label: Position in ``classes``, -1 if unknown.
         setup: From the NTU name, else -1; likewise ``camera``, ``subject`` and ``replication``.
         group: What must not be divided by the ``group`` protocol: the person for NTU names, the CSV's column, "" for none.
-        split: ``train``, ``val`` or ``test`` from the CSV, "" for none.
+        split: ``train``, ``val`` or ``test`` from the CSV, or from folders of these names, "" for none.
         size: Bytes, -1 if missing.
+        modified: When the file was last changed, in nanoseconds since 1970; -1 if missing.
         frames: Frames counted by reading packets; -1 if not yet counted.
         fps: Declared frames per second; NaN if not yet read.
         duration: Seconds; NaN if not yet read.
@@ -61,6 +65,9 @@ class ClipIndex:
     layout: Layout
     classes: tuple[str, ...]
     official: bool
+    defined: bool
+    notes: tuple[str, ...]
+    lost: tuple[str, ...]
     path: NDArray[np.object_]
     name: NDArray[np.object_]
     label: NDArray[np.int64]
@@ -71,6 +78,7 @@ class ClipIndex:
     group: NDArray[np.object_]
     split: NDArray[np.object_]
     size: NDArray[np.int64]
+    modified: NDArray[np.int64]
     frames: NDArray[np.int64]
     fps: NDArray[np.float64]
     duration: NDArray[np.float64]
@@ -95,6 +103,7 @@ class ClipIndex:
         *,
         fast: bool = False,
         verify: bool = False,
+        again: bool = False,
         workers: int | None = None,
         progress: bool = True,
         store: str | Path | None = None,
@@ -105,8 +114,9 @@ class ClipIndex:
             root: Folder with NTU names in any tree, or a folder per class, or the base of the CSV's paths.
             classes: A classes.txt for NTU names; None takes ``root/classes.txt`` if it is there, else the official names.
             csv: Table ``path,label[,split,group]``, relative to ``root`` unless it exists as given.
-            fast: Names only; do not open any video.
-            verify: Decode every frame of every clip.
+            fast: Names only; decode nothing. The ends of files that were changed since an earlier scan are compared with what is known.
+            verify: Decode every frame of every clip whose content was not decoded before; its ends are compared with what is known.
+            again: Look once more into clips that were found damaged.
             workers: Threads that open videos; None for one a core.
             progress: Show a progress bar when it takes longer than a second.
             store: Index file; None for ``default_store(root)``.
@@ -116,7 +126,7 @@ class ClipIndex:
         """
         from vtlvlm.data.scan import scan
 
-        return cls(**scan(Path(root), classes, csv, fast=fast, verify=verify, workers=workers, progress=progress, store=store))
+        return cls(**scan(Path(root), classes, csv, fast=fast, verify=verify, again=again, workers=workers, progress=progress, store=store))
 
     @property
     def problem(self) -> NDArray[np.object_]:
@@ -141,9 +151,9 @@ class ClipIndex:
         """One line on the clips left out; "" if there are none."""
         rows = np.flatnonzero(self.problem != "")
         if not len(rows):
-            return ""
-        listed = "; ".join(f"{self.path[row]} ({_reason(self.problem[row])})" for row in rows[:most])
-        more = f"; and {len(rows) - most} more" if len(rows) > most else ""
+            return f"{self.root}: {'; '.join(self.lost)}" if self.lost else ""
+        listed = "; ".join(f"{shown(self.path[row])} ({shown(_reason(self.problem[row]))})" for row in rows[:most])
+        more = "".join((f"; and {len(rows) - most} more" if len(rows) > most else "", *(f"; {line}" for line in self.lost)))
         return f"{self.root}: {len(rows)} of {len(self)} clips are left out: {listed}{more}. `vtlvlm prepare {self.root}` lists them all"
 
     def write(self, path: str | Path) -> None:
@@ -153,37 +163,80 @@ class ClipIndex:
             OSError: The place cannot be written.
         """
         path = Path(path)
-        facts = {
-            "version": _VERSION,
-            "root": str(self.root),
-            "layout": self.layout,
-            "classes": list(self.classes),
-            "official": self.official,
-        }
+        facts = {"version": _VERSION, "root": str(self.root), **{name: getattr(self, name) for name in _FACTS}}
         table = pa.table({name: pa.array(getattr(self, name)) for name in COLUMNS}).replace_schema_metadata({"vtlvlm": json.dumps(facts)})
-        with replacing(path, follow=path.parent.name != FOLDER) as temporary, temporary.open("wb") as file:
+        with replacing(path, follow=path.parent.name != OWN_FOLDER) as temporary, temporary.open("wb") as file:
             pq.write_table(table, file, compression="zstd")
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read what ``write`` wrote.
+        """Read what ``write`` wrote. Nothing is believed: an index may come from a stranger, or from a disk that failed.
 
         Raises:
-            DataError: Not an index of this version.
+            DataError: Not an index of this version, damaged, or larger than any set.
         """
         try:
-            table = pq.read_table(path)
-            facts = json.loads((table.schema.metadata or {})[b"vtlvlm"])
-            if facts.pop("version") != _VERSION:
-                raise KeyError("version")
-            columns: dict[str, Any] = {name: table.column(name).to_numpy() for name in COLUMNS}
-        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            with Path(path).open("rb") as file:
+                facts, columns = _read(file)
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, pa.ArrowException) as error:
             raise DataError(f"{path}: not an index of this version of vtlvlm; delete it and run `vtlvlm prepare`") from error
-        return cls(root=Path(facts["root"]), layout=facts["layout"], classes=tuple(facts["classes"]), official=facts["official"], **columns)
+        return cls(root=Path(facts["root"]), **{name: facts[name] for name in _FACTS}, **columns)
 
 
-COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(ClipIndex))[4:]
+_FACTS = ("layout", "classes", "official", "defined", "notes", "lost")
+COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(ClipIndex))[1 + len(_FACTS) :]
 """The columns of the index file, in order."""
+
+
+_KINDS = {field.name: np.dtype(str(field.type).partition("np.")[2].rstrip("]").rstrip("_") or "O") for field in fields(ClipIndex)[7:]}
+_MOST_BYTES = 2**31  # of an index when unpacked; the 114,480 clips of NTU RGB+D 120 take some 20 million
+
+
+def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Facts and columns of an index file, checked. What it would take when unpacked is looked at first."""
+    opened = pq.ParquetFile(file, read_dictionary=[name for name, kind in _KINDS.items() if kind.hasobject])
+    meta, groups = opened.metadata, range(opened.metadata.num_row_groups)
+    if meta.num_rows > MOST_CLIPS or sum(meta.row_group(group).total_byte_size for group in groups) > _MOST_BYTES:
+        raise ValueError(f"{meta.num_rows:,} rows")
+    facts = json.loads((opened.schema_arrow.metadata or {})[b"vtlvlm"])
+    if facts["version"] != _VERSION:
+        raise KeyError("version")
+    texts = [facts["root"], *facts["classes"], *facts["notes"], *facts["lost"]]
+    if facts["layout"] not in get_args(Layout) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("facts")
+    for name in ("classes", "notes", "lost"):
+        facts[name] = tuple(facts[name])
+    if not all(isinstance(facts[name], bool) for name in ("official", "defined")):
+        raise TypeError("facts")
+    table = opened.read(columns=list(COLUMNS))
+    columns = {name: _column(table.column(name), kind) for name, kind in _KINDS.items()}
+    label = columns["label"]
+    if len(label) and not (label.min() >= -1 and label.max() < len(facts["classes"])):
+        raise ValueError("labels")
+    return facts, columns
+
+
+def _column(column: pa.ChunkedArray, kind: np.dtype[Any]) -> NDArray[Any]:
+    """One column, of the kind that it must have and without gaps."""
+    if column.null_count:
+        raise TypeError("gaps")
+    if not kind.hasobject:
+        values = column.to_numpy()
+        if values.dtype != kind:
+            raise TypeError(f"{values.dtype} in place of {kind}")
+        return np.array(values)
+    parts = [strings([])]
+    for chunk in column.chunks:
+        if not pa.types.is_dictionary(chunk.type) or not pa.types.is_string(chunk.type.value_type):
+            raise TypeError("texts")
+        texts = strings(chunk.dictionary.to_pylist())
+        if any(len(text) > _LONGEST for text in texts):
+            raise ValueError("a text too long for a path")
+        parts.append(texts[chunk.indices.to_numpy()])
+    return np.concatenate(parts)
+
+
+_LONGEST = 100_000  # letters of one text; paths have some thousand at most
 
 
 def _reason(problem: str) -> str:
@@ -247,7 +300,7 @@ def stores(root: Path) -> tuple[Path, Path]:
     """The two places where the index of ``root`` may be: inside it, and in the user's cache folder."""
     key = blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / FOLDER / "index.parquet", caches / "vtlvlm" / f"index-{key}.parquet"
+    return root / OWN_FOLDER / "index.parquet", caches / "vtlvlm" / f"index-{key}.parquet"
 
 
 def strings(values: Sequence[str]) -> NDArray[np.object_]:

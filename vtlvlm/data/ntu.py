@@ -19,12 +19,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vtlvlm.data.tables import read_names, require_distinct, unusable
 from vtlvlm.errors import DataError
+from vtlvlm.system.text import shown
 
 EXAMPLE = "S001C001P001R001A001_rgb.avi"
-VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".h264"})
 
 _GRAMMAR = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})(?:_rgb)?(?:\.[\w.]+)?")
+_NUMBERED = re.compile(r"A(\d{1,3})\s+(\S.*)")  # a line of a classes file
 _LETTERS = np.frombuffer(b"SCPRA", dtype=np.uint8)
 
 
@@ -141,17 +143,38 @@ def read_classes(path: str | Path) -> dict[int, str]:
     if not path.is_file():
         raise DataError(f"{path}: no such classes file; give a text file of lines such as 'A008 sitting down'")
     classes: dict[int, str] = {}
-    for line in filter(None, map(str.strip, path.read_text(encoding="utf-8-sig", errors="replace").splitlines())):
-        match = re.fullmatch(r"A(\d{1,3})\s+(\S.*)", line)
+    for line in read_names(path):
+        match = _NUMBERED.fullmatch(line)
         if match is None:
-            raise DataError(f"{path}: cannot read the line {line!r}; write lines such as 'A008 sitting down'")
+            raise DataError(f"{path}: cannot read the line {shown(line, 80)!r}; write lines such as 'A008 sitting down'")
         number, name = int(match[1]), match[2]
         if number in classes or name in classes.values():
-            raise DataError(f"{path}: {line!r} repeats a number or a name; every class stands once")
+            raise DataError(f"{path}: {shown(line, 80)!r} repeats a number or a name; every class stands once")
+        if reason := unusable(name):
+            raise DataError(f"{path}: {shown(line, 80)!r}: {reason}")
         classes[number] = name
     if not classes:
         raise DataError(f"{path}: no classes in it; write lines such as 'A008 sitting down'")
+    require_distinct({name: f"A{number:03}" for number, name in classes.items()}, path)
     return classes
+
+
+def plain_names(path: Path) -> list[str]:
+    """The names of a ``classes.txt`` for class folders, one a line; numbers before them, as in ``A008 sitting down``, are passed over.
+
+    Raises:
+        DataError: A name stands twice, or is none, or there are none.
+    """
+    lines = read_names(path)
+    numbered = [_NUMBERED.fullmatch(line) or re.fullmatch(r"(\d{1,5})[\s,:]+(\S.*)", line) for line in lines]
+    names = [match[2] for match in numbered if match] if all(numbered) else lines
+    if not names:
+        raise DataError(f"{path}: no classes in it; write the name of a class folder on each line")
+    for name in names:
+        if reason := unusable(name) or ("stands twice" if names.count(name) > 1 else ""):
+            raise DataError(f"{path}: {shown(name, 80)!r}: {reason}")
+    require_distinct({name: f"line {number}" for number, name in enumerate(names, 1)}, path)
+    return names
 
 
 @dataclass(frozen=True)

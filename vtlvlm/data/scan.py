@@ -1,7 +1,8 @@
-"""Finding clips: which layout a folder has, what its names say, and what is in its files."""
+"""Looking into the files of a set: what an index learns from each, and what an earlier index already knows."""
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import warnings
@@ -9,21 +10,26 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 from numpy.typing import NDArray
 
 from vtlvlm.cores import usable_cores
-from vtlvlm.data.index import ClipIndex, Layout, default_store, require_store, stores, strings
-from vtlvlm.data.ntu import ACTIONS, EXAMPLE, VIDEO_SUFFIXES, parse_names, read_classes
+from vtlvlm.data.forms import drop_empty, found, listed
+from vtlvlm.data.index import COLUMNS, ClipIndex, default_store, require_store, stores
 from vtlvlm.errors import DataError, UsageError
+from vtlvlm.system.places import same, within
+from vtlvlm.system.text import shown
 
 _SAVE_EVERY = 60.0  # seconds between savings of a long scan, so that a killed one continues
 _LEARNT = ("frames", "fps", "duration", "width", "height", "rotation", "variable", "identity", "damage")  # what inspect returns
+_UNKNOWN = (-1, np.nan, np.nan, -1, -1, -1, False, "", "")
 _EDGE = 64 * 1024  # bytes at both ends of a file that enter its identity
+_PASSING = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.EPERM, errno.EINTR, errno.EAGAIN, errno.EBUSY} | {
+    errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENOLCK, errno.ENODEV, errno.ENXIO
+}  # fmt: skip
+# what may be otherwise the next time, and says nothing of the file
 
 
 def scan(
@@ -33,6 +39,7 @@ def scan(
     *,
     fast: bool,
     verify: bool,
+    again: bool,
     workers: int | None,
     progress: bool,
     store: str | Path | None,
@@ -45,223 +52,127 @@ def scan(
     if fast and verify:
         raise UsageError("fast looks at names only and verify decodes every frame: choose one")
     root = root.absolute()
-    index = _listed_in_csv(root, Path(csv)) if csv is not None else _found(root, classes)
     place = Path(store) if store is not None else default_store(root)
     require_store(place, root)
-    changed = _reuse(index, root, place)
+    index = listed(root, Path(csv)) if csv is not None else found(root, classes)
+    kept, before = _reuse(index, root, place)
     wanted = 0 if fast else 2 if verify else 1
-    pending = np.flatnonzero((index.checked < wanted) & (index.misfit == "") & ((index.damage == "") | (index.checked == 0)))
-    _inspect_all(index, pending, verify=verify, workers=workers, progress=progress, place=place)
-    if changed or len(pending):
+    fits = (index.misfit == "") & (index.size >= 0)
+    doubted = (index.checked == 1) & (index.damage != "") if again else np.zeros(len(index), dtype=np.bool_)
+    unseen = (index.checked < wanted) & ((index.damage == "") | (index.checked == 0))
+    pending = np.flatnonzero(fits & (unseen | doubted | (before > 0) | (np.bool_(verify) & (index.checked > 0))))
+    _look_into(index, pending, before, level=wanted, workers=workers, progress=progress, place=place)
+    if not index.defined:
+        drop_empty(index)
+    if kept is None or _differ(kept, index):
         _save(index, place)
     if not len(index.good):
-        raise DataError(f"{root}: none of its {len(index)} clips can be used, the first being {index.path[0]} ({index.problem[0]})")
+        first = f"{shown(index.path[0])} ({shown(index.problem[0])})"
+        raise DataError(f"{root}: none of its {len(index)} clips can be used, the first being {first}")
     return vars(index)
 
 
-def _video_files(root: Path) -> tuple[list[str], list[int]]:
-    """All files with a video's ending below a folder, in order: relative paths and sizes (-1: cannot be seen)."""
-    found: list[tuple[str, int]] = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        base = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if base == "." else base + "/"
-        found += [(prefix + name, _size(folder, name)) for name in names if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES]  # noqa: PTH122
-    found.sort()
-    return [path for path, _ in found], [size for _, size in found]
+def _reuse(index: ClipIndex, root: Path, place: Path) -> tuple[ClipIndex | None, NDArray[np.int8]]:
+    """Take over what an earlier scan learnt of files that have the same path, size and time of change.
 
-
-def _size(folder: str | Path, name: str) -> int:
-    try:
-        return os.stat(os.path.join(folder, name)).st_size  # noqa: PTH116, PTH118 - a hundred thousand times
-    except OSError:
-        return -1
-
-
-def _found(root: Path, classes: str | Path | None) -> ClipIndex:
-    """Clips found in the tree: NTU names if there are any, else a folder for each class."""
-    paths, sizes = _video_files(root)
-    if not paths:
-        raise DataError(f"{root}: no video files ({' '.join(sorted(VIDEO_SUFFIXES))}) in it")
-    files = [path.rpartition("/")[2] for path in paths]
-    columns = parse_names(files)
-    given = Path(classes) if classes is not None else root / "classes.txt"
-    if classes is not None or given.is_file() or columns.valid.any() or any("_rgb." in file for file in files):
-        names = read_classes(given) if classes is not None or given.is_file() else None
-        return _ntu(root, paths, sizes, files, names, str(given))
-    labels = [path.partition("/")[0] if "/" in path else "" for path in paths]
-    misfit = ["" if label else "in no class folder: put each clip into a folder named after its class" for label in labels]
-    return _index(root, "folders", paths, sizes, labels=labels, misfit=misfit)
-
-
-def _ntu(root: Path, paths: list[str], sizes: list[int], files: list[str], names: dict[int, str] | None, origin: str) -> ClipIndex:
-    columns = parse_names(files)
-    highest = int(columns.action[columns.valid].max(initial=0))
-    known = names or dict(enumerate(ACTIONS[: 60 if highest <= 60 else 120], start=1))
-    position = np.full(1000, -1, dtype=np.int64)
-    position[list(known)] = np.arange(len(known))
-    label = np.where(columns.valid, position[columns.action], -1)
-    misfit = np.where(columns.valid, "", f"not an NTU clip name such as {EXAMPLE}").astype(object)
-    where = origin if names else f"the {len(ACTIONS)} official actions"
-    for row in np.flatnonzero(columns.valid & (label < 0)):
-        misfit[row] = f"label outside the classes: A{columns.action[row]:03} is not in {where}"
-    index = _index(root, "ntu", paths, sizes, labels=None, misfit=misfit.tolist(), names=[f[:20] for f in files], valid=columns.valid)
-    index.classes, index.official, index.label = tuple(known.values()), names is None, np.where(index.misfit == "", label, -1)
-    index.setup, index.camera, index.subject, index.replication = columns[1:5]
-    index.group = strings([f"P{subject:03}" if subject >= 0 else "" for subject in columns.subject.tolist()])
-    return index
-
-
-def table_file(root: Path, csv: Path) -> Path:
-    """Where a CSV table lies: as given, or else in the root.
-
-    Raises:
-        DataError: Neither here nor there.
+    Returns:
+        The index that is at ``place`` now, and (n,) how well each file of the same size but another time was known: such a file is the same
+        if its identity still is. 0 for all others.
     """
-    file = csv if csv.is_file() else root / csv
-    if not file.is_file():
-        raise DataError(f"{csv}: no such CSV table, neither here nor in {root}")
-    return file
-
-
-def _listed_in_csv(root: Path, csv: Path) -> ClipIndex:
-    file = table_file(root, csv)
-    try:
-        header = pa.csv.open_csv(file).schema.names
-        kinds = dict.fromkeys(header, pa.string())
-        options = pa.csv.ConvertOptions(column_types=kinds, strings_can_be_null=False)
-        table = pa.csv.read_csv(file, convert_options=options)
-    except pa.ArrowException as error:
-        raise DataError(f"{file}: not a CSV table ({str(error).splitlines()[0]})") from error
-    if missing := {"path", "label"} - set(header):
-        raise DataError(f"{file}: no column {' and '.join(sorted(missing))}; the first line must name path,label[,split,group]")
-    if not len(table):
-        raise DataError(f"{file}: no rows in it")
-    paths, labels = table["path"].to_pylist(), table["label"].to_pylist()
-    splits = table["split"].to_pylist() if "split" in header else [""] * len(paths)
-    groups = table["group"].to_pylist() if "group" in header else [""] * len(paths)
-    sizes = [_size(root, path) for path in paths]
-    misfit = [
-        "no label"
-        if not label
-        else f"split {split!r} is not train, val or test"
-        if split not in ("train", "val", "test", "")
-        else "no such file"
-        if size < 0
-        else ""
-        for label, split, size in zip(labels, splits, sizes, strict=True)
-    ]
-    index = _index(root, "csv", paths, sizes, labels=labels, misfit=misfit)
-    index.split, index.group = strings(splits), strings(groups)
-    return index
-
-
-def _index(
-    root: Path,
-    layout: Layout,
-    paths: list[str],
-    sizes: list[int],
-    *,
-    labels: list[str] | None,
-    misfit: list[str],
-    names: list[str] | None = None,
-    valid: NDArray[np.bool_] | None = None,
-) -> ClipIndex:
-    """An index of files that nobody has looked into. Clips of the same name are kept once."""
-    count = len(paths)
-    path, problem = strings(paths), strings(misfit)
-    name = path if names is None or valid is None else np.where(valid, strings(names), path)
-    _, first, inverse = np.unique(name.astype(str), return_index=True, return_inverse=True)
-    for row in np.flatnonzero((first[inverse] != np.arange(count)) & (problem == "")):
-        problem[row] = f"the same clip as {path[first[inverse[row]]]}"
-    classes: tuple[str, ...] = ()
-    label = np.full(count, -1, dtype=np.int64)
-    if labels is not None:
-        usable = np.array([bool(text) for text in labels])
-        distinct, position = np.unique(np.array(labels, dtype=str)[usable], return_inverse=True)
-        classes, label[usable] = tuple(distinct.tolist()), position
-        label[problem != ""] = -1
-    unknown = np.full(count, -1, dtype=np.int16)
-    empty = strings([""] * count)
-    return ClipIndex(
-        root=root,
-        layout=layout,
-        classes=classes,
-        official=False,
-        path=path,
-        name=name,
-        label=label,
-        setup=unknown,
-        camera=unknown,
-        subject=unknown,
-        replication=unknown,
-        group=empty,
-        split=empty,
-        size=np.asarray(sizes, dtype=np.int64),
-        frames=np.full(count, -1, dtype=np.int64),
-        fps=np.full(count, np.nan),
-        duration=np.full(count, np.nan),
-        width=np.full(count, -1, dtype=np.int32),
-        height=np.full(count, -1, dtype=np.int32),
-        rotation=unknown.copy(),
-        variable=np.zeros(count, dtype=np.bool_),
-        identity=empty.copy(),
-        checked=np.zeros(count, dtype=np.int8),
-        misfit=problem,
-        damage=empty.copy(),
-    )
-
-
-def _reuse(index: ClipIndex, root: Path, place: Path) -> bool:
-    """Take over what an earlier scan learnt of files that still have the same path and size. Returns whether the
-    index at ``place`` says something else."""
-    files = [file for file in {place, *stores(root)} if file.is_file()]
-    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+    before = np.zeros(len(index), dtype=np.int8)
+    files: list[Path] = []
+    for file in (place, *stores(root)):
+        if file.is_file() and not any(same(file, other) for other in files):
+            files.append(file)
+    kept: ClipIndex | None = None
+    learnt = False
+    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True):
+        here = same(file, place)
+        if learnt and not here:
+            continue
         try:
             old = ClipIndex.read(file)
         except DataError:
             continue
-        if old.root != root and file != stores(root)[0]:  # an index inside the folder moves with it
-            if file == place:
-                raise DataError(f"{place}: the index of {old.root}, not of {root}; name another file")
+        if not (same(old.root, root) or within(file, root)):  # an index inside the folder moves with it, and is copied with it
+            if here:
+                raise DataError(f"{place}: the index of {shown(old.root)}, not of {root}; name another file")
             continue
-        rows = {key: row for row, key in enumerate(zip(old.path.tolist(), old.size.tolist(), strict=True))}
-        match = np.array([rows.get(key, -1) for key in zip(index.path.tolist(), index.size.tolist(), strict=True)], dtype=np.int64)
-        here = np.flatnonzero(match >= 0)
-        for column in (*_LEARNT, "checked"):
-            getattr(index, column)[here] = getattr(old, column)[match[here]]
-        same = (
-            file == place
-            and len(old) == len(index) == len(here)
-            and (old.label == index.label).all()
-            and (old.misfit == index.misfit).all()
-        )
-        return not (same and all((getattr(old, c) == getattr(index, c)).all() for c in ("label", "misfit", "split", "group")))
-    return True
+        kept = old if here else kept
+        if not learnt:
+            learnt = True
+            _take_over(index, old, before)
+    return kept, before
 
 
-def _inspect_all(index: ClipIndex, rows: NDArray[np.int64], *, verify: bool, workers: int | None, progress: bool, place: Path) -> None:
+def _take_over(index: ClipIndex, old: ClipIndex, before: NDArray[np.int8]) -> None:
+    rows = {path: row for row, path in enumerate(old.path.tolist())}
+    match = np.array([rows.get(path, -1) for path in index.path.tolist()], dtype=np.int64)
+    known = (match >= 0) & (index.size >= 0) & (index.size == np.append(old.size, -1)[match])
+    here, there = np.flatnonzero(known), match[known]
+    for column in (*_LEARNT, "checked"):
+        getattr(index, column)[here] = getattr(old, column)[there]
+    touched = here[index.modified[here] != old.modified[there]]
+    before[touched] = index.checked[touched]
+    index.checked[touched] = 0
+    _forget(index, touched[(before[touched] == 0) | (index.identity[touched] == "")])
+    before[index.identity == ""] = 0
+
+
+def _forget(index: ClipIndex, rows: NDArray[np.int64]) -> None:
+    for column, value in zip(_LEARNT, _UNKNOWN, strict=True):
+        getattr(index, column)[rows] = value
+
+
+def _differ(one: ClipIndex, other: ClipIndex) -> bool:
+    """Whether two indexes say different things on their clips."""
+    if len(one) != len(other) or (one.classes, one.layout, one.official) != (other.classes, other.layout, other.official):
+        return True
+    pairs = ((getattr(one, name), getattr(other, name)) for name in COLUMNS)
+    return not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs)
+
+
+class Seen(NamedTuple):
+    """What looking into a file gave."""
+
+    learnt: tuple[Any, ...] | None
+    """In the order of ``_LEARNT``; None where the file is the one that was known"""
+    level: int
+    """As ``ClipIndex.checked``; 0 where it has to be looked at again"""
+    size: int
+    modified: int
+
+
+def _look_into(
+    index: ClipIndex, rows: NDArray[np.int64], before: NDArray[np.int8], *, level: int, workers: int | None, progress: bool, place: Path
+) -> None:
     """Look into files with threads (FFmpeg works outside Python's lock); results go into the index as they come."""
     if not len(rows):
         return
     from tqdm import tqdm
 
-    def results() -> Iterator[tuple[int, tuple[Any, ...]]]:
+    sound = index.damage == ""
+
+    def work(row: int) -> Seen:
+        known = max(int(before[row]), int(index.checked[row]) if sound[row] else 0)
+        return look(index.file(row), level, str(index.identity[row]) if sound[row] else "", known)
+
+    def results() -> Iterator[tuple[int, Seen]]:
         with ThreadPoolExecutor(workers or usable_cores()) as pool:
             try:
-                yield from zip(rows.tolist(), pool.map(lambda row: inspect(index.file(row), verify), rows.tolist()), strict=True)
+                yield from zip(rows.tolist(), pool.map(work, rows.tolist()), strict=True)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
 
     saved = time.monotonic()
-    title = "decoding all clips" if verify else "looking into clips"
+    title = ("comparing clips", "looking into clips", "decoding all clips")[level]
     try:
-        for row, found in tqdm(results(), total=len(rows), desc=title, unit="clip", delay=1, disable=not progress, leave=False):
-            for column, value in zip(_LEARNT, found, strict=True):
-                getattr(index, column)[row] = value
-            readable = not index.damage[row] or os.access(index.file(row), os.R_OK)  # what cannot be read is tried again next time
-            index.checked[row] = (2 if verify else 1) if readable else 0
+        for row, seen in tqdm(results(), total=len(rows), desc=title, unit="clip", delay=1, disable=not progress, leave=False):
+            if seen.learnt is not None:
+                for column, value in zip(_LEARNT, seen.learnt, strict=True):
+                    getattr(index, column)[row] = value
+            index.checked[row], index.size[row], index.modified[row] = seen.level, seen.size, seen.modified
             if time.monotonic() - saved > _SAVE_EVERY:
                 _save(index, place)
                 saved = time.monotonic()
@@ -270,16 +181,52 @@ def _inspect_all(index: ClipIndex, rows: NDArray[np.int64], *, verify: bool, wor
         raise
 
 
-def inspect(path: Path, verify: bool = False) -> tuple[Any, ...]:
-    """What an index learns from one file, in the order of ``_LEARNT``; the last is the damage, "" if it is sound."""
+def look(path: Path, level: int, known: str = "", known_level: int = 0) -> Seen:
+    """Look into one file.
+
+    Args:
+        path: The file.
+        level: 0 to compare with what is known only, 1 to count its frames, 2 to decode it.
+        known: The identity that it had, "" for none.
+        known_level: How well the file of that identity was known.
+    """
+    try:
+        start = path.stat()
+        content = identity(path) if known else ""
+        if known and content == known and known_level >= level:
+            return Seen(None, known_level, start.st_size, start.st_mtime_ns)
+        if not level:
+            return Seen((*_UNKNOWN[:7], content, ""), 0, start.st_size, start.st_mtime_ns)
+        learnt, passing = inspect(path, level == 2)
+        end = path.stat()
+    except OSError as error:
+        return Seen((*_UNKNOWN[:8], (error.strerror or str(error)).lower()), 0, -1, -1)
+    if (start.st_size, start.st_mtime_ns) != (end.st_size, end.st_mtime_ns):
+        return Seen((*_UNKNOWN[:8], "was changed while it was read; the next start looks at it again"), 0, start.st_size, -1)
+    return Seen(learnt, 0 if passing else level, start.st_size, start.st_mtime_ns)
+
+
+def inspect(path: Path, verify: bool = False) -> tuple[tuple[Any, ...], bool]:
+    """What an index learns from one file, in the order of ``_LEARNT``; the last is the damage, "" if it is sound. And whether the damage
+    may be gone the next time, because the machine was short of something and not the file."""
     from vtlvlm.data import video
 
     try:
         info = video.probe(path)
         frames = video.verify(path) if verify else info.frames
-        return frames, info.fps, info.duration, info.width, info.height, info.rotation, info.variable, identity(path), ""
-    except (DataError, OSError) as error:
-        return -1, np.nan, np.nan, -1, -1, -1, False, "", str(error).removeprefix(f"{path}: ")
+        return (frames, info.fps, info.duration, info.width, info.height, info.rotation, info.variable, identity(path), ""), False
+    except (DataError, OSError, MemoryError) as error:
+        reason = str(error).removeprefix(f"{path}: ") or "no memory is left"
+        passing = _is_passing(error) or not os.access(path, os.R_OK)
+        return (*_UNKNOWN[:8], f"{reason}; the next start looks at it again" if passing and "again" not in reason else reason), passing
+
+
+def _is_passing(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _PASSING:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def identity(path: Path) -> str:

@@ -62,7 +62,8 @@ def split(index: ClipIndex, protocol: str, *, validation: float = 0.0, seed: int
 
     Args:
         index: The clips.
-        protocol: ``xsub60``, ``xview60``, ``xsub120``, ``xset120``; ``csv`` for the CSV's split column; ``group`` for a seeded split of
+        protocol: ``xsub60``, ``xview60``, ``xsub120``, ``xset120``; ``csv`` for the CSV's split, or that of folders such as
+            ``train``; ``group`` for a seeded split of
             whole groups, 30 % of them for testing; ``leave:P003`` to test on that group (NTU names: that person) and train on all
             others; ``all`` to train on every clip, which is what a feature cache for several protocols is made with.
         validation: Share of the training groups, in [0, 1).
@@ -119,12 +120,14 @@ def _known(index: ClipIndex, protocol: str) -> NDArray[np.bool_]:
     elif protocol not in ("csv", "group", "all"):
         raise UsageError(f"{protocol}: no such protocol; there are {', '.join(PROTOCOLS)}, csv, group, {LEAVE}GROUP and all")
     if protocol == "csv" and not (index.split != "").any():
-        raise UsageError("protocol csv needs a CSV table with a split column (train, val, test); use the protocol group")
+        raise UsageError(
+            "protocol csv needs a CSV table with a split column (train, val, test), or folders of these names; use the protocol group"
+        )
     return known & (index.split != "") if protocol == "csv" else known
 
 
 def _hash(lines: list[str]) -> str:
-    return blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+    return blake2b("\n".join(lines).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 def _grouped(index: ClipIndex, protocol: str) -> bool:

@@ -1,0 +1,317 @@
+"""The forms that a set of videos has: NTU names in any tree, a folder for each class (perhaps within folders for the sides), or a CSV."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from vtlvlm.data.index import ClipIndex, Layout, strings
+from vtlvlm.data.listing import VIDEO_ENDINGS, Listing, some, videos_in
+from vtlvlm.data.ntu import ACTIONS, EXAMPLE, parse_names, plain_names, read_classes
+from vtlvlm.data.tables import SIDES, read_table, require_distinct, unusable
+from vtlvlm.errors import DataError
+from vtlvlm.system.text import encodable, shown
+
+_NOT_TEXT = "its name is not UTF-8; rename it"
+
+
+def found(root: Path, classes: str | Path | None) -> ClipIndex:
+    """Clips found in the tree: NTU names if there are any, else a folder for each class.
+
+    Raises:
+        DataError: No videos, or a list of classes that cannot be read.
+    """
+    given = Path(classes) if classes is not None else root / "classes.txt"
+    listing = videos_in(root, [given])
+    if not listing.paths:
+        also = f"; {'; '.join((*listing.lost, *listing.notes))}" if listing.lost or listing.notes else ""
+        raise DataError(f"{root}: no video files ({' '.join(sorted(VIDEO_ENDINGS))}) in it{also}")
+    files = [path.rpartition("/")[2] for path in listing.paths]
+    ntu = bool(parse_names(files).valid.any()) or any("_rgb." in file for file in files)
+    listed = classes is not None or given.is_file()
+    if ntu:
+        names = read_classes(given) if listed else None
+        index = ntu_clips(root, listing.paths, listing.sizes, files, names, str(given), _misfits(listing))
+    else:
+        index = _class_folders(root, listing, _names_for_folders(given) if listed else None, given)
+    index.modified[:] = listing.modified
+    index.notes, index.lost = (*index.notes, *listing.notes), (*index.lost, *listing.lost)
+    return _plain(index)
+
+
+def _names_for_folders(given: Path) -> list[str]:
+    if not given.is_file():
+        raise DataError(f"{given}: no such classes file; give a text file of lines such as 'A008 sitting down', or of names of folders")
+    return plain_names(given)
+
+
+def _misfits(listing: Listing) -> list[str]:
+    """Why paths exclude clips."""
+    return [
+        f"the same file as {listing.again[path]}" if path in listing.again else "" if path.isascii() or encodable(path) else _NOT_TEXT
+        for path in listing.paths
+    ]
+
+
+def ntu_clips(
+    root: Path,
+    paths: list[str],
+    sizes: list[int],
+    files: list[str],
+    names: dict[int, str] | None,
+    origin: str,
+    misfits: list[str] | None = None,
+) -> ClipIndex:
+    """Clips by their NTU names.
+
+    Args:
+        root: Of the set.
+        paths: Relative to it.
+        sizes: Bytes.
+        files: The last parts of the paths.
+        names: The classes by the numbers of their actions; None for the official ones.
+        origin: Where the classes come from, in words.
+        misfits: Why clips are left out already, "" for those that are not.
+    """
+    columns = parse_names(files)
+    highest = int(columns.action[columns.valid].max(initial=0))
+    known = names or dict(enumerate(ACTIONS[: 60 if highest <= 60 else 120], start=1))
+    position = np.full(1000, -1, dtype=np.int64)
+    position[list(known)] = np.arange(len(known))
+    label = np.where(columns.valid, position[columns.action], -1)
+    misfit = np.where(columns.valid, "", f"not an NTU clip name such as {EXAMPLE}").astype(object)
+    where = origin if names else f"the {len(ACTIONS)} official actions"
+    for row in np.flatnonzero(columns.valid & (label < 0)):
+        misfit[row] = f"label outside the classes: A{columns.action[row]:03} is not in {where}"
+    if misfits is not None and any(misfits):
+        misfit = np.where(strings(misfits) != "", strings(misfits), misfit)
+    short = [f[:20] for f in files]
+    keys = (
+        short if columns.valid.all() else [name if valid else path for name, valid, path in zip(short, columns.valid, paths, strict=True)]
+    )
+    index = _index(root, "ntu", paths, sizes, misfit.tolist(), keys)
+    index.classes, index.official, index.label = tuple(known.values()), names is None, np.where(index.misfit == "", label, -1)
+    index.setup, index.camera, index.subject, index.replication = columns[1:5]
+    index.group = strings([f"P{subject:03}" if subject >= 0 else "" for subject in columns.subject.tolist()])
+    return index
+
+
+def _class_folders(root: Path, listing: Listing, names: list[str] | None, given: Path) -> ClipIndex:
+    """Clips in a folder for each class. Where the folders above these, or below them, have the names of sides, the clips are divided so."""
+    parts = [path.split("/")[:-1] for path in listing.paths]
+    order = _order_of_sides(parts)
+    depth = 0 if order is None else 2
+    sides, labels, misfits = [], [], _misfits(listing)
+    for row, folders in enumerate(parts):
+        side = SIDES.get(folders[order].lower(), "") if order is not None and len(folders) >= depth else ""
+        label = folders[1 - order if order is not None else 0].strip() if len(folders) >= max(depth, 1) and (side or order is None) else ""
+        sides.append(side)
+        labels.append(label)
+        if not misfits[row] and not label:
+            misfits[row] = (
+                "in no class folder: put each clip into a folder named after its class"
+                if order is None
+                else "in no class folder of a side of the split: put each clip into a folder such as train/CLASS"
+            )
+        elif not misfits[row]:
+            misfits[row] = unusable(label)
+    if names is not None:
+        known = {unicodedata.normalize("NFC", name): name for name in names}
+        labels = [known.get(unicodedata.normalize("NFC", label), label) for label in labels]
+        for row, label in enumerate(labels):
+            if not misfits[row] and label not in names:
+                misfits[row] = f"its folder {shown(label, 80)} is not in {given}: add it there, or rename the folder"
+    index = _index(root, "folders", listing.paths, listing.sizes, misfits)
+    where = _first_paths(labels, listing.paths)
+    index.split = strings(sides)
+    _label(index, labels, names, where, root)
+    index.defined = names is not None
+    if order is not None:
+        which = "train/CLASS" if order == 0 else "CLASS/train"
+        index.notes = (f"folders such as {which} divide the clips: --data.protocol csv uses this split",)
+    if names is not None and (lacking := [name for name in names if name not in where]):
+        index.notes = (*index.notes, f"classes of {given} that have no folder: {some(lacking)}")
+    return index
+
+
+def _first_paths(labels: list[str], paths: list[str]) -> dict[str, str]:
+    """Each label, and the folder that it comes from."""
+    where: dict[str, str] = {}
+    for label, path in zip(labels, paths, strict=True):
+        if label and label not in where:
+            where[label] = f"in {shown(path.rpartition('/')[0], 120)}"
+    return where
+
+
+def _order_of_sides(parts: list[list[str]]) -> int | None:
+    """0 where the folders at the top are the sides of a split, 1 where those in the class folders are, None where neither is so."""
+    tops = Counter(folders[0].lower() for folders in parts if folders)
+    sides = {SIDES[top] for top in tops if top in SIDES}
+    deep = {SIDES[folders[0].lower()] for folders in parts if len(folders) > 1 and folders[0].lower() in SIDES}
+    alone = all(top in SIDES for top in tops)
+    if (len(sides) > 1 and (alone or deep == sides)) or (deep and alone):
+        return 0
+    seconds = [folders[1].lower() if len(folders) > 1 else "" for folders in parts if folders]
+    return 1 if seconds and all(name in SIDES for name in seconds) and len({SIDES[name] for name in seconds}) > 1 else None
+
+
+def listed(root: Path, csv: Path) -> ClipIndex:
+    """Clips that a CSV lists.
+
+    Raises:
+        DataError: No such table, or one that cannot be read, or labels that cannot be told apart.
+    """
+    file = table_file(root, csv)
+    table = read_table(file)
+    paths: list[str] = []
+    sizes, times, misfits = [], [], []
+    first: dict[object, int] = {}
+    rows = zip(table.paths, table.labels, table.splits, strict=True)
+    for row, (written, label, side) in enumerate(rows):
+        path, status = _found_as(root, written)
+        paths.append(path)
+        sizes.append(-1 if status is None else status.st_size)
+        times.append(-1 if status is None else status.st_mtime_ns)
+        reason = unusable(label)
+        if not reason and side not in ("train", "val", "test", ""):
+            reason = f"split {shown(side, 40)!r} is not train, val or test"
+        elif not reason and status is None:
+            reason = "no such file"
+        elif not reason and not encodable(path):
+            reason = _NOT_TEXT
+        if not reason and status is not None:
+            key = (status.st_dev, status.st_ino) if status.st_ino else os.path.normpath(os.path.join(root, path))  # noqa: PTH118
+            one = first.setdefault(key, row)
+            if one != row:
+                reason = f"the same clip as {paths[one]}{_contradiction(table.labels, table.splits, one, row)} in line {table.lines[one]}"
+        misfits.append(reason)
+    index = _index(root, "csv", paths, sizes, misfits)
+    index.modified[:] = times
+    where: dict[str, list[int]] = {}
+    for label, line in zip(table.labels, table.lines, strict=True):
+        where.setdefault(label, []).append(line)
+    _label(index, table.labels, None, {label: _in_lines(lines) for label, lines in where.items() if label}, file)
+    index.split, index.group = strings(table.splits), strings(table.groups)
+    return _plain(index)
+
+
+def table_file(root: Path, csv: Path) -> Path:
+    """Where a CSV table lies: as given, or else in the root.
+
+    Raises:
+        DataError: Neither here nor there.
+    """
+    file = csv if csv.is_file() else root / csv
+    if not file.is_file():
+        raise DataError(f"{csv}: no such CSV table, neither here nor in {root}")
+    return file
+
+
+def _in_lines(lines: list[int]) -> str:
+    return f"line {', '.join(map(str, lines[:3]))}{', ...' if len(lines) > 3 else ''}"
+
+
+def _contradiction(labels: list[str], sides: list[str], one: int, row: int) -> str:
+    """What two rows of one file say differently."""
+    if labels[one] != labels[row]:
+        return f", labelled {shown(labels[one], 80)},"
+    return f", on the side {sides[one]}," if sides[one] != sides[row] else ""
+
+
+def _found_as(root: Path, written: str) -> tuple[str, os.stat_result | None]:
+    """A path of a table as the disk has it: without spaces around it, and with accents as they are stored there, where it lies so only."""
+    for path in dict.fromkeys((written, written.strip(), *(unicodedata.normalize(form, written.strip()) for form in ("NFC", "NFD")))):
+        try:
+            return path, os.stat(os.path.join(root, path))  # noqa: PTH116, PTH118 - a hundred thousand times
+        except (OSError, ValueError):
+            continue
+    return written, None
+
+
+def _label(index: ClipIndex, labels: list[str], names: list[str] | None, where: dict[str, str], what: Path) -> None:
+    """Give the clips that are not left out their labels."""
+    fits = index.misfit == ""
+    kept = np.array(labels, dtype=object)
+    require_distinct({label: where[label] for label in sorted(set(kept[fits].tolist()))}, what)
+    classes = names if names is not None else sorted(set(kept[fits].tolist()))
+    position = {name: number for number, name in enumerate(classes)}
+    index.classes = tuple(classes)
+    index.label = np.array([position.get(label, -1) for label in labels], dtype=np.int64)
+    index.label[~fits] = -1
+    named = {label for label in labels if not unusable(label)} if names is None else set()
+    if gone := sorted(named - set(classes)):
+        index.lost = (*index.lost, f"{NO_CLIP}: {some(gone)}")
+
+
+NO_CLIP = "categories left out, because none of their clips can be used"
+
+
+def _index(root: Path, layout: Layout, paths: list[str], sizes: list[int], misfits: list[str], names: list[str] | None = None) -> ClipIndex:
+    """An index of files that nobody has looked into. Clips of the same name are kept once."""
+    count = len(paths)
+    path, misfit = strings(paths), strings(misfits)
+    name = path.copy() if names is None else strings(names)
+    first: dict[str, int] = {}
+    for row, key in enumerate(name.tolist()):
+        if not misfit[row] and (one := first.setdefault(key, row)) != row:
+            misfit[row] = f"the same clip as {path[one]}"
+    unknown = np.full(count, -1, dtype=np.int16)
+    empty = strings([""] * count)
+    size = np.asarray(sizes, dtype=np.int64)
+    damage = empty.copy()
+    damage[(size < 0) & (misfit == "")] = "no such file or directory"
+    return ClipIndex(
+        root=root,
+        layout=layout,
+        classes=(),
+        official=False,
+        defined=layout == "ntu",
+        notes=(),
+        lost=(),
+        path=path,
+        name=name,
+        label=np.full(count, -1, dtype=np.int64),
+        setup=unknown,
+        camera=unknown,
+        subject=unknown,
+        replication=unknown,
+        group=empty,
+        split=empty,
+        size=size,
+        modified=np.full(count, -1, dtype=np.int64),
+        frames=np.full(count, -1, dtype=np.int64),
+        fps=np.full(count, np.nan),
+        duration=np.full(count, np.nan),
+        width=np.full(count, -1, dtype=np.int32),
+        height=np.full(count, -1, dtype=np.int32),
+        rotation=unknown.copy(),
+        variable=np.zeros(count, dtype=np.bool_),
+        identity=empty.copy(),
+        checked=np.zeros(count, dtype=np.int8),
+        misfit=misfit,
+        damage=damage,
+    )
+
+
+def _plain(index: ClipIndex) -> ClipIndex:
+    """Names that are not UTF-8 as text with their bytes as escapes: such clips are left out, and can be told of."""
+    for column in (index.path, index.name, index.misfit, index.split, index.group):
+        odd = [row for row, text in enumerate(column.tolist()) if not text.isascii() and not encodable(text)]
+        column[odd] = [shown(column[row]) for row in odd]
+    return index
+
+
+def drop_empty(index: ClipIndex) -> None:
+    """Leave out the categories of which no clip can be used, where no list defines them, and say so in ``lost``."""
+    kept = np.bincount(index.label[index.good], minlength=len(index.classes)) > 0
+    if kept.all():
+        return
+    gone = [name for name, keep in zip(index.classes, kept, strict=True) if not keep]
+    position = np.where(kept, np.cumsum(kept) - 1, -1)
+    index.label = np.where(index.label >= 0, position[index.label], -1)
+    index.classes = tuple(name for name, keep in zip(index.classes, kept, strict=True) if keep)
+    index.lost = (*index.lost, f"{NO_CLIP}: {some(gone)}")

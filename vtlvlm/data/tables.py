@@ -1,0 +1,152 @@
+"""Tables and lists that people write: a CSV of clips, a ``classes.txt``; in any usual encoding, with a word on the line that is wrong."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+import unicodedata
+from pathlib import Path
+from typing import NamedTuple
+
+from vtlvlm.errors import DataError
+from vtlvlm.system.text import encodable, shown
+
+MOST_CLASSES = 10_000
+"""Categories of a set, at most; EPIC-Kitchens' pairs of verb and noun are 3,806"""
+MOST_LETTERS = 500
+"""Letters of a category's name, at most"""
+SIDES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
+"""Words for the sides of a split, in lower case"""
+_MOST_BYTES = 2**30
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+class Table(NamedTuple):
+    """The rows of a CSV of clips."""
+
+    paths: list[str]
+    labels: list[str]
+    """Without spaces around them"""
+    splits: list[str]
+    """train, val, test or "", or what stands there instead"""
+    groups: list[str]
+    lines: list[int]
+    """Where each row ends in the file, from 1"""
+
+
+def read_text(file: Path) -> str:
+    """A text file as text: UTF-8, or UTF-16 as spreadsheets save it.
+
+    Raises:
+        DataError: It is neither; the first line that shows it is named. Or the file cannot be read, or has over a gigabyte.
+    """
+    try:
+        if file.stat().st_size > _MOST_BYTES:
+            raise DataError(f"{file}: {file.stat().st_size:,} bytes are too many for a table; at most {_MOST_BYTES:,}")
+        raw = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    encoding = next((name for mark, name in _MARKS if raw.startswith(mark)), None)
+    if encoding is None:  # plain letters in UTF-16 have a zero each
+        encoding = "utf-16-le" if raw[1:2] == b"\0" else "utf-16-be" if raw[:1] == b"\0" else "utf-8"
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        found = shown(raw[max(0, error.start - 20) : error.start + 4].decode(errors="surrogateescape"))
+        raise DataError(f"{file}: line {line} is not UTF-8 (at ...{found}); save the file as UTF-8 and try again") from error
+
+
+def read_table(file: Path) -> Table:
+    """Read a CSV ``path,label[,split,group]``, divided by commas, semicolons or tabs.
+
+    Raises:
+        DataError: Not such a table; the line is named.
+    """
+    lines = list(io.StringIO(read_text(file), newline=""))
+    skipped, mark = 0, ""
+    while skipped < len(lines) and (not lines[skipped].strip() or re.fullmatch(r"sep=[,;\t]\s*", lines[skipped])):
+        mark = lines[skipped].strip("\ufeff\r\n")[4:5] or mark
+        skipped += 1
+    if skipped == len(lines):
+        raise DataError(f"{file}: no rows in it; the first line must name path,label[,split,group]")
+    header, division = _header(lines[skipped], mark)
+    if twice := {name for name in header if header.count(name) > 1} & {"path", "label", "split", "group"}:
+        raise DataError(f"{file}: the first line names {' and '.join(sorted(twice))} twice")
+    if missing := {"path", "label"} - set(header):
+        raise DataError(f"{file}: no column {' and '.join(sorted(missing))}; the first line must name path,label[,split,group]")
+    table = Table([], [], [], [], [])
+    at = {name: header.index(name) for name in ("path", "label", "split", "group") if name in header}
+    reader = csv.reader(lines[skipped + 1 :], delimiter=division, strict=True)
+    try:
+        for cells in reader:
+            if not any(map(str.strip, cells)):
+                continue
+            line = skipped + 1 + reader.line_num
+            if len(cells) < len(header) or any(cells[len(header) :]):
+                raise DataError(f"{file}: not a CSV table: line {line} has {len(cells)} cells, the first line names {len(header)}")
+            table.paths.append(cells[at["path"]])
+            table.labels.append(cells[at["label"]].strip())
+            side = cells[at["split"]].strip() if "split" in at else ""
+            table.splits.append(SIDES.get(side.lower(), side))
+            table.groups.append(cells[at["group"]].strip() if "group" in at else "")
+            table.lines.append(line)
+    except csv.Error as error:
+        raise DataError(f"{file}: not a CSV table: line {skipped + 1 + reader.line_num}: {error}") from error
+    if not table.paths:
+        raise DataError(f"{file}: no rows in it")
+    return table
+
+
+def _header(line: str, mark: str) -> tuple[list[str], str]:
+    """The names of the columns, and what divides them."""
+    for division in (mark,) if mark else (",", ";", "\t"):
+        names = [name.strip().lower() for name in next(csv.reader([line], delimiter=division), [])]
+        if {"path", "label"} <= set(names):
+            return names, division
+    return [name.strip().lower() for name in line.split(mark or ",")], mark or ","
+
+
+def unusable(label: str) -> str:
+    """Why a text cannot be the name of a category, "" if it can."""
+    if not label:
+        return "no label"
+    if len(label) > MOST_LETTERS:
+        return f"a label of {len(label):,} letters; at most {MOST_LETTERS}"
+    if not encodable(label):
+        return "a label that is not UTF-8; rename it"
+    if any(unicodedata.category(letter) == "Cc" for letter in label):
+        return "a label with control characters; rename it"
+    return ""
+
+
+def require_distinct(names: dict[str, str], what: Path) -> None:
+    """Refuse categories that a reader would take for one, and too many of them.
+
+    Args:
+        names: Each category, and where it stands.
+        what: The file or folder that they come from.
+
+    Raises:
+        DataError: Two names differ in nothing but capitals or the encoding of accents; or there are over ``MOST_CLASSES``.
+    """
+    if len(names) > MOST_CLASSES:
+        raise DataError(
+            f"{what}: {len(names):,} categories; at most {MOST_CLASSES:,} can be told apart: is it the label that stands there?"
+        )
+    first: dict[str, str] = {}
+    for name in sorted(names):
+        other = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            how = (
+                "capitals" if unicodedata.normalize("NFC", name) != unicodedata.normalize("NFC", other) else "how their accents are stored"
+            )
+            both = f"{shown(other, 80)!r} ({names[other]}) and {shown(name, 80)!r} ({names[name]})"
+            raise DataError(f"{what}: {both} differ in {how} only; write one of them")
+
+
+def read_names(file: Path) -> list[str]:
+    """The lines of a list of names, without spaces around them and empty ones."""
+    return [line.strip("\ufeff \t\r\n\f\v") for line in io.StringIO(read_text(file)) if line.strip("\ufeff \t\r\n\f\v")]

@@ -1,0 +1,85 @@
+"""Videos of the same content: under two labels one of them is wrong, and on both sides of a split what is learned by heart is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtlvlm.errors import DataError
+from vtlvlm.system.text import shown
+
+if TYPE_CHECKING:
+    from vtlvlm.data.index import ClipIndex
+    from vtlvlm.data.split import Split
+
+_ENDS = 128 * 1024  # bytes of a file that its identity covers
+_CHUNK = 2**20
+_COMPARED = 500  # pairs of files that are read whole; more than that are believed by their identity
+
+
+def twins(index: ClipIndex, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[int, int]]:
+    """Pairs of clips whose files hold the same: each further one with the first. Files that nobody has looked into are not known to.
+
+    Args:
+        index: The clips.
+        rows: (n,) those to look at, in this order; None for all usable ones.
+    """
+    rows = index.good if rows is None else rows
+    first: dict[str, list[int]] = {}
+    compared = 0
+    for row, identity in zip(rows.tolist(), index.identity[rows].tolist(), strict=True):
+        if not identity:
+            continue
+        others = first.setdefault(identity, [])
+        for other in others:
+            compared += index.size[row] > _ENDS
+            if index.size[row] <= _ENDS or compared > _COMPARED or same_content(index.file(other), index.file(row)):
+                yield other, row
+                break
+        else:
+            others.append(row)
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """Whether two files of one identity are equal to the last byte; True where one cannot be read."""
+    try:
+        with one.open("rb") as left, other.open("rb") as right:
+            while piece := left.read(_CHUNK):
+                if piece != right.read(_CHUNK):
+                    return False
+            return not right.read(1)
+    except OSError:
+        return True
+
+
+def across(index: ClipIndex, sides: Split) -> Iterator[tuple[int, int]]:
+    """Pairs of a clip to learn from (or to choose by) and a test clip of the same content."""
+    learning = np.concatenate([sides.train, sides.val])
+    shared = set(index.identity[learning].tolist()) & set(index.identity[sides.test].tolist()) - {""}
+    if not shared:
+        return
+    wanted = list(shared)
+    learning, tested = (rows[np.isin(index.identity[rows].astype(str), wanted)] for rows in (learning, sides.test))
+    held = set(tested.tolist())
+    for one, other in twins(index, np.concatenate([learning, tested])):
+        if one not in held and other in held:
+            yield one, other
+
+
+def refuse_leak(index: ClipIndex, sides: Split) -> None:
+    """Refuse a split with the same content among training and test clips.
+
+    Raises:
+        DataError: Naming the first two files.
+    """
+    pair = next(across(index, sides), None)
+    if pair is not None:
+        one, other = (shown(index.path[row]) for row in pair)
+        raise DataError(
+            f"{index.root}: {one}, to learn from, and {other}, to test with, hold the same under protocol {sides.description['protocol']}; "
+            "`vtlvlm prepare` lists all such pairs: remove one of each, or set data.allow_duplicates"
+        )
