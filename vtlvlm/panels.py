@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from vtlvlm.batches import FeatureBatch, VideoBatch
 from vtlvlm.codebook import ENOUGH_TOKENS, CodeTally, CollapseKind, SeenEvents, zipf_fit
 from vtlvlm.exemplars import KeptEvents, cells, choose
 from vtlvlm.report.codebook import CodebookFacts, CodePictures, Pair, SalientClip, codebook_figure, signed
+from vtlvlm.report.curves import add_picture
 from vtlvlm.report.runs import Curve
+from vtlvlm.report.style import beside_the_result, png
 from vtlvlm.stages.vtem import VTEMModule
-from vtlvlm.system.files import write_json
+from vtlvlm.system.files import replacing, write_json
 from vtlvlm.vtem.quantizers import CodebookQuantizer, EMAQuantizer, FSQQuantizer, Quantizer, SimVQQuantizer
 
 LOG = logging.getLogger(__name__)
@@ -169,28 +170,26 @@ class CodebookPanel(Callback):
         content = {"split": split, "step": step, **record(tally, module), "reconstruction": finite(error), "pairs": [*map(asdict, pairs)]}
         write_json(path.with_suffix(".json"), content)
 
-        codes, note = ([], later) if later else self._pictures(split, tally, module, data)
-        figure = codebook_figure(
-            CodebookFacts(
-                title=f"Codebook of {len(tally.counts):,} codes, {split} tokens" + (f", step {step:,}" if fitting else ""),
-                counts=tally.counts.numpy(),
-                zipf=tuple(map(float, zipf_fit(tally.counts))),  # type: ignore[arg-type]
-                runs=tally.runs.numpy(),
-                numbers=numbers(tally, module.vtem.num_tokens, error),
-                errors=[errors[name] for name in (("train", "val") if fitting else (split,)) if name in errors],
-                pairs=pairs,
-                clips=self._clips.get(split, []),
-                codes=codes,
-                note=note,
-                alarm=alarm(tally) if tally.collapse() else "",
+        with beside_the_result("the picture of the codebook"):
+            codes, note = ([], later) if later else self._pictures(split, tally, module, data)
+            figure = codebook_figure(
+                CodebookFacts(
+                    title=f"Codebook of {len(tally.counts):,} codes, {split} tokens" + (f", step {step:,}" if fitting else ""),
+                    counts=tally.counts.numpy(),
+                    zipf=tuple(map(float, zipf_fit(tally.counts))),  # type: ignore[arg-type]
+                    runs=tally.runs.numpy(),
+                    numbers=numbers(tally, module.vtem.num_tokens, error),
+                    errors=[errors[name] for name in (("train", "val") if fitting else (split,)) if name in errors],
+                    pairs=pairs,
+                    clips=self._clips.get(split, []),
+                    codes=codes,
+                    note=note,
+                    alarm=alarm(tally) if tally.collapse() else "",
+                )
             )
-        )
-        partial = path.with_name(f".{path.name}.tmp")
-        figure.savefig(partial, format="png", dpi=110)
-        partial.replace(path)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(f"codebook/{split}_panel", figure, global_step=step, close=False)
+            with replacing(path) as temporary:
+                temporary.write_bytes(png(figure, dpi=110))
+            add_picture(trainer.loggers, f"codebook/{split}_panel", figure, step)
 
     def _pictures(self, split: str, tally: CodeTally, module: VTEMModule, data: Any) -> tuple[list[CodePictures], str]:
         kept = self._kept[split]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,17 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vtlvlm.system.files import replacing
+from vtlvlm.system.text import cell
+
 
 class PredictionTable(BasePredictionWriter):
     """Writes ``predictions.csv``, with clip, view, truth, recognised and the probability of each class; a test ``predictions_test.csv``
     without views.
 
     Rows stand in the order of the index. Several processes hand theirs to the first, which writes them all, each clip once. A file appears
-    when it is complete. Predictions that are no table of probabilities (stage 1) are left alone.
+    when it is complete. Names are text for a spreadsheet too: an apostrophe goes before ``=``, ``+``, ``-`` and ``@``. Predictions that
+    are no table of probabilities (stage 1) are left alone.
     """
 
     def __init__(self) -> None:
@@ -78,14 +81,11 @@ class PredictionTable(BasePredictionWriter):
         clips, times, labels, probs = map(np.concatenate, zip(*parts, strict=True))
         places = np.unique(np.stack([clips, times], 1), axis=0, return_index=True)[1]
         data, classes = trainer.datamodule, trainer.datamodule.classes  # type: ignore[attr-defined]
-        path = Path(trainer.default_root_dir) / f"{name}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        names = [*map(cell, classes)]
+        with replacing(Path(trainer.default_root_dir) / f"{name}.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["clip", *["view"] * views, "truth", "recognised", *classes])
+            writer.writerow(["clip", *["view"] * views, "truth", "recognised", *names])
             for place, (clip, view) in zip(places, data.keys(clips[places], times[places]), strict=True):
-                truth = classes[labels[place]] if labels[place] >= 0 else ""
+                truth = names[labels[place]] if labels[place] >= 0 else ""
                 row = probs[place]
-                writer.writerow([clip, *[view] * views, truth, classes[row.argmax()], *(f"{p:.6f}" for p in row)])
-        partial.replace(path)
+                writer.writerow([cell(clip), *[view] * views, truth, names[row.argmax()], *(f"{p:.6f}" for p in row)])

@@ -60,7 +60,7 @@ def test_markdown_with_all_its_figures(made: Report, tmp_path: Path) -> None:
     files = re.findall(r"\]\((figures/[^)]+)\)", text)
     assert files == ["figures/accuracy.png", "figures/sentence.png", "figures/curves.png", "figures/confusion.png"]
     assert all((tmp_path / file).read_bytes().startswith(b"\x89PNG") for file in files)
-    assert "| **trained <model>** | **0.900** | **1.000** | **0.880** | **20** | **M = 32** |" in text
+    assert "| **trained &lt;model&gt;** | **0.900** | **1.000** | **0.880** | **20** | **M = 32** |" in text
     for word in (
         "xsub60",
         "30 train, 4 val, 20 test",

@@ -28,6 +28,7 @@ from vtlvlm.lvlm.compose import compose
 from vtlvlm.report.paired import paired_difference
 from vtlvlm.report.runs import Run, fit_finished, to_continue
 from vtlvlm.system.files import write_json
+from vtlvlm.system.text import cell
 
 QUIET = ("--trainer.logger", "false", "--trainer.enable_model_summary", "false")
 
@@ -235,7 +236,7 @@ def read(data: NTUDataModule, folder: Path) -> Tested:
         right = {row["clip"]: row["truth"] == row["recognised"] for row in csv.DictReader(file)}
     clips = data.split.test
     figures = {name: math.nan if value is None else value for name, value in run.test.metrics.items()}
-    marks = np.array([right[name] for name in data.index.name[clips]])
+    marks = np.array([right[cell(name)] for name in data.index.name[clips]])
     return Tested(marks, data.index.group[clips], figures, run.fit.trainable_parameters if run.fit else 0)
 
 

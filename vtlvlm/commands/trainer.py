@@ -13,7 +13,6 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from vtlvlm.callbacks import CacheWriting, ConfusionFigure, RunRecord, Throughput
@@ -25,6 +24,7 @@ from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.panels import CodebookPanel
 from vtlvlm.predictions import PredictionTable
 from vtlvlm.progress import StepProgress
+from vtlvlm.report.curves import Curves
 from vtlvlm.report.runs import to_continue
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.stage import Stage, read_record
@@ -66,16 +66,16 @@ class CLI(LightningCLI):
         root = config["trainer"].get("default_root_dir") or "runs/default"
         kwargs.setdefault("default_root_dir", root)
         if config["trainer"].get("logger") in (None, True) and not config["trainer"].get("fast_dev_run"):
-            kwargs.setdefault("logger", TensorBoardLogger(save_dir=root, name="", version="tensorboard", default_hp_metric=False))
+            kwargs.setdefault("logger", Curves(save_dir=root, name="", version="tensorboard", default_hp_metric=False))
             kwargs["callbacks"] = [*kwargs.get("callbacks", []), LearningRateMonitor("step")]
         kwargs["callbacks"] = [
             *configured(config["trainer"]),
             *kwargs.get("callbacks", []),
             RunRecord(),
             Throughput(),
-            ConfusionFigure(),
-            CodebookPanel(),
             PredictionTable(),
+            ConfusionFigure(),  # what draws comes after what writes results
+            CodebookPanel(),
             *bar(config["trainer"]),
         ]
         return super().instantiate_trainer(**kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from matplotlib.gridspec import GridSpecFromSubplotSpec, SubplotSpec
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from vtlvlm.report.runs import Curve
-from vtlvlm.report.style import COLOURS, FAINT, INK, MUTED, bare, code_colour, house_style, new_figure, text_on
+from vtlvlm.report.style import COLOURS, FAINT, INK, MUTED, bare, code_colour, house_style, label, new_figure, text_on
 
 WIDTH = 14.0
 ROWS = (2.4, 2.75, 2.5)
@@ -133,7 +132,9 @@ def _draw_frequencies(axes: Axes, counts: np.ndarray, zipf: tuple[float, float])
     axes.set_xlim(0.85, max(len(counts), 2) * 1.15)
     axes.text(0.02, 1 / len(counts), "all codes alike", transform=axes.get_yaxis_transform(), va="bottom", fontsize=7.5, color=MUTED)
     axes.set(xlabel="rank of the code", ylabel="share of the tokens")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: power_of_ten(value))
+        axis.set_minor_formatter(NullFormatter())
     axes.grid(which="major")
 
 
@@ -168,7 +169,7 @@ def _draw_errors(axes: Axes, errors: Sequence[Curve]) -> None:
         for place, curve in enumerate(drawn):
             middle = 0.56 - 0.45 * (place - (len(drawn) - 1) / 2)
             axes.text(0.5, middle, f"{curve.values[0]:.3f}", ha="center", va="bottom", fontsize=24, color=COLOURS[0])
-            axes.text(0.5, middle - 0.02, f"{curve.name}, 1 = predicting the mean", ha="center", va="top", fontsize=9, color=MUTED)
+            axes.text(0.5, middle - 0.02, f"{label(curve.name)}, 1 = predicting the mean", ha="center", va="top", fontsize=9, color=MUTED)
         axes.set(xlim=(0, 1), ylim=(0, 1))
         return
     last = max(float(curve.steps[-1]) for curve in drawn)
@@ -177,7 +178,9 @@ def _draw_errors(axes: Axes, errors: Sequence[Curve]) -> None:
     axes.text(0.985, 1.0, "predicting the mean", transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=7.5, color=MUTED)
     for curve, colour in zip(drawn, COLOURS, strict=False):
         few = len(curve.steps) <= 12
-        axes.plot(curve.steps, curve.values, color=colour, linewidth=1.5, marker="o" if few else None, markersize=3.5, label=curve.name)
+        axes.plot(
+            curve.steps, curve.values, color=colour, linewidth=1.5, marker="o" if few else None, markersize=3.5, label=label(curve.name)
+        )
     axes.legend(loc="lower left", ncols=2, handlelength=1.4)
     axes.set_ylim(0, max(1.15, 1.05 * min(highest, 3.0)))
     axes.set_xlim(0, last * 1.03 + 1)
@@ -220,7 +223,7 @@ def _draw_pairs(axes: Axes, pairs: Sequence[Pair]) -> None:
             color=text_on(colour),
             bbox={"boxstyle": "round,pad=0.18", "facecolor": colour, "edgecolor": "none"},
         )
-        axes.text(0.015 * longest, place, textwrap.shorten(pair.action, 34, placeholder="…"), va="center", fontsize=8.5, color="white")
+        axes.text(0.015 * longest, place, label(pair.action, 34), va="center", fontsize=8.5, color="white")
     axes.set_yticks([])
     axes.set_ylim(-0.6, slots - 0.4)
     axes.set_xlim(-0.11 * longest, longest * 1.42)
@@ -252,7 +255,7 @@ def _draw_salience(figure: Figure, place: SubplotSpec, clips: Sequence[SalientCl
         axes.set_ylim(0, top)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_locator(MaxNLocator(6, prune="upper"))
-        axes.set_title(textwrap.shorten(clip.title, 46, placeholder="…"), fontsize=9, fontweight="normal", pad=4)
+        axes.set_title(label(clip.title, 46), fontsize=9, fontweight="normal", pad=4)
         if number + columns >= len(clips):
             axes.set_xlabel("seconds")
         axes.tick_params(labelleft=number % columns == 0)
@@ -265,10 +268,10 @@ def _draw_pictures(figure: Figure, place: SubplotSpec, codes: Sequence[CodePictu
     bare(axes)
     shown = [code for code in codes if code.pictures]
     if not shown:
-        _say(axes, textwrap.shorten(note or "no pictures", 160, placeholder="…"))
+        _say(axes, label(note or "no pictures", 160))
         return
     if note:
-        axes.text(1.0, 1.01, textwrap.shorten(note, 110, placeholder="…"), transform=axes.transAxes, ha="right", fontsize=8, color=MUTED)
+        axes.text(1.0, 1.01, label(note, 110), transform=axes.transAxes, ha="right", fontsize=8, color=MUTED)
     rows = -(-len(shown) // 4)
     grid = GridSpecFromSubplotSpec(2, 4, place, wspace=0.04, hspace=0.22)
     for number, code in enumerate(shown[: 4 * rows]):
@@ -284,7 +287,15 @@ def _draw_pictures(figure: Figure, place: SubplotSpec, codes: Sequence[CodePictu
             cell = figure.add_subplot(block[1 + column])
             bare(cell)
             cell.imshow(picture, interpolation="antialiased")
-            cell.set_xlabel(textwrap.shorten(title, 18, placeholder="…"), fontsize=7, color=MUTED, labelpad=2)
+            cell.set_xlabel(label(title, 18), fontsize=7, color=MUTED, labelpad=2)
+
+
+def power_of_ten(value: float) -> str:
+    """A tick of a logarithmic axis, without mathematical typesetting: ``10⁻²``, ``10⁰``."""
+    return "10" + str(round(np.log10(value))).translate(_RAISED) if value > 0 else ""
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def signed(value: float) -> str:

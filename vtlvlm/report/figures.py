@@ -12,11 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from vtlvlm.report.runs import Confusion, Curve
-from vtlvlm.report.style import COLOURS, FAINT, INK, MUTED, house_style, new_figure
+from vtlvlm.report.style import COLOURS, FAINT, INK, MUTED, house_style, label, new_figure
 from vtlvlm.report.tables import ResultRow
 
 MANY_CLASSES = 24
 """From here on a confusion matrix shows numbers only in its most confused pairs."""
+LABELLED_CLASSES = 120
+"""From here on a confusion matrix is as large as it gets, and names only as many of its classes."""
+LONGEST = 52
+"""Characters of a class's name"""
+DRAWN_CELLS = 600
+"""From here on its cells would be too small to see: they are taken together."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,9 @@ class Panel:
 def confusion_figure(confusion: Confusion, title: str = "Confusion matrix", worst: int = 8) -> Figure:
     """Draw a confusion matrix; colour = share of the true class's clips.
 
-    The figure grows with the classes. Up to ``MANY_CLASSES`` every non-zero count is printed; beyond, only the ``worst`` confused
-    pairs are marked, and named beside the matrix.
+    The figure grows with the classes up to ``LABELLED_CLASSES``; from there on it names every second, third, ... class, and above
+    ``DRAWN_CELLS`` a cell stands for a block of classes and shows the largest share in it. Up to ``MANY_CLASSES`` every non-zero count is
+    printed; beyond, only the ``worst`` confused pairs are marked, and named beside the matrix.
 
     Args:
         confusion: Counts (A, A) and class names.
@@ -46,35 +53,49 @@ def confusion_figure(confusion: Confusion, title: str = "Confusion matrix", wors
     """
     counts, classes = confusion.matrix, confusion.classes
     num = len(classes)
-    small = num <= MANY_CLASSES
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    small, huge = num <= MANY_CLASSES, num > LABELLED_CLASSES
+    block = -(-num // DRAWN_CELLS)
+    share = shares(counts, block)
     pairs = most_confused(confusion, worst)
     with house_style():
-        side = num * (0.46 if small else 0.155)
-        figure = new_figure(max(4.0, side + 1.6) + (0.0 if small else 3.6), max(3.4, side + 1.6))
-        axes = figure.subplots()
-        image = axes.imshow(share, cmap="Blues", norm=PowerNorm(1.0 if small else 0.5, vmin=0, vmax=1))
+        side = 0.46 * num if small else 0.155 * min(num, LABELLED_CLASSES)
         size = 8.5 if small else 6.0
+        named = range(0, num, -(-num // LABELLED_CLASSES))
+        names = [label(classes[row], LONGEST) for row in named]
+        wide = max(0.0, 0.01 * size * max(map(len, names), default=0) - 1.2)  # inches that long names take beyond what there is
+        figure = new_figure(max(4.0, side + 1.6) + (0.0 if small else 3.6) + wide, max(3.4, side + 1.6) + (0.7 if small else 1.0) * wide)
+        axes = figure.subplots()
+        image = axes.imshow(
+            share,
+            interpolation="nearest" if huge else None,
+            cmap="Blues",
+            norm=PowerNorm(1.0 if small else 0.5, vmin=0, vmax=1),
+            extent=(-0.5, num - 0.5, num - 0.5, -0.5),
+        )
         slant: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if small else {"rotation": 90, "ha": "center"}
-        axes.set_xticks(range(num), classes, **slant)
-        axes.set_yticks(range(num), classes)
-        axes.tick_params(length=0, labelsize=size)
-        axes.set(xlabel="recognised as", ylabel="true action")
-        axes.set_title(title)
+        axes.set_xticks(named, names, **slant)
+        axes.set_yticks(named, names)
+        axes.tick_params(length=2 if huge else 0, labelsize=size)
+        some = f" (one of {named.step} named)" if huge else ""
+        axes.set(xlabel=f"recognised as{some}", ylabel=f"true action{some}")
+        axes.set_title(label(title, 100))
         for spine in axes.spines.values():
             spine.set_visible(False)
-        axes.set_xticks(np.arange(num + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(num + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color="white", linewidth=1.2 if small else 0.3)
-        axes.tick_params(which="minor", length=0)
+        if not huge:
+            axes.set_xticks(np.arange(num + 1) - 0.5, minor=True)
+            axes.set_yticks(np.arange(num + 1) - 0.5, minor=True)
+            axes.grid(which="minor", color="white", linewidth=1.2 if small else 0.3)
+            axes.tick_params(which="minor", length=0)
         if small:
             for row, column in np.argwhere(counts > 0):
                 dark = share[row, column] > 0.55
                 axes.text(column, row, f"{counts[row, column]:d}", ha="center", va="center", fontsize=8.5, color="white" if dark else INK)
         else:
+            reach = max(0.7, 0.006 * num)
             for row, column, _ in pairs:
-                axes.add_patch(Rectangle((column - 0.7, row - 0.7), 1.4, 1.4, fill=False, edgecolor=COLOURS[1], linewidth=1.1))
-            lines = [f"{count} x  {classes[row]}\n       as {classes[column]}" for row, column, count in pairs]
+                corner = (column - reach, row - reach)
+                axes.add_patch(Rectangle(corner, 2 * reach, 2 * reach, fill=False, edgecolor=COLOURS[1], linewidth=1.1))
+            lines = [f"{count} x  {label(classes[row])}\n       as {label(classes[column])}" for row, column, count in pairs]
             heading = "Most confused (marked)\n\n" if lines else "Nothing confused"
             axes.text(1.02, 1.0, heading + "\n\n".join(lines), transform=axes.transAxes, va="top", fontsize=8)
         bar = figure.colorbar(
@@ -84,12 +105,26 @@ def confusion_figure(confusion: Confusion, title: str = "Confusion matrix", wors
     return figure
 
 
+def shares(counts: np.ndarray, block: int = 1) -> np.ndarray:
+    """Counts (A, A) -> share of each row's clips (B, B), float32, B = A / ``block`` rounded up: each cell the largest of its block."""
+    num = len(counts)
+    starts = range(0, num, block)
+    pooled = np.zeros((len(starts), len(starts)), dtype=np.float32)
+    for place, start in enumerate(starts):
+        rows = counts[start : start + block]
+        share = (rows / np.maximum(rows.sum(1, keepdims=True), 1)).max(0)
+        pooled[place] = np.maximum.reduceat(share, np.fromiter(starts, dtype=np.int64)) if block > 1 else share
+    return pooled
+
+
 def most_confused(confusion: Confusion, number: int) -> list[tuple[int, int, int]]:
     """The largest off-diagonal entries as (true row, recognised column, count), largest first, zeros left out."""
-    wrong = confusion.matrix * (1 - np.eye(len(confusion.classes), dtype=np.int64))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:number]
-    rows, columns = np.unravel_index(order, wrong.shape)
-    return [(int(r), int(c), int(wrong[r, c])) for r, c in zip(rows, columns, strict=True) if wrong[r, c]]
+    rows, columns = np.nonzero(confusion.matrix)
+    wrong = rows != columns
+    rows, columns = rows[wrong], columns[wrong]
+    counts = confusion.matrix[rows, columns]
+    order = np.argsort(-counts, kind="stable")[:number]
+    return [(int(rows[i]), int(columns[i]), int(counts[i])) for i in order]
 
 
 def learning_curves(panels: Sequence[Panel]) -> Figure:
@@ -110,11 +145,11 @@ def learning_curves(panels: Sequence[Panel]) -> Figure:
                 if many:
                     axes.plot(curve.steps, curve.values, color=colour, linewidth=0.7, alpha=0.35)
                 values = running_mean(curve.values) if many else curve.values
-                axes.plot(curve.steps, values, color=colour, linewidth=1.7, marker=few, markersize=3.5, label=name)
+                axes.plot(curve.steps, values, color=colour, linewidth=1.7, marker=few, markersize=3.5, label=label(name))
             if panel.share:
                 axes.set_ylim(0, 1.02)
             axes.set(xlabel="step", ylabel=panel.unit)
-            axes.set_title(panel.title)
+            axes.set_title(label(panel.title, 60))
             axes.grid(axis="y")
             axes.margins(x=0.02)
             if panel.curves:
@@ -156,7 +191,7 @@ def accuracy_bars(rows: Sequence[ResultRow], chance: float) -> Figure:
         axes.plot([chance, chance], [-0.6, len(rows) - 0.5], color=MUTED, linestyle=(0, (4, 3)), linewidth=1.1, zorder=2.5)
         axes.text(chance, len(rows) - 0.46, "chance", ha="center", va="bottom", fontsize=8, color=MUTED)
         axes.text(1.04, len(rows) - 0.46, "top-1", va="bottom", fontsize=8, color=MUTED)
-        axes.set_yticks(places, [row.name for row in rows])
+        axes.set_yticks(places, [label(row.name, 60) for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.set_xlim(0, 1.13)
         axes.set_xticks(np.linspace(0, 1, 6))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import io
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from vtlvlm.errors import UsageError
-from vtlvlm.report.tables import ResultRow, Table, as_markdown, as_text, quantity, seconds, summary_table
+from vtlvlm.report.style import png
+from vtlvlm.report.tables import ResultRow, Table, as_markdown, as_text, markdown, quantity, seconds, summary_table
+from vtlvlm.system.files import replacing, write_text
+from vtlvlm.system.text import shown
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,7 @@ class Picture:
     @cached_property
     def png(self) -> bytes:
         """The figure as PNG bytes, drawn once."""
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
-        return buffer.getvalue()
+        return png(self.figure)
 
     @property
     def data_uri(self) -> str:
@@ -103,21 +104,26 @@ def write_markdown(report: Report, folder: Path) -> Path:
     """
     _unique_names(report)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    parts = [f"# {report.title}", report.summary.strip(), as_markdown(summary_table(report.rows))]
+    files = file_names(report)
+    parts = [f"# {markdown(report.title)}", *_blocks(report.summary, markdown), as_markdown(summary_table(report.rows))]
     parts += ["## Setting", as_markdown(setting_table(report.setting))]
     parts += ["## Difficulty of the videos (fixed before training)", as_markdown(report.difficulty)]
     for section in report.sections:
-        parts.append(f"## {section.title}")
-        parts += [section.text.strip()] if section.text.strip() else []
+        parts.append(f"## {markdown(section.title)}")
+        parts += _blocks(section.text, markdown)
         parts += [as_markdown(table) for table in section.tables]
         for picture in section.pictures:
-            (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
-            parts.append(f"![{picture.caption}](figures/{picture.name}.png)\n\n*{picture.caption}*")
+            with replacing(folder / "figures" / files[picture.name]) as temporary:
+                temporary.write_bytes(picture.png)
+            caption = markdown(picture.caption)
+            parts.append(f"![{caption}](figures/{files[picture.name]})\n\n*{caption}*")
     parts += ["## Versions and seed", as_markdown(versions_table(report))]
     if report.commands:
-        parts += ["## Again", "```sh\n" + "\n".join(report.commands) + "\n```"]
+        lines = "\n".join(map(shown, report.commands))
+        fence = "`" * (max(map(len, re.findall("`+", lines)), default=0) + 3)
+        parts += ["## Again", f"{fence}sh\n{lines}\n{fence}"]
     path = folder / "report.md"
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(path, "\n\n".join(parts) + "\n")
     return path
 
 
@@ -134,17 +140,18 @@ def write_html(report: Report, path: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: shown(value) if type(value) is str else value,  # Markup is ours
     )
     environment.filters.update(paragraphs=_paragraphs, slug=_slug)
     page = environment.get_template("report.html.j2").render(
         report=report,
+        line_end=Markup("\n"),
         summary=summary_table(report.rows),
         facts=facts(report),
         setting=setting_table(report.setting),
         versions=versions_table(report),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 
@@ -153,13 +160,13 @@ def print_table(report: Report, file: TextIO | None = None) -> None:
     setting = report.setting
     sizes = ", ".join(f"{count:,} {name}" for name, count in setting.split_sizes.items())
     lines = [
-        report.title,
+        shown(report.title),
         "",
         as_text(summary_table(report.rows)),
         "",
-        f"protocol {setting.protocol} ({sizes} clips, {setting.num_classes} actions) · seed {setting.seed}",
+        f"protocol {shown(setting.protocol)} ({sizes} clips, {setting.num_classes} actions) · seed {setting.seed}",
         f"{quantity(setting.trainable_parameters)} of {quantity(setting.total_parameters)} parameters trained · "
-        f"{seconds(setting.seconds_per_clip)} a clip on {setting.machine}",
+        f"{seconds(setting.seconds_per_clip)} a clip on {shown(setting.machine)}",
     ]
     print("\n".join(lines), file=file or sys.stdout)
 
@@ -198,12 +205,29 @@ def versions_table(report: Report) -> Table:
 
 
 def _paragraphs(text: str) -> Markup:
-    blocks = [block.strip() for block in text.strip().split("\n\n") if block.strip()]
-    return Markup("\n").join(Markup("<p>{}</p>").format(block) for block in blocks)
+    return Markup("\n").join(Markup("<p>{}</p>").format(block) for block in _blocks(text, shown))
+
+
+def _blocks(text: str, harmless: Callable[[str], str]) -> list[str]:
+    """The paragraphs of a text, each made harmless and on one line."""
+    return [harmless(" ".join(block.split())) for block in text.split("\n\n") if block.strip()]
 
 
 def _slug(title: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
+
+
+def file_names(report: Report) -> dict[str, str]:
+    """The file of each picture: its name without what a path or a link could mean, and a number where two are then alike."""
+    found: dict[str, str] = {}
+    for section in report.sections:
+        for picture in section.pictures:
+            plain = re.sub(r"[^\w.-]+", "-", picture.name, flags=re.ASCII).strip(".-")[:80] or "picture"
+            name, number = plain, 1
+            while f"{name}.png" in found.values():
+                name, number = f"{plain}-{number + 1}", number + 1
+            found[picture.name] = f"{name}.png"
+    return found
 
 
 def _unique_names(report: Report) -> None:

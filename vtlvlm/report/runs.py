@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vtlvlm.errors import DataError
+from vtlvlm.system.files import write_text
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ class Confusion:
     matrix: np.ndarray
     """(A, A) int64"""
     classes: tuple[str, ...]
+
+
+def write_confusion(path: Path, confusion: Confusion) -> None:
+    """Write ``confusion_{split}.json``, a row of the matrix on each line."""
+    rows = ",\n".join(json.dumps(row.tolist()) for row in confusion.matrix)
+    write_text(path, f'{{"classes": {json.dumps(confusion.classes, ensure_ascii=False)},\n"matrix": [\n{rows}\n]}}\n')
 
 
 @dataclass(frozen=True)

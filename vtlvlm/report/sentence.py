@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 
-from vtlvlm.report.style import COLOURS, FAINT, INK, MUTED, bare, code_colour, house_style, new_figure, text_on
+from vtlvlm.report.style import COLOURS, FAINT, INK, MUTED, bare, code_colour, house_style, label, new_figure, text_on
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def sentence_figure(sentence: Sentence, thumbnails: int = 12) -> Figure:
         grid = figure.add_gridspec(
             len(ratios), 1, height_ratios=ratios, hspace=0.0, left=0.055, right=0.995, bottom=0.01, top=1 - 0.3 / figure.get_figheight()
         )
-        figure.text(0.055, 1 - 0.08 / figure.get_figheight(), sentence.title, va="top", fontsize=10.5, fontweight="bold")
+        figure.text(0.055, 1 - 0.08 / figure.get_figheight(), label(sentence.title, 150), va="top", fontsize=10.5, fontweight="bold")
         rows = [figure.add_subplot(cell) for cell in (grid[i, 0] for i in range(len(ratios)))]
         _draw_frames(rows[0], sentence, start, end, number)
         if sentence.salience is not None:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import colorsys
-from contextlib import AbstractContextManager
+import io
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import matplotlib as mpl
 from cycler import cycler
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from vtlvlm.system.streams import gist
+from vtlvlm.system.text import shown
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B5B5B")
 INK = "#1f2328"
 FAINT = "#c9ced6"
 MUTED = "#6b7280"
 
-_RC = {
-    "font.family": "DejaVu Sans",
+OTHER_SCRIPTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Emoji")
+"""Fonts for what DejaVu lacks, used where they are installed"""
+
+_RC: dict[Any, Any] = {
+    "text.parse_math": False,  # names are text, whatever dollars are in them
+    "text.usetex": False,
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
@@ -44,16 +58,80 @@ _RC = {
 }
 
 
-def house_style() -> AbstractContextManager[None]:
-    """The settings under which every figure is made; the caller's own are back afterwards."""
-    return mpl.rc_context(_RC)  # type: ignore[arg-type]
+@contextmanager
+def house_style() -> Iterator[None]:
+    """The settings under which every figure is made and drawn; the caller's own are back afterwards. No text in a figure is mathematics,
+    and a sign that no font has is a box without a warning."""
+    with mpl.rc_context({**_RC, "font.family": _fonts()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+@cache
+def _fonts() -> list[str]:
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in OTHER_SCRIPTS if name in installed)]
+
+
+class HouseFigure(Figure):
+    """A figure that is also drawn under the house style: some of its texts are made only then."""
+
+    def draw(self, renderer: Any) -> None:
+        """Draw."""
+        with house_style():
+            super().draw(renderer)
 
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of ``width`` x ``height`` inches with its own Agg canvas: nothing global, no display, nothing to close."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = HouseFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def png(figure: Figure, dpi: int = 150) -> bytes:
+    """A figure as PNG bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@contextmanager
+def beside_the_result(what: str) -> Iterator[None]:
+    """Whatever fails in the block is a warning of one line: pictures and curves never stand between a result and its file.
+
+    Args:
+        what: Could not be made, such as ``the confusion matrix's picture``.
+    """
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"{what} cannot be made ({type(error).__name__}: {gist(error, 300)}); all files of results are whole", stacklevel=3)
+
+
+def label(text: object, most: int = 52) -> str:
+    """A name from outside for a figure: one line, harmless, of a length that leaves room for the rest, and no legend leaves it out.
+
+    Args:
+        text: Shown as it stands, dollars, braces and backslashes too.
+        most: Characters at most, wide ones counted twice; the end of longer text becomes ``…``.
+    """
+    line = shown(" ".join(str(text).split(" ")))
+    if sum(map(_columns, line)) > most:
+        width = 1
+        for place, character in enumerate(line):
+            width += _columns(character)
+            if width > most:
+                words = line[:place].rstrip()
+                line = (words[: words.rfind(" ")] if words.rfind(" ") > place // 2 else words) + "…"
+                break
+    if not line.strip():
+        return "(blank)"
+    return f" {line}" if line.startswith("_") else line  # matplotlib's legends skip what begins with an underscore
+
+
+def _columns(character: str) -> int:
+    return 0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def bare(axes: Axes) -> None:

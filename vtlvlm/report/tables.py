@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from vtlvlm.system.text import shown
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ def summary_table(rows: Sequence[ResultRow]) -> Table:
 def as_text(table: Table) -> str:
     """Aligned plain text for a terminal, with a rule under the header and ``*`` before emphasised rows."""
     mark = bool(table.strong)
+    table = Table([*map(shown, table.header)], [[*map(shown, row)] for row in table.rows], table.strong)
     widths = [max(display_width(line[i]) for line in (table.header, *table.rows)) for i in range(len(table.header))]
     lines = [_aligned(table.header, widths, table.numeric, "  " if mark else "")]
     lines.append(("  " if mark else "") + "  ".join("─" * width for width in widths))
@@ -66,9 +71,9 @@ def as_text(table: Table) -> str:
 def as_markdown(table: Table) -> str:
     """A GitHub Markdown table, emphasised rows in bold."""
     ruler = ["---:" if numeric else ":---" for numeric in table.numeric]
-    lines = [[_escaped(cell) for cell in table.header], ruler]
+    lines = [[markdown(cell) for cell in table.header], ruler]
     for number, row in enumerate(table.rows):
-        lines.append([f"**{_escaped(cell)}**" if number in table.strong and cell else _escaped(cell) for cell in row])
+        lines.append([f"**{markdown(cell)}**" if number in table.strong and cell else markdown(cell) for cell in row])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -107,8 +112,9 @@ def _aligned(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool
     return (lead + "  ".join(padded)).rstrip()
 
 
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
+def markdown(text: str) -> str:
+    """Text that Markdown shows as it stands: no marks of its own, no HTML, one line."""
+    return re.sub(r"[\\`*_{}\[\]|~]", r"\\\g<0>", html.escape(shown(text), quote=False))
 
 
 def _is_number(cell: str) -> bool:

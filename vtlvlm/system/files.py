@@ -82,7 +82,7 @@ def appearing(folder: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str, *, follow: bool = True) -> None:
     """Write UTF-8 text, whole or not at all; ``follow`` is that of ``replacing``."""
     with replacing(path, follow=follow) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -1,0 +1,66 @@
+"""TensorBoard beside a run: written as long as it can be, and never in the way of the run."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
+
+from vtlvlm.report.style import beside_the_result
+
+
+def _kept_apart(method: Any) -> Any:
+    """A method of the logger that gives up, after a warning, where the place cannot be written."""
+
+    @wraps(method)
+    def careful(self: Curves, *arguments: Any, **named: Any) -> Any:
+        if self.given_up:
+            return None
+        done = False
+        with beside_the_result(f"TensorBoard's curves in {self.log_dir}"):
+            found = method(self, *arguments, **named)
+            done = True
+        self.given_up = not done
+        return found if done else None
+
+    return careful
+
+
+class Nowhere:
+    """A writer that writes nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
+
+
+class Curves(TensorBoardLogger):
+    """A TensorBoard logger that warns once and is silent from then on where its files cannot be written: a full disk, a folder that is a
+    file. The run goes on, and its results have files of their own."""
+
+    given_up = False
+
+    @property
+    def experiment(self) -> Any:
+        """The writer; one that writes nothing where none can be made."""
+        if not self.given_up:
+            with beside_the_result(f"TensorBoard's curves in {self.log_dir}"):
+                return super().experiment
+        self.given_up = True
+        return Nowhere()
+
+    log_hyperparams = rank_zero_only(_kept_apart(TensorBoardLogger.log_hyperparams))
+    log_metrics = rank_zero_only(_kept_apart(TensorBoardLogger.log_metrics))
+    log_graph = rank_zero_only(_kept_apart(TensorBoardLogger.log_graph))
+    save = rank_zero_only(_kept_apart(TensorBoardLogger.save))
+    finalize = rank_zero_only(_kept_apart(TensorBoardLogger.finalize))
+
+
+def add_picture(loggers: list[Any], tag: str, figure: Figure, step: int) -> None:
+    """Give a figure to every TensorBoard among the loggers; one that fails is a warning."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger) and not getattr(logger, "given_up", False):
+            with beside_the_result(f"TensorBoard's picture {tag}"):
+                logger.experiment.add_figure(tag, figure, global_step=step, close=False)
