@@ -8,6 +8,7 @@ import yaml
 
 from vtlvlm.cli import main
 from vtlvlm.configs import config
+from vtlvlm.configs import resolved as located
 from vtlvlm.errors import UsageError
 
 FOLDER = Path(__file__).parents[1] / "lightning_configs"
@@ -183,3 +184,54 @@ def test_config_finds_shipped_files_and_names_missing_ones() -> None:
     assert Path(config("stage1_small.yaml")) == FOLDER / "stage1_small.yaml"
     with pytest.raises(UsageError, match=r"nothing\.yaml"):
         config("nothing.yaml")
+
+
+@pytest.mark.parametrize("name", ["stage1_small.yaml", "lightning_configs/stage1_small.yaml", "./lightning_configs/stage1_small.yaml"])
+def test_shipped_configurations_are_found_from_everywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their includes too: the model is one."""
+    monkeypatch.chdir(tmp_path)
+    found = resolved(Path(name), capsys, Path("ablations/codes_512.yaml"))
+    assert found["model"]["init_args"]["quantizer"]["init_args"]["codes"] == 512
+    assert found["data"]["sampling"]["frames"] == 32
+
+
+def test_a_file_of_that_name_here_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert located(["--config", "stage1_small.yaml", "--data.root", "x"])[1] == str(FOLDER / "stage1_small.yaml")
+    assert located(["--model=model/vtem_small.yaml", "--model", "VTEMModule"]) == [
+        f"--model={FOLDER / 'model' / 'vtem_small.yaml'}", "--model", "VTEMModule",
+    ]  # fmt: skip
+    (tmp_path / "stage1_small.yaml").write_text("seed_everything: 1\n")
+    assert located(["-c", "stage1_small.yaml"]) == ["-c", "stage1_small.yaml"]
+    assert located(["--config", "seed_everything: 1"]) == ["--config", "seed_everything: 1"]
+
+
+@pytest.mark.parametrize("name", ["nothing.yaml", "lightning_configs/nothing.yaml", "../pyproject.toml", "/nowhere/stage1_small.yaml", "."])
+def test_configurations_that_are_none_are_a_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\xff")
+    monkeypatch.chdir(tmp_path)
+    for given in (name, "picture.yaml"):
+        assert main(["fit", "--config", given]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"vtlvlm: {given}: ")
+        assert said.count("\n") == 1
+
+
+def test_configurations_are_listed_and_copied_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["configs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len([*FOLDER.rglob("*.yaml")])
+    assert lines[0].startswith("stage1_small.yaml        ")
+    assert any(line.startswith("ablations/fsq.yaml") and "rounded" in line for line in lines)
+    there = tmp_path / "deep" / "mine"
+    assert main(["configs", "--copy", str(there)]) == 0
+    assert {p.relative_to(there) for p in there.rglob("*")} == {p.relative_to(FOLDER) for p in FOLDER.rglob("*")}
+    assert resolved(there / "stage1_small.yaml", capsys)["data"]["sampling"]["frames"] == 32
+    (there / "stage1_small.yaml").write_text("mine")
+    assert main(["configs", "--copy", str(there)]) == 2
+    assert "name a new folder" in capsys.readouterr().err
+    assert (there / "stage1_small.yaml").read_text() == "mine"

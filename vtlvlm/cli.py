@@ -24,6 +24,7 @@ COMMANDS = {
     "consolidate": "one file, or a LLaVA, of a checkpoint in shards",
     "bench": "measure this machine against what the project promises",
     "report": "the report of what demo left",
+    "configs": "list the shipped configurations, or copy them",
     "fit": "train stage 1 or stage 2 from a configuration",
     "validate": "measure a checkpoint on the validation people",
     "test": "measure a checkpoint on the test split",
@@ -70,6 +71,10 @@ def run(arguments: Sequence[str]) -> int:
     name, rest = arguments[0], list(arguments[1:])
     if name not in COMMANDS:
         raise UsageError(f"{name}: no such command; there are {', '.join(COMMANDS)}")
+    if name in (*TRAINER_COMMANDS, "extract", "tokenize"):
+        from vtlvlm.configs import resolved
+
+        rest = resolved(rest)
     if name in TRAINER_COMMANDS:
         from vtlvlm.commands import trainer
 

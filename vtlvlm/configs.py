@@ -1,8 +1,29 @@
-"""Where the shipped configurations lie: beside the package in a checkout, inside it when installed."""
+"""The shipped configurations: beside the package in a checkout, inside it when installed; found by name from everywhere."""
 
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vtlvlm.errors import UsageError
+
+FOLDER = "lightning_configs"
+OPTIONS = ("--config", "-c", "--model", "--data", "--trainer")
+"""Options of a training that take a configuration's path"""
+
+
+def shipped() -> Path:
+    """The folder of the shipped configurations.
+
+    Raises:
+        UsageError: The installation has none.
+    """
+    package = Path(__file__).parent
+    for folder in (package / FOLDER, package.parent / FOLDER):
+        if folder.is_dir():
+            return folder
+    raise UsageError(f"{package}: installed without its {FOLDER}; install it anew")
 
 
 def config(name: str) -> str:
@@ -14,8 +35,57 @@ def config(name: str) -> str:
     Raises:
         UsageError: if there is none of that name.
     """
-    package = Path(__file__).parent
-    for folder in (package / "lightning_configs", package.parent / "lightning_configs"):
-        if (folder / name).is_file():
-            return str(folder / name)
-    raise UsageError(f"{name}: no such configuration; the shipped ones lie in lightning_configs/")
+    path = shipped() / name
+    if path.is_file():
+        return str(path)
+    raise UsageError(f"{name}: no such configuration; `vtlvlm configs` lists the shipped ones")
+
+
+def resolved(arguments: Sequence[str]) -> list[str]:
+    """A command line whose configurations can be opened from here: a file that exists is meant as it stands, otherwise a shipped one of
+    that name, with or without ``lightning_configs/`` before it.
+
+    Raises:
+        UsageError: A configuration that is neither, or cannot be read.
+    """
+    found, option = [], ""
+    for word in arguments:
+        name, joined, value = word.partition("=")
+        if option:
+            found.append(_place(option, word))
+            option = ""
+        elif joined and name in OPTIONS:
+            found.append(f"{name}={_place(name, value)}")
+        else:
+            found.append(word)
+            option = word if word in OPTIONS else ""
+    return found
+
+
+def _place(option: str, value: str) -> str:
+    """The path that a value of an option means; what is no path is left as it is."""
+    named = value.lower().endswith((".yaml", ".yml"))
+    if not value or re.search(r"[\n{}]|: ", value) or not (named or option in ("--config", "-c")):
+        return value  # text of a configuration, or the name of a class
+    path = Path(value)
+    if not path.exists():
+        inner = re.sub(rf"^(\./)*({FOLDER}/)?", "", value)
+        if path.is_absolute() or ".." in path.parts or not (shipped() / inner).is_file():
+            raise UsageError(f"{value}: no such configuration; `vtlvlm configs` lists the shipped ones")
+        path = shipped() / inner
+    if path.is_dir():
+        raise UsageError(f"{value}: a folder; name a configuration in it")
+    if path.is_file():
+        try:
+            path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UsageError(f"{value}: not a configuration: it is no UTF-8 text") from None
+    return value if path == Path(value) else str(path)
+
+
+def headings() -> Iterator[tuple[str, str]]:
+    """Name and first comment line of each shipped configuration, those of whole stages first."""
+    folder = shipped()
+    for path in sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.relative_to(folder).parts), path)):
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        yield path.relative_to(folder).as_posix(), first.removeprefix("#").strip() if first.startswith("#") else ""
