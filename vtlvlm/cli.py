@@ -59,6 +59,7 @@ def overview() -> str:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code and lets errors through."""
     from vtlvlm.errors import UsageError
+    from vtlvlm.system.seeds import require_seed
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
@@ -84,7 +85,9 @@ def run(arguments: Sequence[str]) -> int:
         return module.main(rest)
     parser = Parser(prog=f"vtlvlm {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(parser)
-    return module.run(parser.parse_args(rest))
+    parsed = parser.parse_args(rest)
+    require_seed(getattr(parsed, "seed", None), "--seed")
+    return module.run(parsed)
 
 
 class Parser(argparse.ArgumentParser):

@@ -25,6 +25,7 @@ from vtlvlm.data.sampling import TEST_VIEWS, FrameSampling
 from vtlvlm.data.split import Split, split
 from vtlvlm.data.twins import refuse_leak
 from vtlvlm.errors import DataError, UsageError
+from vtlvlm.system.seeds import require_seed
 
 _SIDES = {"fit": "train", "validate": "val", "test": "test"}
 
@@ -55,7 +56,7 @@ class NTUDataModule(LightningDataModule):
 
     Raises:
         UsageError: ``batch_size`` is no multiple of ``micro_batch_size`` times the processes; the protocol does not fit the data;
-            augmentation without a view to change; or targets without features.
+            augmentation without a view to change; targets without features; or a seed that numpy does not take.
         DataError: No usable clip, an empty side of the split, a cache that does not hold the clips, or targets of other frames.
     """
 
@@ -82,6 +83,7 @@ class NTUDataModule(LightningDataModule):
             raise UsageError(
                 f"batch_size={batch_size}, micro_batch_size={micro_batch_size}, num_workers={num_workers}: sizes from 1, workers from 0"
             )
+        require_seed(seed, "data.seed")
         if augmentation is not None and sampling.views < 2:
             raise UsageError("augmentation changes the training views from 1 up: set sampling.views to 2 or more")
         if target_features is not None and (features is None or events is not None):
@@ -134,7 +136,13 @@ class NTUDataModule(LightningDataModule):
         if stage in _SIDES:
             self._split.require(_SIDES[stage])  # type: ignore[arg-type]
         if stage == "fit" and self.trainer is not None:
-            self.trainer.accumulate_grad_batches = self._accumulation(self.trainer.world_size)
+            derived = self._accumulation(self.trainer.world_size)
+            if self.trainer.accumulate_grad_batches not in (1, derived):
+                raise UsageError(
+                    f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}, but data.batch_size={self.batch_size} makes "
+                    f"it {derived}: leave it out, and set data.batch_size"
+                )
+            self.trainer.accumulate_grad_batches = derived
             self._begun = self._sampler = None
 
     def _scan(self, progress: bool) -> ClipIndex:
