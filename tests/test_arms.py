@@ -15,9 +15,9 @@ from vtlvlm.lvlm.adapters import NoAdapter
 from vtlvlm.lvlm.llava import load_llava
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.recognizer import ActionRecognizer
+from vtlvlm.stages.checkpoints import read_record
 from vtlvlm.stages.consolidate import BASE
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
-from vtlvlm.stages.stage import read_record
 
 ADAPTERS = {
     "prefix": "{class_path: DeepPrompts, init_args: {tokens: 2}}",

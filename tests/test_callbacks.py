@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -175,6 +174,37 @@ def test_sessions_of_a_resumed_training_add_up(tmp_path: Path) -> None:
     assert fit.wall_seconds == pytest.approx(sum(s["wall_seconds"] for s in fit.sessions))
 
 
+def test_a_kill_loses_the_time_since_the_last_checkpoint_alone(tmp_path: Path) -> None:
+    """Killed are a training from its start, and one that goes on from the checkpoint of the first."""
+
+    class Killed(BaseException):
+        """What no handler of a process sees that is killed."""
+
+    class Killer(Callback):
+        """Ends the process after three steps, with a checkpoint after each."""
+
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "last.ckpt")
+            if trainer.global_step % 3 == 0:
+                trainer.callbacks.clear()  # type: ignore[attr-defined]
+                raise Killed
+
+    for start, steps in ((None, 3), (tmp_path / "last.ckpt", 6)):
+        with pytest.raises(Killed):
+            trainer(tmp_path, [RunRecord(), Killer()], max_epochs=2).fit(Model(), datamodule=Data(), ckpt_path=start)
+        fit = Run.open(tmp_path).fit
+        assert fit is not None
+        assert (fit.steps, fit.finished) == (steps, False)
+    assert [(s["first_step"], s["last_step"]) for s in fit.sessions] == [(0, 3), (3, 6)]
+    trainer(tmp_path, [RunRecord()], max_epochs=2).fit(Model(), datamodule=Data(), ckpt_path=tmp_path / "last.ckpt")
+    fit = Run.open(tmp_path).fit
+    assert fit is not None
+    assert [(s["first_step"], s["last_step"]) for s in fit.sessions] == [(0, 3), (3, 6), (6, 8)]
+    assert fit.finished
+    assert all(s["wall_seconds"] > 0 for s in fit.sessions)
+    assert fit.wall_seconds == pytest.approx(sum(s["wall_seconds"] for s in fit.sessions))
+
+
 def test_a_finished_training_that_is_continued_has_nothing_to_add(tmp_path: Path) -> None:
     first = trainer(tmp_path, [RunRecord()], max_epochs=1)
     first.fit(Model(), datamodule=Data())
@@ -218,13 +248,9 @@ def test_confusion_figure(tmp_path: Path) -> None:
 
 
 def test_feature_writer_fills_a_cache(tmp_path: Path) -> None:
-    def make(rank: int) -> FeatureCacheWriter:
-        return FeatureCacheWriter(tmp_path / "cache", {"extractor": "eye"}, rank)
-
-    trainer(tmp_path, [FeatureWriter(make)]).predict(Model(), datamodule=Data(), return_predictions=False)
-    writer = make(0)
-    writer.finish([(f"clip{i}", 0) for i in range(N)])
-    writer.close()
+    with FeatureCacheWriter(tmp_path / "cache", {"extractor": "eye"}) as writer:
+        trainer(tmp_path, [FeatureWriter(writer)]).predict(Model(), datamodule=Data(), return_predictions=False)
+        writer.finish([(f"clip{i}", 0) for i in range(N)])
     cache = FeatureCache.open(tmp_path / "cache")
     rows = cache.rows([f"clip{i}" for i in range(N)], 0)
     assert cache.features(rows)[:, 0, 0].argmax(-1).tolist() == [i % 3 for i in range(N)]
@@ -242,23 +268,19 @@ class Tokens(Model):
 
 
 def test_event_writer_keeps_what_was_done_when_interrupted(tmp_path: Path) -> None:
-    def make(rank: int) -> EventCacheWriter:
-        return EventCacheWriter(tmp_path / "cache", {"vtem": "eye"}, torch.eye(3), rank)
+    def make(folder: Path) -> EventCacheWriter:
+        return EventCacheWriter(folder, {"vtem": "eye"}, torch.eye(3))
 
-    callback: BasePredictionWriter = EventWriter(make)
-    with pytest.raises(Stop):
-        trainer(tmp_path, [callback]).predict(Tokens(), datamodule=Data(), return_predictions=False)
-    writer = make(0)
-    assert writer.done() == {(f"clip{i}", 0) for i in range(4)}
-    writer.close()
+    with make(tmp_path / "cache") as writer:
+        with pytest.raises(Stop):
+            trainer(tmp_path, [EventWriter(writer)]).predict(Tokens(), datamodule=Data(), return_predictions=False)
+        assert writer.done() == {(f"clip{i}", 0) for i in range(4)}
     model = Tokens()
     model.stops = False
     folder = tmp_path / "whole"
-    whole = EventWriter(lambda rank: EventCacheWriter(folder, {"vtem": "eye"}, torch.eye(3), rank))
-    trainer(tmp_path, [whole]).predict(model, datamodule=Data(), return_predictions=False)
-    writer = EventCacheWriter(folder, {"vtem": "eye"}, torch.eye(3))
-    writer.finish([(f"clip{i}", 0) for i in range(N)])
-    writer.close()
+    with make(folder) as writer:
+        trainer(tmp_path, [EventWriter(writer)]).predict(model, datamodule=Data(), return_predictions=False)
+        writer.finish([(f"clip{i}", 0) for i in range(N)])
     cache = EventCache.open(folder)
     ids = cache.ids(cache.rows([f"clip{i}" for i in range(N)], 0))
     assert ids[:, 0].tolist() == [i % 3 for i in range(N)]

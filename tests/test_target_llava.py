@@ -16,7 +16,7 @@ from vtlvlm.cli import main
 from vtlvlm.commands.probe import step_tokens
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
-from vtlvlm.stages.stage import read_record
+from vtlvlm.stages.checkpoints import read_record
 from vtlvlm.stages.vtem import VTEMModule
 
 CODES = ["--model.init_args.quantizer.init_args.codes"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ SPLITS = {"test": "test", "validate": "val"}
 class RunRecord(Callback):
     """Writes ``versions.json``, ``fit.json`` and ``metrics.json`` (``metrics_val.json`` after ``validate``) into the run folder.
 
-    The run folder is the trainer's ``default_root_dir``. Files are replaced whole, by rank zero alone.
+    The run folder is the trainer's ``default_root_dir``. Files are replaced whole, by rank zero alone. ``fit.json`` is written with each
+    checkpoint, so that a kill loses the time since the last one.
     """
 
     def __init__(self) -> None:
@@ -41,19 +42,32 @@ class RunRecord(Callback):
         self._started = self._mark = 0.0
         self._first_step = 0
         self._durations: list[float] = []
+        self._earlier: list[dict[str, Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write ``versions.json``: that of the training, which a later test leaves as it is (it has its own in ``metrics.json``)."""
+        """Write ``versions.json`` where there is none: a test leaves that of the training as it is (it has its own in ``metrics.json``)."""
         if trainer.is_global_zero:
             self._environment = environment(global_seed(), Path.cwd())
             path = Path(trainer.default_root_dir) / "versions.json"
-            if stage == "fit" or not path.exists():
+            if stage != "fit" and not path.exists():
                 write_json(path, self._environment)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock; write ``versions.json`` of the training, which nothing has refused by now."""
+        self._begin(trainer)
+        if trainer.is_global_zero:
+            write_json(Path(trainer.default_root_dir) / "versions.json", self._environment)
+
+    def _begin(self, trainer: Trainer) -> None:
         self._started = self._mark = time.perf_counter()
         self._first_step, self._durations = trainer.global_step, []
+        fit = Run(Path(trainer.default_root_dir)).fit if self._first_step and trainer.is_global_zero else None
+        self._earlier = [] if fit is None else fit.sessions  # those that a resumed training continues
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write what training has cost so far."""
+        if trainer.state.fn == "fit" and self._started:
+            self._write_fit(trainer, pl_module, finished=False)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Note how long an optimiser step took, from the end of the one before."""
@@ -73,13 +87,16 @@ class RunRecord(Callback):
             fit = Run(Path(trainer.default_root_dir)).fit
             if fit is not None and fit.finished and fit.steps == trainer.global_step:
                 return
-            self._started, self._first_step = time.perf_counter(), trainer.global_step
+            self._begin(trainer)
         self._write_fit(trainer, pl_module, finished=True)
+        self._started = 0.0
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """An interrupted training has its cost recorded too."""
         if trainer.state.fn == "fit" and self._started:
-            self._write_fit(trainer, pl_module, finished=False)
+            with suppress(OSError):  # a full disk, which the exception tells of
+                self._write_fit(trainer, pl_module, finished=False)
+            self._started = 0.0
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count clips from zero."""
@@ -110,7 +127,7 @@ class RunRecord(Callback):
             "wall_seconds": time.perf_counter() - self._started,
             "finished": finished,
         }
-        sessions = [*_earlier_sessions(path, self._first_step), session]
+        sessions = [*self._earlier, session]
         parameters = list(pl_module.parameters())
         content = {
             "steps": trainer.global_step,
@@ -122,7 +139,6 @@ class RunRecord(Callback):
             "sessions": sessions,
         }
         write_json(path, content)
-        self._started = 0.0
 
     def _write_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
         split = SPLITS.get(str(trainer.state.fn and trainer.state.fn.value))
@@ -260,17 +276,12 @@ class CacheWriting(BasePredictionWriter):
     """Base of the callbacks that turn ``trainer.predict`` into a cache, batch by batch; each process writes shards of its own.
 
     Args:
-        make: Called with the process's rank when prediction starts; returns its cache writer.
+        writer: This process's cache writer, which is open already: what is left to do was found out while nobody else could write.
     """
 
-    def __init__(self, make: Callable[[int], Any]) -> None:
+    def __init__(self, writer: Any) -> None:
         super().__init__("batch")
-        self.make = make
-        self.writer: Any = None
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open this process's writer."""
-        self.writer = self.make(trainer.global_rank)
+        self.writer = writer
 
     def write_on_batch_end(
         self,
@@ -293,16 +304,11 @@ class CacheWriting(BasePredictionWriter):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Store the rest."""
-        self._close()
+        self.writer.flush()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep the clips that are done: the next run continues after them."""
-        self._close()
-
-    def _close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-            self.writer = None
+        self.writer.flush()
 
 
 class FeatureWriter(CacheWriting):
@@ -324,10 +330,3 @@ class EventWriter(CacheWriting):
 def peak_rss() -> int:
     """The largest resident memory of this process so far, in bytes (its data workers not counted)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _earlier_sessions(path: Path, first_step: int) -> list[dict[str, Any]]:
-    """The sessions that a resumed training continues; none where training begins at step 0."""
-    if first_step == 0 or not path.is_file():
-        return []
-    return [s for s in json.loads(path.read_text(encoding="utf-8"))["sessions"] if s["first_step"] < first_step]

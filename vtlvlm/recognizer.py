@@ -24,10 +24,10 @@ from vtlvlm.lvlm.llava import load_config, require_same_base
 from vtlvlm.lvlm.peft_format import write_prefix
 from vtlvlm.lvlm.prefix import chosen_layers, plain_state
 from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint, read_record
 from vtlvlm.stages.origin import content_hash, require_same_extractor
 from vtlvlm.stages.parts import build_from, settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
-from vtlvlm.stages.stage import METADATA, RECORD, load_checkpoint, read_record
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem.model import VTEM
 

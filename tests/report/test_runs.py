@@ -1,7 +1,6 @@
 """Readers of run folders, and the record they read."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vtlvlm.errors import DataError
 from vtlvlm.report.provenance import environment, git_state
-from vtlvlm.report.runs import Run, fit_finished, to_continue
+from vtlvlm.report.runs import Run, fit_finished
 from vtlvlm.system.files import write_json
 
 
@@ -22,30 +21,6 @@ def test_an_empty_run_folder_has_nothing(tmp_path: Path) -> None:
     assert not fit_finished(tmp_path)
     with pytest.raises(DataError, match="no such run folder"):
         Run.open(tmp_path / "none")
-
-
-def test_what_an_interrupted_training_goes_on_from(tmp_path: Path) -> None:
-    assert to_continue(tmp_path) is None
-    (tmp_path / "checkpoints").mkdir()
-    for name in ("another.ckpt", "best.ckpt", "last.ckpt"):
-        (tmp_path / "checkpoints" / name).touch()
-        assert to_continue(tmp_path) == tmp_path / "checkpoints" / name
-    warned = tmp_path / "hpc_ckpt_1.ckpt"  # which Lightning writes when Slurm is about to stop the job, and never deletes
-    warned.touch()
-    for newer, other in ((warned, tmp_path / "checkpoints" / "last.ckpt"), (tmp_path / "checkpoints" / "last.ckpt", warned)):
-        os.utime(newer, (2e9, 2e9))
-        os.utime(other, (1e9, 1e9))
-        assert to_continue(tmp_path) == newer
-
-
-def test_shards_that_were_not_written_to_the_end_are_left_alone(tmp_path: Path) -> None:
-    last, best = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
-    last.mkdir(parents=True)
-    assert to_continue(tmp_path) is None
-    best.touch()
-    assert to_continue(tmp_path) == best
-    (last / "meta.pt").touch()
-    assert to_continue(tmp_path) == last
 
 
 def test_broken_and_foreign_files_are_named(tmp_path: Path) -> None:

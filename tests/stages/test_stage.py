@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from vtlvlm.errors import UsageError
+from vtlvlm.stages.checkpoints import read_record
 from vtlvlm.stages.parts import settings_of
-from vtlvlm.stages.stage import AdamW, read_record
+from vtlvlm.stages.stage import AdamW
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import EMAQuantizer, EqualSaliencePooler, InfoNCE, TimmExtractor
 

@@ -26,7 +26,8 @@ from vtlvlm.errors import UsageError
 from vtlvlm.finite import NotFiniteError
 from vtlvlm.lvlm.compose import compose
 from vtlvlm.report.paired import paired_difference
-from vtlvlm.report.runs import Run, fit_finished, to_continue
+from vtlvlm.report.runs import Run, fit_finished
+from vtlvlm.stages.checkpoints import to_continue
 from vtlvlm.system.files import write_json
 from vtlvlm.system.text import cell
 

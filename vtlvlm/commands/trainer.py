@@ -5,30 +5,36 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from vtlvlm.callbacks import CacheWriting, ConfusionFigure, RunRecord, Throughput
+from vtlvlm.commands import guard
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.space import readable, require_space
-from vtlvlm.errors import UsageError
+from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.panels import CodebookPanel
 from vtlvlm.predictions import PredictionTable
 from vtlvlm.progress import StepProgress
 from vtlvlm.report.curves import Curves
-from vtlvlm.report.runs import to_continue
+from vtlvlm.stages.checkpoints import CheckpointFiles, Restored, RunTrainer, examine, run_checkpoints
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
-from vtlvlm.stages.stage import Stage, read_record
+from vtlvlm.stages.stage import Stage
 from vtlvlm.stages.vtem import VTEMModule
+from vtlvlm.system.files import write_text
+from vtlvlm.system.seeds import require_seed
 
 __all__ = ["CLI", "DeepPrompts", "NTUDataModule", "PromptTuningModule", "VTEMModule", "run"]  # configurations name these bare
 
@@ -38,18 +44,23 @@ NAME_BYTES = 100
 
 
 class SaveConfig(SaveConfigCallback):
-    """The resolved configuration, as ``config.yaml`` in the run folder."""
+    """The resolved configuration, as ``config.yaml`` in the run folder; once training begins, so that a refused one changes nothing."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Too early."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, str(folder / "config.yaml"), skip_none=False, overwrite=True, multifile=False)
+        write_text(Path(trainer.default_root_dir) / "config.yaml", self.parser.dump(self.config, skip_none=False))
 
 
 def bar(trainer: Any) -> list[Callback]:
-    """Our progress bar, unless the configuration wants none."""
-    return [] if trainer.get("enable_progress_bar") is False else [StepProgress()]
+    """Our progress bar, unless the configuration has its own or wants none."""
+    wanted = trainer.get("enable_progress_bar") is not False
+    return [StepProgress()] if wanted and not has(configured(trainer), ProgressBar) else []
 
 
 def configured(trainer: Any) -> list[Callback]:
@@ -58,64 +69,144 @@ def configured(trainer: Any) -> list[Callback]:
     return list(callbacks) if isinstance(callbacks, list) else [callbacks]
 
 
-class CLI(LightningCLI):
+def plugins(trainer: Any) -> list[Any]:
+    """The configuration's own plugins."""
+    given = trainer.get("plugins") or []
+    return list(given) if isinstance(given, list) else [given]
+
+
+def has(callbacks: list[Callback], kind: type) -> bool:
+    """Whether there is one of a kind among them."""
+    return any(isinstance(callback, kind) for callback in callbacks)
+
+
+class Guarded(LightningCLI):
+    """LightningCLI that takes nothing from a checkpoint but what our guard lets through, and says mistakes in one line."""
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would read the checkpoint here, and let what it finds in it replace the configuration."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and look at the seeds before they are set."""
+        try:
+            super().parse_arguments(parser, args)
+        except (ArgumentError, ValueError) as error:
+            if isinstance(mistake := guard.ours(error) or error, ArgumentError):
+                raise
+            raise mistake if isinstance(mistake, UsageError | DataError) else UsageError(f"--config: {guard.in_a_line(error)}") from error
+        settings = self.config[self.config["subcommand"]] if self.config.get("subcommand") else self.config
+        require_seed(settings.get("seed_everything"), "--seed_everything")
+
+    def instantiate_classes(self) -> None:
+        """Build the parts; what they refuse is said as they say it."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            if (mistake := guard.ours(error)) is not None:
+                raise mistake from error
+            if isinstance(error, OSError | MemoryError):
+                raise
+            raise UsageError(f"{guard.in_a_line(error)} (as {type(error).__name__} from the configuration's parts)") from error
+
+
+class CLI(Guarded):
     """LightningCLI with the run folder in one place (``trainer.default_root_dir``) and checkpoints checked before anything is built."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand] if self.subcommand else self.config_init
-        root = config["trainer"].get("default_root_dir") or "runs/default"
+        settings = config["trainer"]
+        own, dry = configured(settings), bool(settings.get("fast_dev_run"))
+        guard.require_settings(settings)
+        root = settings.get("default_root_dir") or "runs/default"
+        if "://" in str(root):
+            raise UsageError(f"--trainer.default_root_dir {root}: a run lies in a folder of this machine")
         kwargs.setdefault("default_root_dir", root)
-        if config["trainer"].get("logger") in (None, True) and not config["trainer"].get("fast_dev_run"):
+        more: list[Callback] = []
+        if settings.get("logger") in (None, True) and not dry:
             kwargs.setdefault("logger", Curves(save_dir=root, name="", version="tensorboard", default_hp_metric=False))
-            kwargs["callbacks"] = [*kwargs.get("callbacks", []), LearningRateMonitor("step")]
-        kwargs["callbacks"] = [
-            *configured(config["trainer"]),
-            *kwargs.get("callbacks", []),
-            RunRecord(),
-            Throughput(),
-            PredictionTable(),
-            ConfusionFigure(),  # what draws comes after what writes results
-            CodebookPanel(),
-            *bar(config["trainer"]),
-        ]
-        return super().instantiate_trainer(**kwargs)
+            more += [] if has(own, LearningRateMonitor) else [LearningRateMonitor("step")]
+        if guard.outside_slurm(os.environ, settings.get("devices"), settings.get("num_nodes")):
+            kwargs["plugins"] = [*plugins(settings), LightningEnvironment()]
+        if not dry:  # which leaves nothing behind
+            more += [RunRecord(), Throughput(), PredictionTable()]
+            more += [ConfusionFigure(), CodebookPanel()]  # what draws comes after what writes results
+            if settings.get("enable_checkpointing") is not False:
+                more += run_checkpoints(Path(root).expanduser(), self.model.monitor, self.model.monitor_mode)
+        kwargs["callbacks"] = [*own, *kwargs.get("callbacks", []), Restored(), *more, *bar(settings)]
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = CheckpointFiles()
+        return trainer
 
-    def _asked(self, name: str) -> Any:
-        return self.config[self.subcommand].get(name) if self.subcommand else self.config.get(name)
+    def where(self, asked: Any, training: bool) -> str | None:
+        """The checkpoint that ``--ckpt_path`` means in this run folder; a folder that belongs to another run is refused."""
+        needed = getattr(self.model, "needs_checkpoint", True)
+        return guard.checkpoint_for(None if asked is None else str(asked), Path(self.trainer.default_root_dir), training, needed)
 
-    def guard(self, training: bool) -> None:
-        """Refuse a second start into a run folder, and a checkpoint that is not of this configuration, before the models are loaded."""
-        asked = self._asked("ckpt_path")
-        requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-        left = to_continue(self.trainer.default_root_dir)
-        if training and requeued and left is not None:
-            rank_zero_info(f"started again by Slurm: goes on from {left}")
-            asked = self.config_init[self.subcommand]["ckpt_path"] = str(left)
-        elif training and asked is None and left is not None:
-            raise UsageError(
-                f"{self.trainer.default_root_dir} already holds a run: continue it with --ckpt_path {left}, "
-                "or name another folder with --trainer.default_root_dir"
-            )
-        if asked is not None and asked not in ("last", "best", "hpc"):
-            self.model.coming = read_record(asked)
-            self.model.check(self.model.coming, str(asked), training)
-        elif not training and asked is None and getattr(self.model, "needs_checkpoint", True):
-            raise UsageError("no checkpoint given: add --ckpt_path RUN/checkpoints/best.ckpt")
+    def start(self, given: dict[str, Any], training: bool) -> None:
+        """Look into what is started from, before the models are loaded and before anything is written.
 
-    def before_fit(self) -> None:
-        self.guard(training=True)
+        Args:
+            given: What Lightning's function will be called with; ``ckpt_path`` is made a definite file.
+            training: Whether that is ``fit``.
+        """
+        if given.get("weights_only") is False:
+            raise UsageError("--weights_only false: checkpoints are read without running code in them; leave it out")
+        found = given["ckpt_path"] = self.where(given.get("ckpt_path"), training)
+        folder = Path(self.trainer.default_root_dir)
+        if training:
+            guard.require_own_names(self.trainer, folder)
+        if found is None:
+            return guard.require_no_other_start(folder, self.trainer, training)
+        record = examine(found, training)
+        try:
+            self.model.check(record, found, training)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise UsageError(f"{found}: not a readable checkpoint (its record: {guard.in_a_line(error)})") from error
+        self.model.coming = record
 
-    def before_validate(self) -> None:
-        self.guard(training=False)
+    def fit(self, **given: Any) -> None:
+        """Train, alone in the run folder."""
+        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.start(given, training=True)
+            return self.call(self.trainer.fit, given)
+        self.where(given.get("ckpt_path"), training=True)  # a refused start does not even make the folder
+        with guard.alone(Path(self.trainer.default_root_dir)):
+            self.start(given, training=True)
+            self.call(self.trainer.fit, given)
 
-    def before_test(self) -> None:
-        self.guard(training=False)
+    def validate(self, **given: Any) -> None:
+        """Measure on the validation people."""
+        self.start(given, training=False)
+        self.call(self.trainer.validate, given)
 
-    def before_predict(self) -> None:
-        self.guard(training=False)
+    def test(self, **given: Any) -> None:
+        """Measure on the test split."""
+        self.start(given, training=False)
+        self.call(self.trainer.test, given)
+
+    def predict(self, **given: Any) -> None:
+        """Probabilities for every clip."""
+        self.start(given, training=False)
+        self.call(self.trainer.predict, given)
+
+    def call(self, function: Callable[..., Any], given: dict[str, Any]) -> None:
+        """One of the trainer's functions, whose errors about settings and checkpoints become one line."""
+        files = self.trainer.strategy.checkpoint_io
+        try:
+            function(**given)
+        except (UsageError, DataError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            if isinstance(error, MisconfigurationException) or guard.of_lightning(error):
+                raise guard.ours(error) or UsageError(guard.in_a_line(error)) from error
+            if not (isinstance(files, CheckpointFiles) and files.restoring):
+                raise
+            reason = f"{type(error).__name__}: {guard.in_a_line(error)}"
+            raise UsageError(f"{given['ckpt_path']}: cannot be restored ({reason}); give another checkpoint") from error
 
 
-class CachingCLI(LightningCLI):
+class CachingCLI(Guarded):
     """The parts of a configuration, for the commands that fill a cache with ``trainer.predict``: no logs, no checkpoints."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -129,7 +220,7 @@ class CachingCLI(LightningCLI):
         return super().instantiate_trainer(**{**kwargs, **quietly, "callbacks": callbacks})
 
 
-NOISE = ("💡", "GPU available", "TPU available", "The following callbacks returned", "Loading `train_dataloader`")
+NOISE = ("💡", "GPU available", "TPU available", "Loading `train_dataloader`")
 
 
 @contextmanager
@@ -155,23 +246,9 @@ def quiet() -> Iterator[None]:
         log.removeFilter(telling)
 
 
-@contextmanager
-def unwrapped() -> Iterator[None]:
-    """A mistake that a part's constructor names, as it was raised: the parser makes a page about all types it tried of it."""
-    try:
-        yield
-    except ValueError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UsageError):
-            cause = cause.__cause__
-        if cause is None or cause is error:
-            raise
-        raise cause from None
-
-
 def parts(name: str, arguments: Sequence[str]) -> CachingCLI:
     """The model, data module and trainer that a configuration describes, without running anything."""
-    with quiet(), unwrapped():
+    with quiet():
         return CachingCLI(
             VTEMModule,
             NTUDataModule,
@@ -201,32 +278,31 @@ def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], 
     data.trainer = trainer
     data.prepare_data()
     data.setup("predict")
-    with make(rank) as writer:
+    with make(rank) as writer:  # nobody else writes from here on, so that what is left stays what is left
         done = writer.done()
-    wanted = data.predict_keys()
-    left = [key for key in wanted if key not in done]
-    room = require_space(folder, len(left) * (row_bytes + NAME_BYTES), f"{len(left):,} of {len(wanted):,} clips and views")
-    if trainer.is_global_zero:
-        print(room if left else f"{folder}: all {len(wanted):,} clips and views are there", flush=True)
-    if left:
-        data.skip(done)
-        trainer.callbacks.append(writing(make))
-        with quiet():
-            trainer.predict(module, datamodule=data, return_predictions=False)
-        trainer.strategy.barrier()
-    if trainer.is_global_zero:
-        with make(0) as writer:
+        wanted = data.predict_keys()
+        left = [key for key in wanted if key not in done]
+        room = require_space(folder, len(left) * (row_bytes + NAME_BYTES), f"{len(left):,} of {len(wanted):,} clips and views")
+        if trainer.is_global_zero:
+            print(room if left else f"{folder}: all {len(wanted):,} clips and views are there", flush=True)
+        if left:
+            data.skip(done)
+            trainer.callbacks.append(writing(writer))
+            with quiet():
+                trainer.predict(module, datamodule=data, return_predictions=False)
+            trainer.strategy.barrier()
+        kind = writer.kind
+        if trainer.is_global_zero:
             writer.finish(wanted)
-            kind = writer.kind
-        if cli.config["verify"]:
-            size = {cache.kind: cache for cache in (FeatureCache, EventCache)}[kind].open(folder).verify()
-            print(f"{folder}: {len(wanted):,} clips and views, {readable(size)}, all as they were written")
+    if trainer.is_global_zero and cli.config["verify"]:
+        size = {cache.kind: cache for cache in (FeatureCache, EventCache)}[kind].open(folder).verify()
+        print(f"{folder}: {len(wanted):,} clips and views, {readable(size)}, all as they were written")
     return 0
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one of Lightning's subcommands."""
-    with quiet(), unwrapped():
+    with quiet():
         CLI(
             Stage,
             NTUDataModule,
@@ -236,6 +312,7 @@ def run(arguments: Sequence[str]) -> int:
             seed_everything_default=0,
             trainer_defaults={"use_distributed_sampler": False},
             auto_configure_optimizers=False,
+            trainer_class=RunTrainer,
             parser_kwargs={"prog": "vtlvlm", "exit_on_error": False},  # the command line says it in a line
             args=list(arguments),
         )

@@ -77,24 +77,6 @@ def fit_finished(folder: Path | str) -> bool:
     return fit is not None and fit.finished
 
 
-def to_continue(folder: Path | str) -> Path | None:
-    """The checkpoint that the training of a run folder goes on from; None without.
-
-    The newer one of ``last.ckpt``, of the last epoch's end, and what Lightning writes when Slurm warns it; else what a validation left.
-    """
-    folder = Path(folder)
-    ends = [folder / "checkpoints" / "last.ckpt", *folder.glob("hpc_ckpt_*.ckpt")]
-    others = [folder / "checkpoints" / "best.ckpt", *sorted((folder / "checkpoints").glob("*.ckpt"))]
-    newest = sorted(filter(_written, ends), key=lambda path: _written(path) or 0, reverse=True)
-    return next(filter(_written, (*newest, *others)), None)
-
-
-def _written(checkpoint: Path) -> float | None:
-    """When a checkpoint, a file or a folder of shards, was completed; None if it was not."""
-    end = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint  # Lightning writes it last
-    return end.stat().st_mtime if end.is_file() else None
-
-
 @dataclass(frozen=True)
 class Run:
     """A run folder. Each property reads one file; None where the run has not got that far."""

@@ -17,9 +17,9 @@ from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import RECORD as COMPOSED
 from vtlvlm.lvlm.llava import load_llava, projector_origin, quiet, require_same_base
 from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint
 from vtlvlm.stages.parts import build_from
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
-from vtlvlm.stages.stage import METADATA, RECORD, load_checkpoint
 
 WEIGHTS = "state_dict."
 BASE = "reasoner.base."

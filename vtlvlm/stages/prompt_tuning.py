@@ -56,7 +56,7 @@ class PromptTuningModule(Stage):
     stage = "prompt_tuning"
     training_only = ("optimizer", "projector_learning_rate", "vtem", "objective", "calibrate")
     machine_only = tuple(f"reasoner.{name}" for name in ("dtype", "attention", "quantization", "max_positions", "gradient_checkpointing"))
-    compared_elsewhere = ("reasoner.llava", "reasoner.revision")
+    compared_elsewhere = ("reasoner.llava", "reasoner.revision", "reasoner.adapter.init_from")
 
     def __init__(
         self,

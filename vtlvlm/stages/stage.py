@@ -10,21 +10,16 @@ from typing import Any, ClassVar, Self
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from vtlvlm import __version__
 from vtlvlm.errors import UsageError
 from vtlvlm.finite import FiniteTraining
+from vtlvlm.stages.checkpoints import RECORD, RunCheckpoint, harmless, is_default, load_checkpoint, run_checkpoints, with_present_names
 from vtlvlm.stages.parts import build_from, flat, settings_of, with_defaults
 from vtlvlm.stages.resume import go_on
-
-METADATA = "meta.pt"
-"""What ModelParallelStrategy writes into a checkpoint's folder beside the shards: all but weights and optimiser"""
-RECORD = "vtlvlm"
-"""The key of our own record in a checkpoint. Lightning's ``hyper_parameters`` stays empty on purpose: its command line would let them
-silently override the configuration that was asked for."""
 
 
 @dataclass
@@ -47,32 +42,6 @@ class AdamW:
             return (step + 1) / (self.warmup_steps + 1)
         done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def read_record(path: str | Path) -> dict[str, Any]:
-    """Our record in a checkpoint: ``stage``, ``settings``, ``provenance``, ``version``.
-
-    Raises:
-        UsageError: if the file is missing, unreadable, or no checkpoint of vtlvlm.
-    """
-    sharded = Path(path) / METADATA
-    return load_checkpoint(sharded if sharded.is_file() else path)[RECORD]
-
-
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A whole checkpoint on the CPU, memory-mapped, without running any code in it."""
-    path = Path(path)
-    if (path / METADATA).is_file():
-        raise UsageError(f"{path} is split into the shards of several processes: make one file of it with `vtlvlm consolidate {path} FILE`")
-    if not path.is_file():
-        raise UsageError(f"{path}: no such checkpoint")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise UsageError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0][:100]})") from error
-    if not isinstance(checkpoint, dict) or RECORD not in checkpoint:
-        raise UsageError(f"{path}: not a checkpoint of vtlvlm")
-    return checkpoint
 
 
 class Stage(LightningModule):
@@ -136,7 +105,7 @@ class Stage(LightningModule):
     machine_only: ClassVar[tuple[str, ...]] = ()
     """Settings, by dotted name, of how a trained model is computed, not of what it is"""
     compared_elsewhere: ClassVar[tuple[str, ...]] = ()
-    """Settings that are names of things which :meth:`check` compares by what they hold"""
+    """Settings that are names of things which :meth:`check` compares by what they hold, or that only say where training starts"""
 
     def _may_differ(self, name: str, training: bool) -> bool:
         free = not training and (name.split(".")[0] in self.training_only or name in self.machine_only)
@@ -145,15 +114,26 @@ class Stage(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if RECORD not in checkpoint:
             raise UsageError("not a checkpoint of vtlvlm")
+        harmless(checkpoint)
+        with_present_names(checkpoint, self.monitor)
         training = self._trainer is not None and self.trainer.training
         self.check(checkpoint[RECORD], "the checkpoint", training)
         begun = checkpoint.get(type(self.data).__qualname__) if training else None  # the data module's own state, which is loaded next
         if begun is not None:
             go_on(checkpoint["loops"]["fit_loop"], **begun, now=self.data.at_once)
-        # ModelParallelStrategy has read the weights by now and took them out
-        missing = sorted(set(self.state_dict()) - set(checkpoint["state_dict"])) if "state_dict" in checkpoint else []
+        if "state_dict" not in checkpoint:  # ModelParallelStrategy has read the weights by now and took them out
+            self.trained = True
+            return
+        mine, held = self.state_dict(), checkpoint["state_dict"]
+        missing = sorted(set(mine) - set(held))
         if missing:
             raise UsageError(f"the checkpoint lacks {len(missing)} tensors of this model, the first being {missing[0]}")
+        for name, tensor in mine.items():
+            if not isinstance(held[name], Tensor) or held[name].shape != tensor.shape:
+                raise UsageError(
+                    f"the checkpoint's {name} is {list(getattr(held[name], 'shape', ()))}, this model's {list(tensor.shape)}: "
+                    "give the checkpoint of this configuration"
+                )
         self.trained = True
 
     @classmethod
@@ -208,25 +188,14 @@ class Stage(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
-        """The last checkpoint always, and the best one on validation people where there are any; and a halt at the first NaN."""
+        """A halt at the first NaN, and the run's two checkpoints where the command line has not made them: beside the user's own ones, in
+        place of the one that Lightning makes."""
         trainer: Any = self.trainer
-        folder = Path(trainer.default_root_dir) / "checkpoints"
-        validated = getattr(trainer, "datamodule", None) is None or self.data.validates
-        if trainer.fast_dev_run or not trainer.checkpoint_callbacks:
+        found = trainer.checkpoint_callbacks
+        if trainer.fast_dev_run or not found or any(isinstance(callback, RunCheckpoint) for callback in found):
             return [FiniteTraining()]
-        # Every epoch's end, also the cut one at max_steps; the best one is chosen by validation alone.
-        last = ModelCheckpoint(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-        if not validated:
-            return [FiniteTraining(), last]
-        best = ModelCheckpoint(
-            dirpath=folder,
-            filename="best",
-            monitor=self.monitor,
-            mode=self.monitor_mode,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-        )
-        return [FiniteTraining(), last, best]
+        own = [] if len(found) == 1 and is_default(found[0]) else found  # Lightning would replace them by ours, which are of their kind
+        return [FiniteTraining(), *run_checkpoints(trainer.default_root_dir, self.monitor, self.monitor_mode), *own]
 
     def log_terms(self, split: str, terms: dict[str, Tensor], batch_size: int) -> None:
         """Log named scalars of a step under ``split/``; only the loss enters the progress bar.

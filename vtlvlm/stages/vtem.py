@@ -14,10 +14,11 @@ from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch
 from vtlvlm.codebook import CodebookHealth, SeenEvents
 from vtlvlm.errors import UsageError
 from vtlvlm.report.provenance import global_seed
+from vtlvlm.stages.checkpoints import RECORD
 from vtlvlm.stages.origin import require_same_extractor, require_same_split, require_unseen_validation
-from vtlvlm.stages.parts import settings_of
-from vtlvlm.stages.stage import RECORD, AdamW, Stage
-from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor
+from vtlvlm.stages.parts import flat, settings_of, with_defaults
+from vtlvlm.stages.stage import AdamW, Stage
+from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor, VideoExtractor
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
 from vtlvlm.vtem.model import VTEM, Target, at_steps
 from vtlvlm.vtem.poolers import TemporalPooler
@@ -158,6 +159,21 @@ class VTEMModule(Stage):
             if other:
                 listed = "; ".join(f"{name}: {old.get(name)!r} there, {new[name]!r} asked for" for name in other)
                 raise UsageError(f"stage 1 was trained on clips sampled in another way (data.sampling: {listed}): set the same")
+
+    compared_elsewhere = ("extractor.weights", "extractor.compiled")
+
+    def _may_differ(self, name: str, training: bool) -> bool:
+        """Also how many frames go through the backbone at once, where each is seen by itself, and where the tower of a LLaVA lies."""
+        free = [] if isinstance(self.extractor, VideoExtractor) else ["extractor.chunk"]
+        if isinstance(self.extractor, ClipExtractor):
+            free += ["extractor.model", "extractor.revision"]
+        return name in free or super()._may_differ(name, training)
+
+    def check(self, record: dict[str, Any], path: str, training: bool) -> None:
+        super().check(record, path, training)
+        old, new = dict(flat(with_defaults(record["settings"]))), dict(flat(settings_of(self)))
+        if any(old.get(name) != new.get(name) for name in ("extractor.weights", "extractor.model", "extractor.revision")):
+            require_same_extractor(self.extractor, record["provenance"]["extractor"], path)
 
     def configure_model(self) -> None:
         if self.vtem.projection is not None:

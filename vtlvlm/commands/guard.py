@@ -1,0 +1,248 @@
+"""What is looked at before ``fit``, ``validate``, ``test`` and ``predict`` begin: settings, Slurm's tasks, the run folder
+and its checkpoint.
+
+Lightning has words and defaults of its own for all of these. Each of them means one definite thing here, or is refused in one line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+
+from vtlvlm.errors import DataError, UsageError
+from vtlvlm.stages.checkpoints import BEST, LAST, RunCheckpoint, clear_leftovers, continuation, named, written
+from vtlvlm.system.locks import FileLock, Taken
+from vtlvlm.system.places import same, within
+from vtlvlm.system.text import shown
+
+HPC = "hpc_ckpt_"
+"""Lightning takes every file of a run folder with this in its name for one that Slurm's warning has left"""
+
+
+# -- settings and tasks ----------------------------------------------------------------------------------------------------------------
+
+
+def require_settings(trainer: Any) -> None:
+    """Refuse settings of Lightning's that take our loaders apart.
+
+    Raises:
+        UsageError: Naming the setting, and what does the same.
+    """
+    if trainer.get("overfit_batches"):
+        raise UsageError(
+            "--trainer.overfit_batches takes the order of clips and views away from the data: use --trainer.limit_train_batches N"
+        )
+    if trainer.get("use_distributed_sampler"):
+        raise UsageError("--trainer.use_distributed_sampler: the data divides clips over processes by itself; leave it out")
+
+
+def outside_slurm(environment: Mapping[str, str], devices: Any = None, nodes: Any = None) -> bool:
+    """Whether this process, which Lightning would take for a task of Slurm's, is none: the shell of an allocation of one task.
+
+    Args:
+        environment: The variables of the process.
+        devices: The trainer's setting, where it is a number.
+        nodes: Likewise.
+
+    Raises:
+        UsageError: The variables do not go together with how the command was started; with the remedy.
+    """
+    if "SLURM_NTASKS" not in environment or environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return False  # as Lightning sees it
+    if "TORCHELASTIC_RUN_ID" in environment:
+        return False  # torchrun, which comes first there too
+    tasks = _count(environment, "SLURM_NTASKS")
+    started = "SLURM_PROCID" in environment and ("SLURM_STEP_ID" in environment or "SLURM_STEPID" in environment)
+    if not started and tasks == 1:
+        return True
+    if not started:
+        raise UsageError(
+            f"SLURM_NTASKS={tasks}, but this process is none of these tasks (it was not started by srun) and would wait for them: start it "
+            "with `srun vtlvlm ...`, or `unset SLURM_NTASKS` for one process"
+        )
+    for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
+        _count(environment, name)
+    if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
+        raise UsageError(f"--ntasks={tasks} does not say how many processes a node has: give Slurm --ntasks-per-node instead")
+    for name, option, setting, asked in (
+        ("SLURM_NTASKS_PER_NODE", "--ntasks-per-node", "--trainer.devices", devices),
+        ("SLURM_NNODES", "--nodes", "--trainer.num_nodes", nodes),
+    ):
+        if name in environment and isinstance(asked, int) and asked > 0 and _count(environment, name) != asked:
+            raise UsageError(f"{setting} {asked}, but Slurm was given {option}={environment[name]}: make them the same")
+    return False
+
+
+def _count(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "")
+    if not text.isdecimal():
+        raise UsageError(f"{name}={shown(text, 40)!r} is no number, as Slurm sets it: start with srun, or `unset SLURM_NTASKS`")
+    return int(text)
+
+
+# -- the run folder --------------------------------------------------------------------------------------------------------------------
+
+
+def checkpoint_for(asked: str | None, folder: Path, training: bool, needed: bool) -> str | None:
+    """The checkpoint that a command starts from, by its file's name; None for a fresh start or an untuned model.
+
+    Args:
+        asked: ``--ckpt_path``: a path, or one of Lightning's words.
+        folder: The run folder, into which the command writes.
+        training: Whether the command is ``fit``.
+        needed: Whether measuring without a checkpoint is a mistake.
+
+    Raises:
+        UsageError: The folder holds another run, which the command would change; or there is no such checkpoint.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: a file, and no folder for a run; name another with --trainer.default_root_dir")
+    held = written(folder)
+    if training and held and (asked is None or _requeued()):
+        return _go_on(folder, asked)
+    if asked is None:
+        if not training and needed:
+            raise UsageError("no checkpoint given: add --ckpt_path RUN/checkpoints/best.ckpt")
+        if held:
+            raise UsageError(
+                f"{folder} holds a trained run, whose figures those of the untuned model would replace: name another folder with "
+                "--trainer.default_root_dir"
+            )
+        return None
+    path = named(asked, folder)
+    if held and not within(path, folder):
+        raise UsageError(
+            f"{folder} holds another run than {path}, whose files would be replaced: name another folder with --trainer.default_root_dir"
+        )
+    return str(path)
+
+
+def _requeued() -> bool:
+    """Whether Slurm has started the job again, with the same command."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0").strip("0").isdecimal()
+
+
+def _go_on(folder: Path, asked: str | None) -> str:
+    found = continuation(folder)
+    if found.checkpoint is None:
+        raise UsageError(
+            f"{folder} holds checkpoints, of which none can be gone on from ({'; '.join(found.unreadable)}): move them away, or name "
+            "another folder with --trainer.default_root_dir"
+        )
+    passed = f"; passed over: {'; '.join(found.unreadable)}" if found.unreadable else ""
+    if _requeued():
+        rank_zero_info(f"started again by Slurm: goes on from {found.checkpoint}{passed}")
+        return str(found.checkpoint)
+    raise UsageError(
+        f"{folder} already holds a run: continue it with --ckpt_path {found.checkpoint}, "
+        f"or name another folder with --trainer.default_root_dir{passed}"
+    )
+
+
+def require_no_other_start(folder: Path, trainer: Trainer, training: bool) -> None:
+    """Refuse a command without a checkpoint for which Lightning would find one by itself.
+
+    Raises:
+        UsageError: Naming it.
+    """
+    found: list[Path] = []
+    if "SLURM_NTASKS" in os.environ and folder.is_dir():
+        found += sorted(path for path in folder.iterdir() if HPC in path.name)
+    kept = [callback for callback in callbacks(trainer) if isinstance(callback, OnExceptionCheckpoint)]
+    if training and kept:
+        found += [Path(callback.ckpt_path) for callback in kept]
+        found += [path for callback in callbacks(trainer) for path in sorted(place(callback, trainer).glob(f"{LAST}*.ckpt"))]
+    if left := next((path for path in found if path.exists()), None):
+        raise UsageError(f"{left} would be started from: name it with --ckpt_path if that is meant, else move it away")
+
+
+def require_own_names(trainer: Trainer, folder: Path) -> None:
+    """Refuse a user's callback that would write, or delete, one of the run's two checkpoints.
+
+    Raises:
+        UsageError: Naming both.
+    """
+    for callback in callbacks(trainer):
+        if isinstance(callback, RunCheckpoint) or not same(place(callback, trainer), folder / "checkpoints"):
+            continue
+        written_too = (getattr(callback, "filename", None), LAST if getattr(callback, "save_last", None) else None)
+        if names := [name for name in (LAST, BEST) if name in written_too]:
+            raise UsageError(
+                f"{type(callback).__name__} would write {folder / 'checkpoints' / names[0]}.ckpt, which the run keeps itself: give the "
+                "callback another dirpath or filename, and leave save_last out"
+            )
+
+
+def callbacks(trainer: Trainer) -> list[Checkpoint]:
+    """The trainer's checkpoint callbacks."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, Checkpoint)]  # type: ignore[attr-defined]
+
+
+def place(callback: Checkpoint, trainer: Trainer) -> Path:
+    """The folder that a checkpoint callback writes into, as Lightning chooses it."""
+    given = getattr(callback, "dirpath", None)
+    if given is not None or not isinstance(callback, ModelCheckpoint):
+        return Path(given or ".")
+    if not trainer.loggers:
+        return Path(trainer.default_root_dir, "checkpoints")
+    logger = trainer.loggers[0]
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir or str(trainer.default_root_dir), str(logger.name), str(version), "checkpoints")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Train into a run folder while no other process does.
+
+    Raises:
+        UsageError: Another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / ".lock-fit")
+    except Taken as error:
+        who = error.owner or "this process"
+        raise UsageError(
+            f"{folder}: another training writes there ({who}); wait for it, stop it, or name another folder with --trainer.default_root_dir"
+        ) from error
+    try:
+        clear_leftovers(folder)
+        yield
+    finally:
+        lock.release()
+
+
+# -- what others' errors say -----------------------------------------------------------------------------------------------------------
+
+
+def ours(error: BaseException) -> UsageError | DataError | None:
+    """The mistake that a part's constructor named, in what a library has made of it."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        if isinstance(found, UsageError | DataError):
+            return found
+        seen.add(id(found))
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def of_lightning(error: BaseException) -> bool:
+    """Whether Lightning itself has raised an error, which then is about its settings."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "lightning"
+
+
+def in_a_line(error: BaseException) -> str:
+    """The text of somebody else's error in one line, without its markup."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return shown(text, 400)
