@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import time
 import warnings
@@ -25,6 +26,7 @@ from vtlvlm.system.text import shown
 _SAVE_EVERY = 60.0  # seconds between savings of a long scan, so that a killed one continues
 _LEARNT = ("frames", "fps", "duration", "width", "height", "rotation", "variable", "identity", "damage")  # what inspect returns
 _UNKNOWN = (-1, np.nan, np.nan, -1, -1, -1, False, "", "")
+_ROOM = 512 * 2**20  # bytes that decoding a large picture may take
 _EDGE = 64 * 1024  # bytes at both ends of a file that enter its identity
 _PASSING = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.EPERM, errno.EINTR, errno.EAGAIN, errno.EBUSY} | {
     errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENOLCK, errno.ENODEV, errno.ENXIO
@@ -217,7 +219,7 @@ def inspect(path: Path, verify: bool = False) -> tuple[tuple[Any, ...], bool]:
         return (frames, info.fps, info.duration, info.width, info.height, info.rotation, info.variable, identity(path), ""), False
     except (DataError, OSError, MemoryError) as error:
         reason = str(error).removeprefix(f"{path}: ") or "no memory is left"
-        passing = _is_passing(error) or not os.access(path, os.R_OK)
+        passing = _is_passing(error) or not os.access(path, os.R_OK) or _memory_is_short()
         return (*_UNKNOWN[:8], f"{reason}; the next start looks at it again" if passing and "again" not in reason else reason), passing
 
 
@@ -226,6 +228,15 @@ def _is_passing(error: BaseException | None) -> bool:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in _PASSING:
             return True
         error = error.__cause__ or error.__context__
+    return False
+
+
+def _memory_is_short() -> bool:
+    """Whether the process is near its limit: decoders then take a sound file for a damaged one."""
+    try:
+        mmap.mmap(-1, _ROOM).close()  # asks for addresses, and touches none
+    except (OSError, MemoryError):
+        return True
     return False
 
 
