@@ -79,6 +79,8 @@ def test_a_full_gpu_is_one_line_with_a_remedy(capsys: pytest.CaptureFixture[str]
         (UsageError("first\nsecond \x1b[31m"), 2, "first\\nsecond \\x1b[31m"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 1, "fewer workers (--data.num_workers)"),
         (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), 1, "fewer workers (--data.num_workers)"),
+        (RuntimeError("DataLoader timed out after 1800 seconds"), 1, "a loading process hangs"),
+        (RuntimeError("received 0 items of ancdata"), 1, "too many open files; raise the limit"),
         (RuntimeError("[../gloo] Connection closed by peer [127.0.0.1]:1"), 1, "another process of this run has ended"),
         (
             RuntimeError("Caught X.\nTraceback (most recent call last):\n  File\nValueError: why"),

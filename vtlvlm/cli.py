@@ -171,6 +171,10 @@ def told(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
         return 1, f"{place}{shown(error.strerror or gist(error))}{advice}"
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         return 1, f"{gist(error)}; {WORKER_LOST}"
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader timed out"):
+        return 1, f"{gist(error)}: a loading process hangs; see whether the disk answers, or use --data.num_workers 0 to find the clip"
+    if isinstance(error, RuntimeError) and "received 0 items of ancdata" in str(error):
+        return 1, f"too many open files; {SHORT[errno.EMFILE]}"
     if isinstance(error, RuntimeError) and any(words in str(error) for words in PEER_LOST):
         return 1, f"another process of this run has ended, and its own message says why ({gist(error, 200)})"
     return DEFECT, f"this is a defect: {kind}: {gist(error)}; run again with --debug and report it"

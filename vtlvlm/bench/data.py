@@ -330,12 +330,12 @@ def waiting(folder: Path) -> Figure:
     """Share of a stage-2 step spent on getting its batch from the event cache: SmolLM2's size, 8 clips, 32 events."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from vtlvlm.data.datasets import ClipLoader, unchanged
+    from vtlvlm.data.datasets import ClipLoader, passed_on
 
     torch.set_num_threads(usable_cores())
     dataset, rng = events(folder, ntu_names()), np.random.default_rng(0)
     order = [(clip, 0) for clip in rng.permutation(CLIPS).tolist()]
-    loader = iter(ClipLoader(dataset, batch_size=8, sampler=order, collate_fn=unchanged, num_workers=0))
+    loader = iter(ClipLoader(dataset, batch_size=8, sampler=order, collate_fn=passed_on, num_workers=0))
     model = LlamaForCausalLM(LlamaConfig(vocab_size=49152, **LANGUAGE)).requires_grad_(False)
     words = torch.randn(8, 95, LANGUAGE["hidden_size"], requires_grad=True)
     wait = step = 0.0

@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 from vtlvlm.batches import VideoBatch
 from vtlvlm.data.augment import ClipAugmentation
 from vtlvlm.data.cache import EventCache, FeatureCache, Key
-from vtlvlm.data.datasets import ClipDataset, ClipLoader, EventDataset, FeatureDataset, Targets, VideoDataset, unchanged
+from vtlvlm.data.datasets import PATIENCE, ClipDataset, ClipLoader, EventDataset, FeatureDataset, Targets, VideoDataset, passed_on
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.layout import first_difference, frames_taken
 from vtlvlm.data.samplers import Begun, ExactSampler, Item, TrainSampler
@@ -419,9 +419,10 @@ class NTUDataModule(LightningDataModule):
             sampler=sampler,
             drop_last=drop_last,
             num_workers=workers,
-            collate_fn=unchanged,
+            collate_fn=passed_on,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
+            timeout=PATIENCE if workers else 0,
         )
 
     def _dataset(self, targets: bool) -> ClipDataset:

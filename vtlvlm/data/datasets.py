@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.data.cache import EventCache, FeatureCache
@@ -22,25 +23,55 @@ from vtlvlm.errors import DataError
 Batch = VideoBatch | FeatureBatch | EventBatch
 
 
-class Failure(NamedTuple):
-    """What a worker sends instead of a batch that could not be made: its message without the worker's traceback."""
+PATIENCE = 1800
+"""Seconds without a batch from any loading process, after which one of them must be hanging"""
 
-    message: str
+
+class Failure(NamedTuple):
+    """What a worker sends instead of a batch that could not be made: the error without the worker's traceback."""
+
+    error: DataError | OSError | MemoryError
+
+
+class Piped(NamedTuple):
+    """A batch whose tensors travel through a pipe, because there is no room for them in shared memory."""
+
+    kind: type
+    columns: list[NDArray[Any] | None]
 
 
 class ClipLoader(DataLoader[Any]):
-    """A DataLoader whose workers' data errors arrive as ``DataError`` of one line."""
+    """A DataLoader whose workers' errors arrive as they were, of one line, and whose batches arrive with or without shared memory."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
             if isinstance(batch, Failure):
-                raise DataError(batch.message)
-            yield batch
+                raise batch.error
+            yield _unpiped(batch) if isinstance(batch, Piped) else batch
 
 
-def unchanged(batch: Any) -> Any:
-    """The collate function: datasets return whole batches."""
+def passed_on(batch: Any) -> Any:
+    """The collate function: datasets return whole batches. In a loading process their tensors are put into shared memory here, where it
+    can be noticed that there is no room; such a batch goes through the pipe instead."""
+    if isinstance(batch, Failure) or get_worker_info() is None:
+        return batch
+    try:
+        for column in batch:
+            if column is not None:
+                column.share_memory_()
+    except (RuntimeError, OSError):
+        return Piped(type(batch), [None if column is None else column.numpy() for column in batch])
     return batch
+
+
+def _unpiped(batch: Piped) -> Any:
+    """The batch again, with a warning that says what would be faster."""
+    warnings.warn(
+        "no room in /dev/shm for the batches of the loading processes: they go through a pipe, which is slower; give it more (docker run "
+        "--shm-size=2g), or use fewer workers (--data.num_workers) or a smaller --data.micro_batch_size",
+        stacklevel=3,
+    )
+    return batch.kind(*(None if column is None else torch.from_numpy(column) for column in batch.columns))
 
 
 class ClipDataset(Dataset[Any]):
@@ -83,7 +114,12 @@ class VideoDataset(ClipDataset):
         try:
             decoded = [self._decode(clip, view) for clip, view in items]
         except VideoError as error:
-            return Failure(f"{error}. `vtlvlm prepare {self.index.root} --verify` finds all such clips and leaves them out")
+            advice = f"`vtlvlm prepare {self.index.root} --verify` finds all such clips and leaves them out"
+            return Failure(DataError(f"{error}. {advice}"))
+        except MemoryError as error:
+            return Failure(error)
+        except OSError as error:  # in plain values: those of a library may not travel between processes
+            return Failure(OSError(error.errno, error.strerror, error.filename) if error.errno else DataError(str(error)))
         frames, times = (torch.stack(column) for column in zip(*decoded, strict=True))
         return VideoBatch(frames, times, labels, clips, views)
 
