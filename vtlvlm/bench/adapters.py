@@ -157,7 +157,8 @@ class Runs:
                 cost = math.inf
             write_json(path, {"nll": cost})
             shutil.rmtree(run / "checkpoints", ignore_errors=True)  # gigabytes where the whole model is trained
-        return float(json.loads(path.read_text(encoding="utf-8"))["nll"])
+        cost = json.loads(path.read_text(encoding="utf-8"))["nll"]
+        return math.inf if cost is None else float(cost)  # JSON has no infinity
 
     def best(self, arm: str, choices: Sequence[Rates]) -> Rates:
         """That of least cost among rising rates: two in the middle are tried, then those beyond the better one as long as they are better.
