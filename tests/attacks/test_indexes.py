@@ -105,7 +105,10 @@ def test_paths_in_an_index_lead_nowhere(made: Path, root: Path, tmp_path: Path) 
     secret = tmp_path / "secret.mp4"
     secret.write_text("mine")
     table = pq.read_table(made / ".vtlvlm" / "index.parquet")
-    pq.write_table(with_column(table, "path", pa.array([str(secret), "../secret.mp4"])), root / ".vtlvlm" / "index.parquet")
+    for path in (str(secret), "../secret.mp4", "walk/../../secret.mp4", ".."):
+        pq.write_table(with_column(table, "path", pa.array(["walk/a..mp4", path])), root / ".vtlvlm" / "index.parquet")
+        with pytest.raises(DataError, match="not an index"):
+            ClipIndex.read(root / ".vtlvlm" / "index.parquet")
     index = ClipIndex.scan(root, progress=False)
     assert index.path.tolist() == ["run/b.mp4", "walk/a.mp4"]
     assert index.frames.tolist() == [6, 6]

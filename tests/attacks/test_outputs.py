@@ -236,3 +236,35 @@ def test_rendered_clips_replace_nobodys_files(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "s" / ".classes.txt.part").symlink_to(tmp_path / "mine" / "notes")
     assert main(command) == 0
     assert (tmp_path / "mine" / "notes").read_text() == "mine"
+
+
+def test_every_pair_of_paths_of_prepare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever two options name, one thing or things inside each other, by any spelling: what was there stays as it was."""
+    root = tmp_path / "videos"
+    for number, name in enumerate(("walk/a.mp4", "run/b.avi")):
+        clip(root / name, 30 * number)
+    table(tmp_path / "t.csv", ["walk/a.mp4", "run/b.avi"])
+    (tmp_path / "classes.txt").write_text("walk\nrun\n")
+    (tmp_path / "link").symlink_to(root)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes").write_text("mine")
+    before = contents(tmp_path)
+    places = ["videos", "videos/walk/../../videos", "link", "videos/walk", "videos/walk/a.mp4", "link/run/b.avi", "videos/new", "t.csv"]
+    places += ["classes.txt", ".", "other", "other/notes", "new.parquet", "link/walk/new.parquet"]
+    tables = ([], ["--csv", "t.csv"], ["--classes", "classes.txt"])
+    done = 0
+    for number, output in enumerate(places):
+        for copies in places:
+            command = ["prepare", "videos", "--side", "32", *tables[(number + done) % 3], "--output", output, "--transcode", copies]
+            done += 1
+            code = main(command)
+            assert code in (0, 1, 2), command
+            assert "Traceback" not in capsys.readouterr().err, command
+            after = contents(tmp_path)
+            assert {name: after.get(name) for name in before} == before, command
+            if code == 0:
+                assert copies in ("other", "new.parquet"), command
+    for option in ("--csv", "--classes"):
+        for place in places:
+            assert main(["prepare", "videos", "--fast", option, place]) in (0, 1, 2)
+    assert {name: contents(tmp_path).get(name) for name in before} == before

@@ -213,7 +213,16 @@ def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:
     label = columns["label"]
     if len(label) and not (label.min() >= -1 and label.max() < len(facts["classes"])):
         raise ValueError("labels")
+    if facts["layout"] != "csv" and _leads_out(columns["path"].tolist()):
+        raise ValueError("a path that leads out of the set")
     return facts, columns
+
+
+def _leads_out(paths: list[str]) -> bool:
+    together = "\n".join(("", *paths, ""))  # looked through at once: there may be a hundred thousand
+    if "\n/" not in together and "../" not in together and "..\n" not in together:
+        return False
+    return any(path.startswith("/") or ".." in path.split("/") for path in paths)
 
 
 def _column(column: pa.ChunkedArray, kind: np.dtype[Any]) -> NDArray[Any]:
@@ -230,7 +239,7 @@ def _column(column: pa.ChunkedArray, kind: np.dtype[Any]) -> NDArray[Any]:
         if not pa.types.is_dictionary(chunk.type) or not pa.types.is_string(chunk.type.value_type):
             raise TypeError("texts")
         texts = strings(chunk.dictionary.to_pylist())
-        if any(len(text) > _LONGEST for text in texts):
+        if max(map(len, texts), default=0) > _LONGEST:
             raise ValueError("a text too long for a path")
         parts.append(texts[chunk.indices.to_numpy()])
     return np.concatenate(parts)
@@ -254,6 +263,8 @@ def require_store(store: Path, root: Path) -> None:
     Raises:
         UsageError: Something that is not an index, or not its report, is there.
     """
+    if store.is_dir():
+        raise UsageError(f"{store}: a folder; name a file for the index")
     page = report_file(store)
     if page == store:
         raise UsageError(f"{store}: the index and the report on it would be one file; let the index's name end in .parquet")

@@ -11,6 +11,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,7 +63,7 @@ class _Walk:
     """A walk through a tree; links to folders wait until the folders that are really there have been seen."""
 
     def __init__(self, root: Path, own: Iterable[Path]) -> None:
-        self.found: list[tuple[bool, str, int, int, tuple[int, int]]] = []  # by a link, path, size, time, device and inode
+        self.found: list[tuple[bool, str, int, int, int]] = []  # by a link, path, size, time, number of the file
         self.others: Counter[str] = Counter()
         self.foreign: Counter[str] = Counter()
         self.hidden: list[str] = []
@@ -103,7 +104,12 @@ class _Walk:
         self, prefix: str, entries: Iterable[os.DirEntry[str]], by_link: bool, folders: list[str], links: list[tuple[str, bool]]
     ) -> None:
         for entry in entries:
-            name, path, linked = entry.name, prefix + entry.name, entry.is_symlink()
+            name = entry.name
+            if name[name.rfind(".") :] in VIDEO_ENDINGS and name[0] != "." and entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
+                self.found.append((by_link, prefix + name, status.st_size, status.st_mtime_ns, status.st_dev << 64 | status.st_ino))
+                continue
+            path, linked = prefix + name, entry.is_symlink()
             if _is_folder(entry):
                 if name.casefold() in _FOREIGN_FOLDERS:
                     self.foreign[name] += 1
@@ -127,11 +133,11 @@ class _Walk:
             if video or not (ending in _NO_VIDEO or entry.name.startswith(".")):
                 status = entry.stat()
                 if video or (stat.S_ISREG(status.st_mode) and _begins_as_a_video(entry.path)):
-                    self.found.append((linked, path, status.st_size, status.st_mtime_ns, (status.st_dev, status.st_ino)))
+                    self.found.append((linked, path, status.st_size, status.st_mtime_ns, status.st_dev << 64 | status.st_ino))
                     return
         except OSError as error:
             if video:
-                self.found.append((linked, path, -1, -1, (0, 0)))
+                self.found.append((linked, path, -1, -1, 0))
             elif linked and error.errno in (errno.ENOENT, errno.ELOOP):
                 self.dead.append(path)
             else:
@@ -155,19 +161,23 @@ def videos_in(root: Path, own: Iterable[Path] = ()) -> Listing:
     walk.go()
     if len(walk.found) > MOST_CLIPS:
         raise DataError(f"{root}: {len(walk.found):,} videos; at most {MOST_CLIPS:,} can be in one set")
-    by_link = any(found[0] for found in walk.found)
-    again = _again(sorted(walk.found) if by_link else walk.found)
-    walk.found.sort(key=lambda found: found[1])
-    paths, sizes, times = ([found[column] for found in walk.found] for column in (1, 2, 3))
-    return Listing(paths, sizes, times, again, tuple(_notes(walk)), tuple(_lost(walk)))  # type: ignore[arg-type]
+    walk.found.sort()
+    again = _again(walk.found)
+    if walk.found and walk.found[-1][0]:
+        walk.found.sort(key=itemgetter(1))
+    paths, sizes, times = (list(map(itemgetter(column), walk.found)) for column in (1, 2, 3))
+    return Listing(paths, sizes, times, again, tuple(_notes(walk)), tuple(_lost(walk)))
 
 
-def _again(found: list[tuple[bool, str, int, int, tuple[int, int]]]) -> dict[str, str]:
+_NUMBER = 2**64 - 1
+
+
+def _again(found: list[tuple[bool, str, int, int, int]]) -> dict[str, str]:
     """Paths of files that another path leads to as well. File systems without numbers for files give 0 to all."""
-    first: dict[tuple[int, int], str] = {}
+    first: dict[int, str] = {}
     again = {}
     for _, path, _, _, key in found:
-        if key[1] and (other := first.setdefault(key, path)) is not path:
+        if key & _NUMBER and (other := first.setdefault(key, path)) is not path:
             again[path] = other
     return again
 
