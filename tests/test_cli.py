@@ -138,7 +138,7 @@ def test_interruptions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
 
     monkeypatch.setattr("vtlvlm.cli.run", stopped)
     assert main(["fit"]) == 130
-    assert capsys.readouterr().err == "vtlvlm: interrupted; add --ckpt_path RUN/checkpoints/last.ckpt to go on where its last epoch ended\n"
+    assert capsys.readouterr().err == "vtlvlm: interrupted; add --ckpt_path last to go on where its last epoch ended\n"
     assert main(["extract"]) == 130
     assert capsys.readouterr().err == "vtlvlm: interrupted; the same command continues\n"
 

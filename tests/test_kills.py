@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -101,3 +102,26 @@ def test_kills_at_any_moment(undisturbed: EventRun, tmp_path: Path) -> None:
                 if path.is_file():
                     path.unlink()
     assert kills > 5
+
+
+def test_a_full_disk_ends_a_training_in_a_line(undisturbed: EventRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The checkpoint of the epoch before stays, and the training goes on from it when there is room."""
+    run = tmp_path / "run"
+    command = ["--trainer.default_root_dir", run, "--trainer.max_epochs"]
+    assert undisturbed("fit", *QUIET, *command, 1) == 0
+    before = (last := run / "checkpoints" / "last.ckpt").read_bytes()
+    capfd.readouterr()
+    if (child := os.fork()) == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+        os._exit(undisturbed("fit", *QUIET, *command, 3, "--ckpt_path", "last"))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("vtlvlm: ")]
+    assert len(lines) == 1
+    assert "the checkpoint cannot be written (File too large)" in lines[0]
+    assert last.read_bytes() == before
+    assert not list(run.rglob("*.tmp"))
+    assert undisturbed("fit", *QUIET, *command, 3, "--ckpt_path", "last") == 0
+    fit = Run.open(run).fit
+    assert fit is not None
+    assert fit.finished
+    assert [session["first_step"] for session in fit.sessions] == [0, 1, 1]

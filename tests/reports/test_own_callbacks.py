@@ -34,6 +34,7 @@ def test_model_checkpoint_with_steps_saves_beside_ours(run: EventRun, folder: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch=0-step=1.ckpt", "epoch=1-step=2.ckpt"]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     one = tmp_path / "epoch=0-step=1.ckpt"
+    assert run("test", "--ckpt_path", one, "--trainer.logger", False) == 0  # of this run, though it lies elsewhere
     more = ["--ckpt_path", one, "--trainer.default_root_dir", tmp_path / "more", "--trainer.logger", False]
     assert run("fit", *steps, *more) == 0
     ends = [torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for path in (folder, tmp_path / "more")]

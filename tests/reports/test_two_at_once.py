@@ -7,7 +7,7 @@ import pytest
 from events import EventRun
 from pipeline import Pipeline
 
-from vtlvlm.data.cache import FeatureCache
+from vtlvlm.data.cache import EventCache, FeatureCache
 
 
 def meanwhile(tmp_path: Path, *commands: list[object]) -> list[object]:
@@ -39,3 +39,11 @@ def test_a_second_extract_is_refused_however_unlucky_the_pause(chain: Pipeline, 
     assert len(cache.names) == 10
     assert len({(name, view) for name, view in zip(cache.names.tolist(), cache.views.tolist(), strict=True)}) == 10
     assert chain("extract", *there, "--verify") == 0
+
+
+def test_tokenize_knows_the_words_of_the_run_folder(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there = ["tokenize", *chain.on_features, "--output", tmp_path / "events", "--ckpt_path", "best", "--trainer.default_root_dir"]
+    assert chain(*there, tmp_path / "none") == 2
+    assert f"no {tmp_path / 'none' / 'checkpoints' / 'best.ckpt'}" in capsys.readouterr().err
+    assert chain(*there, chain.run1) == 0
+    assert EventCache.open(tmp_path / "events").provenance["vtem"] == str(chain.best1)

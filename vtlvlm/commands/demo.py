@@ -41,8 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def resume(folder: Path) -> list[str]:
     """``--ckpt_path`` for a training that was interrupted, nothing for one that has not begun."""
-    last = folder / "checkpoints" / "last.ckpt"
-    return ["--ckpt_path", str(last)] if last.is_file() else []
+    from vtlvlm.stages.checkpoints import to_continue
+
+    left = to_continue(folder)
+    return [] if left is None else ["--ckpt_path", str(left)]
 
 
 def steps(out: Path, seed: int) -> list[Step]:

@@ -15,11 +15,12 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.stages.checkpoints import BEST, LAST, RunCheckpoint, clear_leftovers, continuation, named, written
+from vtlvlm.stages.checkpoints import BEST, LAST, RunCheckpoint, belongs, clear_leftovers, continuation, named, written
 from vtlvlm.system.locks import FileLock, Taken
-from vtlvlm.system.places import same, within
+from vtlvlm.system.places import same
 from vtlvlm.system.text import shown
 
 HPC = "hpc_ckpt_"
@@ -117,7 +118,7 @@ def checkpoint_for(asked: str | None, folder: Path, training: bool, needed: bool
             )
         return None
     path = named(asked, folder)
-    if held and not within(path, folder):
+    if held and not belongs(path, folder):
         raise UsageError(
             f"{folder} holds another run than {path}, whose files would be replaced: name another folder with --trainer.default_root_dir"
         )
@@ -240,6 +241,19 @@ def of_lightning(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "lightning"
+
+
+@contextmanager
+def lightning_in_a_line() -> Iterator[None]:
+    """Lightning's own errors, which are about settings, as one line."""
+    try:
+        yield
+    except (UsageError, DataError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if not (isinstance(error, MisconfigurationException) or of_lightning(error)):
+            raise
+        raise ours(error) or UsageError(in_a_line(error)) from error
 
 
 def in_a_line(error: BaseException) -> str:

@@ -10,16 +10,17 @@ def main(arguments: Sequence[str]) -> int:
     from pathlib import Path
 
     from vtlvlm.callbacks import EventWriter
-    from vtlvlm.commands.trainer import fill, parts
+    from vtlvlm.commands.trainer import fill, parts, run_folder
     from vtlvlm.data.cache import EventCacheWriter
     from vtlvlm.errors import UsageError
+    from vtlvlm.stages.checkpoints import named
     from vtlvlm.stages.origin import content_hash
     from vtlvlm.stages.vtem import VTEMModule
 
     cli = parts("tokenize", arguments)
-    checkpoint = cli.config["ckpt_path"]
-    if checkpoint is None:
+    if cli.config["ckpt_path"] is None:
         raise UsageError("no checkpoint given: add --ckpt_path RUN/checkpoints/best.ckpt of stage 1")
+    checkpoint = named(cli.config["ckpt_path"], run_folder(cli.config["trainer"]))
     module, data = VTEMModule.load_from_checkpoint(checkpoint), cli.datamodule
     made = module.provenance()
     data.prepare_data()

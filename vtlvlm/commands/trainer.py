@@ -16,7 +16,6 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from vtlvlm.callbacks import CacheWriting, ConfusionFigure, RunRecord, Throughput
 from vtlvlm.commands import guard
@@ -69,6 +68,11 @@ def configured(trainer: Any) -> list[Callback]:
     return list(callbacks) if isinstance(callbacks, list) else [callbacks]
 
 
+def run_folder(trainer: Any) -> str:
+    """The folder of a run, which a configuration need not name."""
+    return str(trainer.get("default_root_dir") or "runs/default")
+
+
 def plugins(trainer: Any) -> list[Any]:
     """The configuration's own plugins."""
     given = trainer.get("plugins") or []
@@ -117,8 +121,8 @@ class CLI(Guarded):
         settings = config["trainer"]
         own, dry = configured(settings), bool(settings.get("fast_dev_run"))
         guard.require_settings(settings)
-        root = settings.get("default_root_dir") or "runs/default"
-        if "://" in str(root):
+        root = run_folder(settings)
+        if "://" in root:
             raise UsageError(f"--trainer.default_root_dir {root}: a run lies in a folder of this machine")
         kwargs.setdefault("default_root_dir", root)
         more: list[Callback] = []
@@ -194,12 +198,11 @@ class CLI(Guarded):
         """One of the trainer's functions, whose errors about settings and checkpoints become one line."""
         files = self.trainer.strategy.checkpoint_io
         try:
-            function(**given)
+            with guard.lightning_in_a_line():
+                function(**given)
         except (UsageError, DataError, OSError, MemoryError):
             raise
         except Exception as error:
-            if isinstance(error, MisconfigurationException) or guard.of_lightning(error):
-                raise guard.ours(error) or UsageError(guard.in_a_line(error)) from error
             if not (isinstance(files, CheckpointFiles) and files.restoring):
                 raise
             reason = f"{type(error).__name__}: {guard.in_a_line(error)}"
@@ -211,13 +214,20 @@ class CachingCLI(Guarded):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--output", type=str, required=True, help="folder of the cache; an unfinished one is continued")
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="stage-1 checkpoint (tokenize)")
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="stage-1 checkpoint (tokenize): a file; last and best are those of the run folder",
+        )
         parser.add_argument("--verify", action="store_true", help="then read all of the cache again and compare it with its digests")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         quietly = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-        callbacks = [*configured(self.config_init["trainer"]), *bar(self.config_init["trainer"])]
-        return super().instantiate_trainer(**{**kwargs, **quietly, "callbacks": callbacks})
+        settings = self.config_init["trainer"]
+        if guard.outside_slurm(os.environ, settings.get("devices"), settings.get("num_nodes")):
+            kwargs["plugins"] = [*plugins(settings), LightningEnvironment()]
+        return super().instantiate_trainer(**{**kwargs, **quietly, "callbacks": [*configured(settings), *bar(settings)]})
 
 
 NOISE = ("💡", "GPU available", "TPU available", "Loading `train_dataloader`")
@@ -288,7 +298,7 @@ def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], 
         if left:
             data.skip(done)
             trainer.callbacks.append(writing(writer))
-            with quiet():
+            with quiet(), guard.lightning_in_a_line():
                 trainer.predict(module, datamodule=data, return_predictions=False)
             trainer.strategy.barrier()
         kind = writer.kind

@@ -23,6 +23,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.system.files import replacing, sync
+from vtlvlm.system.places import same, within
 from vtlvlm.system.text import shown
 
 METADATA = "meta.pt"
@@ -117,6 +118,23 @@ def examine(path: str | Path, training: bool = False) -> dict[str, Any]:
     if lacking:
         raise UsageError(f"{path}: not a readable checkpoint (lacks {', '.join(lacking)})")
     return record
+
+
+def belongs(path: Path, folder: Path) -> bool:
+    """Whether a checkpoint is of the run in a folder: it lies there, or was written while the run's own ones lay there.
+
+    Raises:
+        UsageError: if it lies elsewhere and cannot be read.
+    """
+    if within(path, folder):
+        return True
+    states = load_checkpoint(path / METADATA if (path / METADATA).is_file() else path).get("callbacks")
+    ours = (RunCheckpoint.__name__, "ModelCheckpoint{")
+    for key, state in states.items() if isinstance(states, dict) else ():
+        place = state.get("dirpath") if isinstance(state, dict) and str(key).startswith(ours) else None
+        if isinstance(place, str) and same(place, folder / "checkpoints"):
+            return True
+    return False
 
 
 def harmless(checkpoint: dict[str, Any]) -> None:
