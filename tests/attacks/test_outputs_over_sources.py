@@ -21,6 +21,7 @@ class Command(NamedTuple):
     inputs: tuple[str, ...]
 
 
+SHORT = "--trainer.max_steps 1 --trainer.limit_val_batches 0"
 STAGE1 = "--config <stage1> --data.root <videos>"
 STAGE2 = "--config <stage2> --data.root <videos> --data.events <events>"
 COMMANDS = {
@@ -30,14 +31,18 @@ COMMANDS = {
     "synth": Command("synth <new> --subjects 1 --actions 2 --cameras 1 --size 32", ("new",), ("videos",)),
     "extract": Command(f"extract {STAGE1} --output <new>", ("new",), ("videos", "stage1", "run1", "llava")),
     "fit stage 1": Command(
-        f"fit {STAGE1} --data.features <features> --trainer.default_root_dir <new>", ("new",), ("videos", "features", "stage1", "run2")
+        f"fit {STAGE1} {SHORT} --data.features <features> --trainer.default_root_dir <new>",
+        ("new",),
+        ("videos", "features", "stage1", "run2"),
     ),
     "tokenize": Command(
         f"tokenize {STAGE1} --data.features <features> --ckpt_path <best1> --output <new>",
         ("new",),
         ("videos", "features", "best1", "run1"),
     ),
-    "fit stage 2": Command(f"fit {STAGE2} --trainer.default_root_dir <new>", ("new",), ("videos", "events", "run1", "llava", "stage2")),
+    "fit stage 2": Command(
+        f"fit {STAGE2} {SHORT} --trainer.default_root_dir <new>", ("new",), ("videos", "events", "run1", "llava", "stage2")
+    ),
     "test": Command(
         f"test {STAGE2} --trainer.default_root_dir <new> --ckpt_path <best2>", ("new",), ("videos", "events", "best2", "run1", "llava")
     ),
@@ -97,7 +102,10 @@ def places(folder: Path) -> dict[str, Path]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+LONG = ("fit stage 1", "fit stage 2", "test", "extract", "tokenize")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in COMMANDS])
 def test_no_source_changes(name: str, laid_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command, known = COMMANDS[name], places(laid_out)
     before, wrong = contents(laid_out), []

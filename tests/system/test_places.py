@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vtlvlm.errors import UsageError
-from vtlvlm.system.places import below, require_apart, same, within
+from vtlvlm.system.places import below, require_apart, require_json_place, same, within
 
 
 @pytest.fixture
@@ -45,3 +45,16 @@ def test_a_path_from_data_stays_inside(tree: Path, path: str) -> None:
     with pytest.raises(UsageError, match="outside"):
         below(tree / "v", path)
     assert below(tree / "v", "s1/./b.mp4") == tree / "v" / "s1" / "b.mp4"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("v", None), ("last.ckpt", "PK"), ("half.json", "{"), ("list.json", "[1]"), ("a.yaml", "{}")]
+)
+def test_json_replaces_json_alone(tree: Path, name: str, content: str | None) -> None:
+    if content is not None:
+        (tree / name).write_text(content)
+    with pytest.raises(UsageError, match="name a"):
+        require_json_place(tree / name)
+    (tree / "old.json").write_text('{"rows": []}')
+    require_json_place(tree / "old.json")
+    require_json_place(tree / "new.json")

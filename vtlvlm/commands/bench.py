@@ -47,7 +47,10 @@ def run(args: argparse.Namespace) -> int:
 
     from vtlvlm.bench.harness import finish
     from vtlvlm.errors import UsageError
+    from vtlvlm.system.places import require_json_place
 
+    output = args.output or Path("runs") / "bench" / f"{args.name}.json"
+    require_json_place(output)
     learns = args.name in ("adapters", "events")
     repeats = args.repeats if args.repeats is not None else 3 if learns else 5
     if repeats < 1:
@@ -77,5 +80,5 @@ def run(args: argparse.Namespace) -> int:
         work = args.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
         figures, facts = bench.measure(work, videos=args.videos, repeats=repeats, **options)
-    finish(args.name, figures, args.output or Path("runs") / "bench" / f"{args.name}.json", facts)
+    finish(args.name, figures, output, facts)
     return 0

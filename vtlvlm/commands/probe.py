@@ -46,7 +46,10 @@ def run(args: argparse.Namespace) -> int:
     from vtlvlm.report.provenance import environment
     from vtlvlm.report.tables import ResultRow, as_text, summary_table
     from vtlvlm.system.files import write_json
+    from vtlvlm.system.places import require_json_place
 
+    if args.output is not None:
+        require_json_place(args.output)
     data = NTUDataModule(str(args.root), args.protocol, features=str(args.features), labels=args.labels, validation=0.0)
     data.setup("test")
     index, cache = data.index, data.features_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -63,3 +64,22 @@ def below(folder: str | Path, relative: str) -> Path:
     if inner.is_absolute() or ".." in inner.parts or not inner.parts or not within(place, folder) or same(place, folder):
         raise UsageError(f"{relative!r} would be written outside {folder}; give paths that stay inside it")
     return place
+
+
+def require_json_place(path: str | Path) -> None:
+    """Refuse a JSON output that would take the place of a folder, or of a file that holds no JSON object.
+
+    Raises:
+        UsageError: Naming it.
+    """
+    place = Path(path)
+    if place.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file for the JSON")
+    if not place.exists():
+        return
+    try:
+        known = place.suffix == ".json" and isinstance(json.loads(place.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        known = False
+    if not known:
+        raise UsageError(f"{path}: holds something else, which would be lost; name a new file that ends in .json")
