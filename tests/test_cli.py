@@ -1,6 +1,7 @@
 """The command table: help, exit codes, and that light commands stay light."""
 
 import errno
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,22 @@ def test_interruptions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
 def test_videos_for_a_bench_that_needs_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "lvlm", "--videos", "somewhere"]) == 2
     assert "--videos: bench lvlm needs none" in capsys.readouterr().err
+
+
+def test_a_report_of_what_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path / "nothing")]) == 2
+    assert "nothing: no such folder" in capsys.readouterr().err
+    for run in ("stage1", "stage2", "untuned"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "metrics.json").write_text('{"protocol": "x", "split": "test", "num_clips": 1, "seed": 1, "metrics": {}}')
+        numbers = ("steps", "wall_seconds", "seconds_per_step", "peak_rss_bytes", "parameters", "trainable_parameters")
+        (tmp_path / run / "fit.json").write_text(json.dumps(dict.fromkeys(numbers, 1)))
+    for content in ("[", "{}", "[1]"):
+        (tmp_path / "probes.json").write_text(content)
+        assert main(["report", str(tmp_path)]) == 1
+        said = capsys.readouterr().err
+        assert "its files are not what this version writes" in said
+        assert said.count("\n") == 1
 
 
 def test_empty_folder_is_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

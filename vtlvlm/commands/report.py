@@ -14,10 +14,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write both files and print the table."""
+    from vtlvlm.errors import DataError, UsageError
     from vtlvlm.pipeline_report import pipeline_report
     from vtlvlm.report.page import print_table, write_html, write_markdown
+    from vtlvlm.system.streams import gist
 
-    report = pipeline_report(args.folder, args.protocol)
+    if not args.folder.is_dir():
+        raise UsageError(f"{args.folder}: no such folder; `vtlvlm demo {args.folder}` fills one")
+    try:
+        report = pipeline_report(args.folder, args.protocol)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        if isinstance(error, UsageError | DataError):
+            raise
+        what = f"{type(error).__name__}: {gist(error, 200)}"
+        raise DataError(
+            f"{args.folder}: its files are not what this version writes ({what}); delete what is damaged, and run demo again"
+        ) from error
     text, page = write_markdown(report, args.folder), write_html(report, args.folder / "report.html")
     print_table(report)
     print(f"\n{text}\n{page}")
