@@ -1,4 +1,5 @@
 import argparse
+import time
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,14 @@ def test_help_begins_with_the_module_docstring() -> None:
     prepare.add_arguments(parser)
     assert parser.format_help().count("--verify") >= 1
     assert (prepare.__doc__ or "").splitlines()[0].endswith(".")
+
+
+def test_a_hundred_thousand_clips_that_are_left_out_take_no_longer_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.mp4").write_text(name)
+    rows = "gone.mp4,walk\n" * 100_000  # time for each of them by the number of all would be minutes
+    (tmp_path / "t.csv").write_text(f"path,label\na.mp4,walk\nb.mp4,run\n{rows}")
+    start = time.process_time()
+    assert main(["prepare", str(tmp_path), "--csv", "t.csv", "--fast"]) == 0
+    assert time.process_time() - start < 30
+    assert "left out: 100,000" in capsys.readouterr().out

@@ -203,3 +203,12 @@ def test_copies_of_one_video_are_named(tmp_path: Path, capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     assert "the same content on the training and the test side of csv: 1 (train/run/c.mp4 = test/walk/b.mp4)" in text
     assert "the same content under two labels: 1 (test/walk/b.mp4 = train/run/c.mp4)" in text or "under two labels: 2" in text
+
+
+def test_a_folder_around_the_class_folders_is_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(("walk", "run")):
+        clip(tmp_path / "videos" / name / "a.mp4", 30 * number)
+    assert main(["prepare", str(tmp_path)]) == 0
+    assert f"there is one class; if videos holds the class folders, name {tmp_path}/videos" in capsys.readouterr().out
+    assert main(["prepare", str(tmp_path / "videos")]) == 0
+    assert "all clips lie in one folder" not in capsys.readouterr().out

@@ -162,10 +162,11 @@ def report(index: ClipIndex, splits: list[Split], most: int | None = None) -> It
     yield ""
     peculiar = list(_peculiar(index))
     yield from [*peculiar, ""] if peculiar else []
-    left_out = np.flatnonzero(index.problem != "")
+    problem = index.problem
+    left_out = np.flatnonzero(problem != "")
     if len(left_out):
         yield f"left out: {len(left_out):,}"
-        yield from (f"  {shown(index.path[row])}: {shown(index.problem[row])}" for row in left_out[:most])
+        yield from (f"  {shown(index.path[row])}: {shown(problem[row])}" for row in left_out[:most])
         if most is not None and len(left_out) > most:
             yield f"  and {len(left_out) - most:,} more"
     else:

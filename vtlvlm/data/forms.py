@@ -133,6 +133,13 @@ def _class_folders(root: Path, listing: Listing, names: list[str] | None, given:
     if order is not None:
         which = "train/CLASS" if order == 0 else "CLASS/train"
         index.notes = (f"folders such as {which} divide the clips: --data.protocol csv uses this split",)
+    inner = {folders[1] for folders in parts if len(folders) > 1}
+    if order is None and len(index.classes) == 1 and len(inner) > 1:
+        top = parts[int(np.flatnonzero(index.misfit == "")[0])][0]
+        index.lost = (
+            *index.lost,
+            f"all clips lie in one folder, so that there is one class; if {shown(top)} holds the class folders, name {shown(root / top)}",
+        )
     if names is not None and (lacking := [name for name in names if name not in where]):
         index.notes = (*index.notes, f"classes of {given} that have no folder: {some(lacking)}")
     return index

@@ -149,10 +149,11 @@ class ClipIndex:
 
     def left_out(self, most: int = 5) -> str:
         """One line on the clips left out; "" if there are none."""
-        rows = np.flatnonzero(self.problem != "")
+        problem = self.problem
+        rows = np.flatnonzero(problem != "")
         if not len(rows):
             return f"{self.root}: {'; '.join(self.lost)}" if self.lost else ""
-        listed = "; ".join(f"{shown(self.path[row])} ({shown(_reason(self.problem[row]))})" for row in rows[:most])
+        listed = "; ".join(f"{shown(self.path[row])} ({shown(_reason(problem[row]))})" for row in rows[:most])
         more = "".join((f"; and {len(rows) - most} more" if len(rows) > most else "", *(f"; {line}" for line in self.lost)))
         return f"{self.root}: {len(rows)} of {len(self)} clips are left out: {listed}{more}. `vtlvlm prepare {self.root}` lists them all"
 
