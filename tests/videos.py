@@ -42,3 +42,14 @@ def block_clips(root: Path, people: tuple[int, ...] = (1, 2, 3)) -> Path:
             encode(root / f"S001C001P{person:03}R001A{action:03}_rgb.avi", pictures)
     (root / "classes.txt").write_text("A001 fall down\nA002 slide right\n")
     return root
+
+
+def damaged(path: Path) -> Path:
+    """An MPEG-4 AVI with a hole in a packet, which shows when all frames are decoded and not before."""
+    noise = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
+    data = bytearray(encode(path, noise, codec="mpeg4").read_bytes())
+    movie, index = data.index(b"movi"), data.rindex(b"idx1")
+    hole = movie + (index - movie) // 2
+    data[hole : hole + 60] = bytes(60)
+    path.write_bytes(data)
+    return path

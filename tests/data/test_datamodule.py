@@ -10,6 +10,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from videos import damaged
 
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.data.cache import EventCacheWriter, FeatureCacheWriter
@@ -265,12 +266,12 @@ def test_caches_that_do_not_fit_the_videos(ntu_tree: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_video_that_stops_decoding_is_named_not_replaced(workers: int, ntu_tree: Path, tmp_path: Path, test_data: Path) -> None:
+def test_a_video_that_stops_decoding_is_named_not_replaced(workers: int, ntu_tree: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     shutil.copytree(ntu_tree, root, ignore=shutil.ignore_patterns(".vtlvlm"))
-    shutil.copy(test_data / "clips" / "corrupted.mp4", root / "S001C001P008R001A007.mp4")
+    damaged(root / "S001C001P008R001A007.avi")
     data = module(root, num_workers=workers)
-    with pytest.raises(DataError, match=r"S001C001P008R001A007\.mp4: damaged: decoding stops near 3.00 s .*--verify") as caught:
+    with pytest.raises(DataError, match=r"S001C001P008R001A007\.avi: damaged: a frame is corrupt .*--verify") as caught:
         trainer().predict(Recorder(), datamodule=data, return_predictions=False)
     assert "\n" not in str(caught.value)
 
