@@ -2,14 +2,16 @@
 
 import csv
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pipeline import Pipeline, launch_pair
 from videos import block_clips
 
 from vtlvlm.calibration import fit_temperature
-from vtlvlm.data.cache import EventCache
+from vtlvlm.data.cache import EventCache, FeatureCache, FeatureCacheWriter
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 
 TWO = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.micro_batch_size", 1]
@@ -96,3 +98,15 @@ def test_temperature_of_two_ranks_is_that_of_one(pair: Pipeline) -> None:
     found = float(module.reasoner.temperature)
     assert found != 1
     assert found == pytest.approx(fit_temperature(scores, labels), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_an_extract_with_one_clip_left_is_finished_by_two_processes(chain: Pipeline, tmp_path: Path) -> None:
+    """It was killed just before its end: one of the two has nothing to do."""
+    whole, folder = FeatureCache.open(chain.features), tmp_path / "features"
+    rows = np.arange(len(whole) - 1)
+    with FeatureCacheWriter(folder, whole.provenance) as writer:
+        keys = list(zip(whole.names[rows], whole.views[rows].tolist(), strict=True))
+        writer.add(keys, whole.features(rows), whole.times(rows), whole.identities[rows].tolist())
+    launch_pair(["extract", "--config", chain.stage1, "--trainer.devices", 2, "--trainer.strategy", "ddp", "--output", folder])
+    assert len(FeatureCache.open(folder)) == len(whole)

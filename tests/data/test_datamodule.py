@@ -373,3 +373,17 @@ def test_more_processes_than_clips(ntu_tree: Path) -> None:
 def test_index_and_names_need_no_torch() -> None:
     code = "import sys; import vtlvlm.data.split, vtlvlm.data.scan, vtlvlm.commands.prepare; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_fewer_clips_than_processes_are_left_of_a_cache(ntu_tree: Path) -> None:
+    """An interrupted ``extract`` on eight processes, with one clip left: seven of them have nothing to do."""
+    data = module(ntu_tree)
+    data.setup("predict")
+    keys = data.predict_keys()
+    lengths = []
+    for rank in range(8):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=8, training=False)  # type: ignore[assignment]
+        data.skip(keys[1:], idle=True)
+        lengths.append(len(data.predict_dataloader()))
+    assert lengths == [1, 0, 0, 0, 0, 0, 0, 0]
+    assert data.allow_zero_length_dataloader_with_multiple_devices

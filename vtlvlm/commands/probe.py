@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from vtlvlm.data.datamodule import NTUDataModule
+    from vtlvlm.errors import DataError
     from vtlvlm.report.probes import probe_suite
     from vtlvlm.report.provenance import environment
     from vtlvlm.report.tables import ResultRow, as_text, summary_table
@@ -56,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     assert cache is not None
     rows = np.concatenate([data.split.require("train"), data.split.require("test")])
     features = cache.features(cache.rows(index.name[rows])).numpy()
+    if not np.isfinite(features).all():
+        raise DataError(f"{args.features}: holds features that are no numbers; delete the folder and run `vtlvlm extract` again")
     train = np.arange(len(data.split.train))
     found = probe_suite(
         features,

@@ -296,7 +296,7 @@ def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], 
         if trainer.is_global_zero:
             print(room if left else f"{folder}: all {len(wanted):,} clips and views are there", flush=True)
         if left:
-            data.skip(done)
+            data.skip(done, idle=True)
             trainer.callbacks.append(writing(writer))
             with quiet(), guard.lightning_in_a_line():
                 trainer.predict(module, datamodule=data, return_predictions=False)

@@ -15,12 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtlvlm.data.layout import MAKERS, Key, content_hash, digest, main_files, plain, read_meta, require_same, rows_file, rows_of
+from vtlvlm.data.layout import MAKERS, Key, content_hash, digest, main_files, open_shard, plain, read_meta, require_same, rows_file
 from vtlvlm.data.shards import TensorFile, open_tensor
 from vtlvlm.data.writers import EventCacheWriter, FeatureCacheWriter
 from vtlvlm.errors import DataError
 
 __all__ = ["EventCache", "EventCacheWriter", "FeatureCache", "FeatureCacheWriter", "Key", "content_hash"]
+
+
+MOST_VIEWS = 4_096
 
 
 class MappedRows:
@@ -69,20 +72,20 @@ class _Cache:
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
         self.folder, self.provenance, self.hash = folder, dict(meta["provenance"]), str(meta["hash"])
-        files = [open_tensor(path, path.name.split("-")[0]) for path in main_files(folder)]
-        sides = [open_tensor(rows_file(file.path), "rows") for file in files]
-        rows = [rows_of(side) for side in sides]
-        if not files:
+        shards = [open_shard(path, self.kind) for path in main_files(folder)]
+        if not shards:
             raise DataError(f"{folder}: an empty cache; delete it and run `{MAKERS[self.kind]}`")
-        if len({(file.shape[1:], file.dtype) for file in files}) > 1:
-            raise DataError(f"{folder}: its shards have different shapes; delete the folder and run `{MAKERS[self.kind]}` again")
+        files, sides, rows = zip(*shards, strict=True)
+        for tensors in (files, sides):
+            if len({(file.shape[1:], file.dtype) for file in tensors}) > 1:
+                raise DataError(f"{folder}: its shards have different shapes; delete the folder and run `{MAKERS[self.kind]}` again")
         self._main, self._side = MappedRows(files), MappedRows(sides)
         self._shape = self._main.shape
         self.names = np.array([name for part in rows for name in part.names], dtype=object)
         self.views = np.array([view for part in rows for view in part.views], dtype=np.int64)
         self.identities = np.array([text for part in rows for text in part.identities], dtype=object)
-        if not len(self) == len(self._main) == len(self._side) == len(self.views):
-            raise DataError(f"{folder}: its shards and their rows disagree; delete the folder and run `{MAKERS[self.kind]}` again")
+        if len(np.unique(self.views)) > MOST_VIEWS:
+            raise DataError(f"{folder}: more than {MOST_VIEWS:,} views of a clip; delete the folder and run `{MAKERS[self.kind]}` again")
 
     @classmethod
     def open(cls, folder: str | Path, expect: Mapping[str, Any] | None = None) -> Self:
@@ -101,13 +104,20 @@ class _Cache:
             wanted = plain(expect)
             require_same(folder, {key: meta["provenance"].get(key) for key in wanted}, wanted)
         if not meta["complete"]:
-            held = sum(open_tensor(path, path.name.split("-")[0]).shape[0] for path in main_files(folder))
+            held = sum(open_shard(path, cls.kind).main.shape[0] for path in main_files(folder))
             of = f" of {meta['expected']}" if meta["expected"] else ""
             raise DataError(f"{folder}: incomplete, {held}{of} clips and views are stored; run the command that makes it again to finish")
         return cls(folder, meta)
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def _seconds(self, rows: NDArray[np.int64]) -> Tensor:
+        """The rows' times or spans."""
+        found = self._side.gather(rows)
+        if not np.isfinite(found).all():
+            raise DataError(f"{self.folder}: holds times that are no numbers; delete the folder and run `{MAKERS[self.kind]}` again")
+        return torch.from_numpy(found)
 
     def rows(self, names: Sequence[str] | NDArray[Any], view: int = 0) -> NDArray[np.int64]:
         """Rows of one view of clips: n names → (n,), -1 where the cache lacks the clip."""
@@ -186,7 +196,7 @@ class FeatureCache(_Cache):
 
     def times(self, rows: NDArray[np.int64]) -> Tensor:
         """(n, T') float32 seconds."""
-        return torch.from_numpy(self._side.gather(rows))
+        return self._seconds(rows)
 
 
 class EventCache(_Cache):
@@ -203,7 +213,13 @@ class EventCache(_Cache):
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
         super().__init__(folder, meta)
         path = folder / "table.safetensors"
-        self.table = torch.from_numpy(open_tensor(path, "table").map().copy()) if path.is_file() else None
+        stored = open_tensor(path, "table") if path.is_file() else None
+        wanted = "vectors" if stored is None else "ids"
+        if any(not file.path.name.startswith(f"{wanted}-") for file in self._main.files):
+            raise DataError(f"{folder}: its shards and its table do not go together; delete the folder and run `{MAKERS[self.kind]}` again")
+        if stored is not None and (stored.dtype != "<f4" or len(stored.shape) != 2 or not np.isfinite(stored.map()).all()):
+            raise DataError(f"{path}: no table of codes' vectors; delete the folder and run `{MAKERS[self.kind]}` again")
+        self.table = None if stored is None else torch.from_numpy(stored.map().copy())
 
     @property
     def num_tokens(self) -> int:
@@ -222,7 +238,12 @@ class EventCache(_Cache):
 
     @cached_property
     def _ids(self) -> NDArray[np.uint16]:
-        return np.concatenate([file.map() for file in self._main.files])
+        found = np.concatenate([file.map() for file in self._main.files])
+        if (largest := int(found.max())) >= self.num_codes:
+            raise DataError(
+                f"{self.folder}: names code {largest} of a table of {self.num_codes}; delete the folder and run `{MAKERS[self.kind]}` again"
+            )
+        return found
 
     def ids(self, rows: NDArray[np.int64]) -> Tensor:
         """(n, M) int64 code numbers; -1 throughout for the identity quantiser."""
@@ -236,4 +257,4 @@ class EventCache(_Cache):
 
     def spans(self, rows: NDArray[np.int64]) -> Tensor:
         """(n, W, 2) float32 seconds."""
-        return torch.from_numpy(self._side.gather(rows))
+        return self._seconds(rows)

@@ -372,16 +372,23 @@ class NTUDataModule(LightningDataModule):
         if self._skipped:
             keep = np.array([key not in self._skipped for key in self.keys(clips, views)], dtype=np.bool_)
             clips, views = clips[keep], views[keep]
-        self._require_enough(len(clips))
+        if not self.allow_zero_length_dataloader_with_multiple_devices:
+            self._require_enough(len(clips))
         return self._loader(ExactSampler(clips, views, rank=self._rank(), world=self._world()), targets=False)
 
     def predict_keys(self) -> list[Key]:
         """Every usable clip of the split in view 0, those of the training side in all training views, the others in all test views."""
         return self.keys(*self._predicted())
 
-    def skip(self, done: Collection[Key]) -> None:
-        """Leave names and views out of ``predict_dataloader``: those a cache already holds."""
+    def skip(self, done: Collection[Key], idle: bool = False) -> None:
+        """Leave names and views out of ``predict_dataloader``: those a cache already holds.
+
+        Args:
+            done: What is left out.
+            idle: Whether a process may have nothing to do, where fewer are left than there are processes.
+        """
         self._skipped = frozenset(done)
+        self.allow_zero_length_dataloader_with_multiple_devices = idle  # Lightning asks for it
 
     def _predicted(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         sides = self.split

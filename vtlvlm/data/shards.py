@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from vtlvlm.errors import DataError
+from vtlvlm.system.files import replacing
 from vtlvlm.system.locks import FileLock, Taken
 
 _TYPES = {"F16": "<f2", "F32": "<f4", "U16": "<u2", "I16": "<i2", "I64": "<i8"}  # safetensors' names of the types that caches hold
@@ -36,53 +38,62 @@ class TensorFile(NamedTuple):
         return np.memmap(self.path, dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape)
 
 
+LARGEST_HEADER = 256 << 20
+"""Bytes; that of 64 MiB of the smallest rows takes a tenth of it"""
+
+
 def open_tensor(path: Path, name: str) -> TensorFile:
-    """Read the header of a safetensors file.
+    """Read the header of a safetensors file of one tensor.
 
     Raises:
-        DataError: The file is damaged or lacks the tensor.
+        DataError: The file is damaged, or is no file of this tensor alone.
     """
     try:
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             length = struct.unpack("<Q", file.read(8))[0]
+            if length > min(size - 8, LARGEST_HEADER):
+                raise ValueError("its header is longer than the file")
             header = json.loads(file.read(length))
-            size = file.seek(0, os.SEEK_END)
-        entry = header[name]
-        start, end = entry["data_offsets"]
-        if 8 + length + end > size:
+        entry, metadata = header.pop(name), header.pop("__metadata__", {})
+        if (
+            header
+            or not isinstance(entry, dict)
+            or not isinstance(metadata, dict)
+            or not all(isinstance(v, str) for v in metadata.values())
+        ):
+            raise ValueError("it holds something else")
+        shape, dtype = entry["shape"], _TYPES[entry["dtype"]]
+        if not isinstance(shape, list) or not 0 < len(shape) <= 4 or any(type(n) is not int or n < 1 for n in shape):
+            raise ValueError("its tensor has no shape")
+        if entry["data_offsets"] != [0, math.prod(shape) * np.dtype(dtype).itemsize] or 8 + length + entry["data_offsets"][1] != size:
             raise ValueError("truncated")
-        return TensorFile(path, _TYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + start, header.get("__metadata__", {}))
-    except (OSError, ValueError, KeyError, TypeError, struct.error, MemoryError) as error:
+        return TensorFile(path, dtype, tuple(shape), 8 + length, metadata)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error, MemoryError) as error:
         raise DataError(f"{path}: damaged cache file; delete it and run the command that made the cache again") from error
 
 
-def save_tensors(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str], rank: int) -> None:
+def save_tensors(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
     """Write a safetensors file so that it is there as a whole or not at all, whatever happens."""
-    with _replacing(path, rank) as temporary:
+    with _writing(path) as temporary:
         temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata=metadata))
 
 
-def save_json(path: Path, value: Any, rank: int = 0) -> None:
+def save_json(path: Path, value: Any) -> None:
     """Write JSON so that it is there as a whole or not at all."""
-    with _replacing(path, rank) as temporary:
+    with _writing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @contextmanager
-def _replacing(path: Path, rank: int) -> Iterator[Path]:
-    temporary = path.with_name(f".tmp-r{rank:05}-{path.name}")
+def _writing(path: Path) -> Iterator[Path]:
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise DataError(
-                f"{path}: cannot be written ({error.strerror}); nothing already stored is lost, the same command goes on from there"
-            ) from error
-        raise
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}); nothing already stored is lost, the same command goes on from there"
+        ) from error
 
 
 class FolderLock:

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtlvlm.data.layout import VERSION, Key, Rows, content_hash, digest, main_files, plain, read_meta, require_same, rows_file, rows_of
-from vtlvlm.data.shards import FolderLock, open_tensor, save_json, save_tensors
+from vtlvlm.data.layout import VERSION, Key, Rows, content_hash, digest, main_files, open_shard, plain, read_meta, require_same, rows_file
+from vtlvlm.data.shards import FolderLock, save_json, save_tensors
 from vtlvlm.errors import DataError
 
 _SHARD_BYTES = 64 * 2**20
@@ -46,7 +46,7 @@ class _CacheWriter:
                 require_same(self.folder, read_meta(self.folder, self.kind)["provenance"], self.provenance)
             elif rank == 0:
                 self._describe(complete=False, expected=expected)
-            for left in self.folder.glob(f".tmp-r{rank:05}-*"):
+            for left in self.folder.glob(f".tmp-r{rank:05}-*"):  # of earlier versions
                 left.unlink()
         except BaseException:
             self._lock.release()
@@ -60,14 +60,13 @@ class _CacheWriter:
 
     def _describe(self, *, complete: bool, expected: int) -> None:
         meta = {"version": VERSION, "kind": self.kind, "provenance": self.provenance, "hash": content_hash(self.provenance)}
-        save_json(self.folder / "meta.json", {**meta, "complete": complete, "expected": expected}, self.rank)
+        save_json(self.folder / "meta.json", {**meta, "complete": complete, "expected": expected})
 
     def done(self) -> set[Key]:
         """Clips and views that are stored, by any rank, now or in earlier runs."""
         keys: set[Key] = set()
         for path in main_files(self.folder):
-            open_tensor(path, path.name.split("-")[0])  # a damaged shard is named here, before anything is added
-            rows = rows_of(open_tensor(rows_file(path), "rows"))
+            rows = open_shard(path, self.kind).rows  # a damaged shard is named here, before anything is added
             keys.update(zip(rows.names, rows.views, strict=True))
         return keys
 
@@ -96,8 +95,8 @@ class _CacheWriter:
             path = self.folder / f"{name}-r{self.rank:05}-{self._next:06}.safetensors"
             main, side = np.concatenate([part for _, part in self._main]), np.concatenate(self._side)
             metadata = {field: json.dumps(values, separators=(",", ":")) for field, values in self._rows._asdict().items()}
-            save_tensors(rows_file(path), {"rows": side}, {**metadata, "digest": digest(main, side)}, self.rank)
-            save_tensors(path, {name: main}, {}, self.rank)
+            save_tensors(rows_file(path), {"rows": side}, {**metadata, "digest": digest(main, side)})
+            save_tensors(path, {name: main}, {})
             self._next += 1
         self._main, self._side, self._rows = [], [], Rows([], [], [])
         self._bytes = 0
@@ -193,7 +192,7 @@ class EventCacheWriter(_CacheWriter):
         super().__init__(folder, provenance, rank, expected)
         self.codes = 0 if table is None else len(table)
         if table is not None and rank == 0:
-            save_tensors(self.folder / "table.safetensors", {"table": table.detach().to("cpu", torch.float32).numpy()}, {}, rank)
+            save_tensors(self.folder / "table.safetensors", {"table": table.detach().to("cpu", torch.float32).numpy()}, {})
 
     def add(self, keys: Sequence[Key], ids: Tensor, vectors: Tensor | None, spans: Tensor, identities: Sequence[str] | None = None) -> None:
         """Add n clips.
