@@ -63,6 +63,24 @@ def test_cache_of_another_stage1(chain: Pipeline, tmp_path: Path, capsys: pytest
     assert sorted((p.name, p.stat().st_mtime_ns) for p in chain.events.glob("*.safetensors")) == before
 
 
+def test_tokenize_with_other_settings_than_the_checkpoint(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The checkpoint's would be used in silence."""
+    codes = ["--model.init_args.quantizer.init_args.codes", 4, "--ckpt_path", chain.best1, "--output", tmp_path / "events"]
+    assert_refused(capsys, chain("tokenize", *chain.on_features, *codes), 2, "quantizer.codes: 8 there, 4 asked for")
+    assert not (tmp_path / "events").exists()
+
+
+def test_extract_with_a_checkpoint(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = chain("extract", "--config", chain.stage1, "--ckpt_path", chain.best1, "--output", tmp_path / "features")
+    assert_refused(capsys, code, 2, "leave --ckpt_path out")
+    assert not (tmp_path / "features").exists()
+
+
+def test_a_device_without_float64(chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    code = chain("classify", "--device", "mps", "--model", chain.bundle, chain.root)
+    assert_refused(capsys, code, 2, "device mps: has no float64", "use cpu")
+
+
 def test_stage1_of_another_split(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = chain("fit", *chain.on_events, "--data.protocol", "group", "--trainer.default_root_dir", tmp_path)
     assert_refused(capsys, code, 2, "xsub60", "group")

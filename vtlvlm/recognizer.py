@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -19,20 +17,27 @@ from vtlvlm import __version__
 from vtlvlm.batches import EventTokens
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import decode_sampled
-from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.llava import load_config, require_same_base
+from vtlvlm.errors import DataError, UsageError
+from vtlvlm.lvlm.llava import load_config, looks_local, require_same_base
 from vtlvlm.lvlm.peft_format import write_prefix
 from vtlvlm.lvlm.prefix import chosen_layers, plain_state
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint, read_record
-from vtlvlm.stages.origin import content_hash, require_same_extractor
-from vtlvlm.stages.parts import build_from, settings_of
+from vtlvlm.stages.origin import content_hash, require_classes, require_record, require_same_extractor, require_tensors
+from vtlvlm.stages.parts import build_from, is_part, settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.vtem import VTEMModule
+from vtlvlm.system.files import appearing, write_json
+from vtlvlm.system.places import real, require_apart
+from vtlvlm.system.saving import saving
+from vtlvlm.system.text import shown
+from vtlvlm.vtem.extractors import FeatureExtractor
 from vtlvlm.vtem.model import VTEM
 
-BUNDLE = "bundle.json"
-FORMAT = 2
+BUNDLE, VTEM_FILE, ADAPTER_FILE = "bundle.json", "vtem.safetensors", "adapter.safetensors"
+FORMAT = 3
+LARGEST_BUNDLE, MOST_PIXELS, LONGEST_PATH = 64 << 20, 4 << 30, 4_096
+"""Bytes of a bundle's description, of a clip's frames, and of a path"""
 
 
 class Recognition(NamedTuple):
@@ -81,9 +86,10 @@ def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | Non
     if not Path(source).is_file():
         raise UsageError(f"{source}: the stage-1 checkpoint of {checkpoint} is not there: say where it lies now with --vtem")
     stage1 = VTEMModule.load_from_checkpoint(source)
-    if content_hash(stage1) != made["hash"]:
+    if content_hash(stage1) != made["hash"] or stage1.vtem.num_tokens != record["provenance"]["num_tokens"]:
         raise UsageError(f"{source} is not the stage-1 checkpoint that {checkpoint} was trained with: name that one with --vtem")
     require_same_extractor(stage1.extractor, stage1.provenance()["extractor"], str(source))
+    _require_modest(build_from(stage1.provenance()["sampling"], FrameSampling, source), stage1.extractor)
     return stage1
 
 
@@ -104,11 +110,13 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
     folder, checkpoint = new_folder(output), stage2_checkpoint(Path(run))
     loaded = load_checkpoint(checkpoint)
     record = loaded[RECORD]
+    require_stage2(record, checkpoint)
+    build_from(record["settings"], PromptTuningModule, checkpoint)  # what cannot be loaded again is not exported
     stage1 = load_stage1(record, checkpoint, vtem)
     reasoner = record["settings"]["init_args"]["reasoner"]
     adapter = reasoner["init_args"]["adapter"]["init_args"]
     adapter |= {name: None for name in ("init_from", "reparameterise") if name in adapter}
-    described = {
+    described: dict[str, Any] = {
         "format": FORMAT,
         "version": __version__,
         "classes": record["provenance"]["classes"],
@@ -117,11 +125,22 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
         "reasoner": reasoner,
         "origin": {"reasoning": record["provenance"], "vtem": stage1.provenance()},
     }
-    with appearing(folder) as partial:
-        (partial / BUNDLE).write_text(json.dumps(described, indent=2), encoding="utf-8")
-        save_file({k: v.contiguous() for k, v in stage1.vtem.state_dict().items()}, partial / "vtem.safetensors")
-        save_file({k: v.contiguous() for k, v in trained_state(loaded["state_dict"]).items()}, partial / "adapter.safetensors")
+    require_apart(folder, [checkpoint, vtem], "the bundle")
+    if (llava := Path(reasoner["init_args"]["llava"])).is_dir():
+        described["llava"] = os.path.relpath(real(llava), real(folder.parent) / folder.name)
+    weights = {VTEM_FILE: stage1.vtem.state_dict(), ADAPTER_FILE: trained_state(loaded["state_dict"])}
+    with saving(folder), appearing(folder) as partial:
+        for name, state in weights.items():
+            save_file({k: v.contiguous() for k, v in state.items()}, partial / name)
+        described["sha256"] = {name: digest(partial / name) for name in weights}
+        write_json(partial / BUNDLE, described)
     return folder
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def export_prefix(run: str | Path, output: str | Path) -> Path:
@@ -137,8 +156,10 @@ def export_prefix(run: str | Path, output: str | Path) -> Path:
     folder, checkpoint = new_folder(output), stage2_checkpoint(Path(run))
     loaded = load_checkpoint(checkpoint)
     require_stage2(loaded[RECORD], checkpoint)
+    build_from(loaded[RECORD]["settings"], PromptTuningModule, checkpoint)
     settings = loaded[RECORD]["settings"]["init_args"]["reasoner"]["init_args"]
     prompts = settings["adapter"]["init_args"]
+    require_apart(folder, [checkpoint], "the adapter")
     trained = trained_state(loaded["state_dict"])
     if "adapter.key" not in trained:
         raise UsageError(f"{checkpoint} has no prompts to export: export a bundle")
@@ -150,7 +171,7 @@ def export_prefix(run: str | Path, output: str | Path) -> Path:
             f"{checkpoint} has prompts in {prompts['layers']} of {layers} layers, peft's prefixes are for all: export a bundle, or train "
             "with layers: all"
         )
-    with appearing(folder) as partial:
+    with saving(folder), appearing(folder) as partial:
         keys, values = trained["adapter.key"], trained["adapter.value"]
         write_prefix(partial, keys, values, settings["llava"], settings["revision"], loaded[RECORD]["provenance"]["llava"])
     return folder
@@ -164,24 +185,14 @@ def new_folder(path: str | Path) -> Path:
     return folder
 
 
-@contextmanager
-def appearing(folder: Path) -> Iterator[Path]:
-    """A folder to fill that gets its name when it is complete."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def found_device(name: str) -> torch.device:
     """A device by name; ``auto`` is the first GPU, if there is one.
 
     Raises:
         UsageError: no such device here.
     """
+    if name.partition(":")[0] == "mps":
+        raise UsageError(f"device {shown(name, 40)}: has no float64, in which windows are cut; use cpu")
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.zeros(1, device=device).item()
@@ -197,12 +208,100 @@ def changed_for(settings: dict[str, Any], device: str, computed: dict[str, Any])
     Raises:
         UsageError: asked for what would make another model of it.
     """
+    if not is_part(settings):
+        raise UsageError("the model's settings have no reasoner; get or make the file anew")
     if wrong := sorted(computed.keys() - {"llava", *(name.partition(".")[2] for name in PromptTuningModule.machine_only)}):
         raise UsageError(f"{wrong[0]}: part of what was trained; it cannot be changed afterwards")
     made = settings["init_args"]
-    whole = computed.get("quantization", made["quantization"]) is None
-    slow = found_device(device).type == "cpu" and whole and made["dtype"] in ("bfloat16", "float16")
+    whole = computed.get("quantization", made.get("quantization")) is None
+    slow = found_device(device).type == "cpu" and whole and made.get("dtype") in ("bfloat16", "float16")
     return ({"dtype": "float32"} if slow else {}) | computed
+
+
+def read_bundle(folder: Path) -> dict[str, Any]:
+    """The description in a bundle, in the form that this version writes.
+
+    Raises:
+        UsageError: It is damaged, of another format, or lacks something.
+    """
+    path = folder / BUNDLE
+    try:
+        if path.stat().st_size > LARGEST_BUNDLE:
+            raise ValueError("larger than any description")
+        described = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(described, dict):
+            raise TypeError("no table")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path}: not the description of a bundle; get the folder again, or export it again") from error
+    if described.get("format") != FORMAT:
+        raise UsageError(
+            f"{folder}: a bundle of format {shown(described.get('format'), 40)}, this version reads format {FORMAT}; export it again"
+        )
+    origin, digests, place = described.get("origin"), described.get("sha256"), described.get("llava", "")
+    if (
+        not isinstance(origin, dict)
+        or not isinstance(digests, dict)
+        or not isinstance(place, str)
+        or len(place) > LONGEST_PATH
+        or "\0" in place
+        or not is_part(described.get("reasoner"))
+        or not all(isinstance(digests.get(name), str) for name in (VTEM_FILE, ADAPTER_FILE))
+    ):
+        raise UsageError(f"{path}: lacks what a bundle describes; get the folder again, or export it again")
+    record = {"stage": PromptTuningModule.stage, "settings": described["reasoner"], "provenance": origin.get("reasoning")}
+    require_record(record, path)
+    described["classes"] = require_classes(described.get("classes"), path)
+    if described["classes"] != list(origin["reasoning"]["classes"]):
+        raise UsageError(f"{path}: its categories are not those it was trained with; get the folder again, or export it again")
+    return described
+
+
+def _read_weights(folder: Path, name: str, digests: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors of a file in a bundle, which has to be the one that the bundle was made with."""
+    path = folder / name
+    if not path.is_file():
+        raise UsageError(f"{path}: is missing; get the folder again, or export it again")
+    if digest(path) != digests[name]:
+        raise UsageError(f"{path}: is not the file that the bundle was made with (SHA-256); get the folder again, or export it again")
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except Exception as error:  # safetensors and torch raise what they like
+        raise UsageError(f"{path}: not a readable weights file; get the folder again, or export it again") from error
+    require_tensors(state, path)
+    return state
+
+
+def base_place(model: Path, relative: str | None, recorded: Any) -> str:
+    """Where the LLaVA of a model lies: where it lay as seen from the bundle, else where it was trained.
+
+    Args:
+        model: Bundle, run folder or checkpoint.
+        relative: The LLaVA's place as seen from the bundle; None where that is not known.
+        recorded: Folder or hub name as it was trained.
+
+    Raises:
+        UsageError: In neither place.
+    """
+    beside = None if relative is None else real(Path(real(model), relative))
+    if beside is not None and beside.is_dir():
+        return str(beside)
+    if not isinstance(recorded, str) or len(recorded) > LONGEST_PATH:
+        raise UsageError(f"{model}: names no LLaVA; get the model again")
+    if not Path(recorded).is_dir() and (beside is not None or looks_local(recorded)):
+        places = f"{shown(recorded, 200)}, where it was trained" + ("" if beside is None else f", nor at {shown(beside, 200)}")
+        raise UsageError(f"{model}: its LLaVA is not at {places}; say with --llava where it lies now")
+    return recorded
+
+
+def _require_modest(sampling: FrameSampling, extractor: FeatureExtractor) -> None:
+    """Refuse settings of a file that would take all memory for a single clip."""
+    pictures = sampling.frames * sampling.size**2 * 3
+    seen = min(sampling.frames, extractor.chunk) * extractor.image_size**2 * 3 * 4
+    if max(pictures, seen) > MOST_PIXELS:
+        raise UsageError(
+            f"{sampling.frames} frames of {sampling.size} pixels, {extractor.image_size} in the extractor: more than "
+            f"{MOST_PIXELS >> 30} GiB a clip; get the model again, or train it with fewer"
+        )
 
 
 class ActionRecognizer:
@@ -224,6 +323,7 @@ class ActionRecognizer:
         sampling: FrameSampling,
         device: str = "auto",
     ) -> None:
+        _require_modest(sampling, vtem.extractor)
         self.device = found_device(device)
         self.vtem = vtem.to(self.device).eval()
         self.reasoner = reasoner.to(self.device).eval()
@@ -252,7 +352,10 @@ class ActionRecognizer:
         checkpoint = stage2_checkpoint(path)
         record = read_record(checkpoint)
         require_stage2(record, checkpoint)
-        changed = changed_for(record["settings"]["init_args"]["reasoner"], device, computed)
+        settings = record["settings"]["init_args"].get("reasoner")
+        changed = changed_for(settings, device, computed)
+        if "llava" not in computed:
+            base_place(path, None, settings["init_args"].get("llava"))
         overrides = {f"reasoner.{name}": value for name, value in changed.items()}
         stage1 = load_stage1(record, checkpoint, vtem)
         module = PromptTuningModule.load_from_checkpoint(checkpoint, overrides=overrides)
@@ -261,18 +364,25 @@ class ActionRecognizer:
 
     @classmethod
     def _from_bundle(cls, folder: Path, computed: dict[str, Any], device: str) -> Self:
-        described = json.loads((folder / BUNDLE).read_text())
-        if described.get("format") != FORMAT:
-            raise UsageError(f"{folder}: a bundle of format {described.get('format')}, this version reads format {FORMAT}; export it again")
-        settings = described["reasoner"]
+        described = read_bundle(folder)
+        settings, made = described["reasoner"], described["origin"]["reasoning"]["llava"]
         settings["init_args"] |= changed_for(settings, device, computed)
-        vtem, reasoner = build_from(described["vtem"], VTEM, folder), build_from(settings, EventReasoner, folder)
-        require_same_base(described["origin"]["reasoning"]["llava"], reasoner.llava, reasoner.revision, str(folder))
+        if "llava" not in computed:
+            settings["init_args"]["llava"] = base_place(folder, described.get("llava"), settings["init_args"].get("llava"))
+        vtem, reasoner = build_from(described.get("vtem"), VTEM, folder), build_from(settings, EventReasoner, folder)
+        sampling = build_from(described.get("sampling"), FrameSampling, folder)
+        first, second = (_read_weights(folder, name, described["sha256"]) for name in (VTEM_FILE, ADAPTER_FILE))
+        vtem.require_fit({name: tensor.shape for name, tensor in first.items()}, folder)
+        reasoner.adapter.require_fit({name: tensor.shape for name, tensor in second.items()}, folder)
+        require_same_base(made, reasoner.llava, reasoner.revision, str(folder))
         vtem.build()
-        vtem.load_state_dict(load_file(folder / "vtem.safetensors"))
+        try:
+            vtem.load_state_dict(first)
+        except RuntimeError as error:
+            raise UsageError(f"{folder}: {VTEM_FILE} does not hold the weights of its settings; export it again") from error
         reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim, fresh=False)
-        reasoner.load_trainable_state(load_file(folder / "adapter.safetensors"))
-        return cls(vtem, reasoner, described["classes"], build_from(described["sampling"], FrameSampling, folder), device)
+        reasoner.load_trainable_state(second)
+        return cls(vtem, reasoner, described["classes"], sampling, device)
 
     # -- use ---------------------------------------------------------------------------------------------------------------------
 
@@ -291,6 +401,8 @@ class ActionRecognizer:
         clip = decode_sampled(file, self.sampling)
         events = self.vtem(clip.frames[None].to(self.device), clip.times[None].to(self.device))
         probabilities = self.reasoner.probabilities(self.reasoner(events.vectors))[0].cpu()
+        if not bool(torch.isfinite(probabilities).all()):
+            raise DataError(f"{file}: the model gives no probabilities for it (NaN); its weights or its LLaVA are damaged")
         best = probabilities.topk(min(top, len(self.classes)))
         actions = [(self.classes[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
         return Recognition(Path(file), actions, events, time.perf_counter() - start)

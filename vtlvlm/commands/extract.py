@@ -21,6 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     data, extractor = cli.datamodule, cli.model.extractor
     if data.features or data.events:
         raise UsageError("extract reads videos: leave data.features and data.events out")
+    if cli.config["ckpt_path"] is not None:
+        raise UsageError("extract runs the configuration's extractor, which no checkpoint changes: leave --ckpt_path out")
     extractor.build()
     provenance = {
         "extractor": extractor.fingerprint(),

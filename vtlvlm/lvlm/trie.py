@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from vtlvlm.errors import UsageError
 
+MOST_NODES = 32_768
+"""Tokens of a tree that is read in one pass; memory grows with their square"""
+
 
 class LabelTrie(nn.Module):
     """A prefix tree of label token sequences.
@@ -68,6 +71,11 @@ class LabelTrie(nn.Module):
                     above = nodes[path]
         pieces = [] if max_positions is None or len(nodes) <= max_positions else pieces_of(labels, max_positions)
         self._parts = nn.ModuleList(LabelTrie(labels, chosen=piece) for piece in pieces)
+        if not pieces and len(nodes) > MOST_NODES:
+            raise UsageError(
+                f"{len(labels):,} categories make a tree of {len(nodes):,} tokens, at most {MOST_NODES:,} are read in one pass; set "
+                "reasoner.max_positions to cut it, or give fewer categories"
+            )
         ancestors = torch.eye(0 if pieces else len(nodes), dtype=torch.bool)
         for node, parent in enumerate(parents[: len(ancestors)]):
             if parent >= 0:

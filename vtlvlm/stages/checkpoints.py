@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from vtlvlm.errors import DataError, UsageError
+from vtlvlm.stages.origin import require_record, require_tensors
+from vtlvlm.stages.sharded import read_description
 from vtlvlm.system.files import replacing, sync
 from vtlvlm.system.places import same, within
 from vtlvlm.system.text import shown
@@ -60,12 +63,17 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"{path}: no such checkpoint")
     try:
         _require_whole(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tensors that are refused next
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises what it likes
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UsageError(f"{path}: not a readable checkpoint ({shown(reason, 100)})") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(RECORD), dict):
         raise UsageError(f"{path}: not a checkpoint of vtlvlm")
+    require_record(checkpoint[RECORD], path)
+    if path.name != METADATA:  # which has the weights beside it
+        require_tensors(checkpoint.get("state_dict"), path)
     return checkpoint
 
 
@@ -105,6 +113,8 @@ def examine(path: str | Path, training: bool = False) -> dict[str, Any]:
     record = checkpoint[RECORD]
     if sharded and not (path / SHARDS).is_file():
         raise UsageError(f"{path}: not a readable checkpoint (no {SHARDS}: its shards were not written to the end)")
+    if sharded:
+        read_description(path)  # Lightning unpickles it next
     expected: dict[str, type] = {"pytorch-lightning_version": str}
     if not sharded:
         expected["state_dict"] = dict

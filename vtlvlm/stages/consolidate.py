@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,14 +9,19 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as shards
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import RECORD as COMPOSED
 from vtlvlm.lvlm.llava import load_llava, projector_origin, quiet, require_same_base
-from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint
 from vtlvlm.stages.parts import build_from
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
+from vtlvlm.stages.sharded import ShardReader
+from vtlvlm.system.files import appearing, replacing, write_json
+from vtlvlm.system.places import require_apart
+from vtlvlm.system.saving import saving
+from vtlvlm.system.text import shown
 
 WEIGHTS = "state_dict."
 BASE = "reasoner.base."
@@ -33,19 +35,18 @@ def gather(folder: Path) -> dict[str, Any]:
     """
     if not (folder / METADATA).is_file():
         raise UsageError(f"{folder}: holds no sharded checkpoint (no {METADATA}); give a folder such as RUN/checkpoints/last.ckpt")
-    checkpoint = torch.load(folder / METADATA, map_location="cpu", weights_only=True)
+    checkpoint, reader = load_checkpoint(folder / METADATA), ShardReader(folder)
     try:
-        stored = shards.FileSystemReader(folder).read_metadata().state_dict_metadata
         weights = {
             name: torch.empty(kept.size, dtype=kept.properties.dtype)
-            for name, kept in stored.items()
+            for name, kept in reader.description.state_dict_metadata.items()
             if name.startswith(WEIGHTS) and isinstance(kept, TensorStorageMetadata)
         }
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is what is meant
-            shards.load(weights, checkpoint_id=folder, no_dist=True)
+            shards.load(weights, storage_reader=reader, no_dist=True)
     except (Exception, shards.CheckpointException) as error:  # a missing shard, a cut one, one of another run: torch raises what it likes
-        reason = str(error).strip().splitlines()[-1][:200]
+        reason = shown(str(error).strip().splitlines()[-1:] or type(error).__name__, 200)
         raise UsageError(f"{folder}: its shards cannot be read ({reason}); copy the folder again, with all its files") from error
     return {**checkpoint, "state_dict": {name.removeprefix(WEIGHTS): tensor for name, tensor in weights.items()}}
 
@@ -66,38 +67,54 @@ def consolidate(source: Path, output: Path, llava: str | None = None) -> Path:
     """
     if output.exists():
         raise UsageError(f"{output} already exists: name a new file or folder")
+    require_apart(output, [source], "the checkpoint or LLaVA")
     sharded = source.is_dir()
     if not sharded and output.suffix == ".ckpt":
         raise UsageError(f"{source} is one file already")
     checkpoint = gather(source) if sharded else load_checkpoint(source)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if output.suffix == ".ckpt":
+    if output.suffix == ".ckpt":
+        with saving(output), replacing(output) as partial:
             torch.save(checkpoint, partial)
-        else:
-            _save_llava(checkpoint, source, partial, llava)
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.unlink(missing_ok=True)
+    else:
+        trained = _trained_llava(checkpoint, source, llava)
+        with saving(output), appearing(output) as folder:
+            _save_llava(*trained, folder, source)
     return output
 
 
-def _save_llava(checkpoint: dict[str, Any], source: Path, folder: Path, llava: str | None) -> None:
+def _trained_llava(
+    checkpoint: dict[str, Any], source: Path, llava: str | None
+) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase, bool]:
+    """The LLaVA with the checkpoint's weights, its tokenizer, and whether its projector was never trained.
+
+    Raises:
+        UsageError: A checkpoint that trained no such weights, or whose weights do not fit the LLaVA.
+    """
     record = checkpoint[RECORD]
     if record["stage"] != PromptTuningModule.stage or record["provenance"].get("adapter") != "FullFineTuning":
         raise UsageError(
             f"{source}: trained no weights of the language model, so that its LLaVA is the one it names; give a full fine-tuning"
         )
-    reasoner = build_from(record["settings"]["init_args"]["reasoner"], EventReasoner, source)
+    reasoner = build_from(record["settings"], PromptTuningModule, source).reasoner
     name = llava or reasoner.llava
     require_same_base(record["provenance"]["llava"], name, reasoner.revision, str(source))
     model, tokenizer = load_llava(name, reasoner.revision, reasoner.dtype, vision=True)
     trained = {key.removeprefix(BASE): tensor for key, tensor in checkpoint["state_dict"].items() if key.startswith(BASE)}
-    model.load_state_dict(trained, strict=False)
+    try:
+        foreign = model.load_state_dict(trained, strict=False).unexpected_keys
+    except RuntimeError as error:
+        raise UsageError(f"{source}: its weights do not fit {name} ({shown(str(error).strip().splitlines()[-1], 160)})") from error
+    if foreign or not trained:
+        what = f"{len(foreign)} weights that {name} does not have" if foreign else "no weights of a language model"
+        raise UsageError(f"{source}: holds {what}; give the checkpoint of a full fine-tuning")
+    return model, tokenizer, projector_origin(name) == "untrained" and not reasoner.train_projector
+
+
+def _save_llava(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, untrained: bool, folder: Path, source: Path
+) -> None:
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    if projector_origin(name) == "untrained" and not reasoner.train_projector:
-        (folder / COMPOSED).write_text(json.dumps({"source": str(source), "projector": "untrained"}, indent=2) + "\n")
+    if untrained:
+        write_json(folder / COMPOSED, {"source": str(source), "projector": "untrained"})

@@ -1,19 +1,142 @@
-"""What a checkpoint was made from, and the refusal of data or weights that do not go with it."""
+"""What a checkpoint was made from, and the refusal of files that are none and of data or weights that do not go with it."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from vtlvlm.errors import UsageError
+from vtlvlm.stages.parts import is_part
+from vtlvlm.system.text import shown
 from vtlvlm.vtem.extractors import FeatureExtractor
 
 WEIGHTS = "weights_sha256"
 """Where an extractor's fingerprint has the hash of its weights"""
+
+
+_SPLIT = {"clips": {"train": int, "val": int, "test": int}, "validation": (int, float), "seed": int, "val_hash": str}
+_NEEDED: dict[str, dict[str, Any]] = {
+    "vtem": {"protocol": str, "train_hash": str, "split": _SPLIT, "sampling": dict, "extractor": dict},
+    "prompt_tuning": {
+        "classes": list,
+        "protocol": str,
+        "train_hash": str,
+        "split": _SPLIT,
+        "stage1": {"checkpoint": str, "hash": str},
+        "event_dim": int,
+        "num_tokens": int,
+        "llava": {"llava": str, "weights": str},
+    },
+}
+"""What the commands read of a stage's provenance"""
+DEEPEST, MOST = 32, 2_000_000
+"""Nesting and number of the plain values in a record"""
+
+
+def require_record(record: Any, path: str | Path) -> None:
+    """Refuse a record that no version of vtlvlm wrote, before anything in it is used.
+
+    Args:
+        record: What a checkpoint has under our key; anything.
+        path: The file, for the message.
+
+    Raises:
+        UsageError: It lacks something, or has it in another form.
+    """
+    fault = "it is no table"
+    if isinstance(record, dict):
+        plain, stage = _plain_values(record), record.get("stage")
+        if plain is not None:
+            fault = plain
+        elif not isinstance(stage, str) or not is_part(record.get("settings")):
+            fault = "stage or settings are missing"
+        else:
+            fault = _lacks(record.get("provenance"), _NEEDED.get(stage, {}), "provenance") or ""
+    if fault:
+        raise UsageError(f"{path}: not a readable checkpoint ({fault}); get or make the file anew")
+
+
+def require_classes(classes: Any, path: str | Path) -> list[str]:
+    """Category names out of a file.
+
+    Raises:
+        UsageError: Not a list of names.
+    """
+    if not isinstance(classes, list | tuple) or not classes or not all(isinstance(name, str) for name in classes):
+        raise UsageError(f"{path}: its categories are no list of names; get or make the file anew")
+    return list(classes)
+
+
+def _plain_values(value: Any) -> str | None:
+    """What is wrong with a tree of plain values, or None."""
+    layer, count = [value], 0
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for one in layer:
+            if isinstance(one, dict) and not all(isinstance(key, str) for key in one):
+                return "a key is no text"
+            if isinstance(one, dict | list | tuple):
+                count += len(one)
+                if count > MOST:  # also where few bytes name one list again and again
+                    return f"it holds more than {MOST:,} values"
+                inner += one.values() if isinstance(one, dict) else one
+            elif one is not None and not isinstance(one, bool | int | float | str):
+                return f"it holds a {type(one).__name__}"
+        if not inner:
+            return None
+        layer = inner
+    return "its values lie within each other without end"
+
+
+def _lacks(found: Any, needed: dict[str, Any], place: str) -> str | None:
+    """The first thing that a table lacks or has in another form."""
+    if not isinstance(found, dict):
+        return f"{place} is missing"
+    for name, kind in needed.items():
+        value = found.get(name)
+        if isinstance(kind, dict):
+            if fault := _lacks(value, kind, f"{place}.{name}"):
+                return fault
+        elif not isinstance(value, kind) or (isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value))):
+            return f"{place}.{name} is {shown(repr(value), 40) if name in found else 'missing'}"
+    if needed.get("classes") is list and not all(isinstance(name, str) for name in found["classes"]):
+        return f"{place}.classes is no list of names"
+    return None
+
+
+def require_tensors(values: Any, path: str | Path) -> None:
+    """Refuse weights that are no plain tensors, or claim more memory than their file has: copied, they would take it.
+
+    Args:
+        values: A state dict out of a file; anything.
+        path: The file, for the message.
+
+    Raises:
+        UsageError: Naming the first.
+    """
+    fault = "it has no weights"
+    if isinstance(values, dict):
+        fault = next((f"{shown(name, 80)} is {wrong}" for name, one in values.items() if (wrong := _no_tensor(name, one))), "")
+    if fault:
+        raise UsageError(f"{path}: not a readable checkpoint ({fault}); get or make the file anew")
+
+
+def _no_tensor(name: Any, value: Any) -> str | None:
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+        return "no tensor under a name"
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
+        return "no plain tensor"
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return f"larger ({'x'.join(map(str, value.shape))}) than what is stored of it"
+    if name.rpartition(".")[2] == "temperature" and not (value.numel() == 1 and math.isfinite(value.item()) and value.item() > 0):
+        return f"{value.item() if value.numel() == 1 else 'no number'}, a temperature is a number above 0"
+    return None
 
 
 def content_hash(module: nn.Module) -> str:

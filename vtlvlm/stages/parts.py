@@ -54,10 +54,10 @@ PARTS = frozenset(
 
 LARGEST = {
     "frames": 16_384,
-    "size": 8_192,
-    "image_size": 8_192,
+    "size": 4_096,
+    "image_size": 2_048,
     "chunk": 2**20,
-    "grid": 1_024,
+    "grid": 64,
     "windows": 65_536,
     "codes": 2**20,
     "code_dim": 65_536,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.calibration import FittedTemperature, calibration_metrics
+from vtlvlm.data.layout import made_of
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.alignment import AlignmentSums
 from vtlvlm.lvlm.llava import base_identity, projector_origin, require_same_base
@@ -102,7 +104,7 @@ class PromptTuningModule(Stage):
             raise UsageError("targets are for stage 1: leave data.target_features out")
         if data.events_cache is not None:
             cache = data.events_cache
-            made = cache.provenance
+            made = {name: made_of(cache, name, str) for name in ("vtem", "vtem_hash", "protocol", "train_hash")}
             width, tokens = cache.event_dim, cache.num_tokens
             self.table = None if cache.table is None else cache.table.float()
             stage1 = {"checkpoint": made["vtem"], "hash": made["vtem_hash"], "events": cache.hash}
@@ -164,6 +166,10 @@ class PromptTuningModule(Stage):
         if self.reasoner.align_projector:
             raise UsageError("align_projector: cannot change a model that is split over processes; use another strategy")
         return mesh["data_parallel"]
+
+    def require_fit(self, shapes: dict[str, torch.Size], path: str | Path) -> None:
+        own = {name.removeprefix("reasoner."): shape for name, shape in shapes.items() if name.startswith("reasoner.")}
+        self.reasoner.adapter.require_fit(own, path)
 
     def restore(self, provenance: dict[str, Any]) -> None:
         require_same_base(provenance["llava"], self.reasoner.llava, self.reasoner.revision, "the checkpoint")

@@ -18,7 +18,7 @@ from vtlvlm import __version__
 from vtlvlm.errors import UsageError
 from vtlvlm.finite import FiniteTraining
 from vtlvlm.stages.checkpoints import RECORD, RunCheckpoint, harmless, is_default, load_checkpoint, run_checkpoints, with_present_names
-from vtlvlm.stages.parts import build_from, flat, settings_of, with_defaults
+from vtlvlm.stages.parts import build_from, flat, is_part, settings_of, with_defaults
 from vtlvlm.stages.resume import go_on
 
 
@@ -158,13 +158,62 @@ class Stage(LightningModule):
             *path, last = name.split(".")
             place = record["settings"]["init_args"]
             for part in path:
+                if not is_part(place.get(part)):
+                    raise UsageError(f"{checkpoint_path}: its settings have no {part}; get or make the file anew")
                 place = place[part]["init_args"]
             place[last] = value
         module = build_from(record["settings"], cls, checkpoint_path)
-        module.restore(record["provenance"])
-        module.load_state_dict(checkpoint["state_dict"], strict=False)
-        module.trained = True
+        module.require_fit({name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}, checkpoint_path)
+        module.adopt(checkpoint, checkpoint_path)
         return module.to(map_location).eval()
+
+    def adopt(self, checkpoint: dict[str, Any], path: str | Path) -> None:
+        """Become what a checkpoint holds, which was made with these settings; then in eval mode.
+
+        Args:
+            checkpoint: as :func:`load_checkpoint` gives it.
+            path: the file, for the message.
+
+        Raises:
+            UsageError: weights of other settings.
+        """
+        self.restore(checkpoint[RECORD]["provenance"])
+        self.take(checkpoint["state_dict"], path)
+        self.trained = True
+        self.eval()
+
+    def take(self, state: dict[str, Tensor], path: str | Path) -> None:
+        """Load a checkpoint's weights; what is frozen and named elsewhere may be missing there.
+
+        Raises:
+            UsageError: Weights that are missing or have other shapes.
+        """
+        own = self.state_dict()
+        fault = next((f"{name} is missing" for name in sorted(own) if name not in state), None) or next(
+            (
+                f"{name} is {tuple(state[name].shape)} there and {tuple(tensor.shape)} by its settings"
+                for name, tensor in own.items()
+                if state[name].shape != tensor.shape
+            ),
+            None,
+        )
+        if fault is not None:
+            raise UsageError(f"{path}: its weights are not those of its settings ({fault}); get or make the file anew")
+        try:
+            self.load_state_dict(state, strict=False)
+        except RuntimeError as error:  # of tensors that checkpoints do not hold
+            raise UsageError(f"{path}: its weights are not those of its settings; get or make the file anew") from error
+
+    def require_fit(self, shapes: dict[str, torch.Size], path: str | Path) -> None:
+        """Refuse weights that are not those of the settings, before memory is taken for the settings' own.
+
+        Args:
+            shapes: Of a checkpoint's tensors, by their names.
+            path: The checkpoint, for the message.
+
+        Raises:
+            UsageError: Naming one of them.
+        """
 
     def restore(self, provenance: dict[str, Any]) -> None:
         """Build the weights as they were when the checkpoint with this provenance was written."""

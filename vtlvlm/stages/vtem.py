@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch
 from vtlvlm.codebook import CodebookHealth, SeenEvents
+from vtlvlm.data.layout import made_of
+from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.errors import UsageError
 from vtlvlm.report.provenance import global_seed
 from vtlvlm.stages.checkpoints import RECORD
 from vtlvlm.stages.origin import require_same_extractor, require_same_split, require_unseen_validation
-from vtlvlm.stages.parts import flat, settings_of, with_defaults
+from vtlvlm.stages.parts import build_from, flat, settings_of, with_defaults
 from vtlvlm.stages.stage import AdamW, Stage
 from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor, VideoExtractor
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
@@ -107,13 +110,14 @@ class VTEMModule(Stage):
             classes, windows = data.num_classes, self.pooler.windows
             self.train_codes, self.val_codes = CodebookHealth(codes, classes, windows), CodebookHealth(codes, classes, windows)
         if stage == "fit":
+            build_from(data.sampling_settings, FrameSampling, "the feature cache" if data.features else "data.sampling")
             self._origin = {
                 "protocol": data.protocol,
                 "train_hash": data.train_hash,
                 "split": data.split_description,
                 "sampling": data.sampling_settings,
                 "features": data.features_cache.hash if data.features_cache is not None else None,
-                "extractor": data.features_cache.provenance["extractor"]
+                "extractor": made_of(data.features_cache, "extractor", dict)
                 if data.features_cache is not None
                 else self.extractor.fingerprint(),
                 "targets": data.targets_cache.hash if data.targets_cache is not None else None,
@@ -121,7 +125,7 @@ class VTEMModule(Stage):
 
     def _check_features(self, cache: Any) -> None:
         """What can be compared without the weights: ``classify`` runs the configuration's extractor on new videos."""
-        made, extractor = cache.provenance["extractor"], self.extractor
+        made, extractor = made_of(cache, "extractor", dict), self.extractor
         names = ["grid", "image_size", "chunk"]
         if not isinstance(extractor, ClipExtractor):  # whose folder may move
             names.append("model")
@@ -138,7 +142,7 @@ class VTEMModule(Stage):
         if cache is None and not needed:
             return
         self.vtem.check_targets(None if cache is None else (cache.cells, cache.dim))
-        if cache is not None and (name := cache.provenance["extractor"].get("extractor")) != ClipExtractor.__name__:
+        if cache is not None and (name := made_of(cache, "extractor", dict).get("extractor")) != ClipExtractor.__name__:
             raise UsageError(f"{cache.folder} was made by {name}: target 'llava' rebuilds what a ClipExtractor saw")
 
     def check_data(self, data: Any) -> None:
@@ -150,7 +154,10 @@ class VTEMModule(Stage):
         made = self._origin
         require_same_split(made, data.protocol, data.train_hash)
         cache = data.features_cache
-        if cache is not None and (made["extractor"], made["sampling"]) != (cache.provenance["extractor"], cache.provenance["sampling"]):
+        if cache is not None and (made["extractor"], made["sampling"]) != (
+            made_of(cache, "extractor", dict),
+            made_of(cache, "sampling", dict),
+        ):
             raise UsageError(f"{cache.folder} was made by another extractor or sampling than stage 1 was trained on: extract anew")
         if cache is None:
             require_same_extractor(self.extractor, made["extractor"], "stage 1")
@@ -180,6 +187,13 @@ class VTEMModule(Stage):
             return
         self.vtem.build()
         self.contrast.build(self.event_dim)
+
+    def require_fit(self, shapes: dict[str, torch.Size], path: str | Path) -> None:
+        own = {name.removeprefix("vtem."): shape for name, shape in shapes.items() if name.startswith("vtem.")}
+        self.vtem.require_fit(own, path)
+        head = (self.contrast.head_dim, self.event_dim)
+        if shapes.get("contrast.head.weight", head) != head:
+            raise UsageError(f"{path}: its weights are not those of its settings (contrast.head); get or make the file anew")
 
     def restore(self, provenance: dict[str, Any]) -> None:
         self._origin = provenance

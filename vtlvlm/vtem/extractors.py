@@ -246,7 +246,10 @@ class TimmExtractor(Backbone):
 
         if not timm.is_model(self.model):
             raise UsageError(f"{self.model}: timm {timm.__version__} has no such model; timm.list_models() names them")
-        backbone = timm.create_model(self.model, pretrained=False, num_classes=0)
+        try:
+            backbone = timm.create_model(self.model, pretrained=False, num_classes=0)
+        except RuntimeError as error:  # an ending that no weights of this architecture have
+            raise UsageError(f"{self.model}: timm has no such weights ({str(error).strip().splitlines()[0]})") from error
         config = backbone.pretrained_cfg
         # Measured on CPU for EfficientNet-Lite0 at 128 pixels: 1.7 times as fast as the contiguous layout. no_grad and inference_mode
         # take the same time, and inference tensors could not enter the training of what follows.
@@ -369,7 +372,7 @@ class ClipExtractor(Backbone):
         from transformers import AutoConfig, CLIPVisionModel, LlavaConfig
 
         try:
-            config = AutoConfig.from_pretrained(self.model, revision=self.revision)
+            config = AutoConfig.from_pretrained(self.model, revision=self.revision, trust_remote_code=False)
         except Exception as error:
             raise UsageError(f"{self.model}: no such folder, and the hub did not give it; name a LLaVA checkpoint") from error
         if not isinstance(config, LlavaConfig) or config.vision_config.model_type != "clip_vision_model":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,11 +16,14 @@ from vtlvlm.batches import EventTokens
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.vtem.extractors import FeatureExtractor
 from vtlvlm.vtem.poolers import PooledSegments, TemporalPooler
-from vtlvlm.vtem.quantizers import Quantizer
+from vtlvlm.vtem.quantizers import FSQQuantizer, IdentityQuantizer, Quantizer
 from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, least_squares, moments, principal_components, variances
 
 PCA_SAMPLES = 20_000
 """the covariance of the projection's start is taken over at most this many token vectors (more if the k-means start needs them)"""
+
+MOST_TOKENS = 2**20
+"""Tokens of a clip: windows times cells"""
 
 ROWS_PER_INPUT = 4
 """a least-squares map from fewer training vectors than this for each input learns them by heart"""
@@ -102,6 +108,8 @@ class VTEM(nn.Module):
             raise UsageError(f"VTEM: target={target!r} must be 'features' or 'llava'")
         if target == "llava" and centre:
             raise UsageError(f"VTEM: centre={centre} takes off what target 'llava' asks for: set centre to 0")
+        if pooler.windows * extractor.cells > MOST_TOKENS:
+            raise UsageError(f"VTEM: {pooler.windows} windows of {extractor.cells} cells: at most {MOST_TOKENS:,} tokens a clip")
         self.extractor = extractor
         self.pooler = pooler
         self.quantizer = quantizer
@@ -141,6 +149,30 @@ class VTEM(nn.Module):
         if self.motion:
             self.register_buffer("motion_std", torch.ones(dim))
         self.register_buffer("fitted", torch.tensor(False))
+
+    def require_fit(self, shapes: Mapping[str, torch.Size], source: str | Path) -> None:
+        """Refuse tensors that are not those of this VTEM, before memory is taken for its own. Nothing of it is built.
+
+        Args:
+            shapes: Of the tensors in a file, by the names of :meth:`state_dict`; those of a frozen extractor may all be missing.
+            source: The file, for the message.
+
+        Raises:
+            UsageError: Naming the first.
+        """
+        with torch.device("meta"):
+            plan = copy.deepcopy(self)
+            if isinstance(plan.quantizer, FSQQuantizer):  # needs numbers to be built; its own tensors are few
+                plan.quantizer = IdentityQuantizer()
+            plan.build()
+        frozen = not any(name.startswith("extractor.") for name in shapes)
+        for name, tensor in plan.state_dict().items():
+            if shapes.get(name) != tensor.shape and not (frozen and name.startswith("extractor.")):
+                there = tuple(shapes[name]) if name in shapes else "missing"
+                raise UsageError(
+                    f"{source}: its weights are not those of its settings ({name} is {there}, by the settings {tuple(tensor.shape)}); "
+                    "get or make the file anew"
+                )
 
     def forward(self, frames: Tensor, times: Tensor) -> EventTokens:
         """Frames (B, T, 3, H, W) uint8 at times (B, T) seconds -> event sentences."""

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.vtem.statistics import kmeans, least_squares, principal_components
 
+MOST_CODES = 2**20
+
 
 class Quantized(NamedTuple):
     """What every quantiser returns."""
@@ -62,6 +64,8 @@ class CodebookQuantizer(Quantizer):
         super().__init__()
         if codes < 2:
             raise UsageError(f"quantizer.codes={codes}: a codebook needs at least 2 codes; IdentityQuantizer has none")
+        if codes > MOST_CODES:
+            raise UsageError(f"quantizer.codes={codes}: at most {MOST_CODES:,}")
         if commitment < 0:
             raise UsageError(f"quantizer.commitment={commitment}: must be at least 0")
         self.codes = codes

