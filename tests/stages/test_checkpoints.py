@@ -1,13 +1,17 @@
 """Checkpoints are written whole or not at all, and the newest that can be read is found."""
 
 import os
+import pickle
 import resource
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as shards
 from pipeline import alone
 
 from vtlvlm.errors import UsageError
@@ -20,8 +24,18 @@ GOOD = {
     "callbacks": {},
     "lr_schedulers": [],
     "optimizer_states": [],
-    "vtlvlm": {"stage": "vtem", "settings": {}, "provenance": {}},
+    "vtlvlm": {"stage": "reader", "settings": {"class_path": "Reader", "init_args": {}}, "provenance": {}},
 }
+
+
+class Payload:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
 
 
 def save(path: Path, **more: object) -> Path:
@@ -71,9 +85,14 @@ def test_shards_that_were_not_written_to_the_end_are_left_alone(tmp_path: Path) 
     assert to_continue(tmp_path) == best
     torch.save(GOOD, last / "meta.pt")
     assert to_continue(tmp_path) == best
-    assert "shards were not written to the end" in continuation(tmp_path).unreadable[0]
-    (last / ".metadata").touch()
+    assert "its shards cannot be read (.metadata" in continuation(tmp_path).unreadable[0]
+    with warnings.catch_warnings(action="ignore"):
+        shards.save({"state_dict.a": torch.arange(3.0)}, checkpoint_id=last, no_dist=True)
+    aged(last / "meta.pt", 2e9)
     assert to_continue(tmp_path) == last
+    (last / ".metadata").write_bytes(pickle.dumps(Payload(tmp_path / "sprung")))
+    assert to_continue(tmp_path) == best
+    assert not (tmp_path / "sprung").exists()
     with pytest.raises(UsageError, match="--ckpt_path hpc"):
         named("hpc", tmp_path)
 

@@ -31,8 +31,6 @@ from vtlvlm.system.text import shown
 
 METADATA = "meta.pt"
 """What ModelParallelStrategy writes into a checkpoint's folder beside the shards: all but weights and optimiser"""
-SHARDS = ".metadata"
-"""... and where torch says which shard holds what"""
 RECORD = "vtlvlm"
 """The key of our own record in a checkpoint. Lightning's ``hyper_parameters`` stays empty on purpose: its command line would let them
 silently override the configuration that was asked for."""
@@ -111,8 +109,6 @@ def examine(path: str | Path, training: bool = False) -> dict[str, Any]:
     sharded = (path / METADATA).is_file()
     checkpoint = load_checkpoint(path / METADATA if sharded else path)
     record = checkpoint[RECORD]
-    if sharded and not (path / SHARDS).is_file():
-        raise UsageError(f"{path}: not a readable checkpoint (no {SHARDS}: its shards were not written to the end)")
     if sharded:
         read_description(path)  # Lightning unpickles it next
     expected: dict[str, type] = {"pytorch-lightning_version": str}
