@@ -179,7 +179,7 @@ def test_rows_that_are_none(caches: Caches, tmp_path: Path, capsys: pytest.Captu
         ("provenance", {"vtem": 1}),
         ("provenance", {}),
         ("hash", REMOVED),
-        ("hash", "0" * 32),
+        ("hash", 3),
         ("complete", "yes"),
         ("complete", REMOVED),
         ("expected", "6"),
@@ -196,11 +196,9 @@ def test_a_description_that_is_none(
         del meta[name]
     else:
         meta[name] = value
-    if hashed and name != "hash" and isinstance(meta.get("provenance"), dict):
+    if hashed and isinstance(meta.get("hash"), str) and isinstance(meta.get("provenance"), dict):
         meta["hash"] = content_hash(meta["provenance"])
     (cache / "meta.json").write_text(json.dumps(meta))
-    if hashed and name == "hash":
-        meta["hash"] = {"a": 1}
     assert str(cache) in caches.spring(capsys, cache)
 
 

@@ -71,7 +71,8 @@ class _Cache:
     kind: ClassVar[str]
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
-        self.folder, self.provenance, self.hash = folder, dict(meta["provenance"]), str(meta["hash"])
+        self.folder, self.provenance = folder, dict(meta["provenance"])
+        self.hash = content_hash(self.provenance)
         shards = [open_shard(path, self.kind) for path in main_files(folder)]
         if not shards:
             raise DataError(f"{folder}: an empty cache; delete it and run `{MAKERS[self.kind]}`")

@@ -97,8 +97,8 @@ def _require_meta(meta: Mapping[str, Any]) -> None:
     made = meta["provenance"]
     if not isinstance(made, dict) or type(meta["complete"]) is not bool or type(meta["expected"]) is not int:
         raise ValueError("a value of another type")
-    if meta["hash"] != content_hash(made):
-        raise ValueError("its hash is not that of its provenance")
+    if not isinstance(meta["hash"], str):
+        raise ValueError("its hash is none")
     if not isinstance(sampling := made.get("sampling") or {}, dict) or not isinstance(sampling.get("init_args", {}), dict):
         raise ValueError("its sampling is none")
 

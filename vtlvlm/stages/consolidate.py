@@ -67,8 +67,9 @@ def consolidate(source: Path, output: Path, llava: str | None = None) -> Path:
     """
     if output.exists():
         raise UsageError(f"{output} already exists: name a new file or folder")
-    require_apart(output, [source], "the checkpoint or LLaVA")
     sharded = source.is_dir()
+    if not sharded or (source / METADATA).is_file():
+        require_apart(output, [source], "the checkpoint or LLaVA")
     if not sharded and output.suffix == ".ckpt":
         raise UsageError(f"{source} is one file already")
     checkpoint = gather(source) if sharded else load_checkpoint(source)
