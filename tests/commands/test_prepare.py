@@ -3,6 +3,7 @@ import time
 from pathlib import Path
 
 import pytest
+from videos import encode, moving_block
 
 from vtlvlm.cli import main
 from vtlvlm.commands import prepare
@@ -115,3 +116,12 @@ def test_a_hundred_thousand_clips_that_are_left_out_take_no_longer_each(tmp_path
     assert main(["prepare", str(tmp_path), "--csv", "t.csv", "--fast"]) == 0
     assert time.process_time() - start < 30
     assert "left out: 100,000" in capsys.readouterr().out
+
+
+def test_a_single_clip_is_told_though_it_cannot_be_divided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encode(tmp_path / "v" / "walk" / "a.mp4", moving_block(6, 32, falls=True, shade=40))
+    assert main(["prepare", str(tmp_path / "v")]) == 0
+    said = capsys.readouterr().out
+    assert "walk 1" in said
+    assert "not divided: protocol group needs at least two groups" in said
+    assert main(["prepare", str(tmp_path / "v"), "--protocol", "group"]) == 1

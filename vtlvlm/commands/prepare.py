@@ -45,8 +45,9 @@ def run(args: argparse.Namespace) -> int:
     from vtlvlm.data.forms import table_file
     from vtlvlm.data.index import ClipIndex, default_store, report_file
     from vtlvlm.data.split import split
-    from vtlvlm.errors import UsageError
+    from vtlvlm.errors import DataError, UsageError
     from vtlvlm.system.files import write_text
+    from vtlvlm.system.text import shown
 
     if args.workers is not None and args.workers < 1:
         raise UsageError(f"--workers {args.workers}: at least 1")
@@ -68,21 +69,20 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         store=store,
     )
-    splits = [
-        split(
-            index,
-            protocol,
-            validation=args.validation,
-            seed=args.seed,
-            exclude_missing_skeletons=args.exclude_missing_skeletons,
-        )
-        for protocol in ([args.protocol] if args.protocol else fitting(index))
-    ]
+    splits, undivided = [], []
+    for protocol in [args.protocol] if args.protocol else fitting(index):
+        options = {"validation": args.validation, "seed": args.seed, "exclude_missing_skeletons": args.exclude_missing_skeletons}
+        try:
+            splits.append(split(index, protocol, **options))
+        except DataError as error:  # of a single clip, say: what is found is told all the same
+            if args.protocol:
+                raise
+            undivided.append(f"not divided: {shown(error)}")
     page = report_file(store)
-    print("\n".join(report(index, splits, LISTED)))
+    print("\n".join([*report(index, splits, LISTED), *undivided]))
     print(f"index: {store}")
     try:
-        write_text(page, "\n".join(report(index, splits)) + "\n", follow=False)
+        write_text(page, "\n".join([*report(index, splits), *undivided]) + "\n", follow=False)
         print(f"this report, with all that is left out: {page}")
     except OSError as error:
         print(f"{page}: the report cannot be kept ({error.strerror})")
