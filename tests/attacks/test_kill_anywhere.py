@@ -1,6 +1,6 @@
 """``kill -9`` at random moments, then the same command again: nothing is lost, doubled, damaged or misleading.
 
-``VTLVLM_KILLS=50 pytest -m slow tests/attacks/test_kills.py`` kills each command fifty times.
+``VTLVLM_KILLS=50 pytest -m slow tests/attacks/test_kill_anywhere.py`` kills each command fifty times.
 """
 
 import json
