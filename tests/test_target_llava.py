@@ -138,19 +138,19 @@ def test_the_checkpoint_names_its_targets_and_goes_on_with_no_others(
     record = read_record(run.last("codes"))
     assert record["settings"]["init_args"]["target"] == "llava"
     assert record["provenance"]["targets"] == FeatureCache.open(run.targets).hash
-    to = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", run.last("codes"), "--trainer.max_epochs", 5]
-    assert run("fit", *run.on_both, *to) == 0
-    more, before = (VTEMModule.load_from_checkpoint(path) for path in (tmp_path / "checkpoints" / "last.ckpt", run.last("codes")))
+    to = ["--ckpt_path", run.last("codes"), "--trainer.max_epochs", 5, "--trainer.default_root_dir"]
+    assert run("fit", *run.on_both, *to, tmp_path / "more") == 0
+    more, before = (VTEMModule.load_from_checkpoint(path) for path in (tmp_path / "more" / "checkpoints" / "last.ckpt", run.last("codes")))
     assert torch.equal(more.vtem.target_scale, before.vtem.target_scale)
     assert not torch.equal(more.vtem.projection.weight, before.vtem.projection.weight)
     other = tmp_path / "other"
     assert run("extract", "--config", run.stage1, "--config", run.tower, "--data.sampling.size", 32, "--output", other) == 0
     elsewhere = [*run.on_features, "--data.target_features", other]
     for command in ("fit", "validate"):
-        assert run(command, *elsewhere, *to) == 2
+        assert run(command, *elsewhere, *to, tmp_path / command) == 2
         assert f"{other} is another target than the checkpoint was trained on" in capsys.readouterr().err
-    assert run("validate", *run.on_both, *to) == 0
-    assert run("validate", *run.on_features, *to) == 2
+    assert run("validate", *run.on_both, *to, tmp_path / "validated") == 0
+    assert run("validate", *run.on_features, *to, tmp_path / "validated") == 2
     assert "give it as data.target_features" in capsys.readouterr().err
 
 
