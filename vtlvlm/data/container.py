@@ -33,6 +33,11 @@ _BOXES = (b"mdat", b"moov", b"moof")  # without these whole, frames of an MP4 ar
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"[playlist]")
 _PARSED = 3  # packets, the flagged one among them, until a keyframe is seen: the parser has another one in hand when the joint comes
 _ENDLESS = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # sizes of writers that never came to fill them in
+_ZEROS = 2**20  # bytes; a file that begins with so many zeros was only made room for
+_MATROSKA, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
+_ASF, _MXF = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01\x02"
+_LONGEST = 2**50  # bytes; what is said to be longer has no length that is known
+_LARGEST_GIF = 2**28  # bytes; larger ones are not walked through
 
 
 _MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.EPERM, errno.EINTR, errno.EAGAIN, errno.ESTALE)
@@ -121,6 +126,8 @@ def packets_of(path: str | Path, container: av.container.InputContainer, stream:
     flagged: av.Packet | None = None
     patience = _PARSED if container.format.name == "mpegts" else 0
     for packet in container.demux(stream):
+        if not packet.size and packet.pts is not None:  # a sample without bytes, not the empty packet at the end
+            continue
         if flagged is not None and packet.is_keyframe:
             flagged = None
         if packet.is_corrupt and flagged is None:
@@ -155,6 +162,16 @@ def _require_whole_file(path: Path) -> None:
                 end = _end_of_movie(file, status.st_size)
             elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp", b"pnot"):
                 end = _end_of_boxes(file, status.st_size)
+            elif head[:4] == _MATROSKA.to_bytes(4):
+                end = _end_of_clusters(file, status.st_size)
+            elif head[:8] == _ASF:
+                end = _end_of_asf(file)
+            elif head == _MXF[:12]:
+                end = _end_of_mxf(file)
+            elif head[:4] == b"GIF8" and status.st_size <= _LARGEST_GIF:
+                end = _end_of_gif(file)
+            elif not any(head) and not any(head + file.read(_ZEROS)):
+                raise VideoError(f"{path}: not a video: it begins with nothing but zeros, as a download that was not finished does")
     except VideoError:
         raise
     except OSError as error:
@@ -163,7 +180,7 @@ def _require_whole_file(path: Path) -> None:
         raise failed from error
     except ValueError as error:  # a name with a zero byte
         raise VideoError(f"{shown(path)}: not a file name ({error})") from error
-    if end > status.st_size + 1:  # an odd length may or may not be padded
+    if status.st_size + 1 < end < _LONGEST:  # an odd length may or may not be padded
         raise VideoError(f"{path}: truncated: it should hold {end:,} bytes and holds {status.st_size:,}")
 
 
@@ -202,3 +219,76 @@ def _end_of_movie(file: BinaryIO, size: int) -> int:
         if kind == b"LIST" and form == b"movi":
             end = position - length % 2
     return end
+
+
+def _end_of_clusters(file: BinaryIO, size: int) -> int:
+    """Where a Matroska or WebM file ends, or where its frames do if only what lies behind them is cut. 0 where the writer did not say."""
+    position, end, clusters = 0, 0, 0
+    while position < size and not (end and position >= end):
+        element, body, length = _element(file, position)
+        if length is None:
+            return 0
+        position = body
+        if element == _SEGMENT:
+            end = body + length
+            continue
+        if not end and element != _MATROSKA:
+            return 0
+        position += length
+        clusters += element == _CLUSTER
+        if position > size and element != _CLUSTER and clusters:
+            return 0  # an index or tags
+    return end
+
+
+def _element(file: BinaryIO, position: int) -> tuple[int, int, int | None]:
+    """Number of a Matroska element, where its body begins, and the length of that: None where it is unknown or cannot be read."""
+    file.seek(position)
+    head = file.read(12)
+    first = 9 - head[0].bit_length() if head else 9
+    last = first + 9 - head[first].bit_length() if len(head) > first else 99
+    if first > 4 or last > len(head) or last - first > 8:
+        return 0, position, None
+    length = int.from_bytes(head[first:last]) & ((1 << 7 * (last - first)) - 1)
+    known = length != (1 << 7 * (last - first)) - 1
+    return int.from_bytes(head[:first]), position + last, length if known else None
+
+
+def _end_of_asf(file: BinaryIO) -> int:
+    """Where the packets of an ASF or WMV file end."""
+    file.seek(16)
+    begin = int.from_bytes(file.read(8), "little")
+    file.seek(begin + 16 if begin < 2**40 else 0)
+    length = file.read(8)
+    return begin + int.from_bytes(length, "little") if len(length) == 8 and begin < 2**40 else 0
+
+
+def _end_of_mxf(file: BinaryIO) -> int:
+    """Where the frames of an MXF file end: at its footer, 0 where the writer did not say."""
+    file.seek(0)
+    head = file.read(60)
+    if not head.startswith(_MXF) or len(head) < 60:
+        return 0
+    start = 17 + (head[16] & 0x7F if head[16] & 0x80 else 0)
+    return int.from_bytes(head[start + 24 : start + 32])
+
+
+def _end_of_gif(file: BinaryIO) -> int:
+    """Where the last block of a GIF ends; the mark of the end may be missing."""
+    file.seek(0)
+    data = file.read()
+    size = len(data)
+    position = 13 + _colours(data, 10)
+    while position < size and data[position] in (0x21, 0x2C):
+        position += 2 if data[position] == 0x21 else 11 + _colours(data, position + 9)
+        while position < size and data[position]:
+            position += 1 + data[position]
+        position += 1
+        if position > size:
+            return position + 1
+    return 0
+
+
+def _colours(data: bytes, at: int) -> int:
+    """Bytes of a table of colours that a GIF announces."""
+    return 3 << ((data[at] & 7) + 1) if len(data) > at and data[at] & 0x80 else 0
