@@ -30,7 +30,12 @@ def test_exp_golomb_numbers() -> None:
         reader.take(9)
 
 
-IDR, P, NOT_FIRST, SEI, END = b"\0\0\1\x65\x88", b"\0\0\1\x41\x9a", b"\0\0\1\x41\x40", b"\0\0\1\x06\x05", b"\0\0\1\x0a\x00"
+def picture(number: int, first: str = "1", head: int = 0x41) -> bytes:
+    """A slice: its first macroblock, type and parameter set, then the number of the picture in 4 bits."""
+    return b"\0\0\1" + bytes([head]) + bits(f"{first} 00110 1 {number:04b} 1")
+
+
+IDR, P, NOT_FIRST, SEI, END = picture(0, head=0x65), picture(1), picture(1, "010"), b"\0\0\1\x06\x05", b"\0\0\1\x0a\x00"
 
 
 def sps(frames_only: int) -> bytes:
@@ -42,6 +47,12 @@ def test_h264_counts_the_first_slices_of_frames() -> None:
     assert counts("h264", sps(1) + SEI + IDR, P + NOT_FIRST, P) == [1, 1, 1]
 
 
+def test_h264_whose_pictures_are_numbered_on() -> None:
+    """Those that no others refer to (0x01) have the number of the next; 16 pictures on it begins at 0, and at every IDR picture."""
+    numbers = [picture(number % 16, head=head) for number in range(1, 20) for head in (0x01, 0x41)]
+    assert sum(counts("h264", sps(1) + IDR, *numbers, IDR, P)) == 1 + 38 + 2
+
+
 @pytest.mark.parametrize(
     "packets",
     [
@@ -50,6 +61,8 @@ def test_h264_counts_the_first_slices_of_frames() -> None:
         [b"HEADER" + P],  # begins with a picture that refers to others
         [b"HEADER" + IDR, P + P],  # two pictures
         [b"HEADER" + IDR, NOT_FIRST],  # the first slice is missing
+        [b"HEADER" + IDR, picture(2)],  # picture 1 is missing
+        [b"HEADER" + IDR, P, picture(2), picture(1)],
         [b"HEADER" + IDR, P + END, P],  # a new sequence that begins so
         [b"FIELDS" + IDR],  # perhaps interlaced
     ],

@@ -56,6 +56,25 @@ def test_a_stream_was_cut_in_an_open_group(codec: str, suffix: str, tmp_path: Pa
     assert prepared(tmp_path).problem.tolist() == ["", ""]
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [("h264", "mkv"), ("h264", "mp4"), ("h264_open", "mkv"), ("hevc", "mkv"), ("hevc_closed", "mp4"), ("mpeg4", "mp4"), ("vp9", "webm")],
+)
+@pytest.mark.parametrize("lost", [(6,), (12,), (13,), (24,), (5, 6, 7), (30, 31)])
+def test_a_recorder_lost_packets_in_the_middle(codec: str, suffix: str, lost: tuple[int, ...], tmp_path: Path) -> None:
+    """Decoders give up what refers to them: fewer frames are shown than there are packets; https://github.com/dmlc/decord/issues/91"""
+    whole, file = encode(tmp_path / f"whole.{suffix}", codec), tmp_path / f"a.{suffix}"
+    with av.open(str(whole)) as container, av.open(str(file), "w") as output:
+        stream = output.add_stream_from_template(container.streams.video[0])
+        for number, packet in enumerate(container.demux(video=0)):
+            if packet.size and number not in lost:
+                packet.stream = stream
+                output.mux(packet)
+    with av.open(str(file)) as container:
+        shown = sum(1 for _ in container.decode(video=0))
+    assert looks(file) == (shown, shown, shown)
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "mp4"])
 def test_a_thumbnail_is_the_first_video_stream(suffix: str, tmp_path: Path) -> None:
     """https://github.com/pytorch/vision/issues/1222, https://github.com/voxel51/eta/issues/68"""

@@ -126,13 +126,14 @@ def _unescaped(unit: memoryview, most: int = 256) -> bytes:
 class H264(Counter):
     """Counts the pictures that begin in a packet.
 
-    Unsure of streams that may be interlaced (a packet can be half a frame), and of those that begin with a picture that refers to missing
-    ones.
+    Unsure of streams that may be interlaced (a packet can be half a frame), and of those in which a picture is missing that others refer
+    to: at the start, or in the middle, where the numbers of pictures then leap.
     """
 
     def __init__(self, extradata: bytes) -> None:
         super().__init__(extradata)
         self._length, self._progressive = 0, False
+        self._width, self._planes, self._number = 0, False, 0
         if extradata[:1] == b"\1" and len(extradata) > 6:  # avcC
             self._length = (extradata[4] & 3) + 1
             for unit in islice(_units(memoryview(extradata)[6:], 2), extradata[5] & 31):
@@ -143,9 +144,10 @@ class H264(Counter):
 
     def _header(self, unit: memoryview) -> None:
         if len(unit) and unit[0] & 31 == 7:
-            self._progressive = _frames_only(Bits(_unescaped(unit[1:])))
-            if not self._progressive:
+            self._progressive, width, self._planes = _sequence(Bits(_unescaped(unit[1:])))
+            if not self._progressive or width != (self._width or width):
                 raise Unsure
+            self._width = width
 
     def __call__(self, packet: memoryview) -> int:
         shown = 0
@@ -157,7 +159,9 @@ class H264(Counter):
                 if not self._begun and kind != 5:
                     raise Unsure
                 self._begun = True
-                shown += unit[1] >> 7  # first_mb_in_slice is 0
+                if unit[1] >> 7:  # first_mb_in_slice is 0
+                    shown += 1
+                    self._follow(unit)
             elif kind in (2, 3, 4):  # data partitions
                 raise Unsure
             elif kind == 7:
@@ -168,16 +172,29 @@ class H264(Counter):
             raise Unsure
         return shown
 
+    def _follow(self, unit: memoryview) -> None:
+        """Compare ``frame_num`` of a picture with that of the last one that others refer to (7.4.3)."""
+        bits = Bits(_unescaped(unit[1:], 24))
+        for _ in range(3):
+            bits.golomb()
+        if self._planes:
+            bits.take(2)
+        number = bits.take(self._width)
+        if unit[0] & 31 == 1 and (number - self._number) % (1 << self._width) > 1:
+            raise Unsure
+        if unit[0] & 0x60 or unit[0] & 31 == 5:
+            self._number = number
 
-def _frames_only(bits: Bits) -> bool:
-    """``frame_mbs_only_flag`` of a sequence parameter set."""
-    profile = bits.take(8)
+
+def _sequence(bits: Bits) -> tuple[bool, int, bool]:
+    """Of a sequence parameter set: ``frame_mbs_only_flag``, the bits of ``frame_num``, ``separate_colour_plane_flag``."""
+    profile, planes = bits.take(8), False
     bits.take(16)
     bits.golomb()
     if profile in (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135):
         chroma = bits.golomb()
         if chroma == 3:
-            bits.take(1)
+            planes = bool(bits.take(1))
         bits.golomb()
         bits.golomb()
         bits.take(1)
@@ -185,7 +202,7 @@ def _frames_only(bits: Bits) -> bool:
             for number in range(8 if chroma != 3 else 12):
                 if bits.take(1):
                     _skip_scaling(bits, 16 if number < 6 else 64)
-    bits.golomb()
+    width = bits.golomb() + 4
     order = bits.golomb()
     if order == 0:
         bits.golomb()
@@ -199,7 +216,7 @@ def _frames_only(bits: Bits) -> bool:
     bits.take(1)
     bits.golomb()
     bits.golomb()
-    return bool(bits.take(1))
+    return bool(bits.take(1)), width, planes
 
 
 def _skip_scaling(bits: Bits, size: int) -> None:

@@ -30,6 +30,7 @@ Crop = Literal["center", "pad"]
 
 _MATRICES = {1: "bt709", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}  # AVColorSpace → name in the scale filter
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+_DROPPING, _LEAP = ("hevc", "mpeg4"), 1.75  # decoders that give up the frames that refer to a lost one; median intervals that one leaves
 _HELD = 512 * 2**20  # bytes of a file whose packets may be held in memory
 _TURNS: dict[int, list[tuple[str, str | None]]] = {
     1: [("transpose", "clock")],
@@ -78,6 +79,7 @@ class Shown:
         codec = stream.codec_context
         self._count = counter(codec.codec.canonical_name, codec.extradata or b"")
         self._timed = not _made_up(stream)
+        self._bridged = codec.name not in _DROPPING
         self._stamps: list[int | None] = []
         self._known: bool | None = None
         self._due: int | None = None
@@ -118,6 +120,9 @@ class Shown:
             return self._stamps
         rising = sorted(stamp for stamp in self._stamps if stamp is not None)
         ordered = self._due is not None and len(set(rising)) == len(rising)
+        if ordered and not self._bridged and len(rising) > 2:
+            steps = np.diff(rising)
+            ordered = bool(steps.max() < _LEAP * np.median(steps))  # else a picture may be missing that others refer to
         return list(rising) if ordered else None
 
 
