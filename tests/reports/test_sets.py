@@ -212,3 +212,30 @@ def test_a_folder_around_the_class_folders_is_pointed_out(tmp_path: Path, capsys
     assert f"there is one class; if videos holds the class folders, name {tmp_path}/videos" in capsys.readouterr().out
     assert main(["prepare", str(tmp_path / "videos")]) == 0
     assert "all clips lie in one folder" not in capsys.readouterr().out
+
+
+def test_a_folder_around_a_divided_set_is_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """https://github.com/huggingface/datasets/issues/4839: the one folder at the top is no class of two sides."""
+    for number, name in enumerate(("train/walk", "train/run", "test/walk", "test/run")):
+        clip(tmp_path / "videos" / name / "a.mp4", 30 * number)
+    assert main(["prepare", str(tmp_path)]) == 0
+    assert f"there is one class; if videos holds the class folders, name {tmp_path}/videos" in capsys.readouterr().out
+    index = scan(tmp_path / "videos")
+    assert index.classes == ("run", "walk")
+    assert index.lost == ()
+
+
+def test_sides_by_names_of_ones_own_are_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """https://github.com/huggingface/datasets/issues/4839"""
+    for number, name in enumerate(("train_set/walk", "train_set/run", "test_set/walk", "test_set/run")):
+        clip(tmp_path / name / "a.mp4", 30 * number)
+    assert main(["prepare", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "the classes test_set, train_set hold folders of the same names (run, walk)" in said
+    assert "name them train, val and test" in said
+
+
+def test_a_camera_folder_in_each_class_is_no_side(tmp_path: Path) -> None:
+    for number, name in enumerate(("walk/cam1", "run/cam1", "walk/cam2", "run/cam3")):
+        clip(tmp_path / name / "a.mp4", 30 * number)
+    assert scan(tmp_path).lost == ()

@@ -171,7 +171,7 @@ def _require_whole_file(path: Path) -> None:
             elif head[:4] == b"GIF8" and status.st_size <= _LARGEST_GIF:
                 end = _end_of_gif(file)
             elif not any(head) and not any(head + file.read(_ZEROS)):
-                raise VideoError(f"{path}: not a video: it begins with nothing but zeros, as a download that was not finished does")
+                raise VideoError(f"{path}: not a readable video: it begins with nothing but zeros, as an unfinished download does")
     except VideoError:
         raise
     except OSError as error:

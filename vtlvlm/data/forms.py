@@ -133,8 +133,17 @@ def _class_folders(root: Path, listing: Listing, names: list[str] | None, given:
     if order is not None:
         which = "train/CLASS" if order == 0 else "CLASS/train"
         index.notes = (f"folders such as {which} divide the clips: --data.protocol csv uses this split",)
-    inner = {folders[1] for folders in parts if len(folders) > 1}
-    if order is None and len(index.classes) == 1 and len(inner) > 1:
+    at = 1 if order is None else 2
+    inner: dict[str, set[str]] = {}
+    for folders in parts:
+        inner.setdefault(folders[0] if folders else "", set()).update(folders[at : at + 1])
+    if order is None and len(index.classes) > 1 and (same := _same_inside(inner)):
+        index.lost = (
+            *index.lost,
+            f"the classes {shown(', '.join(sorted(inner)), 80)} hold folders of the same names ({shown(', '.join(same), 80)}): if these "
+            "are the classes, and those the sides of a split, name them train, val and test",
+        )
+    if order != 0 and len(index.classes) == 1 and len(set().union(*inner.values())) > 1:
         top = parts[int(np.flatnonzero(index.misfit == "")[0])][0]
         index.lost = (
             *index.lost,
@@ -143,6 +152,12 @@ def _class_folders(root: Path, listing: Listing, names: list[str] | None, given:
     if names is not None and (lacking := [name for name in names if name not in where]):
         index.notes = (*index.notes, f"classes of {given} that have no folder: {some(lacking)}")
     return index
+
+
+def _same_inside(inner: dict[str, set[str]]) -> list[str]:
+    """The names of the folders that every folder at the top has inside, where there are several and they are the same."""
+    names = list(inner.values())
+    return sorted(names[0]) if len(names) in (2, 3) and len(names[0]) > 1 and all(other == names[0] for other in names) else []
 
 
 def _first_paths(labels: list[str], paths: list[str]) -> dict[str, str]:
