@@ -19,6 +19,7 @@ import pytest
 import torch
 from pipeline import Pipeline, alone
 from safetensors.numpy import load_file
+from videos import block_clips
 
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.index import COLUMNS, ClipIndex
@@ -131,17 +132,17 @@ def nothing() -> None:
     return
 
 
-def test_prepare(victims: Victims, chain: Pipeline, tmp_path: Path) -> None:
-    shutil.copytree(chain.root, tmp_path / "videos", ignore=shutil.ignore_patterns(".vtlvlm"))
+def test_prepare(victims: Victims, tmp_path: Path) -> None:
+    block_clips(tmp_path / "videos", people=tuple(range(1, 61)))
     store = tmp_path / "index" / "index.parquet"
-    whole = ClipIndex.scan(tmp_path / "videos", store=tmp_path / "whole.parquet", progress=False)
+    whole = ClipIndex.scan(tmp_path / "videos", store=tmp_path / "whole.parquet", progress=False, verify=True)
 
     def same() -> None:
         found = ClipIndex.read(store)
         for name in COLUMNS:
             np.testing.assert_array_equal(getattr(found, name), getattr(whole, name), name)
 
-    survive(victims, lambda: ["prepare", tmp_path / "videos", "--output", store], store.parent, same, nothing)
+    survive(victims, lambda: ["prepare", tmp_path / "videos", "--verify", "--output", store], store.parent, same, nothing)
 
 
 def test_extract(victims: Victims, chain: Pipeline, tmp_path: Path) -> None:
