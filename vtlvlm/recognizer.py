@@ -23,7 +23,7 @@ from vtlvlm.lvlm.peft_format import write_prefix
 from vtlvlm.lvlm.prefix import chosen_layers, plain_state
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint, read_record
-from vtlvlm.stages.origin import content_hash, require_classes, require_record, require_same_extractor, require_tensors
+from vtlvlm.stages.origin import content_hash, require_classes, require_numbers, require_record, require_same_extractor, require_tensors
 from vtlvlm.stages.parts import build_from, is_part, settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.vtem import VTEMModule
@@ -325,6 +325,7 @@ class ActionRecognizer:
     ) -> None:
         _require_modest(sampling, vtem.extractor)
         self.device = found_device(device)
+        vtem.extractor.run = vtem.extractor.feature_map  # compiling takes minutes of a processor, at the word of the model's file
         self.vtem = vtem.to(self.device).eval()
         self.reasoner = reasoner.to(self.device).eval()
         self.classes, self.sampling = list(classes), sampling
@@ -376,11 +377,13 @@ class ActionRecognizer:
         reasoner.adapter.require_fit({name: tensor.shape for name, tensor in second.items()}, folder)
         require_same_base(made, reasoner.llava, reasoner.revision, str(folder))
         vtem.build()
+        require_numbers(first, vtem.state_dict(), folder / VTEM_FILE)
         try:
             vtem.load_state_dict(first)
         except RuntimeError as error:
             raise UsageError(f"{folder}: {VTEM_FILE} does not hold the weights of its settings; export it again") from error
         reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim, fresh=False)
+        require_numbers(second, reasoner.trainable_state(), folder / ADAPTER_FILE)
         reasoner.load_trainable_state(second)
         return cls(vtem, reasoner, described["classes"], sampling, device)
 

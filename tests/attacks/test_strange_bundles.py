@@ -11,6 +11,7 @@ import pytest
 import torch
 from strangers import Stranger, load_file, save_file, spring
 from test_strange_checkpoints import REMOVED, put
+from torch._dynamo.utils import counters
 
 from vtlvlm.cli import main
 from vtlvlm.recognizer import digest
@@ -167,6 +168,44 @@ def with_weights(stranger: Stranger, to: Path, name: str, change: dict[str, torc
     described["sha256"][name] = digest(hostile / name)
     (hostile / "bundle.json").write_text(json.dumps(described))
     return hostile
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf", "whole"])
+@pytest.mark.parametrize(
+    ("file", "name"), [("vtem.safetensors", "projection.weight"), ("vtem.safetensors", "mean"), ("adapter.safetensors", "adapter.key")]
+)
+def test_weights_that_are_no_real_numbers_give_no_answer(
+    stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, name: str, kind: str
+) -> None:
+    """The nearest code of NaN is code 0: the answer looked like any other."""
+    sound = load_file(stranger.bundle / file)[name]
+    wrong = {"nan": sound * float("nan"), "inf": sound + float("inf"), "whole": sound.to(torch.int64)}[kind]
+    hostile = with_weights(stranger, tmp_path / "b", file, {name: wrong})
+    said = spring(capsys, "classify", "--model", hostile, stranger.video)
+    assert f"{file}: its {name} holds" in said
+    assert "get or make the file anew" in said
+
+
+@pytest.mark.parametrize("place", ["classes", f"{REASONER}/instruction/init_args/text"])
+def test_half_a_character_is_refused(stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
+    """JSON can say half of a surrogate pair, which no tokenizer takes."""
+
+    def halve(described: dict[str, Any]) -> None:
+        names = ["\ud800x", "wave"] if place == "classes" else "\udfff?"
+        put(place, names)(described)
+        if place == "classes":
+            described["origin"]["reasoning"]["classes"] = names
+
+    said = spring(capsys, "classify", "--model", stranger.changed_bundle(tmp_path / "b", halve), stranger.video)
+    assert "half a character" in said
+
+
+def test_a_bundle_has_nothing_compiled(stranger: Stranger, tmp_path: Path) -> None:
+    """One word in a bundle kept a C++ compiler busy for more than a minute before the first clip."""
+    hostile = stranger.changed_bundle(tmp_path / "b", put(f"{VTEM}/extractor/init_args/compiled", True))
+    counters.clear()
+    assert main(["classify", "--model", str(hostile), str(stranger.video)]) == 0
+    assert not counters["frames"]
 
 
 def test_weights_that_a_bundle_names_are_not_looked_at(stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,7 +202,7 @@ def test_a_description_that_is_none(
     assert str(cache) in caches.spring(capsys, cache)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "{", '"x"', "[" * 100_000, b"\xff\xfe"], ids=repr)
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '"x"', "[" * 100_000, b"\xff\xfe"], ids=lambda text: repr(text[:40]))
 def test_a_damaged_description(caches: Caches, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | bytes) -> None:
     cache = Path(shutil.copytree(caches.codes, tmp_path / "c"))
     (cache / "meta.json").write_bytes(text if isinstance(text, bytes) else text.encode())

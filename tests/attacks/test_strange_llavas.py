@@ -179,7 +179,7 @@ def test_weights_outside_the_folder_are_not_read(stranger: Stranger, tmp_path: P
         ("model.safetensors.index.json", b"[]"),
         ("model.safetensors.index.json", b"null"),
     ],
-    ids=repr,
+    ids=lambda value: repr(value[:40]),
 )
 def test_damaged_files_of_a_llava(
     stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes

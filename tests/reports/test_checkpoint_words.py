@@ -110,6 +110,43 @@ def test_what_slurm_s_warning_left_is_not_started_from_unasked(
     refused(capsys, trained("fit", run="copy"), "old_hpc_ckpt_7.ckpt would be started from")
 
 
+@pytest.mark.parametrize("word", ["LAST", "Best", "./last", "last/", " last"])
+def test_a_word_spelt_otherwise_is_refused_with_the_word(
+    trained: EventRun, copy: Path, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    before = content(copy)
+    for command in ("fit", "test"):
+        refused(capsys, trained(command, f"--ckpt_path={word}", run="copy"), "no such checkpoint", f"is {word.strip(' ./').lower()}")
+    assert content(copy) == before
+
+
+def test_a_folder_given_as_checkpoint_is_answered_with_a_file_that_exists(
+    trained: EventRun, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of ``RUN/checkpoints`` the advice was ``RUN/checkpoints/checkpoints/best.ckpt``."""
+    for folder in (copy, copy / "checkpoints"):
+        code = trained("test", "--ckpt_path", folder, run="copy")
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert code == 2
+        assert Path(line.rpartition("give a file such as ")[2]).is_file(), line
+
+
+def test_home_is_expanded_in_a_checkpoint_as_in_a_folder(trained: EventRun, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves ``--ckpt_path=~/...`` alone."""
+    monkeypatch.setenv("HOME", str(copy))
+    assert trained("test", "--trainer.logger", False, "--ckpt_path=~/checkpoints/last.ckpt", run="copy") == 0
+    assert json.loads((copy / "metrics.json").read_text())["provenance"]["checkpoint"] == str(copy / "checkpoints" / "last.ckpt")
+
+
+def test_a_run_with_a_dollar_sign_in_its_name_is_one_folder(trained: EventRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard's logger alone expands variables: its curves went to another folder than the run."""
+    monkeypatch.setenv("ELSEWHERE", "other")
+    assert trained("fit", "--trainer.max_steps", 1, run="$ELSEWHERE") == 0
+    assert not (trained.folder / "other").exists()
+    assert list((trained.folder / "$ELSEWHERE" / "tensorboard").glob("events.out*"))
+    shutil.rmtree(trained.folder / "$ELSEWHERE")
+
+
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 def test_a_command_never_writes_into_another_run_s_folder(
     trained: EventRun, copy: Path, capsys: pytest.CaptureFixture[str], command: str

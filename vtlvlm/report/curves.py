@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import wraps
 from typing import Any
 
@@ -41,6 +42,11 @@ class Curves(TensorBoardLogger):
     file. The run goes on, and its results have files of their own."""
 
     given_up = False
+
+    @property
+    def log_dir(self) -> str:
+        """The folder of the curves, with no variable of the shell in its name expanded: the rest of the run does not do so either."""
+        return os.path.join(os.path.expanduser(self.save_dir or "."), str(self.name), str(self.version))  # noqa: PTH111, PTH118
 
     @property
     def experiment(self) -> Any:

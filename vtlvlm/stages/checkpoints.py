@@ -13,6 +13,7 @@ import secrets
 import shutil
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +57,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if (path / METADATA).is_file():
         raise UsageError(f"{path} is split into the shards of several processes: make one file of it with `vtlvlm consolidate {path} FILE`")
     if path.is_dir():
-        raise UsageError(f"{path}: a folder, and no checkpoint; give a file such as {path / 'checkpoints' / 'best.ckpt'}")
+        held = written(path) or sorted(path.glob("*.ckpt"))
+        raise UsageError(f"{path}: a folder, and no checkpoint; give a file such as {held[0] if held else 'RUN/checkpoints/best.ckpt'}")
     if not path.is_file():
         raise UsageError(f"{path}: no such checkpoint")
     try:
@@ -233,9 +235,15 @@ def named(word: str, folder: Path | str) -> Path:
         raise UsageError(f"--ckpt_path {word}: nothing is fetched; download it and give the file")
     if not word:
         raise UsageError("--ckpt_path is empty: give last, best or a file, or leave it out")
-    if not Path(word).exists():
-        raise UsageError(f"{word}: no such checkpoint")
-    return Path(word)
+    path = Path(word)
+    if not path.exists() and word.startswith("~"):  # which a shell leaves alone behind `=`
+        with suppress(RuntimeError):
+            path = path.expanduser()
+    if not path.exists():
+        meant = word.strip(" ./").lower()
+        hint = f"; the word for the one of the run's folder is {meant}" if meant in (LAST, BEST, "hpc") else ""
+        raise UsageError(f"{word}: no such checkpoint{hint}")
+    return path
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 
 from vtlvlm.errors import UsageError
 from vtlvlm.stages.parts import is_part
-from vtlvlm.system.text import shown
+from vtlvlm.system.text import encodable, shown
 from vtlvlm.vtem.extractors import FeatureExtractor
 
 WEIGHTS = "weights_sha256"
@@ -70,6 +71,8 @@ def require_classes(classes: Any, path: str | Path) -> list[str]:
     """
     if not isinstance(classes, list | tuple) or not classes or not all(isinstance(name, str) for name in classes):
         raise UsageError(f"{path}: its categories are no list of names; get or make the file anew")
+    if broken := [name for name in classes if not encodable(name)]:
+        raise UsageError(f"{path}: its category {shown(broken[0], 80)} holds half a character; get or make the file anew")
     return list(classes)
 
 
@@ -137,6 +140,30 @@ def _no_tensor(name: Any, value: Any) -> str | None:
     if name.rpartition(".")[2] == "temperature" and not (value.numel() == 1 and math.isfinite(value.item()) and value.item() > 0):
         return f"{value.item() if value.numel() == 1 else 'no number'}, a temperature is a number above 0"
     return None
+
+
+def require_numbers(values: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Refuse weights out of a file that are not finite, or whole numbers in the place of real ones: they would answer as if they were sound.
+
+    Args:
+        values: Of the file, by name.
+        own: The model's tensors that they are for; other names are passed over.
+        path: The file, for the message.
+
+    Raises:
+        UsageError: Naming the first.
+    """
+    for name, tensor in own.items():
+        value = values.get(name)
+        if value is None or not (value.is_floating_point() or tensor.is_floating_point()):
+            continue
+        if value.is_floating_point() != tensor.is_floating_point():
+            wrong = f"holds {shown(value.dtype)} where {shown(tensor.dtype)} is due"
+        elif not bool(torch.isfinite(value).all()):
+            wrong = "holds numbers that are not finite"
+        else:
+            continue
+        raise UsageError(f"{path}: its {name} {wrong}; get or make the file anew")
 
 
 def content_hash(module: nn.Module) -> str:

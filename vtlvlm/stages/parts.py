@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from vtlvlm.errors import UsageError
-from vtlvlm.system.text import shown
+from vtlvlm.system.text import encodable, shown
 
 Part = TypeVar("Part")
 
@@ -216,6 +216,8 @@ def _bounded(value: Any, kind: type, place: str, name: str) -> Any:
     if kind is str:
         if len(value) > TEXT:
             raise UsageError(f"{place} is a text of {len(value):,} characters, at most {TEXT:,} are taken; make the file anew")
+        if not encodable(value):
+            raise UsageError(f"{place} holds half a character ({_told(value)}); make the file anew")
     elif kind is not bool:
         most = LARGEST.get(name, WHOLE) if kind is int else REAL
         if not (math.isfinite(value) if isinstance(value, float) else True) or abs(value) > most:

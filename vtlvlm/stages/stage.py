@@ -18,6 +18,7 @@ from vtlvlm import __version__
 from vtlvlm.errors import UsageError
 from vtlvlm.finite import FiniteTraining
 from vtlvlm.stages.checkpoints import RECORD, RunCheckpoint, harmless, is_default, load_checkpoint, run_checkpoints, with_present_names
+from vtlvlm.stages.origin import require_numbers
 from vtlvlm.stages.parts import build_from, flat, is_part, settings_of, with_defaults
 from vtlvlm.stages.resume import go_on
 
@@ -134,6 +135,7 @@ class Stage(LightningModule):
                     f"the checkpoint's {name} is {list(getattr(held[name], 'shape', ()))}, this model's {list(tensor.shape)}: "
                     "give the checkpoint of this configuration"
                 )
+        require_numbers(held, mine, "the checkpoint")
         self.trained = True
 
     @classmethod
@@ -199,6 +201,7 @@ class Stage(LightningModule):
         )
         if fault is not None:
             raise UsageError(f"{path}: its weights are not those of its settings ({fault}); get or make the file anew")
+        require_numbers(state, own, path)
         try:
             self.load_state_dict(state, strict=False)
         except RuntimeError as error:  # of tensors that checkpoints do not hold

@@ -72,7 +72,7 @@ def require_json_place(path: str | Path) -> None:
     Raises:
         UsageError: Naming it.
     """
-    place = Path(path)
+    place = Path(os.path.abspath(path))  # noqa: PTH100 - `missing/../file` is written to file
     if place.is_dir():
         raise UsageError(f"{path}: is a folder; name a file for the JSON")
     if not place.exists():
