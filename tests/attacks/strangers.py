@@ -3,7 +3,7 @@
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,19 @@ class Stranger:
         return to
 
 
+def bulk(cases: Iterable[Any], every: int) -> list[Any]:
+    """Cases of one kind for ``parametrize``: every so-many-th one runs always, the others are slow.
+
+    Args:
+        cases: Values, or tuples of values for several names.
+        every: How many there are for one that runs always.
+    """
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=[] if number % every == 0 else [pytest.mark.slow])
+        for number, case in enumerate(cases)
+    ]
+
+
 def spring(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """Run a command on a hostile file: it has to end with code 1 or 2 and one line; returns the line."""
     capsys.readouterr()
@@ -112,4 +125,4 @@ def spring(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return lines[0]
 
 
-__all__ = ["Payload", "Stranger", "load_file", "np", "pickle", "save_file", "spring"]
+__all__ = ["Payload", "Stranger", "bulk", "load_file", "np", "pickle", "save_file", "spring"]

@@ -102,7 +102,7 @@ def places(folder: Path) -> dict[str, Path]:
     }  # fmt: skip
 
 
-LONG = ("fit stage 1", "fit stage 2", "test", "extract", "tokenize")
+LONG = ("fit stage 1", "fit stage 2", "test", "extract", "tokenize", "compose")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in COMMANDS])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from strangers import Stranger, load_file, save_file, spring
+from strangers import Stranger, bulk, load_file, save_file, spring
 from test_strange_checkpoints import REMOVED, put
 from torch._dynamo.utils import counters
 
@@ -41,48 +41,51 @@ def test_a_bundle_that_names_a_function_calls_nothing(
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [
-        ("format", 2),
-        ("format", [3]),
-        ("format", REMOVED),
-        ("sha256", REMOVED),
-        ("sha256/vtem.safetensors", 3),
-        ("origin", []),
-        ("origin/reasoning", REMOVED),
-        ("origin/reasoning/llava", "x"),
-        ("origin/reasoning/llava/weights", "0" * 32),
-        ("classes", "ab"),
-        ("classes", []),
-        ("classes", [1, 2]),
-        ("classes", ["other", "names"]),
-        ("classes", ["fall down"] * 200_000),
-        ("llava", 3),
-        ("llava", "a\0b"),
-        ("llava", "x" * 10**5),
-        ("llava", "../../../../../../../../etc"),
-        (f"{REASONER}/llava", 7),
-        (f"{REASONER}/revision", 7),
-        (f"{REASONER}/dtype", "float8"),
-        (f"{REASONER}/attention", "evil/kernel"),
-        (f"{REASONER}/quantization", "evil"),
-        (f"{REASONER}/adapter/init_args/tokens", 3),
-        (f"{REASONER}/adapter/init_args/tokens", 65_000),
-        (f"{REASONER}/adapter/init_args/reparameterise", 4_096),
-        (f"{REASONER}/adapter/init_args/layers", [0, 1, 2, 3, 4]),
-        (f"{REASONER}/instruction/init_args/text", "x" * 10**6),
-        (f"{REASONER}/instruction/init_args/text", "<image>"),
-        (f"{REASONER}/max_positions", -1),
-        (f"{VTEM}/event_dim", 2**20),
-        (f"{VTEM}/quantizer/init_args/codes", 2**20),
-        (f"{VTEM}/pooler/init_args/windows", 65_536),
-        (f"{VTEM}/motion", float("nan")),
-        (f"{VTEM}/extractor/init_args/model", "convnext_large"),
-        (f"{VTEM}/extractor/init_args/grid", 64),
-        (f"{VTEM}/extractor/init_args/image_size", 10**9),
-        ("sampling/init_args/frames", 16_384),
-        ("sampling/init_args/fps", float("inf")),
-        ("sampling", REMOVED),
-    ],
+    bulk(
+        [
+            ("format", 2),
+            ("format", [3]),
+            ("format", REMOVED),
+            ("sha256", REMOVED),
+            ("sha256/vtem.safetensors", 3),
+            ("origin", []),
+            ("origin/reasoning", REMOVED),
+            ("origin/reasoning/llava", "x"),
+            ("origin/reasoning/llava/weights", "0" * 32),
+            ("classes", "ab"),
+            ("classes", []),
+            ("classes", [1, 2]),
+            ("classes", ["other", "names"]),
+            ("classes", ["fall down"] * 200_000),
+            ("llava", 3),
+            ("llava", "a\0b"),
+            ("llava", "x" * 10**5),
+            ("llava", "../../../../../../../../etc"),
+            (f"{REASONER}/llava", 7),
+            (f"{REASONER}/revision", 7),
+            (f"{REASONER}/dtype", "float8"),
+            (f"{REASONER}/attention", "evil/kernel"),
+            (f"{REASONER}/quantization", "evil"),
+            (f"{REASONER}/adapter/init_args/tokens", 3),
+            (f"{REASONER}/adapter/init_args/tokens", 65_000),
+            (f"{REASONER}/adapter/init_args/reparameterise", 4_096),
+            (f"{REASONER}/adapter/init_args/layers", [0, 1, 2, 3, 4]),
+            (f"{REASONER}/instruction/init_args/text", "x" * 10**6),
+            (f"{REASONER}/instruction/init_args/text", "<image>"),
+            (f"{REASONER}/max_positions", -1),
+            (f"{VTEM}/event_dim", 2**20),
+            (f"{VTEM}/quantizer/init_args/codes", 2**20),
+            (f"{VTEM}/pooler/init_args/windows", 65_536),
+            (f"{VTEM}/motion", float("nan")),
+            (f"{VTEM}/extractor/init_args/model", "convnext_large"),
+            (f"{VTEM}/extractor/init_args/grid", 64),
+            (f"{VTEM}/extractor/init_args/image_size", 10**9),
+            ("sampling/init_args/frames", 16_384),
+            ("sampling/init_args/fps", float("inf")),
+            ("sampling", REMOVED),
+        ],
+        3,
+    ),
 )
 def test_a_description_that_is_none_is_refused(
     stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, value: Any
@@ -152,7 +155,7 @@ def test_a_temperature_is_a_number_above_zero(
 
 def test_probabilities_that_are_none_are_not_printed(stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = load_file(stranger.bundle / "adapter.safetensors")["adapter.key"]
-    hostile = with_weights(stranger, tmp_path / "b", "adapter.safetensors", {"adapter.key": torch.full_like(key, float("nan"))})
+    hostile = with_weights(stranger, tmp_path / "b", "adapter.safetensors", {"adapter.key": torch.full_like(key, 3e38)})
     capsys.readouterr()
     assert main(["classify", "--json", "--model", str(hostile), str(stranger.video)]) == 1
     found = capsys.readouterr()

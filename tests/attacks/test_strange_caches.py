@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from events import EventRun
-from strangers import spring
+from strangers import bulk, spring
 
 from vtlvlm.data.cache import EventCache, EventCacheWriter, FeatureCacheWriter
 from vtlvlm.data.datamodule import NTUDataModule
@@ -115,8 +116,7 @@ DAMAGE: dict[str, Callable[[Path, str], None]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["features", "rows", "ids", "table"])
-@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize(("kind", "name"), bulk(product(["features", "rows", "ids", "table"], DAMAGE), 5))
 def test_damaged_files_of_a_cache(caches: Caches, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, name: str) -> None:
     """``ids`` and ``table`` are opened as the data module does; features and their rows through a command."""
     cache = Path(shutil.copytree(caches.features if kind in ("features", "rows") else caches.codes, tmp_path / "c"))
@@ -170,22 +170,25 @@ def test_rows_that_are_none(caches: Caches, tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("version", REMOVED),
-        ("version", [2]),
-        ("kind", 3),
-        ("provenance", REMOVED),
-        ("provenance", []),
-        ("provenance", {"vtem": 1}),
-        ("provenance", {}),
-        ("hash", REMOVED),
-        ("hash", 3),
-        ("complete", "yes"),
-        ("complete", REMOVED),
-        ("expected", "6"),
-    ],
+    bulk(
+        [
+            ("version", REMOVED),
+            ("version", [2]),
+            ("kind", 3),
+            ("provenance", REMOVED),
+            ("provenance", []),
+            ("provenance", {"vtem": 1}),
+            ("provenance", {}),
+            ("hash", REMOVED),
+            ("hash", 3),
+            ("complete", "yes"),
+            ("complete", REMOVED),
+            ("expected", "6"),
+        ],
+        2,
+    ),
 )
-@pytest.mark.parametrize("hashed", [False, True])
+@pytest.mark.parametrize("hashed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_description_that_is_none(
     caches: Caches, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: Any, hashed: bool
 ) -> None:

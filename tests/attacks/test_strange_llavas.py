@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from strangers import Payload, Stranger, spring
+from strangers import Payload, Stranger, bulk, spring
 
 from vtlvlm.cli import main
 from vtlvlm.errors import UsageError
@@ -118,26 +118,29 @@ def test_a_looping_template_of_a_folder_is_one_line(stranger: Stranger, tmp_path
 
 @pytest.mark.parametrize(
     "change",
-    [
-        lambda c: c["text_config"].update(num_hidden_layers=10**6),
-        lambda c: c["text_config"].update(num_hidden_layers=200),
-        lambda c: c["text_config"].update(hidden_size=2**30),
-        lambda c: c["text_config"].update(hidden_size=4096, intermediate_size=10**6),
-        lambda c: c["text_config"].update(vocab_size=2**40),
-        lambda c: c["text_config"].update(vocab_size=10**8),
-        lambda c: c["text_config"].update(num_attention_heads=0),
-        lambda c: c["text_config"].update(num_attention_heads="4"),
-        lambda c: c["text_config"].update(max_position_embeddings=None),
-        lambda c: c["text_config"].update(max_position_embeddings=-1),
-        lambda c: c["vision_config"].update(num_hidden_layers=10**5),
-        lambda c: c["vision_config"].update(intermediate_size=10**9),
-        lambda c: c["vision_config"].update(image_size=10**6),
-        lambda c: c.update(attn_implementation="evil/kernels"),
-        lambda c: c.update(model_type=["llava"]),
-        lambda c: c.update(text_config=[]),
-        lambda c: c.update(vision_feature_layer="x"),
-        lambda c: c.clear(),
-    ],
+    bulk(
+        [
+            lambda c: c["text_config"].update(num_hidden_layers=10**6),
+            lambda c: c["text_config"].update(num_hidden_layers=200),
+            lambda c: c["text_config"].update(hidden_size=2**30),
+            lambda c: c["text_config"].update(hidden_size=4096, intermediate_size=10**6),
+            lambda c: c["text_config"].update(vocab_size=2**40),
+            lambda c: c["text_config"].update(vocab_size=10**8),
+            lambda c: c["text_config"].update(num_attention_heads=0),
+            lambda c: c["text_config"].update(num_attention_heads="4"),
+            lambda c: c["text_config"].update(max_position_embeddings=None),
+            lambda c: c["text_config"].update(max_position_embeddings=-1),
+            lambda c: c["vision_config"].update(num_hidden_layers=10**5),
+            lambda c: c["vision_config"].update(intermediate_size=10**9),
+            lambda c: c["vision_config"].update(image_size=10**6),
+            lambda c: c.update(attn_implementation="evil/kernels"),
+            lambda c: c.update(model_type=["llava"]),
+            lambda c: c.update(text_config=[]),
+            lambda c: c.update(vision_feature_layer="x"),
+            lambda c: c.clear(),
+        ],
+        3,
+    ),
 )
 def test_a_config_that_would_take_everything_is_refused(
     stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[dict[str, Any]], Any]

@@ -143,7 +143,7 @@ def _no_tensor(name: Any, value: Any) -> str | None:
 
 
 def require_numbers(values: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], path: str | Path) -> None:
-    """Refuse weights out of a file that are not finite, or whole numbers in the place of real ones: they would answer as if they were sound.
+    """Refuse weights out of a file that are not finite, or whole numbers in the place of real ones: they would answer as if sound.
 
     Args:
         values: Of the file, by name.
