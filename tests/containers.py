@@ -150,7 +150,7 @@ def variants(folder: Path, codec: str, suffix: str) -> Iterator[Path]:
     for path, make in made.items():
         try:
             make(path)
-        except (av.FFmpegError, ValueError):
+        except (av.FFmpegError, ValueError, IndexError):
             path.unlink(missing_ok=True)
         if path == plain and not path.is_file():
             return

@@ -40,9 +40,12 @@ def whole_decode(path: Path) -> np.ndarray | None:
             return None
         if any(frame.is_corrupt for frame in frames):
             return None
+        if not frames:
+            return None
         stamps = [frame.pts for frame in frames]
-        if None in stamps or (container.format.name == "avi" and stream.codec_context.has_b_frames):  # AVI stores no times of showing
-            return np.arange(len(frames)) / float(stream.average_rate)
+        untimed = container.format.name == "mpeg" or (container.format.name == "avi" and stream.codec_context.has_b_frames)
+        if None in stamps or untimed:  # the container stores no times of showing, or some alone
+            return np.arange(len(frames)) / float(stream.average_rate or stream.guessed_rate or 25)
         return (np.array(stamps) - stamps[0]) * float(stream.time_base)
 
 

@@ -334,8 +334,10 @@ def frame_rate(stream: av.VideoStream) -> float:
 
 
 def _made_up(stream: av.VideoStream) -> bool:
-    """Whether the times of showing are FFmpeg's guess: AVI holds the order of decoding, which is another one where frames are reordered."""
-    return stream.container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+    """Whether the times of showing are FFmpeg's guess. AVI holds the order of decoding, which is another one where frames are reordered; an
+    MPEG program stream has times for some of its frames alone."""
+    name = stream.container.format.name
+    return name == "mpeg" or (name == "avi" and bool(stream.codec_context.has_b_frames))
 
 
 def seconds(stamps: list[int | None], stream: av.VideoStream) -> NDArray[np.float64]:
