@@ -272,6 +272,7 @@ print(json.dumps([main(command) for command in json.loads(sys.argv[1])]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="the memory of a process is limited beyond what it has, as Linux tells")
 def test_memory_and_disk_stay_bounded(stranger: Stranger, tmp_path: Path) -> None:
     """Sizes that would take hundreds of gigabytes are refused for what they are, within 1.5 GB beyond what the libraries take. An export

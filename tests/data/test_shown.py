@@ -81,7 +81,7 @@ def disagreement(path: Path, copies: Path) -> str:
     return ""
 
 
-# By default the combinations that users have; the others are slow.
+# What users have; most of it, and all other combinations, are slow.
 USUAL = {
     "h264": ("mp4", "mkv", "avi", "ts", "h264"), "h264_open": ("mp4", "ts"), "h264_interlaced": ("ts",), "hevc": ("mp4", "ts"),
     "hevc_closed": ("mov",), "vp8": ("webm",), "vp9": ("webm", "mp4"), "av1": ("mp4", "mkv"), "mpeg4": ("avi",), "mpeg4_plain": ("avi",),
@@ -89,7 +89,15 @@ USUAL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("codec", "suffix"), [(codec, suffix) for codec, suffixes in USUAL.items() for suffix in suffixes])
+OFTEN = ("h264-mp4", "h264_open-ts", "vp8-webm", "mpeg4-avi", "hevc-mp4", "mpeg2-ts")
+CASES = [
+    pytest.param(codec, suffix, marks=[] if f"{codec}-{suffix}" in OFTEN else [pytest.mark.slow])
+    for codec, suffixes in USUAL.items()
+    for suffix in suffixes
+]
+
+
+@pytest.mark.parametrize(("codec", "suffix"), CASES)
 def test_all_looks_agree_on_what_is_shown(codec: str, suffix: str, tmp_path: Path) -> None:
     made = list(variants(tmp_path, codec, suffix))
     wrong = {path.name: said for path in made if (said := disagreement(path, tmp_path / "copies"))}
@@ -121,7 +129,7 @@ def test_all_looks_agree_in_every_container(codec: str, tmp_path: Path) -> None:
 
 
 # What ships with the tests' real inputs; a whole decode is the judge.
-@pytest.mark.parametrize("folder", ["reports", "clips"])
+@pytest.mark.parametrize("folder", ["reports", pytest.param("clips", marks=pytest.mark.slow)])
 def test_all_looks_agree_on_real_files(folder: str, test_data: Path, tmp_path: Path) -> None:
     two_streams = {"thumbnail_stream_first.mkv": 50, "nasa_13013.mp4": 390}
     for path in sorted((test_data / folder).iterdir()):

@@ -60,6 +60,7 @@ def test_callbacks_loggers_and_bars_of_one_s_own(run: EventRun, folder: Path, tm
         ("ModelCheckpoint", {"filename": "last"}),
         ("ModelCheckpoint", {"filename": "best", "every_n_train_steps": 1}),
         ("ModelCheckpoint", {"save_last": True}),
+        ("ModelCheckpoint", {"filename": "../checkpoints/last"}),
         ("OnExceptionCheckpoint", {"filename": "last"}),
     ],
 )

@@ -57,6 +57,7 @@ def test_user_reads_the_first_line_only(videos: Path, what: str) -> None:
     assert reader_gone.returncode == 0  # the work was done all the same
 
 
+@pytest.mark.slow
 def test_user_reads_the_first_result_only(chain: Pipeline, videos: Path) -> None:
     """https://github.com/mkaz/termgraph/issues/114; what is left to classify then is left."""
     done = shell(f"vtlvlm classify --model {chain.bundle} --json {videos} {videos} {videos} | head -1")

@@ -64,6 +64,7 @@ def test_user_has_no_shared_memory_left(monkeypatch: pytest.MonkeyPatch) -> None
         assert seen(loader(Clips())) == [*range(8)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="only root can mount a small /dev/shm")
 def test_user_extracts_in_a_container_with_a_small_shm(chain: Pipeline, tmp_path: Path) -> None:
     """https://github.com/pytorch/pytorch/issues/5040: tracebacks from threads, then it waited for ever."""

@@ -200,7 +200,7 @@ def training_step(work: Path) -> Figure:
     for name in names:
         (root / f"{name}_rgb.avi").touch()
     if not (cache / "meta.json").is_file():
-        with FeatureCacheWriter(cache, {"extractor": {}, "sampling": {}}) as writer:
+        with FeatureCacheWriter(cache, {"extractor": {}}) as writer:
             for name in names:
                 writer.add([(name, 0)], torch.randn(1, STEPS, CELLS, DIM), torch.arange(STEPS).float()[None])
             writer.flush()

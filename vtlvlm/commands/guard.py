@@ -171,14 +171,16 @@ def require_own_names(trainer: Trainer, folder: Path) -> None:
         UsageError: Naming both.
     """
     for callback in callbacks(trainer):
-        if isinstance(callback, RunCheckpoint) or not same(place(callback, trainer), folder / "checkpoints"):
+        if isinstance(callback, RunCheckpoint):
             continue
-        written_too = (getattr(callback, "filename", None), LAST if getattr(callback, "save_last", None) else None)
-        if names := [name for name in (LAST, BEST) if name in written_too]:
-            raise UsageError(
-                f"{type(callback).__name__} would write {folder / 'checkpoints' / names[0]}.ckpt, which the run keeps itself: give the "
-                "callback another dirpath or filename, and leave save_last out"
-            )
+        last = getattr(callback, "CHECKPOINT_NAME_LAST", LAST) if getattr(callback, "save_last", None) else None
+        written_too = [place(callback, trainer) / f"{name}.ckpt" for name in (getattr(callback, "filename", None), last) if name]
+        for kept in (folder / "checkpoints" / f"{name}.ckpt" for name in (LAST, BEST)):
+            if any(same(file, kept) for file in written_too):
+                raise UsageError(
+                    f"{type(callback).__name__} would write {kept}, which the run keeps itself: give the callback another dirpath or "
+                    "filename, and leave save_last out"
+                )
 
 
 def callbacks(trainer: Trainer) -> list[Checkpoint]:
