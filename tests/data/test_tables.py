@@ -1,5 +1,6 @@
 """Tables and lists of classes as people save them."""
 
+import codecs
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,7 @@ def test_encodings_divisions_and_ends_of_lines(encoding: str, change: Callable[[
         (b"\xff\xfe\x00", "is not UTF-8|no column|no rows"),
         (bytes(range(256)) * 20, "is not UTF-8|no column"),
         (b"RIFF\x00\x00\x00\x00AVI LIST" + bytes(1000), "no column"),
+        (b'[{"path": "a.mp4", "label": "walk"}, ' * 10_000, "no column label and path"),
     ],
 )
 def test_what_is_no_table_is_one_line_with_the_place(content: bytes, said: str, tmp_path: Path) -> None:
@@ -47,6 +49,17 @@ def test_what_is_no_table_is_one_line_with_the_place(content: bytes, said: str, 
     with pytest.raises(DataError, match=said) as caught:
         read_table(tmp_path / "t.csv")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("above", ["      \n", "\t\t\t\t\t\t\n\n", "sep=;\n      \n"])
+def test_lines_of_spaces_above_the_header_are_passed_over(above: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(above + (ROWS.replace(",", ";") if "sep" in above else ROWS))
+    assert read_table(tmp_path / "t.csv").labels == ["walk", "Öl wechseln"]
+
+
+def test_utf_32_with_the_highest_byte_first(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(codecs.BOM_UTF32_BE + ROWS.encode("utf-32-be"))
+    assert read_table(tmp_path / "t.csv").labels == ["walk", "Öl wechseln"]
 
 
 def test_labels_are_trimmed_and_columns_found_by_any_capitals(tmp_path: Path) -> None:

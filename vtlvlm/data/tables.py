@@ -20,7 +20,13 @@ MOST_LETTERS = 500
 SIDES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
 """Words for the sides of a split, in lower case"""
 _MOST_BYTES = 2**30
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 class Table(NamedTuple):
@@ -67,8 +73,8 @@ def read_table(file: Path) -> Table:
     """
     lines = list(io.StringIO(read_text(file), newline=""))
     skipped, mark = 0, ""
-    while skipped < len(lines) and (not lines[skipped].strip() or re.fullmatch(r"sep=[,;\t]\s*", lines[skipped])):
-        mark = lines[skipped].strip("\ufeff\r\n")[4:5] or mark
+    while skipped < len(lines) and ((named := re.fullmatch(r"sep=([,;\t])\s*", lines[skipped])) or not lines[skipped].strip()):
+        mark = named[1] if named else mark
         skipped += 1
     if skipped == len(lines):
         raise DataError(f"{file}: no rows in it; the first line must name path,label[,split,group]")
@@ -103,7 +109,10 @@ def read_table(file: Path) -> Table:
 def _header(line: str, mark: str) -> tuple[list[str], str]:
     """The names of the columns, and what divides them."""
     for division in (mark,) if mark else (",", ";", "\t"):
-        names = [name.strip().lower() for name in next(csv.reader([line], delimiter=division), [])]
+        try:
+            names = [name.strip().lower() for name in next(csv.reader([line], delimiter=division), [])]
+        except csv.Error:  # a cell of over 131,072 letters
+            continue
         if {"path", "label"} <= set(names):
             return names, division
     return [name.strip().lower() for name in line.split(mark or ",")], mark or ","
