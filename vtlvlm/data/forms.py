@@ -143,8 +143,9 @@ def _class_folders(root: Path, listing: Listing, names: list[str] | None, given:
             f"the classes {shown(', '.join(sorted(inner)), 80)} hold folders of the same names ({shown(', '.join(same), 80)}): if these "
             "are the classes, and those the sides of a split, name them train, val and test",
         )
-    if order != 0 and len(index.classes) == 1 and len(set().union(*inner.values())) > 1:
-        top = parts[int(np.flatnonzero(index.misfit == "")[0])][0]
+    used = np.flatnonzero(index.misfit == "")
+    if order != 0 and len(index.classes) == 1 and len(used) and len(set().union(*inner.values())) > 1:
+        top = parts[int(used[0])][0]
         index.lost = (
             *index.lost,
             f"all clips lie in one folder, so that there is one class; if {shown(top)} holds the class folders, name {shown(root / top)}",
