@@ -106,7 +106,11 @@ class _Walk:
         for entry in entries:
             name = entry.name
             if name[name.rfind(".") :] in VIDEO_ENDINGS and name[0] != "." and entry.is_file(follow_symlinks=False):
-                status = entry.stat(follow_symlinks=False)
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:  # deleted meanwhile
+                    self._file(entry, prefix + name, by_link)
+                    continue
                 self.found.append((by_link, prefix + name, status.st_size, status.st_mtime_ns, status.st_dev << 64 | status.st_ino))
                 continue
             path, linked = prefix + name, entry.is_symlink()
