@@ -318,7 +318,10 @@ def test_damaged_shards_are_refused(stranger: Stranger, folder: Path, tmp_path: 
     whole = shard.read_bytes()
     for damaged in (b"", whole[:100], b"\0" * len(whole)):
         shard.write_bytes(damaged)
-        assert "shards cannot be read" in spring(capsys, "consolidate", folder, tmp_path / "x.ckpt")
+        said = spring(capsys, "consolidate", folder, tmp_path / "x.ckpt")
+        assert "shards cannot be read" in said
+        assert "(['" not in said
+        assert '(["' not in said
     shard.write_bytes(whole)
     for damaged in (b"", kept[: len(kept) // 2], b"\x80\x04K\x01.", b"x" * 50):
         (folder / ".metadata").write_bytes(damaged)
