@@ -1,4 +1,4 @@
-"""Tables and lists that people write: a CSV of clips, a ``classes.txt``; in any usual encoding, with a word on the line that is wrong."""
+"""Reads tables and lists that people write: a CSV of clips, a ``classes.txt``. Any usual encoding is read; errors name the line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Table(NamedTuple):
     labels: list[str]
     """Without spaces around them"""
     splits: list[str]
-    """train, val, test or "", or what stands there instead"""
+    """train, val, test or ""; any other text as it is"""
     groups: list[str]
     lines: list[int]
     """Where each row ends in the file, from 1"""
@@ -46,7 +46,7 @@ def read_text(file: Path) -> str:
     """A text file as text: UTF-8, or UTF-16 as spreadsheets save it.
 
     Raises:
-        DataError: It is neither; the first line that shows it is named. Or the file cannot be read, or has over a gigabyte.
+        DataError: It is neither (the line is named), cannot be read, or has over a gigabyte.
     """
     try:
         if file.stat().st_size > _MOST_BYTES:
@@ -107,7 +107,7 @@ def read_table(file: Path) -> Table:
 
 
 def _header(line: str, mark: str) -> tuple[list[str], str]:
-    """The names of the columns, and what divides them."""
+    """The names of the columns, and the delimiter."""
     for division in (mark,) if mark else (",", ";", "\t"):
         try:
             names = [name.strip().lower() for name in next(csv.reader([line], delimiter=division), [])]
@@ -142,9 +142,7 @@ def require_distinct(names: dict[str, str], what: Path) -> None:
         DataError: Two names differ in nothing but capitals or the encoding of accents; or there are over ``MOST_CLASSES``.
     """
     if len(names) > MOST_CLASSES:
-        raise DataError(
-            f"{what}: {len(names):,} categories; at most {MOST_CLASSES:,} can be told apart: is it the label that stands there?"
-        )
+        raise DataError(f"{what}: {len(names):,} categories; at most {MOST_CLASSES:,} can be told apart: is this the column of labels?")
     first: dict[str, str] = {}
     for name in sorted(names):
         other = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
@@ -157,5 +155,5 @@ def require_distinct(names: dict[str, str], what: Path) -> None:
 
 
 def read_names(file: Path) -> list[str]:
-    """The lines of a list of names, without spaces around them and empty ones."""
+    """The lines of a list of names, without spaces around them; empty lines are left out."""
     return [line.strip("\ufeff \t\r\n\f\v") for line in io.StringIO(read_text(file)) if line.strip("\ufeff \t\r\n\f\v")]
