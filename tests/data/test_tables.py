@@ -1,6 +1,7 @@
 """Tables and lists of classes as people save them."""
 
 import codecs
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,17 @@ def test_lines_of_spaces_above_the_header_are_passed_over(above: str, tmp_path: 
 def test_utf_32_with_the_highest_byte_first(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(codecs.BOM_UTF32_BE + ROWS.encode("utf-32-be"))
     assert read_table(tmp_path / "t.csv").labels == ["walk", "Öl wechseln"]
+
+
+def test_long_lists_and_headers_are_read_in_no_time(tmp_path: Path) -> None:
+    began = time.perf_counter()
+    (tmp_path / "c.txt").write_text("".join(f"walk{number}\n" for number in range(50_000)))
+    with pytest.raises(DataError, match=f"at most {MOST_CLASSES:,} can be told apart"):
+        plain_names(tmp_path / "c.txt")
+    (tmp_path / "t.csv").write_text(",".join(f"c{number}" for number in range(50_000)) + "\n")
+    with pytest.raises(DataError, match="no column label and path"):
+        read_table(tmp_path / "t.csv")
+    assert time.perf_counter() - began < 10
 
 
 def test_labels_are_trimmed_and_columns_found_by_any_capitals(tmp_path: Path) -> None:

@@ -120,10 +120,10 @@ def _class_folders(root: Path, listing: Listing, names: list[str] | None, given:
         elif not misfits[row]:
             misfits[row] = unusable(label)
     if names is not None:
-        known = {unicodedata.normalize("NFC", name): name for name in names}
+        known, wanted = {unicodedata.normalize("NFC", name): name for name in names}, set(names)
         labels = [known.get(unicodedata.normalize("NFC", label), label) for label in labels]
         for row, label in enumerate(labels):
-            if not misfits[row] and label not in names:
+            if not misfits[row] and label not in wanted:
                 misfits[row] = f"its folder {shown(label, 80)} is not in {given}: add it there, or rename the folder"
     index = _index(root, "folders", listing.paths, listing.sizes, misfits)
     where = _first_paths(labels, listing.paths)

@@ -79,7 +79,7 @@ def read_table(file: Path) -> Table:
     if skipped == len(lines):
         raise DataError(f"{file}: no rows in it; the first line must name path,label[,split,group]")
     header, division = _header(lines[skipped], mark)
-    if twice := {name for name in header if header.count(name) > 1} & {"path", "label", "split", "group"}:
+    if twice := {name for name in ("path", "label", "split", "group") if header.count(name) > 1}:
         raise DataError(f"{file}: the first line names {' and '.join(sorted(twice))} twice")
     if missing := {"path", "label"} - set(header):
         raise DataError(f"{file}: no column {' and '.join(sorted(missing))}; the first line must name path,label[,split,group]")
