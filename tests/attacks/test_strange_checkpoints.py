@@ -300,7 +300,7 @@ def test_shards_outside_the_folder_are_not_read(
         (folder / ".metadata").write_bytes(kept)
     (folder / name).rename(tmp_path / "moved")
     (folder / name).symlink_to(tmp_path / "moved")
-    assert "no regular file" in spring(capsys, "consolidate", folder, tmp_path / "x.ckpt")
+    assert "not a regular file" in spring(capsys, "consolidate", folder, tmp_path / "x.ckpt")
 
 
 def test_shards_that_claim_all_memory_are_refused(

@@ -55,7 +55,7 @@ def compose(output: Path, gguf: Path | None = None, event_dim: int = 1024, seed:
         ``output``
 
     Raises:
-        UsageError: No gguf library, package or file; a file that is no Llama; a folder that holds something else.
+        UsageError: No gguf library, package or file; a file that is not a Llama; a folder that holds something else.
     """
     output = Path(output)
     if event_dim < 16 or event_dim % 16:

@@ -63,7 +63,7 @@ def consolidate(source: Path, output: Path, llava: str | None = None) -> Path:
         ``output``
 
     Raises:
-        UsageError: a source that is no such checkpoint or trained no weights of the language model, or an output that exists.
+        UsageError: a source that is not such a checkpoint or trained no weights of the language model, or an output that exists.
     """
     if output.exists():
         raise UsageError(f"{output} already exists: name a new file or folder")
