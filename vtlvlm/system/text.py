@@ -1,4 +1,4 @@
-"""Text of strangers (names of files and classes, messages out of files), made harmless for where it is shown."""
+"""Makes text from outside (names of files and classes, messages from files) harmless where it is shown."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shown_lines(text: str) -> str:
 
 
 def plain(text: str, encoding: str | None) -> str:
-    """Text in the characters that an encoding has: ``#`` for ``█``, ``-`` for ``–``, escapes such as ``\\xe9`` for what has no likeness."""
+    """Text in the characters that an encoding has: ``#`` for ``█``, ``-`` for ``–``, escapes such as ``\\xe9`` for other characters."""
     try:
         text.encode(encoding or "utf-8")
     except UnicodeEncodeError:
