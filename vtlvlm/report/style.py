@@ -27,7 +27,7 @@ FAINT = "#c9ced6"
 MUTED = "#6b7280"
 
 OTHER_SCRIPTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Emoji")
-"""Fonts for what DejaVu lacks, used where they are installed"""
+"""Fonts for what DejaVu lacks, used if they are installed"""
 
 _RC: dict[Any, Any] = {
     "text.parse_math": False,  # names are text, whatever dollars are in them
@@ -60,8 +60,8 @@ _RC: dict[Any, Any] = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """The settings under which every figure is made and drawn; the caller's own are back afterwards. No text in a figure is mathematics,
-    and a sign that no font has is a box without a warning."""
+    """The settings under which every figure is made and drawn; the caller's own are restored afterwards. No text in a figure is
+    read as mathematics, and a character that no font has is drawn as a box without a warning."""
     with mpl.rc_context({**_RC, "font.family": _fonts()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
@@ -98,10 +98,10 @@ def png(figure: Figure, dpi: int = 150) -> bytes:
 
 @contextmanager
 def beside_the_result(what: str) -> Iterator[None]:
-    """Whatever fails in the block is a warning of one line: pictures and curves never stand between a result and its file.
+    """Turn any failure in the block into a warning of one line: pictures and curves must not keep a result from being written.
 
     Args:
-        what: Could not be made, such as ``the confusion matrix's picture``.
+        what: The name of what is made, such as ``the confusion matrix's picture``.
     """
     try:
         yield
@@ -110,7 +110,7 @@ def beside_the_result(what: str) -> Iterator[None]:
 
 
 def label(text: object, most: int = 52) -> str:
-    """A name from outside for a figure: one line, harmless, of a length that leaves room for the rest, and no legend leaves it out.
+    """A name from outside for a figure: one line, harmless, short enough, and never left out by a legend.
 
     Args:
         text: Shown as it stands, dollars, braces and backslashes too.
