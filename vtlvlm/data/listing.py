@@ -170,7 +170,7 @@ def videos_in(root: Path, own: Iterable[Path] = ()) -> Listing:
     if walk.found and walk.found[-1][0]:
         walk.found.sort(key=itemgetter(1))
     paths, sizes, times = (list(map(itemgetter(column), walk.found)) for column in (1, 2, 3))
-    return Listing(paths, sizes, times, again, tuple(_notes(walk)), tuple(_lost(walk)))
+    return Listing(paths, sizes, times, again, _notes(walk), _lost(walk))
 
 
 _NUMBER = 2**64 - 1
@@ -241,26 +241,21 @@ def looks_like_a_video(head: bytes) -> bool:
     )
 
 
-def _notes(walk: _Walk) -> list[str]:
-    notes = []
-    if walk.others:
-        notes.append(f"{walk.others.total():,} other files passed over ({counted(walk.others)})")
-    if walk.hidden:
-        notes.append(f"hidden folders not looked into: {some(sorted(walk.hidden))}")
-    if walk.foreign:
-        notes.append(f"of archives and systems, ignored: {counted(walk.foreign)}")
-    if walk.repeated:
-        notes.append(f"folders met again, looked into once: {some(sorted(walk.repeated))}")
-    return notes
+def _notes(walk: _Walk) -> tuple[str, ...]:
+    others = f"{walk.others.total():,} other files passed over ({counted(walk.others)})" if walk.others else ""
+    hidden = _named("hidden folders not looked into", walk.hidden)
+    foreign = f"of archives and systems, ignored: {counted(walk.foreign)}" if walk.foreign else ""
+    repeated = _named("folders met again, looked into once", walk.repeated)
+    return tuple(filter(None, (others, hidden, foreign, repeated)))
 
 
-def _lost(walk: _Walk) -> list[str]:
-    lost = []
-    if walk.unreadable:
-        lost.append(f"cannot be read: {some(sorted(walk.unreadable))}")
-    if walk.dead:
-        lost.append(f"links that lead nowhere: {some(sorted(walk.dead))}")
-    return lost
+def _lost(walk: _Walk) -> tuple[str, ...]:
+    return tuple(filter(None, (_named("cannot be read", walk.unreadable), _named("links that lead nowhere", walk.dead))))
+
+
+def _named(title: str, paths: list[str]) -> str:
+    """A line with the first of some paths; "" if there are none."""
+    return f"{title}: {some(sorted(paths))}" if paths else ""
 
 
 def counted(counts: Counter[str], most: int = 8) -> str:

@@ -26,6 +26,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 
 from vtlvlm.errors import UsageError
+from vtlvlm.system.streams import gist
 from vtlvlm.system.text import shown
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
@@ -74,7 +75,7 @@ def load_config(name: str, revision: str | None = None) -> LlavaConfig:
             config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:
         if path.exists():
-            reason = _own_code(path) or shown((str(error).strip() or type(error).__name__).splitlines()[0], 160)
+            reason = _own_code(path) or gist(error, 160) or type(error).__name__
             raise UsageError(f"{name}: its config.json is not a model's ({reason}); give the folder of a LLaVA") from error
         at = f" at revision {revision}" if revision else ""
         raise UsageError(
@@ -254,7 +255,7 @@ def load_llava(
     except UsageError:
         raise
     except Exception as error:  # what a damaged or hostile file makes the library raise
-        reason = shown((str(error).strip() or type(error).__name__).splitlines()[0], 160)
+        reason = gist(error, 160) or type(error).__name__
         raise UsageError(f"{name}: its weights cannot be read ({reason}); download or compose it again") from error
     missing = sorted(key for key in report["missing_keys"] if vision or "vision_tower" not in key)
     if missing:

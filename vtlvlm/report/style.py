@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import io
-import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from vtlvlm.report.tables import display_width
 from vtlvlm.system.streams import gist
 from vtlvlm.system.text import shown
 
@@ -117,10 +117,10 @@ def label(text: object, most: int = 52) -> str:
         most: Characters at most, wide ones counted twice; the end of longer text becomes ``…``.
     """
     line = shown(" ".join(str(text).split(" ")))
-    if sum(map(_columns, line)) > most:
+    if display_width(line) > most:
         width = 1
         for place, character in enumerate(line):
-            width += _columns(character)
+            width += display_width(character)
             if width > most:
                 words = line[:place].rstrip()
                 line = (words[: words.rfind(" ")] if words.rfind(" ") > place // 2 else words) + "…"
@@ -128,10 +128,6 @@ def label(text: object, most: int = 52) -> str:
     if not line.strip():
         return "(blank)"
     return f" {line}" if line.startswith("_") else line  # matplotlib's legends skip what begins with an underscore
-
-
-def _columns(character: str) -> int:
-    return 0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def bare(axes: Axes) -> None:
