@@ -46,17 +46,12 @@ _MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, e
 class VideoError(DataError):
     """A video that cannot be used: ``{path}: {reason}``."""
 
-    passing = False
-    """Whether the machine failed, and not the file: another look may go well"""
-
 
 def unusable(path: str | Path, reason: str, error: Exception) -> VideoError:
     """The error to raise for an error of FFmpeg's. A failure of the machine, such as too little memory, is not blamed on the file."""
     code = getattr(error, "errno", None)
     if code in _MACHINE or isinstance(error, MemoryError):
-        failed = VideoError(f"{path}: cannot be looked into now ({shown(os.strerror(code or errno.ENOMEM)).lower()}); try again")
-        failed.passing = True
-        return failed
+        return VideoError(f"{path}: cannot be looked into now ({shown(os.strerror(code or errno.ENOMEM)).lower()}); try again")
     if isinstance(error, av.ArgumentError) and "readable" in reason:
         return VideoError(f"{path}: not a video file of a known kind")
     said = getattr(error, "strerror", None) or str(error)
@@ -176,9 +171,7 @@ def _require_whole_file(path: Path) -> None:
     except VideoError:
         raise
     except OSError as error:
-        failed = VideoError(f"{path}: {error.strerror.lower() if error.strerror else error}")
-        failed.passing = error.errno in _MACHINE
-        raise failed from error
+        raise VideoError(f"{path}: {error.strerror.lower() if error.strerror else error}") from error
     except ValueError as error:  # a name with a zero byte
         raise VideoError(f"{shown(path)}: not a file name ({error})") from error
     if status.st_size + 1 < end < _LONGEST:  # an odd length may or may not be padded

@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import threading
-import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -158,9 +157,3 @@ def gist(error: BaseException | None, most: int = 600) -> str:
 def broken_pipe(error: OSError | None) -> bool:
     """Whether a stream failed because its reader went away, which is not worth a message."""
     return error is not None and error.errno in (errno.EPIPE, errno.ESHUTDOWN)
-
-
-def place(error: BaseException) -> str:
-    """Where an exception was raised, as ``module:line``; "" if that is not known."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
