@@ -42,7 +42,7 @@ SHORT = {
 }
 """What to do about an error of the system"""
 DEFECT = 70
-"""Exit code of an error that nobody has foreseen (EX_SOFTWARE of sysexits.h)"""
+"""Exit code of an unforeseen error (EX_SOFTWARE of sysexits.h)"""
 WORKER_LOST = "mostly the system ends one for want of memory: use fewer workers (--data.num_workers) or smaller --data.micro_batch_size"
 """What to do about a loading process that is gone"""
 PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL error", "Socket Timeout", "recvValue failed")

@@ -42,8 +42,8 @@ def config(name: str) -> str:
 
 
 def resolved(arguments: Sequence[str]) -> list[str]:
-    """A command line whose configurations can be opened from here: a file that exists is meant as it stands, otherwise a shipped one of
-    that name, with or without ``lightning_configs/`` before it.
+    """A command line whose configurations can be opened from here. A path that exists stays as it is; any other names a shipped
+    configuration, with or without ``lightning_configs/`` before it.
 
     Raises:
         UsageError: A configuration that is neither, or cannot be read.

@@ -288,7 +288,7 @@ def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], 
     data.trainer = trainer
     data.prepare_data()
     data.setup("predict")
-    with make(rank) as writer:  # nobody else writes from here on, so that what is left stays what is left
+    with make(rank) as writer:  # no other process writes from here on: the list of what is left stays true
         done = writer.done()
         wanted = data.predict_keys()
         left = [key for key in wanted if key not in done]

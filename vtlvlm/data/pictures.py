@@ -87,7 +87,7 @@ class Bits:
 
 
 def _units(packet: memoryview, length: int) -> Iterator[memoryview]:
-    """The NAL units of a packet. Before each stands its size, in ``length`` bytes, or a start code if ``length`` is 0.
+    """The NAL units of a packet. Each follows its size, a number of ``length`` bytes, or a start code if ``length`` is 0.
 
     Raises:
         Unsure: There are thousands of them.

@@ -185,7 +185,7 @@ class Stage(LightningModule):
         self.eval()
 
     def take(self, state: dict[str, Tensor], path: str | Path) -> None:
-        """Load a checkpoint's weights; what is frozen and named elsewhere may be missing there.
+        """Load a checkpoint's weights. Frozen weights that are named elsewhere may be missing there.
 
         Raises:
             UsageError: Weights that are missing or have other shapes.
