@@ -45,7 +45,7 @@ class RunRecord(Callback):
         self._earlier: list[dict[str, Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write ``versions.json`` where there is none: a test leaves that of the training as it is (it has its own in ``metrics.json``)."""
+        """Write ``versions.json`` if there is none: a test leaves that of the training as it is (its own is in ``metrics.json``)."""
         if trainer.is_global_zero:
             self._environment = environment(global_seed(), Path.cwd())
             path = Path(trainer.default_root_dir) / "versions.json"
@@ -226,7 +226,7 @@ class Throughput(Callback):
 
 class ConfusionFigure(Callback):
     """After ``test`` and ``validate``: ``confusion_{split}.json`` in the run folder and, once all results are on the disk, a figure in
-    TensorBoard; where it cannot be drawn there is a warning.
+    TensorBoard; a figure that cannot be drawn is a warning.
 
     Reads ``pl_module.confusion``, a torchmetrics confusion matrix that the module updates in its steps, and ``pl_module.classes``. A module
     whose ``confusion`` is missing or None is left alone. The matrix is emptied before each evaluation.
@@ -276,7 +276,7 @@ class CacheWriting(BasePredictionWriter):
     """Base of the callbacks that turn ``trainer.predict`` into a cache, batch by batch; each process writes shards of its own.
 
     Args:
-        writer: This process's cache writer, which is open already: what is left to do was found out while nobody else could write.
+        writer: This process's cache writer, already open: what is left to do was determined while no other process could write.
     """
 
     def __init__(self, writer: Any) -> None:

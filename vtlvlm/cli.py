@@ -42,7 +42,7 @@ SHORT = {
 }
 """What to do about an error of the system"""
 DEFECT = 70
-"""Exit code of an error that nobody has foreseen (EX_SOFTWARE of sysexits.h)"""
+"""Exit code of an unforeseen error (EX_SOFTWARE of sysexits.h)"""
 WORKER_LOST = "mostly the system ends one for want of memory: use fewer workers (--data.num_workers) or smaller --data.micro_batch_size"
 """What to do about a loading process that is gone"""
 PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL error", "Socket Timeout", "recvValue failed")
@@ -181,7 +181,7 @@ def told(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
 
 
 def _flat(text: str) -> str:
-    """A page of the configuration's parser as one line: without the value it was given, and the types that nobody meant."""
+    """A long error of the configuration's parser as one line, without the given value and without types that were not meant."""
     line = " ".join(line.strip() for line in text.partition("Given value")[0].splitlines() if line.strip())
     for pattern, instead in _OF_THE_PARSER:
         line = re.sub(pattern, instead, line)
@@ -194,7 +194,7 @@ _OF_THE_PARSER = (
     (r"Expected an? <class '([\w.]+)'>", r"expected \1"),
     (r"Parser key ", ""),
 )
-"""What of jsonargparse's errors says nothing to users"""
+"""Parts of jsonargparse's errors that mean nothing to users"""
 
 
 def interrupted(arguments: Sequence[str]) -> int:

@@ -42,8 +42,8 @@ def config(name: str) -> str:
 
 
 def resolved(arguments: Sequence[str]) -> list[str]:
-    """A command line whose configurations can be opened from here: a file that exists is meant as it stands, otherwise a shipped one of
-    that name, with or without ``lightning_configs/`` before it.
+    """A command line whose configurations can be opened from here. A path that exists stays as it is; any other names a shipped
+    configuration, with or without ``lightning_configs/`` before it.
 
     Raises:
         UsageError: A configuration that is neither, or cannot be read.
@@ -63,7 +63,7 @@ def resolved(arguments: Sequence[str]) -> list[str]:
 
 
 def _place(option: str, value: str) -> str:
-    """The path that a value of an option means; what is no path is left as it is."""
+    """The path that a value of an option means; other text is left as it is."""
     named = value.lower().endswith((".yaml", ".yml"))
     if not value or re.search(r"[\n{}]|: ", value) or not (named or option in ("--config", "-c")):
         return value  # text of a configuration, or the name of a class
@@ -79,7 +79,7 @@ def _place(option: str, value: str) -> str:
         try:
             path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            raise UsageError(f"{value}: not a configuration: it is no UTF-8 text") from None
+            raise UsageError(f"{value}: not a configuration: it is not UTF-8 text") from None
     return value if path == Path(value) else str(path)
 
 

@@ -74,7 +74,7 @@ class CodebookPanel(Callback):
         self._take("train", trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last validation again, with pictures; the training's own tokens where there was none."""
+        """Draw the last validation again, with pictures; the training's own tokens if there was none."""
         self._draw("val" if "val" in self._tallies else "train", trainer, pl_module)
 
     # -- evaluation --------------------------------------------------------------------------------------------------------------

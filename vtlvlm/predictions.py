@@ -24,7 +24,7 @@ class PredictionTable(BasePredictionWriter):
 
     Rows stand in the order of the index. Several processes hand theirs to the first, which writes them all, each clip once. A file appears
     when it is complete. Names are text for a spreadsheet too: an apostrophe goes before ``=``, ``+``, ``-`` and ``@``. Predictions that
-    are no table of probabilities (stage 1) are left alone.
+    are not a table of probabilities (stage 1) are left alone.
     """
 
     def __init__(self) -> None:

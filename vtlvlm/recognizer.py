@@ -1,4 +1,4 @@
-"""The Python door: a video file in, the likeliest actions out."""
+"""The Python interface: a video file in, the likeliest actions out."""
 
 from __future__ import annotations
 
@@ -202,14 +202,14 @@ def found_device(name: str) -> torch.device:
 
 
 def changed_for(settings: dict[str, Any], device: str, computed: dict[str, Any]) -> dict[str, Any]:
-    """What to change in a reasoner's settings, to run it on a device: what is asked for, and float32 in the place of half precision, which
+    """What to change in a reasoner's settings, to run it on a device: what is asked for, and float32 instead of half precision, which
     most CPUs compute far slower.
 
     Raises:
         UsageError: asked for what would make another model of it.
     """
     if not is_part(settings):
-        raise UsageError("the model's settings have no reasoner; get or make the file anew")
+        raise UsageError("the model's settings have no reasoner; get the file again, or make it again")
     if wrong := sorted(computed.keys() - {"llava", *(name.partition(".")[2] for name in PromptTuningModule.machine_only)}):
         raise UsageError(f"{wrong[0]}: part of what was trained; it cannot be changed afterwards")
     made = settings["init_args"]
@@ -276,7 +276,7 @@ def base_place(model: Path, relative: str | None, recorded: Any) -> str:
 
     Args:
         model: Bundle, run folder or checkpoint.
-        relative: The LLaVA's place as seen from the bundle; None where that is not known.
+        relative: The LLaVA's place as seen from the bundle; None if that is not known.
         recorded: Folder or hub name as it was trained.
 
     Raises:
@@ -325,7 +325,7 @@ class ActionRecognizer:
     ) -> None:
         _require_modest(sampling, vtem.extractor)
         self.device = found_device(device)
-        vtem.extractor.run = vtem.extractor.feature_map  # compiling takes minutes of a processor, at the word of the model's file
+        vtem.extractor.run = vtem.extractor.feature_map  # a model's file may ask for compiling, which takes minutes
         self.vtem = vtem.to(self.device).eval()
         self.reasoner = reasoner.to(self.device).eval()
         self.classes, self.sampling = list(classes), sampling
@@ -341,7 +341,7 @@ class ActionRecognizer:
             vtem: where the stage-1 checkpoint lies now, if not where it was; bundles hold their own.
             device: ``auto``, ``cpu``, ``cuda``, …
             computed: what is another matter here than where it was trained, by :class:`EventReasoner`'s names: ``llava``, the place of the
-                base model, ``dtype`` (on a CPU float32 in the place of half precision, unless it is given), ``attention``,
+                base model, ``dtype`` (on a CPU float32 instead of half precision, unless it is given), ``attention``,
                 ``quantization`` and the like.
 
         Raises:

@@ -186,7 +186,7 @@ def test_weights_that_are_no_real_numbers_give_no_answer(
     hostile = with_weights(stranger, tmp_path / "b", file, {name: wrong})
     said = spring(capsys, "classify", "--model", hostile, stranger.video)
     assert f"{file}: its {name} holds" in said
-    assert "get or make the file anew" in said
+    assert "get the file again, or make it again" in said
 
 
 @pytest.mark.parametrize("place", ["classes", f"{REASONER}/instruction/init_args/text"])

@@ -229,7 +229,7 @@ def test_numbers_that_are_none(caches: Caches, tmp_path: Path, capsys: pytest.Ca
         file = next(cache.glob(f"{kind}-*"))
         header, body = header_of(file)
         write(file, header, body[: -len(bits)] + bits)
-        assert "are no numbers" in caches.spring(capsys, cache)
+        assert "are not numbers" in caches.spring(capsys, cache)
     cache = Path(shutil.copytree(caches.codes, tmp_path / "codes"))
     header, body = header_of(cache / "table.safetensors")
     write(cache / "table.safetensors", header, body[:-4] + nan["rows"])

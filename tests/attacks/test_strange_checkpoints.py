@@ -300,7 +300,7 @@ def test_shards_outside_the_folder_are_not_read(
         (folder / ".metadata").write_bytes(kept)
     (folder / name).rename(tmp_path / "moved")
     (folder / name).symlink_to(tmp_path / "moved")
-    assert "no regular file" in spring(capsys, "consolidate", folder, tmp_path / "x.ckpt")
+    assert "not a regular file" in spring(capsys, "consolidate", folder, tmp_path / "x.ckpt")
 
 
 def test_shards_that_claim_all_memory_are_refused(
@@ -318,7 +318,10 @@ def test_damaged_shards_are_refused(stranger: Stranger, folder: Path, tmp_path: 
     whole = shard.read_bytes()
     for damaged in (b"", whole[:100], b"\0" * len(whole)):
         shard.write_bytes(damaged)
-        assert "shards cannot be read" in spring(capsys, "consolidate", folder, tmp_path / "x.ckpt")
+        said = spring(capsys, "consolidate", folder, tmp_path / "x.ckpt")
+        assert "shards cannot be read" in said
+        assert "(['" not in said
+        assert '(["' not in said
     shard.write_bytes(whole)
     for damaged in (b"", kept[: len(kept) // 2], b"\x80\x04K\x01.", b"x" * 50):
         (folder / ".metadata").write_bytes(damaged)

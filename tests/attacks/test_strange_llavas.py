@@ -51,7 +51,7 @@ def test_code_of_its_own_is_never_run_nor_asked_about(
     assert "code of its own, which is never run" in ask(stranger, capsys, whole)
     inner = changed(stranger, tmp_path / "inner", "config.json", lambda c: c["text_config"].update(model_type="own", auto_map=own))
     code_in(inner, stranger.mark)
-    assert "config.json is no model's" in ask(stranger, capsys, inner)
+    assert "config.json is not a model's" in ask(stranger, capsys, inner)
     words = changed(stranger, tmp_path / "words", "tokenizer_config.json", lambda c: c.update(tokenizer_class="OwnTokenizer", auto_map=own))
     code_in(words, stranger.mark)
     capsys.readouterr()

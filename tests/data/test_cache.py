@@ -83,11 +83,11 @@ def test_ranks_write_shards_of_their_own(tmp_path: Path) -> None:
 def test_another_provenance_is_refused_by_name(tmp_path: Path) -> None:
     filled(tmp_path / "f")
     other = {"extractor": {"model": "lite0", "sha256": "cd"}, "sampling": MADE["sampling"]}
-    with pytest.raises(DataError, match=r"f: made with extractor\.sha256 = 'ab', wanted is 'cd'; name another folder or delete"):
+    with pytest.raises(DataError, match=r"f: made with extractor\.sha256 = 'ab', expected 'cd'; name another folder or delete"):
         FeatureCacheWriter(tmp_path / "f", other)
     with pytest.raises(DataError, match=r"made with extractor\.sha256"):
         FeatureCache.open(tmp_path / "f", expect={"extractor": other["extractor"]})
-    with pytest.raises(DataError, match="made with vtem = None, wanted is 'x'"):
+    with pytest.raises(DataError, match="made with vtem = None, expected 'x'"):
         FeatureCache.open(tmp_path / "f", expect={"vtem": "x"})
     assert len(FeatureCache.open(tmp_path / "f")) == 10
     FeatureCacheWriter(tmp_path / "f", MADE).close()  # the refused writer left no lock behind
@@ -102,7 +102,7 @@ def test_first_difference() -> None:
 def test_folders_that_are_no_such_cache(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no cache of features there; make it with `vtlvlm extract`"):
         FeatureCache.open(tmp_path)
-    with pytest.raises(DataError, match=r"a cache of features .*wanted is one of events"):
+    with pytest.raises(DataError, match=r"a cache of features .*expected one of events"):
         EventCache.open(filled(tmp_path / "f"))
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "thesis.txt").write_text("mine")

@@ -302,7 +302,7 @@ def test_left_out_clips_are_told_once(ntu_tree: Path, tmp_path: Path) -> None:
 
 
 def test_sizes_that_do_not_divide(ntu_tree: Path) -> None:
-    with pytest.raises(UsageError, match="batch_size=5 is no multiple of micro_batch_size=2 times 1 processes"):
+    with pytest.raises(UsageError, match="batch_size=5 is not a multiple of micro_batch_size=2 times 1 processes"):
         trainer().fit(Recorder(), datamodule=module(ntu_tree, batch_size=5))
 
 

@@ -78,6 +78,14 @@ def test_folder_for_each_class(tmp_path: Path, make_video: Callable[..., Path]) 
     assert index.problem.tolist()[-1].startswith("in no class folder")
 
 
+def test_a_folder_around_the_class_folders_that_a_list_of_one_class_does_not_name(tmp_path: Path, make_video: Callable[..., Path]) -> None:
+    for name in ("videos/walk/a.mp4", "videos/run/b.mp4"):
+        make_video(tmp_path / name)
+    (tmp_path / "classes.txt").write_text("walk\n")
+    with pytest.raises(DataError, match=r"none of its 2 clips can be used.*its folder videos is not in .*classes\.txt"):
+        scan(tmp_path)
+
+
 def test_csv(tmp_path: Path, make_video: Callable[..., Path]) -> None:
     make_video(tmp_path / "v" / "a.mp4")
     make_video(tmp_path / "v" / "b.mp4")

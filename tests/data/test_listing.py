@@ -1,6 +1,8 @@
 """Looking through a tree: endings, first bytes, links, and what cannot be looked at."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,29 @@ def test_a_folder_that_cannot_be_looked_at_is_named(tmp_path: Path) -> None:
     index = ClipIndex.scan(tmp_path, progress=False)
     with pytest.warns(UserWarning, match="cannot be read: 1"):
         index.warn_left_out()
+
+
+def test_a_video_that_is_deleted_meanwhile_takes_no_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abcdef":
+        encode(tmp_path / "walk" / f"{name}.mp4", moving_block(4, 32, falls=True, shade=1))
+    listed: list[str] = []
+    entries_of = os.scandir
+
+    @contextmanager
+    def slowly(folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        """Somebody deletes the second video once its folder has been read."""
+        with entries_of(folder) as entries:
+            found = list(entries)
+        if folder.endswith("walk"):
+            listed.extend(entry.name for entry in found)
+            Path(found[1].path).unlink()
+        yield iter(found)
+
+    monkeypatch.setattr(os, "scandir", slowly)
+    listing = videos_in(tmp_path)
+    assert listing.paths == [f"walk/{name}.mp4" for name in "abcdef"]
+    assert [path for path, size in zip(listing.paths, listing.sizes, strict=True) if size < 0] == [f"walk/{listed[1]}"]
+    assert listing.lost == ()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -1,5 +1,7 @@
 """Tables and lists of classes as people save them."""
 
+import codecs
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +42,7 @@ def test_encodings_divisions_and_ends_of_lines(encoding: str, change: Callable[[
         (b"\xff\xfe\x00", "is not UTF-8|no column|no rows"),
         (bytes(range(256)) * 20, "is not UTF-8|no column"),
         (b"RIFF\x00\x00\x00\x00AVI LIST" + bytes(1000), "no column"),
+        (b'[{"path": "a.mp4", "label": "walk"}, ' * 10_000, "no column label and path"),
     ],
 )
 def test_what_is_no_table_is_one_line_with_the_place(content: bytes, said: str, tmp_path: Path) -> None:
@@ -47,6 +50,28 @@ def test_what_is_no_table_is_one_line_with_the_place(content: bytes, said: str, 
     with pytest.raises(DataError, match=said) as caught:
         read_table(tmp_path / "t.csv")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("above", ["      \n", "\t\t\t\t\t\t\n\n", "sep=;\n      \n"])
+def test_lines_of_spaces_above_the_header_are_passed_over(above: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(above + (ROWS.replace(",", ";") if "sep" in above else ROWS))
+    assert read_table(tmp_path / "t.csv").labels == ["walk", "Öl wechseln"]
+
+
+def test_utf_32_with_the_highest_byte_first(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(codecs.BOM_UTF32_BE + ROWS.encode("utf-32-be"))
+    assert read_table(tmp_path / "t.csv").labels == ["walk", "Öl wechseln"]
+
+
+def test_long_lists_and_headers_are_read_in_no_time(tmp_path: Path) -> None:
+    began = time.perf_counter()
+    (tmp_path / "c.txt").write_text("".join(f"walk{number}\n" for number in range(50_000)))
+    with pytest.raises(DataError, match=f"at most {MOST_CLASSES:,} can be told apart"):
+        plain_names(tmp_path / "c.txt")
+    (tmp_path / "t.csv").write_text(",".join(f"c{number}" for number in range(50_000)) + "\n")
+    with pytest.raises(DataError, match="no column label and path"):
+        read_table(tmp_path / "t.csv")
+    assert time.perf_counter() - began < 10
 
 
 def test_labels_are_trimmed_and_columns_found_by_any_capitals(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def test_pairs_across_the_sides(leaking: Path) -> None:
 def test_training_on_what_is_tested_is_refused_unless_allowed(leaking: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for stage in ("fit", "predict"):
         with pytest.raises(
-            DataError, match=r"train/run/b\.mp4, to learn from, and test/run/copy\.mp4, to test with, hold the same under protocol"
+            DataError,
+            match=r"train/run/b\.mp4 \(training or validation\) and test/run/copy\.mp4 \(test\) have the same content under protocol",
         ):
             NTUDataModule(str(leaking), protocol="csv").setup(stage)
     NTUDataModule(str(leaking), protocol="csv", allow_duplicates=True).setup("fit")

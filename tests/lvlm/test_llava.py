@@ -110,7 +110,7 @@ def test_folders_that_are_no_llava(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     assert_refused(str(tmp_path), "is a llama model, not a LLaVA")
     (tmp_path / "config.json").write_text("{")
-    assert_refused(str(tmp_path), "its config.json is no model's")
+    assert_refused(str(tmp_path), "its config.json is not a model's")
 
 
 def test_incomplete_folders(llava_path: Path, tmp_path: Path):

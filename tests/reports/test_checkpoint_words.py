@@ -107,7 +107,7 @@ def test_what_slurm_s_warning_left_is_not_started_from_unasked(
         monkeypatch.setenv(f"SLURM_{name}", value)
     shutil.rmtree(copy / "checkpoints")
     (copy / "old_hpc_ckpt_7.ckpt").write_bytes(b"something")
-    refused(capsys, trained("fit", run="copy"), "old_hpc_ckpt_7.ckpt would be started from")
+    refused(capsys, trained("fit", run="copy"), "old_hpc_ckpt_7.ckpt: name it with --ckpt_path")
 
 
 @pytest.mark.parametrize("word", ["LAST", "Best", "./last", "last/", " last"])

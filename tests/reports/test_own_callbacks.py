@@ -82,5 +82,5 @@ def test_what_an_exception_left_is_not_started_from_unasked(
     """With ``OnExceptionCheckpoint``, Lightning takes its file where no checkpoint is named, whatever run it is of."""
     (tmp_path / "on_exception.ckpt").write_bytes(b"of another run")
     assert run("fit", *own("OnExceptionCheckpoint", dirpath=tmp_path), "--trainer.logger", False) == 2
-    assert "on_exception.ckpt would be started from" in capsys.readouterr().err
+    assert "on_exception.ckpt: name it with --ckpt_path" in capsys.readouterr().err
     assert run("fit", *own("OnExceptionCheckpoint", dirpath=tmp_path / "new"), "--trainer.logger", False) == 0

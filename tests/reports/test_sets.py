@@ -25,6 +25,12 @@ def scan(root: Path, **options: object) -> ClipIndex:
     return ClipIndex.scan(root, progress=False, **options)  # type: ignore[arg-type]
 
 
+def prepared(capsys: pytest.CaptureFixture[str], *arguments: Path | str) -> str:
+    """What ``vtlvlm prepare`` prints."""
+    assert main(["prepare", *map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
 def problems(index: ClipIndex) -> dict[str, str]:
     return {str(path): str(problem) for path, problem in zip(index.path, index.problem, strict=True) if problem}
 
@@ -51,8 +57,7 @@ def test_someone_linked_single_videos_and_a_folder_back_to_itself(tmp_path: Path
     (root / "run" / "up").symlink_to("..")
     (root / "all").symlink_to(root / "walk")
     (root / "run" / "gone.mp4").symlink_to(tmp_path / "gone.mp4")
-    assert main(["prepare", str(root)]) == 0
-    text = capsys.readouterr().out
+    text = prepared(capsys, root)
     assert "4 clips (a folder for each class), 2 usable, 2 classes" in text
     assert "  run/b again.mp4: the same file as walk/b.mp4" in text
     assert "  run/gone.mp4: no such file or directory" in text
@@ -63,8 +68,7 @@ def test_someone_unpacked_a_set_that_is_divided_into_train_and_test(tmp_path: Pa
     """https://github.com/huggingface/datasets/issues/4839"""
     for number, name in enumerate(("train/walk/1", "train/run/1", "val/walk/1", "val/run/1", "test/walk/1", "test/run/1")):
         clip(tmp_path / f"{name}.mp4", 20 + 30 * number)
-    assert main(["prepare", str(tmp_path)]) == 0
-    text = capsys.readouterr().out
+    text = prepared(capsys, tmp_path)
     assert "6 usable, 2 classes" in text
     assert "--data.protocol csv uses this split" in text
     assert next(line for line in text.splitlines() if line.startswith("csv ")).split() == ["csv", "2", "2", "2"]
@@ -106,8 +110,7 @@ def test_someone_copied_a_set_from_a_mac_and_a_disk_station(tmp_path: Path, caps
     (tmp_path / "run" / "Thumbs.db").write_bytes(b"x")
     (tmp_path / "run" / ".DS_Store").write_bytes(b"x")
     (tmp_path / "notes.txt").write_text("mine")
-    assert main(["prepare", str(tmp_path)]) == 0
-    text = capsys.readouterr().out
+    text = prepared(capsys, tmp_path)
     assert "2 clips (a folder for each class), 2 usable, 2 classes" in text
     assert "of archives and systems, ignored: $RECYCLE.BIN 1, .DS_Store 1, ._* 1, @eaDir 1, Thumbs.db 1, __MACOSX 1, lost+found 1" in text
     assert "hidden folders not looked into: 1 (.cache)" in text
@@ -147,8 +150,7 @@ def test_someone_has_videos_straight_from_a_camcorder(tmp_path: Path, capsys: py
     encode(tmp_path / "swim" / "c.mp4", pictures + 5).rename(tmp_path / "swim" / "x.dav")
     (tmp_path / "swim" / "cover.jpg").write_bytes(b"\xff\xd8\xff")
     (tmp_path / "swim" / "README").write_text("swimmers")
-    assert main(["prepare", str(tmp_path)]) == 0
-    text = capsys.readouterr().out
+    text = prepared(capsys, tmp_path)
     assert "4 clips (a folder for each class), 4 usable, 4 classes" in text
     assert "2 other files passed over (.jpg 1, no ending 1)" in text
     assert len(videos([tmp_path])[0]) == 4
@@ -187,8 +189,7 @@ def test_someone_wrote_the_same_file_in_four_ways(tmp_path: Path, capsys: pytest
     ways = ["clips/1.mp4", "./clips/1.mp4", "clips//1.mp4", f"{tmp_path}/clips/1.mp4", "clips/../clips/1.mp4", "link.mp4"]
     rows = [f"{way},walk,{'train' if number % 2 == 0 else 'test'}" for number, way in enumerate(ways)]
     (tmp_path / "t.csv").write_text("\n".join(["path,label,split", *rows, "clips/2.mp4,run,test"]) + "\n")
-    assert main(["prepare", str(tmp_path), "--csv", "t.csv"]) == 0
-    text = capsys.readouterr().out
+    text = prepared(capsys, tmp_path, "--csv", "t.csv")
     assert "7 clips (a CSV table), 2 usable" in text
     assert "  clips//1.mp4: the same clip as clips/1.mp4 in line 2" in text
     assert "  ./clips/1.mp4: the same clip as clips/1.mp4, on the side train, in line 2" in text
@@ -199,8 +200,7 @@ def test_copies_of_one_video_are_named(tmp_path: Path, capsys: pytest.CaptureFix
     for name in ("train/walk/a.mp4", "test/walk/b.mp4", "train/run/c.mp4"):
         clip(tmp_path / name)
     clip(tmp_path / "test/run/d.mp4", 90)
-    assert main(["prepare", str(tmp_path)]) == 0
-    text = capsys.readouterr().out
+    text = prepared(capsys, tmp_path)
     assert "the same content on the training and the test side of csv: 1 (train/run/c.mp4 = test/walk/b.mp4)" in text
     assert "the same content under two labels: 1 (test/walk/b.mp4 = train/run/c.mp4)" in text or "under two labels: 2" in text
 

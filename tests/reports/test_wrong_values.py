@@ -53,7 +53,7 @@ WRONG = [
     (["--seed_everything", 2**32], f"--seed_everything {2**32}"),
     (["--data.seed", -1], "data.seed -1"),
     (["--data.seed", 2**32], f"data.seed {2**32}"),
-    (["--trainer.default_root_dir", __file__], "a file, and no folder"),
+    (["--trainer.default_root_dir", __file__], "a file, not a run folder"),
     (["--trainer.default_root_dir", "s3://bucket/run"], "s3://bucket/run"),
     (["--ckpt_path", Path(__file__).parent], "folder"),
 ]
@@ -125,7 +125,7 @@ FOUR = {**TASK, "SLURM_NTASKS": "4"}
         (FOUR, "--ntasks-per-node"),
         ({**FOUR, "SLURM_NTASKS_PER_NODE": "4"}, "--trainer.devices 1, but Slurm was given --ntasks-per-node=4"),
         ({**FOUR, "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "4"}, "--trainer.num_nodes 1, but Slurm was given --nodes=4"),
-        ({"SLURM_NTASKS": "\x1b[31m"}, "is no number"),
+        ({"SLURM_NTASKS": "\x1b[31m"}, "is not a number"),
         ({**FOUR, "SLURM_PROCID": "first"}, "SLURM_PROCID"),
     ],
 )

@@ -64,7 +64,7 @@ def test_the_newest_that_can_be_read_is_gone_on_from(tmp_path: Path) -> None:
     found = continuation(tmp_path)
     assert found.checkpoint == place / "last.ckpt"
     assert [text.partition(":")[0] for text in found.unreadable] == [str(warned), str(weights)]
-    assert "holds weights alone" in found.unreadable[1]
+    assert "holds only weights" in found.unreadable[1]
     for path in written(tmp_path):
         path.write_bytes(b"")
     assert continuation(tmp_path).checkpoint is None

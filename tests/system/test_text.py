@@ -28,7 +28,7 @@ def test_long_text_loses_its_middle() -> None:
     assert shown("a" * 50 + "b" * 50, 23) == "a" * 10 + "..." + "b" * 10
 
 
-@pytest.mark.parametrize("text", ["=HYPERLINK()", "+1", "-1", "@x", "walk", "'quoted'"])
+@pytest.mark.parametrize("text", ["=HYPERLINK()", "+1", "-1", "@x", "walk", "'quoted'", "'=x", "''-1"])
 def test_no_cell_is_a_formula_and_it_can_be_read_back(text: str) -> None:
     assert not cell(text).startswith(("=", "+", "-", "@"))
     assert plain_cell(cell(text)) == text

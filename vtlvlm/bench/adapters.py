@@ -47,7 +47,7 @@ SUBJECTS = 27
 VALIDATION = 0.2
 """Share of the training people who choose learning rates and checkpoint and fit the temperature"""
 RATES = (5e-5, 3e-4, 2e-3, 1e-2)
-"""Peak learning rates that are tried where there is one split"""
+"""Peak learning rates that are tried if there is one split"""
 RATE_STEPS = 50
 """... and for how many steps, where nothing else is asked for"""
 FEW_STEPS = 40

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attention", help="kernel of the language model, such as sdpa or eager (default: as it was trained)")
     parser.add_argument("--quantization", choices=("none", "8bit", "4bit"), help="of the language model (default: as it was trained)")
     parser.add_argument("--top", type=int, default=5, help="how many actions to show (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: cuda where there is one)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: cuda if there is one)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
 
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def bar(probability: float) -> str:
-    """A probability as 20 characters; empty where it is not a number."""
+    """A probability as 20 characters; empty if it is not a number."""
     return f"{'█' * round(20 * probability) if probability == probability else '':20s}"
 
 

@@ -1,7 +1,6 @@
-"""What is looked at before ``fit``, ``validate``, ``test`` and ``predict`` begin: settings, Slurm's tasks, the run folder
-and its checkpoint.
+"""Checks before ``fit``, ``validate``, ``test`` and ``predict`` begin: settings, Slurm's tasks, the run folder and its checkpoint.
 
-Lightning has words and defaults of its own for all of these. Each of them means one definite thing here, or is refused in one line.
+Lightning has its own words and defaults for all of these. Here each of them has one definite meaning, or is refused in one line.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from vtlvlm.system.places import same
 from vtlvlm.system.text import shown
 
 HPC = "hpc_ckpt_"
-"""Lightning takes every file of a run folder with this in its name for one that Slurm's warning has left"""
+"""Lightning takes every file in a run folder with this in its name for a checkpoint that it wrote when Slurm warned it"""
 
 
 # -- settings and tasks ----------------------------------------------------------------------------------------------------------------
 
 
 def require_settings(trainer: Any) -> None:
-    """Refuse settings of Lightning's that take our loaders apart.
+    """Refuse settings of Lightning that replace our loaders.
 
     Raises:
         UsageError: Naming the setting, and what does the same.
@@ -45,15 +44,15 @@ def require_settings(trainer: Any) -> None:
 
 
 def outside_slurm(environment: Mapping[str, str], devices: Any = None, nodes: Any = None) -> bool:
-    """Whether this process, which Lightning would take for a task of Slurm's, is none: the shell of an allocation of one task.
+    """Whether Lightning would wrongly take this process for a Slurm task: it runs in the shell of an allocation of one task.
 
     Args:
         environment: The variables of the process.
-        devices: The trainer's setting, where it is a number.
+        devices: The trainer's setting, if it is a number.
         nodes: Likewise.
 
     Raises:
-        UsageError: The variables do not go together with how the command was started; with the remedy.
+        UsageError: The variables contradict how the command was started; with the remedy.
     """
     if "SLURM_NTASKS" not in environment or environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return False  # as Lightning sees it
@@ -84,7 +83,7 @@ def outside_slurm(environment: Mapping[str, str], devices: Any = None, nodes: An
 def _count(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "")
     if not text.isdecimal():
-        raise UsageError(f"{name}={shown(text, 40)!r} is no number, as Slurm sets it: start with srun, or `unset SLURM_NTASKS`")
+        raise UsageError(f"{name}={shown(text, 40)!r} is not a number, as Slurm sets it: start with srun, or `unset SLURM_NTASKS`")
     return int(text)
 
 
@@ -104,10 +103,10 @@ def checkpoint_for(asked: str | None, folder: Path, training: bool, needed: bool
         UsageError: The folder holds another run, which the command would change; or there is no such checkpoint.
     """
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: a file, and no folder for a run; name another with --trainer.default_root_dir")
+        raise UsageError(f"{folder}: a file, not a run folder; name another with --trainer.default_root_dir")
     held = written(folder)
     if training and held and (asked is None or _requeued()):
-        return _go_on(folder, asked)
+        return _go_on(folder)
     if asked is None:
         if not training and needed:
             raise UsageError("no checkpoint given: add --ckpt_path RUN/checkpoints/best.ckpt")
@@ -130,12 +129,13 @@ def _requeued() -> bool:
     return os.environ.get("SLURM_RESTART_COUNT", "0").strip("0").isdecimal()
 
 
-def _go_on(folder: Path, asked: str | None) -> str:
+def _go_on(folder: Path) -> str:
+    """The checkpoint from which Slurm's second start continues; anyone else is told to name it."""
     found = continuation(folder)
     if found.checkpoint is None:
         raise UsageError(
-            f"{folder} holds checkpoints, of which none can be gone on from ({'; '.join(found.unreadable)}): move them away, or name "
-            "another folder with --trainer.default_root_dir"
+            f"{folder} holds checkpoints, but training can continue from none of them ({'; '.join(found.unreadable)}): move them away, or "
+            "name another folder with --trainer.default_root_dir"
         )
     passed = f"; passed over: {'; '.join(found.unreadable)}" if found.unreadable else ""
     if _requeued():
@@ -161,7 +161,7 @@ def require_no_other_start(folder: Path, trainer: Trainer, training: bool) -> No
         found += [Path(callback.ckpt_path) for callback in kept]
         found += [path for callback in callbacks(trainer) for path in sorted(place(callback, trainer).glob(f"{LAST}*.ckpt"))]
     if left := next((path for path in found if path.exists()), None):
-        raise UsageError(f"{left} would be started from: name it with --ckpt_path if that is meant, else move it away")
+        raise UsageError(f"Lightning would start from {left}: name it with --ckpt_path if that is meant, else move it away")
 
 
 def require_own_names(trainer: Trainer, folder: Path) -> None:
@@ -222,11 +222,11 @@ def alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-# -- what others' errors say -----------------------------------------------------------------------------------------------------------
+# -- errors of libraries ---------------------------------------------------------------------------------------------------------------
 
 
 def ours(error: BaseException) -> UsageError | DataError | None:
-    """The mistake that a part's constructor named, in what a library has made of it."""
+    """The mistake that a part's constructor named, behind a library's error; None if there is none."""
     seen: set[int] = set()
     found: BaseException | None = error
     while found is not None and id(found) not in seen:
@@ -259,6 +259,6 @@ def lightning_in_a_line() -> Iterator[None]:
 
 
 def in_a_line(error: BaseException) -> str:
-    """The text of somebody else's error in one line, without its markup."""
+    """The text of a library's error in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return shown(text, 400)

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         options = {"validation": args.validation, "seed": args.seed, "exclude_missing_skeletons": args.exclude_missing_skeletons}
         try:
             splits.append(split(index, protocol, **options))
-        except DataError as error:  # of a single clip, say: what is found is told all the same
+        except DataError as error:  # a single clip cannot be divided, for example; the report is printed all the same
             if args.protocol:
                 raise
             undivided.append(f"not divided: {shown(error)}")

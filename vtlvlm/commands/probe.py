@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     rows = np.concatenate([data.split.require("train"), data.split.require("test")])
     features = cache.features(cache.rows(index.name[rows])).numpy()
     if not np.isfinite(features).all():
-        raise DataError(f"{args.features}: holds features that are no numbers; delete the folder and run `vtlvlm extract` again")
+        raise DataError(f"{args.features}: holds features that are not numbers; delete the folder and run `vtlvlm extract` again")
     train = np.arange(len(data.split.train))
     found = probe_suite(
         features,

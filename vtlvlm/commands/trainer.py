@@ -39,14 +39,14 @@ __all__ = ["CLI", "DeepPrompts", "NTUDataModule", "PromptTuningModule", "VTEMMod
 
 
 NAME_BYTES = 100
-"""What a row's name, view and identity take"""
+"""Bytes that a row's name, view and identity take"""
 
 
 class SaveConfig(SaveConfigCallback):
     """The resolved configuration, as ``config.yaml`` in the run folder; once training begins, so that a refused one changes nothing."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Too early."""
+        """Nothing yet: the training may still be refused."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -80,12 +80,12 @@ def plugins(trainer: Any) -> list[Any]:
 
 
 def has(callbacks: list[Callback], kind: type) -> bool:
-    """Whether there is one of a kind among them."""
+    """Whether any of the callbacks is of this kind."""
     return any(isinstance(callback, kind) for callback in callbacks)
 
 
 class Guarded(LightningCLI):
-    """LightningCLI that takes nothing from a checkpoint but what our guard lets through, and says mistakes in one line."""
+    """LightningCLI that takes from a checkpoint only what our guard lets through, and reports mistakes in one line."""
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would read the checkpoint here, and let what it finds in it replace the configuration."""
@@ -102,7 +102,7 @@ class Guarded(LightningCLI):
         require_seed(settings.get("seed_everything"), "--seed_everything")
 
     def instantiate_classes(self) -> None:
-        """Build the parts; what they refuse is said as they say it."""
+        """Build the parts; their own errors are passed on as they are."""
         try:
             super().instantiate_classes()
         except Exception as error:
@@ -131,7 +131,7 @@ class CLI(Guarded):
             more += [] if has(own, LearningRateMonitor) else [LearningRateMonitor("step")]
         if guard.outside_slurm(os.environ, settings.get("devices"), settings.get("num_nodes")):
             kwargs["plugins"] = [*plugins(settings), LightningEnvironment()]
-        if not dry:  # which leaves nothing behind
+        if not dry:  # a dry run leaves nothing behind
             more += [RunRecord(), Throughput(), PredictionTable()]
             more += [ConfusionFigure(), CodebookPanel()]  # what draws comes after what writes results
             if settings.get("enable_checkpointing") is not False:
@@ -148,7 +148,7 @@ class CLI(Guarded):
         return guard.checkpoint_for(None if asked is None else str(asked), Path(self.trainer.default_root_dir), training, needed)
 
     def start(self, given: dict[str, Any], training: bool) -> None:
-        """Look into what is started from, before the models are loaded and before anything is written.
+        """Check the checkpoint to start from, before the models are loaded and before anything is written.
 
         Args:
             given: What Lightning's function will be called with; ``ckpt_path`` is made a definite file.
@@ -220,7 +220,7 @@ class CachingCLI(Guarded):
             default=None,
             help="stage-1 checkpoint (tokenize): a file; last and best are those of the run folder",
         )
-        parser.add_argument("--verify", action="store_true", help="then read all of the cache again and compare it with its digests")
+        parser.add_argument("--verify", action="store_true", help="afterwards read the whole cache again and compare it with its digests")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         quietly = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
@@ -235,7 +235,7 @@ NOISE = ("💡", "GPU available", "TPU available", "Loading `train_dataloader`")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without advertisements, and without warnings about what is meant to be so."""
+    """Hide advertisements, and warnings about what is intended."""
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 
     def telling(record: logging.LogRecord) -> bool:
@@ -288,7 +288,7 @@ def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], 
     data.trainer = trainer
     data.prepare_data()
     data.setup("predict")
-    with make(rank) as writer:  # nobody else writes from here on, so that what is left stays what is left
+    with make(rank) as writer:  # no other process writes from here on: the list of what is left stays true
         done = writer.done()
         wanted = data.predict_keys()
         left = [key for key in wanted if key not in done]

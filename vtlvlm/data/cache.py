@@ -117,7 +117,7 @@ class _Cache:
         """The rows' times or spans."""
         found = self._side.gather(rows)
         if not np.isfinite(found).all():
-            raise DataError(f"{self.folder}: holds times that are no numbers; delete the folder and run `{MAKERS[self.kind]}` again")
+            raise DataError(f"{self.folder}: holds times that are not numbers; delete the folder and run `{MAKERS[self.kind]}` again")
         return torch.from_numpy(found)
 
     def rows(self, names: Sequence[str] | NDArray[Any], view: int = 0) -> NDArray[np.int64]:

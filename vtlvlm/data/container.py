@@ -1,7 +1,7 @@
-"""Opening a video file of a stranger: which stream is meant, what must not be opened, and the packets of it that can be trusted.
+"""Opens video files from anywhere: refuses what must not be opened, chooses the video stream, yields the packets that can be trusted.
 
-FFmpeg may use the demuxers of ``CONTAINERS`` alone, and read this one file alone: what a file names is never opened. No name is read as a
-protocol.
+FFmpeg may use only the demuxers in ``CONTAINERS`` and read only this one file: a file that it names is never opened. No file name is taken
+for a network address.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ CONTAINERS = (
     "yuv4mpegpipe"
 )
 """FFmpeg's demuxers for files that hold pictures or sound themselves: no playlists, devices, numbered pictures, or text as pictures"""
-_ACROSS = 0.1  # lengths that differ by less than this share are the same
+_ACROSS = 0.1  # lengths that differ by less than this share count as the same
 _LEFT_OUT = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails | av.stream.Disposition.dependent
 _BOXES = (b"mdat", b"moov", b"moof")  # without these whole, frames of an MP4 are missing
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"[playlist]")
-_PARSED = 3  # packets, the flagged one among them, until a keyframe is seen: the parser has another one in hand when the joint comes
-_ENDLESS = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # sizes of writers that never came to fill them in
-_ZEROS = 2**20  # bytes; a file that begins with so many zeros was only made room for
+_PARSED = 3  # packets, counting the flagged one, within which a keyframe must follow: the parser still holds one packet at a joint
+_ENDLESS = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # sizes that a writer left unfilled
+_ZEROS = 2**20  # bytes; a file that begins with so many zeros was only allocated
 _MATROSKA, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
 _ASF, _MXF = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01\x02"
-_LONGEST = 2**50  # bytes; what is said to be longer has no length that is known
-_LARGEST_GIF = 2**28  # bytes; larger ones are not walked through
+_LONGEST = 2**50  # bytes; a larger declared length is not believed
+_LARGEST_GIF = 2**28  # bytes; the blocks of larger ones are not followed
 
 
 _MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.EPERM, errno.EINTR, errno.EAGAIN, errno.ESTALE)
@@ -46,19 +46,14 @@ _MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, e
 class VideoError(DataError):
     """A video that cannot be used: ``{path}: {reason}``."""
 
-    passing = False
-    """Whether the machine failed, and not the file: another look may go well"""
-
 
 def unusable(path: str | Path, reason: str, error: Exception) -> VideoError:
-    """What became of a file, from FFmpeg's error: too little memory, say, is the machine's fault."""
+    """The error to raise for an error of FFmpeg's. A failure of the machine, such as too little memory, is not blamed on the file."""
     code = getattr(error, "errno", None)
     if code in _MACHINE or isinstance(error, MemoryError):
-        failed = VideoError(f"{path}: cannot be looked into now ({shown(os.strerror(code or errno.ENOMEM)).lower()}); try again")
-        failed.passing = True
-        return failed
+        return VideoError(f"{path}: cannot be looked into now ({shown(os.strerror(code or errno.ENOMEM)).lower()}); try again")
     if isinstance(error, av.ArgumentError) and "readable" in reason:
-        return VideoError(f"{path}: not a video file of a kind that is known")
+        return VideoError(f"{path}: not a video file of a known kind")
     said = getattr(error, "strerror", None) or str(error)
     return VideoError(f"{path}: {reason} ({shown(said)})")
 
@@ -85,15 +80,15 @@ def opened(path: str | Path) -> Iterator[tuple[av.container.InputContainer, av.V
 
 
 def container_of(path: str | Path) -> av.container.InputContainer:
-    """Open a file with FFmpeg, as nothing but this file and as nothing but a video."""
+    """Open a file with FFmpeg, which may read no other file and use only the demuxers in ``CONTAINERS``."""
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
     return av.open(f"file:{os.path.abspath(path)}", metadata_errors="ignore", options=options)  # noqa: PTH100 - FFmpeg follows links
 
 
 def _main(path: str | Path, candidates: list[int]) -> int:
-    """Index of the stream that is meant: more than a still, then by the default flag, then the longest, then the largest, then the first.
+    """Index of the main stream: more than a still picture, then flagged as default, then the longest, then the largest, then the first.
 
-    Length comes from the packets, since containers often do not say it; lengths within a tenth count as the same.
+    The length comes from the packets, since containers often do not declare it; lengths within a tenth count as the same.
     """
     with container_of(path) as container:
         streams = [container.streams[index] for index in candidates]
@@ -118,7 +113,8 @@ def _main(path: str | Path, candidates: list[int]) -> int:
 def packets_of(path: str | Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """The packets of a stream, with an empty one at the end.
 
-    In a transport stream a packet is flagged as corrupt also where two recordings were joined. That is no damage: a keyframe follows.
+    In a transport stream a packet is also flagged as corrupt where two recordings were joined. Then a keyframe follows, and nothing is
+    damaged.
 
     Raises:
         VideoError: A packet is flagged as corrupt.
@@ -140,14 +136,14 @@ def packets_of(path: str | Path, container: av.container.InputContainer, stream:
 
 
 def place(item: av.Packet | av.VideoFrame | None, count: int = 0) -> str:
-    """Where in the video something is, as well as that is known."""
+    """Where in the video a packet or frame is, for messages: its time, else how many frames came before it."""
     if item is None or item.pts is None or item.time_base is None:
         return f"after {count} frames"
     return f"near {float(item.pts * item.time_base):.2f} s"
 
 
 def _require_whole_file(path: Path) -> None:
-    """Refuse what must not be opened (a FIFO blocks for ever), and files that end before their frames do by the container's own account."""
+    """Refuse what must not be opened (a FIFO blocks for ever), and files that are shorter than their container declares."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -175,9 +171,7 @@ def _require_whole_file(path: Path) -> None:
     except VideoError:
         raise
     except OSError as error:
-        failed = VideoError(f"{path}: {error.strerror.lower() if error.strerror else error}")
-        failed.passing = error.errno in _MACHINE
-        raise failed from error
+        raise VideoError(f"{path}: {error.strerror.lower() if error.strerror else error}") from error
     except ValueError as error:  # a name with a zero byte
         raise VideoError(f"{shown(path)}: not a file name ({error})") from error
     if status.st_size + 1 < end < _LONGEST:  # an odd length may or may not be padded
@@ -185,7 +179,7 @@ def _require_whole_file(path: Path) -> None:
 
 
 def _end_of_boxes(file: BinaryIO, size: int) -> int:
-    """Where the last box of an MP4 or MOV file ends that frames need. Vendors put bytes of their own behind the boxes."""
+    """Where the last box ends that the frames of an MP4 or MOV file need. Some vendors append bytes of their own."""
     position, end = 0, 0
     while position + 8 <= size:
         file.seek(position)
@@ -204,7 +198,7 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_movie(file: BinaryIO, size: int) -> int:
-    """Where the last list of frames of an AVI file ends. The index may be missing behind it, and other bytes may follow."""
+    """Where the last list of frames of an AVI file ends. The index after it may be missing, and other bytes may follow."""
     position, end = 12, 0
     while position + 12 <= size:
         file.seek(position)
@@ -222,7 +216,7 @@ def _end_of_movie(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_clusters(file: BinaryIO, size: int) -> int:
-    """Where a Matroska or WebM file ends, or where its frames do if only what lies behind them is cut. 0 where the writer did not say."""
+    """Where a Matroska or WebM file ends. 0 if the file does not declare it, or if only an index or tags after its frames are cut."""
     position, end, clusters = 0, 0, 0
     while position < size and not (end and position >= end):
         element, body, length = _element(file, position)
@@ -242,7 +236,7 @@ def _end_of_clusters(file: BinaryIO, size: int) -> int:
 
 
 def _element(file: BinaryIO, position: int) -> tuple[int, int, int | None]:
-    """Number of a Matroska element, where its body begins, and the length of that: None where it is unknown or cannot be read."""
+    """Number of a Matroska element, start of its body, and length of its body: None if that is unknown or cannot be read."""
     file.seek(position)
     head = file.read(12)
     first = 9 - head[0].bit_length() if head else 9
@@ -264,7 +258,7 @@ def _end_of_asf(file: BinaryIO) -> int:
 
 
 def _end_of_mxf(file: BinaryIO) -> int:
-    """Where the frames of an MXF file end: at its footer, 0 where the writer did not say."""
+    """Where the frames of an MXF file end: at its footer. 0 if the file does not declare it."""
     file.seek(0)
     head = file.read(60)
     if not head.startswith(_MXF) or len(head) < 60:
@@ -274,7 +268,7 @@ def _end_of_mxf(file: BinaryIO) -> int:
 
 
 def _end_of_gif(file: BinaryIO) -> int:
-    """Where the last block of a GIF ends; the mark of the end may be missing."""
+    """Where the last block of a GIF ends; the end mark may be missing."""
     file.seek(0)
     data = file.read()
     size = len(data)
@@ -290,5 +284,5 @@ def _end_of_gif(file: BinaryIO) -> int:
 
 
 def _colours(data: bytes, at: int) -> int:
-    """Bytes of a table of colours that a GIF announces."""
+    """Bytes of the colour table that a GIF declares; 0 if it has none."""
     return 3 << ((data[at] & 7) + 1) if len(data) > at and data[at] & 0x80 else 0

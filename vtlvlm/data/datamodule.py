@@ -55,7 +55,7 @@ class NTUDataModule(LightningDataModule):
         allow_duplicates: Accept videos of the same content among training and test clips.
 
     Raises:
-        UsageError: ``batch_size`` is no multiple of ``micro_batch_size`` times the processes; the protocol does not fit the data;
+        UsageError: ``batch_size`` is not a multiple of ``micro_batch_size`` times the processes; the protocol does not fit the data;
             augmentation without a view to change; targets without features; or a seed that numpy does not take.
         DataError: No usable clip, an empty side of the split, a cache that does not hold the clips, or targets of other frames.
     """
@@ -168,7 +168,7 @@ class NTUDataModule(LightningDataModule):
     def _accumulation(self, world: int) -> int:
         if self.batch_size % (self.micro_batch_size * world):
             raise UsageError(
-                f"batch_size={self.batch_size} is no multiple of micro_batch_size={self.micro_batch_size} times {world} processes; "
+                f"batch_size={self.batch_size} is not a multiple of micro_batch_size={self.micro_batch_size} times {world} processes; "
                 "change one of the three"
             )
         return self.batch_size // (self.micro_batch_size * world)
@@ -282,7 +282,7 @@ class NTUDataModule(LightningDataModule):
 
     @property
     def sampling_settings(self) -> dict[str, Any]:
-        """The sampling behind the batches, as class_path and init_args: the cache's own where there is one."""
+        """The sampling behind the batches, as class_path and init_args: the cache's own if there is one."""
         own = {"class_path": f"{FrameSampling.__module__}.{FrameSampling.__qualname__}", "init_args": asdict(self.sampling)}
         cache = self._cache
         return own if cache is None else cache.provenance.get("sampling", own)

@@ -24,7 +24,7 @@ Batch = VideoBatch | FeatureBatch | EventBatch
 
 
 PATIENCE = 1800
-"""Seconds without a batch from any loading process, after which one of them must be hanging"""
+"""Seconds without a batch from any loading process, after which one of them is taken to hang"""
 
 
 class Failure(NamedTuple):
@@ -41,7 +41,7 @@ class Piped(NamedTuple):
 
 
 class ClipLoader(DataLoader[Any]):
-    """A DataLoader whose workers' errors arrive as they were, of one line, and whose batches arrive with or without shared memory."""
+    """A DataLoader that passes on its workers' errors as they were, in one line, and works with or without shared memory."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
@@ -51,8 +51,8 @@ class ClipLoader(DataLoader[Any]):
 
 
 def passed_on(batch: Any) -> Any:
-    """The collate function: datasets return whole batches. In a loading process their tensors are put into shared memory here, where it
-    can be noticed that there is no room; such a batch goes through the pipe instead."""
+    """The collate function: datasets return whole batches. In a loading process it puts their tensors into shared
+    memory; a batch for which there is no room goes through the pipe instead."""
     if isinstance(batch, Failure) or get_worker_info() is None:
         return batch
     try:
@@ -118,7 +118,7 @@ class VideoDataset(ClipDataset):
             return Failure(DataError(f"{error}. {advice}"))
         except MemoryError as error:
             return Failure(error)
-        except OSError as error:  # in plain values: those of a library may not travel between processes
+        except OSError as error:  # made of plain values: a library's own error may not travel between processes
             return Failure(OSError(error.errno, error.strerror, error.filename) if error.errno else DataError(str(error)))
         frames, times = (torch.stack(column) for column in zip(*decoded, strict=True))
         return VideoBatch(frames, times, labels, clips, views)
@@ -135,7 +135,7 @@ class CachedDataset(ClipDataset):
     Args:
         labels: (n,) of all clips of the index.
         views: (V,) numbers of the views that the cache holds, rising.
-        rows: (V, n) the cache's row of each of these views of each clip, -1 where it has none.
+        rows: (V, n) the cache's row of each of these views of each clip, -1 if it has none.
     """
 
     def __init__(self, labels: NDArray[np.int64], views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
@@ -157,11 +157,11 @@ class Targets(NamedTuple):
 
     cache: FeatureCache
     rows: NDArray[np.int64]
-    """(V, n) its row of each view of each clip, -1 where it has none; the V views are those of the features"""
+    """(V, n) its row of each view of each clip, -1 if it has none; the V views are those of the features"""
 
 
 class FeatureDataset(CachedDataset):
-    """Reads features, and their targets where there are any."""
+    """Reads features, and their targets if there are any."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The forms that a set of videos has: NTU names in any tree, a folder for each class (perhaps within folders for the sides), or a CSV."""
+"""The three forms of a set of videos: NTU names in any tree, a folder for each class (with or without train and test folders), or a CSV."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _names_for_folders(given: Path) -> list[str]:
 
 
 def _misfits(listing: Listing) -> list[str]:
-    """Why paths exclude clips."""
+    """Why the path of each video excludes it, "" if it does not."""
     return [
         f"the same file as {listing.again[path]}" if path in listing.again else "" if path.isascii() or encodable(path) else _NOT_TEXT
         for path in listing.paths
@@ -101,7 +101,7 @@ def ntu_clips(
 
 
 def _class_folders(root: Path, listing: Listing, names: list[str] | None, given: Path) -> ClipIndex:
-    """Clips in a folder for each class. Where the folders above these, or below them, have the names of sides, the clips are divided so."""
+    """Clips in a folder for each class. If the folders above or inside these are named train, val or test, they divide the clips."""
     parts = [path.split("/")[:-1] for path in listing.paths]
     order = _order_of_sides(parts)
     depth = 0 if order is None else 2
@@ -120,10 +120,10 @@ def _class_folders(root: Path, listing: Listing, names: list[str] | None, given:
         elif not misfits[row]:
             misfits[row] = unusable(label)
     if names is not None:
-        known = {unicodedata.normalize("NFC", name): name for name in names}
+        known, wanted = {unicodedata.normalize("NFC", name): name for name in names}, set(names)
         labels = [known.get(unicodedata.normalize("NFC", label), label) for label in labels]
         for row, label in enumerate(labels):
-            if not misfits[row] and label not in names:
+            if not misfits[row] and label not in wanted:
                 misfits[row] = f"its folder {shown(label, 80)} is not in {given}: add it there, or rename the folder"
     index = _index(root, "folders", listing.paths, listing.sizes, misfits)
     where = _first_paths(labels, listing.paths)
@@ -143,8 +143,9 @@ def _class_folders(root: Path, listing: Listing, names: list[str] | None, given:
             f"the classes {shown(', '.join(sorted(inner)), 80)} hold folders of the same names ({shown(', '.join(same), 80)}): if these "
             "are the classes, and those the sides of a split, name them train, val and test",
         )
-    if order != 0 and len(index.classes) == 1 and len(set().union(*inner.values())) > 1:
-        top = parts[int(np.flatnonzero(index.misfit == "")[0])][0]
+    used = np.flatnonzero(index.misfit == "")
+    if order != 0 and len(index.classes) == 1 and len(used) and len(set().union(*inner.values())) > 1:
+        top = parts[int(used[0])][0]
         index.lost = (
             *index.lost,
             f"all clips lie in one folder, so that there is one class; if {shown(top)} holds the class folders, name {shown(root / top)}",
@@ -155,7 +156,7 @@ def _class_folders(root: Path, listing: Listing, names: list[str] | None, given:
 
 
 def _same_inside(inner: dict[str, set[str]]) -> list[str]:
-    """The names of the folders that every folder at the top has inside, where there are several and they are the same."""
+    """The names of the folders inside each top folder, if these are several and the same for two or three top folders; else none."""
     names = list(inner.values())
     return sorted(names[0]) if len(names) in (2, 3) and len(names[0]) > 1 and all(other == names[0] for other in names) else []
 
@@ -170,7 +171,7 @@ def _first_paths(labels: list[str], paths: list[str]) -> dict[str, str]:
 
 
 def _order_of_sides(parts: list[list[str]]) -> int | None:
-    """0 where the folders at the top are the sides of a split, 1 where those in the class folders are, None where neither is so."""
+    """0 if the top folders are the sides of a split, 1 if the folders inside the class folders are, None if neither is."""
     tops = Counter(folders[0].lower() for folders in parts if folders)
     sides = {SIDES[top] for top in tops if top in SIDES}
     deep = {SIDES[folders[0].lower()] for folders in parts if len(folders) > 1 and folders[0].lower() in SIDES}
@@ -225,7 +226,7 @@ def table_file(root: Path, csv: Path) -> Path:
     """Where a CSV table lies: as given, or else in the root.
 
     Raises:
-        DataError: Neither here nor there.
+        DataError: It is in neither place.
     """
     file = csv if csv.is_file() else root / csv
     if not file.is_file():
@@ -238,14 +239,14 @@ def _in_lines(lines: list[int]) -> str:
 
 
 def _contradiction(labels: list[str], sides: list[str], one: int, row: int) -> str:
-    """What two rows of one file say differently."""
+    """How two rows of one file contradict each other, for the message."""
     if labels[one] != labels[row]:
         return f", labelled {shown(labels[one], 80)},"
     return f", on the side {sides[one]}," if sides[one] != sides[row] else ""
 
 
 def _found_as(root: Path, written: str) -> tuple[str, os.stat_result | None]:
-    """A path of a table as the disk has it: without spaces around it, and with accents as they are stored there, where it lies so only."""
+    """A path of a table as the disk has it. Spaces around it, and how its accents are stored, are changed only if no such file is found."""
     for path in dict.fromkeys((written, written.strip(), *(unicodedata.normalize(form, written.strip()) for form in ("NFC", "NFD")))):
         try:
             return path, os.stat(os.path.join(root, path))  # noqa: PTH116, PTH118 - a hundred thousand times
@@ -255,7 +256,7 @@ def _found_as(root: Path, written: str) -> tuple[str, os.stat_result | None]:
 
 
 def _label(index: ClipIndex, labels: list[str], names: list[str] | None, where: dict[str, str], what: Path) -> None:
-    """Give the clips that are not left out their labels."""
+    """Set the labels of the clips that are not left out."""
     fits = index.misfit == ""
     kept = np.array(labels, dtype=object)
     require_distinct({label: where[label] for label in sorted(set(kept[fits].tolist()))}, what)
@@ -273,7 +274,7 @@ NO_CLIP = "categories left out, because none of their clips can be used"
 
 
 def _index(root: Path, layout: Layout, paths: list[str], sizes: list[int], misfits: list[str], names: list[str] | None = None) -> ClipIndex:
-    """An index of files that nobody has looked into. Clips of the same name are kept once."""
+    """An index of files that have not been opened. Of clips with the same name the first is kept."""
     count = len(paths)
     path, misfit = strings(paths), strings(misfits)
     name = path.copy() if names is None else strings(names)
@@ -320,7 +321,7 @@ def _index(root: Path, layout: Layout, paths: list[str], sizes: list[int], misfi
 
 
 def _plain(index: ClipIndex) -> ClipIndex:
-    """Names that are not UTF-8 as text with their bytes as escapes: such clips are left out, and can be told of."""
+    """Write the bytes of names that are not UTF-8 as escapes. Such clips are left out, but messages can name them."""
     for column in (index.path, index.name, index.misfit, index.split, index.group):
         odd = [row for row, text in enumerate(column.tolist()) if not text.isascii() and not encodable(text)]
         column[odd] = [shown(column[row]) for row in odd]
@@ -328,7 +329,7 @@ def _plain(index: ClipIndex) -> ClipIndex:
 
 
 def drop_empty(index: ClipIndex) -> None:
-    """Leave out the categories of which no clip can be used, where no list defines them, and say so in ``lost``."""
+    """Leave out the categories without a usable clip, and say so in ``lost``. For sets whose categories no list defines."""
     kept = np.bincount(index.label[index.good], minlength=len(index.classes)) > 0
     if kept.all():
         return

@@ -38,9 +38,9 @@ class ClipIndex:
         layout: NTU names, a folder per class, or a CSV.
         classes: Category names in label order.
         official: Whether the classes are NTU RGB+D's own, so that the 60-action protocols keep actions 1 to 60 only.
-        defined: Whether a list says which classes there are, so that one without clips stays.
-        notes: Lines on what lies beside the clips and was passed over.
-        lost: Lines on what should be clips and could not be looked at, and on classes without any.
+        defined: Whether a list says which classes there are: a class without clips then stays.
+        notes: Lines about what lies beside the clips and was passed over.
+        lost: Lines about what should be clips but could not be read, and about classes without clips.
         path: File relative to ``root``, with forward slashes.
         name: Unique key: ``S001C001P001R001A001`` for NTU names, else the path.
         label: Position in ``classes``, -1 if unknown.
@@ -158,7 +158,7 @@ class ClipIndex:
         return f"{self.root}: {len(rows)} of {len(self)} clips are left out: {listed}{more}. `vtlvlm prepare {self.root}` lists them all"
 
     def write(self, path: str | Path) -> None:
-        """Write as parquet, whole or not at all. A link in the place of the set's own index is replaced, and not what it leads to.
+        """Write as parquet, whole or not at all. If the set's own index is a link, the link is replaced and its target is not.
 
         Raises:
             OSError: The place cannot be written.
@@ -171,7 +171,7 @@ class ClipIndex:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read what ``write`` wrote. Nothing is believed: an index may come from a stranger, or from a disk that failed.
+        """Read what ``write`` wrote. All of it is checked: an index may come from anywhere, or from a disk that failed.
 
         Raises:
             DataError: Not an index of this version, damaged, or larger than any set.
@@ -194,7 +194,7 @@ _MOST_BYTES = 2**31  # of an index when unpacked; the 114,480 clips of NTU RGB+D
 
 
 def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Facts and columns of an index file, checked. What it would take when unpacked is looked at first."""
+    """The facts and columns of an index file, checked. The first check is how large they are when unpacked."""
     opened = pq.ParquetFile(file, read_dictionary=[name for name, kind in _KINDS.items() if kind.hasobject])
     meta, groups = opened.metadata, range(opened.metadata.num_row_groups)
     if meta.num_rows > MOST_CLIPS or sum(meta.row_group(group).total_byte_size for group in groups) > _MOST_BYTES:
@@ -299,7 +299,7 @@ def _replaceable(store: Path) -> bool:
 
 
 def default_store(root: Path) -> Path:
-    """``root/.vtlvlm/index.parquet`` where that can be written and is no link, else a file in the user's cache folder."""
+    """``root/.vtlvlm/index.parquet`` where that can be written and is not a link, else a file in the user's cache folder."""
     inside, outside = stores(root)
     folder = inside.parent if inside.parent.is_dir() else root
     if any(place.is_symlink() for place in (inside.parent, inside, report_file(inside))):

@@ -88,7 +88,7 @@ def read_meta(folder: Path, kind: str) -> dict[str, Any]:
         raise DataError(f"{path}: not the description of a cache; name another folder, or delete this one and make it anew") from error
     if found != kind or version != VERSION:
         what = f"a cache of {shown(found, 40)} (version {shown(version, 40)})"
-        raise DataError(f"{folder}: {what}, wanted is one of {kind} (version {VERSION}); name another folder")
+        raise DataError(f"{folder}: {what}, expected one of {kind} (version {VERSION}); name another folder")
     return meta
 
 
@@ -106,12 +106,12 @@ def _require_meta(meta: Mapping[str, Any]) -> None:
 def require_same(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     if difference := first_difference(stored, wanted):
         key, old, new = difference
-        raise DataError(f"{folder}: made with {key} = {old!r}, wanted is {new!r}; name another folder or delete this one")
+        raise DataError(f"{folder}: made with {key} = {old!r}, expected {new!r}; name another folder or delete this one")
 
 
 _SHARD = re.compile(r"(features|ids|vectors)-r\d{5,9}-\d{6,9}\.safetensors", re.ASCII)
 _FORMS = {"features": ("<f2", 4, 2), "ids": ("<u2", 2, 3), "vectors": ("<f2", 3, 3)}
-"""Of each big tensor its type and its dimensions, and those of its rows"""
+"""Of each big tensor: its type, its number of dimensions, and that of the small tensor beside it"""
 LARGEST_VIEW = 100_000
 
 
@@ -142,7 +142,7 @@ def made_of(cache: Any, name: str, kind: type[Value]) -> Value:
     """A value of a cache's provenance.
 
     Raises:
-        DataError: The cache does not say it.
+        DataError: The cache does not have it.
     """
     value = cache.provenance.get(name)
     if not isinstance(value, kind):
@@ -192,7 +192,7 @@ def _rows_of(side: TensorFile) -> Rows:
             raise ValueError("no lists")
         "".join(rows.names + rows.identities).encode()  # of texts only, and of ones that can be shown
         if set(map(type, rows.views)) != {int} or not 0 <= min(rows.views) <= max(rows.views) < LARGEST_VIEW:
-            raise ValueError("a view is no number")
+            raise ValueError("a view is not a number")
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{side.path}: damaged cache file; delete it and run the command that made the cache again") from error
     return rows

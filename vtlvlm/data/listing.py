@@ -1,7 +1,7 @@
-"""Which files below a folder are videos, and what else lies there: the one way of looking through a tree.
+"""Finds the videos below a folder, and counts what else lies there. Every command searches folders in this way.
 
-Links to files and folders are followed, each folder once. Folders of archives and systems, and hidden ones, are passed over. What has a
-video's ending, or begins as videos do, is listed; whether it is one shows when it is opened. All else is counted by its ending.
+Links to files and folders are followed, each folder once. Folders of archives and systems, and hidden ones, are passed over. A file with a
+video's ending, or one that begins as videos do, is listed; opening it shows whether it is a video. All others are counted by their endings.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OTHERS = """
     .pdf .pickle .pkl .png .ppt .pptx .pt .pth .py .pyc .rar .rst .safetensors .sh .sha256 .skeleton .so .sqlite .srt .svg .tar .tex
     .tfrecord .tgz .tif .tiff .tmp .tsv .txt .vtt .wav .webp .xls .xlsx .xml .xz .yaml .yml .zip .zst
 """
-_NO_VIDEO = frozenset(_OTHERS.split())  # such files are not opened to see: there may be as many of them as videos
+_NO_VIDEO = frozenset(_OTHERS.split())  # such files are not opened: there may be as many of them as videos
 _FOREIGN_FOLDERS = frozenset(
     {"__macosx", "@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information"}
     | {"lost+found", "__pycache__"}
@@ -43,7 +43,7 @@ MOST_CLIPS = 5_000_000
 
 
 class Listing(NamedTuple):
-    """Videos below a folder, in the order of their paths, and a word on everything else."""
+    """Videos below a folder, in the order of their paths, and lines about everything else."""
 
     paths: list[str]
     """Relative to the folder, with forward slashes"""
@@ -52,18 +52,18 @@ class Listing(NamedTuple):
     modified: list[int]
     """Nanoseconds since 1970; -1 where a link leads nowhere"""
     again: dict[str, str]
-    """Path → the path by which the same file is listed before: a link of either kind"""
+    """Path → the path under which the same file is listed before it: one of them is a symbolic or a hard link"""
     notes: tuple[str, ...]
     """What was passed over, as lines"""
     lost: tuple[str, ...]
-    """What could not be looked at, as lines"""
+    """What could not be read, as lines"""
 
 
 class _Walk:
-    """A walk through a tree; links to folders wait until the folders that are really there have been seen."""
+    """A walk through a tree. Links to folders are followed after all real folders."""
 
     def __init__(self, root: Path, own: Iterable[Path]) -> None:
-        self.found: list[tuple[bool, str, int, int, int]] = []  # by a link, path, size, time, number of the file
+        self.found: list[tuple[bool, str, int, int, int]] = []  # by a link, path, size, time, device and inode
         self.others: Counter[str] = Counter()
         self.foreign: Counter[str] = Counter()
         self.hidden: list[str] = []
@@ -80,7 +80,7 @@ class _Walk:
             links = sorted(link for start in links for link in self._below(*start))
 
     def _below(self, start: str, by_link: bool) -> list[tuple[str, bool]]:
-        """Everything really below a folder; returns the links to folders there."""
+        """Visit a folder and the real folders below it; returns the links to folders there."""
         links: list[tuple[str, bool]] = []
         folders = [start]
         while folders:
@@ -106,7 +106,11 @@ class _Walk:
         for entry in entries:
             name = entry.name
             if name[name.rfind(".") :] in VIDEO_ENDINGS and name[0] != "." and entry.is_file(follow_symlinks=False):
-                status = entry.stat(follow_symlinks=False)
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:  # deleted meanwhile
+                    self._file(entry, prefix + name, by_link)
+                    continue
                 self.found.append((by_link, prefix + name, status.st_size, status.st_mtime_ns, status.st_dev << 64 | status.st_ino))
                 continue
             path, linked = prefix + name, entry.is_symlink()
@@ -152,7 +156,7 @@ def videos_in(root: Path, own: Iterable[Path] = ()) -> Listing:
 
     Args:
         root: The folder.
-        own: Files of the set that are no videos and need no word, such as its list of classes.
+        own: Files of the set that are not videos and are not counted, such as its list of classes.
 
     Raises:
         DataError: The folder cannot be read, or holds more than ``MOST_CLIPS``.
@@ -166,14 +170,14 @@ def videos_in(root: Path, own: Iterable[Path] = ()) -> Listing:
     if walk.found and walk.found[-1][0]:
         walk.found.sort(key=itemgetter(1))
     paths, sizes, times = (list(map(itemgetter(column), walk.found)) for column in (1, 2, 3))
-    return Listing(paths, sizes, times, again, tuple(_notes(walk)), tuple(_lost(walk)))
+    return Listing(paths, sizes, times, again, _notes(walk), _lost(walk))
 
 
 _NUMBER = 2**64 - 1
 
 
 def _again(found: list[tuple[bool, str, int, int, int]]) -> dict[str, str]:
-    """Paths of files that another path leads to as well. File systems without numbers for files give 0 to all."""
+    """Paths of files that an earlier path leads to as well. File systems without inode numbers give 0 to all."""
     first: dict[int, str] = {}
     again = {}
     for _, path, _, _, key in found:
@@ -237,26 +241,21 @@ def looks_like_a_video(head: bytes) -> bool:
     )
 
 
-def _notes(walk: _Walk) -> list[str]:
-    notes = []
-    if walk.others:
-        notes.append(f"{walk.others.total():,} other files passed over ({counted(walk.others)})")
-    if walk.hidden:
-        notes.append(f"hidden folders not looked into: {some(sorted(walk.hidden))}")
-    if walk.foreign:
-        notes.append(f"of archives and systems, ignored: {counted(walk.foreign)}")
-    if walk.repeated:
-        notes.append(f"folders met again, looked into once: {some(sorted(walk.repeated))}")
-    return notes
+def _notes(walk: _Walk) -> tuple[str, ...]:
+    others = f"{walk.others.total():,} other files passed over ({counted(walk.others)})" if walk.others else ""
+    hidden = _named("hidden folders not looked into", walk.hidden)
+    foreign = f"of archives and systems, ignored: {counted(walk.foreign)}" if walk.foreign else ""
+    repeated = _named("folders met again, looked into once", walk.repeated)
+    return tuple(filter(None, (others, hidden, foreign, repeated)))
 
 
-def _lost(walk: _Walk) -> list[str]:
-    lost = []
-    if walk.unreadable:
-        lost.append(f"cannot be read: {some(sorted(walk.unreadable))}")
-    if walk.dead:
-        lost.append(f"links that lead nowhere: {some(sorted(walk.dead))}")
-    return lost
+def _lost(walk: _Walk) -> tuple[str, ...]:
+    return tuple(filter(None, (_named("cannot be read", walk.unreadable), _named("links that lead nowhere", walk.dead))))
+
+
+def _named(title: str, paths: list[str]) -> str:
+    """A line with the first of some paths; "" if there are none."""
+    return f"{title}: {some(sorted(paths))}" if paths else ""
 
 
 def counted(counts: Counter[str], most: int = 8) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -170,8 +171,9 @@ def plain_names(path: Path) -> list[str]:
     names = [match[2] for match in numbered if match] if all(numbered) else lines
     if not names:
         raise DataError(f"{path}: no classes in it; write the name of a class folder on each line")
+    counts = Counter(names)
     for name in names:
-        if reason := unusable(name) or ("stands twice" if names.count(name) > 1 else ""):
+        if reason := unusable(name) or ("stands twice" if counts[name] > 1 else ""):
             raise DataError(f"{path}: {shown(name, 80)!r}: {reason}")
     require_distinct({name: f"line {number}" for number, name in enumerate(names, 1)}, path)
     return names

@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from itertools import islice
 
 _HEAD = 2048  # bytes of an MPEG-4 packet in which its first plane begins
-_MANY = 4096  # units that a packet is walked through at most: a picture has tens of slices
+_MANY = 4096  # units of a packet that are read, at most: a picture has tens of slices
 
 
 class Unsure(Exception):
-    """Whether pictures are shown cannot be told from packets."""
+    """The headers of the packets do not say which pictures are shown."""
 
 
 class Counter:
-    """Base of what counts the pictures of a stream's packets, which are given in order.
+    """Base of the counters of pictures. A counter is given a stream's packets in order.
 
     Args:
         extradata: The stream's header.
@@ -41,19 +41,19 @@ class Counter:
 
     @property
     def settled(self) -> bool:
-        """Whether the packets so far are all that their pictures need."""
+        """Whether the packets so far hold all the data of their pictures."""
         return True
 
 
 def counter(codec: str, extradata: bytes) -> Counter | None:
-    """What counts the pictures of a stream's packets.
+    """The counter of a stream's pictures.
 
     Args:
         codec: FFmpeg's name of the codec, such as ``h264``.
         extradata: The stream's header.
 
     Returns:
-        A function to be given every packet in order, which raises ``Unsure``; None where only a decoder can tell.
+        A counter, or None if only a decoder can tell.
     """
     kinds: dict[str, type[Counter]] = {"h264": H264, "hevc": HEVC, "mpeg4": MPEG4, "vp8": VP8, "vp9": VP9, "av1": AV1}
     try:
@@ -87,7 +87,7 @@ class Bits:
 
 
 def _units(packet: memoryview, length: int) -> Iterator[memoryview]:
-    """The NAL units of a packet: each behind its length of so many bytes, or 0: behind start codes.
+    """The NAL units of a packet. Each follows its size, a number of ``length`` bytes, or a start code if ``length`` is 0.
 
     Raises:
         Unsure: There are thousands of them.
@@ -126,8 +126,8 @@ def _unescaped(unit: memoryview, most: int = 256) -> bytes:
 class H264(Counter):
     """Counts the pictures that begin in a packet.
 
-    Unsure of streams that may be interlaced (a packet can be half a frame), and of those in which a picture is missing that others refer
-    to: at the start, or in the middle, where the numbers of pictures then leap.
+    Unsure of streams that may be interlaced (a packet can be half a frame), and of streams without a picture that others refer to: at the
+    start, or in the middle, where the numbers of the pictures then leap.
     """
 
     def __init__(self, extradata: bytes) -> None:
@@ -231,7 +231,7 @@ def _skip_scaling(bits: Bits, size: int) -> None:
 class HEVC(Counter):
     """Counts the pictures of the base layer that begin in a packet.
 
-    Unsure where pictures may be held back: a start that is no IDR picture, a splice, ``no_output_of_prior_pics_flag``,
+    Unsure where pictures may be held back: a start that is not an IDR picture, a splice, ``no_output_of_prior_pics_flag``,
     ``output_flag_present_flag``.
     """
 
@@ -285,8 +285,8 @@ class HEVC(Counter):
 class MPEG4(Counter):
     """Counts coded video object planes.
 
-    In packed streams (DivX, Xvid) a packet holds two, and a later one none. Unsure where the stream does not begin with an I-VOP that no
-    B-VOP follows.
+    In packed streams (DivX, Xvid) a packet holds two, and a later one none. Unsure of streams that do not begin with an I-VOP, or in which
+    a B-VOP comes second.
     """
 
     _START = b"\0\0\1\xb6"
@@ -297,7 +297,7 @@ class MPEG4(Counter):
         self._layer(extradata)
 
     def _layer(self, data: bytes) -> None:
-        """Read how wide a plane's time is, and whether packets hold two planes, which the encoder writes behind its name."""
+        """Read how many bits a plane's time has, and whether packets hold two planes: the encoder appends that to its name."""
         self._packed = self._packed or re.search(rb"DivX\d+(?:b|Build)\d+p", data) is not None
         start = next((at for code in range(0x20, 0x30) if (at := data.find(bytes((0, 0, 1, code)))) >= 0), -1)
         if start < 0:

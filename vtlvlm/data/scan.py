@@ -31,7 +31,7 @@ _EDGE = 64 * 1024  # bytes at both ends of a file that enter its identity
 _PASSING = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.EPERM, errno.EINTR, errno.EAGAIN, errno.EBUSY} | {
     errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENOLCK, errno.ENODEV, errno.ENXIO
 }  # fmt: skip
-# what may be otherwise the next time, and says nothing of the file
+# errors that may be gone the next time and do not mean that the file is damaged
 
 
 def scan(
@@ -50,7 +50,7 @@ def scan(
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; name the one that holds the videos")
     if classes is not None and csv is not None:
-        raise UsageError("give either a classes file (NTU names) or a CSV table, not both")
+        raise UsageError("give either a classes file or a CSV table, not both")
     if fast and verify:
         raise UsageError("fast looks at names only and verify decodes every frame: choose one")
     root = root.absolute()
@@ -78,8 +78,8 @@ def _reuse(index: ClipIndex, root: Path, place: Path) -> tuple[ClipIndex | None,
     """Take over what an earlier scan learnt of files that have the same path, size and time of change.
 
     Returns:
-        The index that is at ``place`` now, and (n,) how well each file of the same size but another time was known: such a file is the same
-        if its identity still is. 0 for all others.
+        The index that is at ``place`` now, and (n,) how well each file was known whose size is the same and whose time is not: its identity
+        decides whether it is still the same file. 0 for all others.
     """
     before = np.zeros(len(index), dtype=np.int8)
     files: list[Path] = []
@@ -127,7 +127,7 @@ def _forget(index: ClipIndex, rows: NDArray[np.int64]) -> None:
 
 
 def _differ(one: ClipIndex, other: ClipIndex) -> bool:
-    """Whether two indexes say different things on their clips."""
+    """Whether two indexes differ in what they say about their clips."""
     if len(one) != len(other) or (one.classes, one.layout, one.official) != (other.classes, other.layout, other.official):
         return True
     pairs = ((getattr(one, name), getattr(other, name)) for name in COLUMNS)
@@ -138,9 +138,9 @@ class Seen(NamedTuple):
     """What looking into a file gave."""
 
     learnt: tuple[Any, ...] | None
-    """In the order of ``_LEARNT``; None where the file is the one that was known"""
+    """In the order of ``_LEARNT``; None if the file is unchanged"""
     level: int
-    """As ``ClipIndex.checked``; 0 where it has to be looked at again"""
+    """As ``ClipIndex.checked``; 0 if it must be looked at again"""
     size: int
     modified: int
 
@@ -209,8 +209,12 @@ def look(path: Path, level: int, known: str = "", known_level: int = 0) -> Seen:
 
 
 def inspect(path: Path, verify: bool = False) -> tuple[tuple[Any, ...], bool]:
-    """What an index learns from one file, in the order of ``_LEARNT``; the last is the damage, "" if it is sound. And whether the damage
-    may be gone the next time, because the machine was short of something and not the file."""
+    """What an index learns from one file.
+
+    Returns:
+        The values in the order of ``_LEARNT``; the last one is the damage, "" if there is none. And whether the damage may be gone the next
+        time, because the machine failed and not the file.
+    """
     from vtlvlm.data import video
 
     try:
@@ -241,7 +245,7 @@ def _memory_is_short() -> bool:
 
 
 def identity(path: Path) -> str:
-    """What tells one content from another without reading all of it: size and blake2b of the first and last 64 KiB."""
+    """A key for a file's content that does not take reading all of it: size and blake2b of the first and last 64 KiB."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)

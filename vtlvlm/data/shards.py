@@ -46,7 +46,7 @@ def open_tensor(path: Path, name: str) -> TensorFile:
     """Read the header of a safetensors file of one tensor.
 
     Raises:
-        DataError: The file is damaged, or is no file of this tensor alone.
+        DataError: The file is damaged, or holds anything but this tensor.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Tables and lists that people write: a CSV of clips, a ``classes.txt``; in any usual encoding, with a word on the line that is wrong."""
+"""Reads tables and lists that people write: a CSV of clips, a ``classes.txt``. Any usual encoding is read; errors name the line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ MOST_LETTERS = 500
 SIDES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
 """Words for the sides of a split, in lower case"""
 _MOST_BYTES = 2**30
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 class Table(NamedTuple):
@@ -30,7 +36,7 @@ class Table(NamedTuple):
     labels: list[str]
     """Without spaces around them"""
     splits: list[str]
-    """train, val, test or "", or what stands there instead"""
+    """train, val, test or ""; any other text as it is"""
     groups: list[str]
     lines: list[int]
     """Where each row ends in the file, from 1"""
@@ -40,7 +46,7 @@ def read_text(file: Path) -> str:
     """A text file as text: UTF-8, or UTF-16 as spreadsheets save it.
 
     Raises:
-        DataError: It is neither; the first line that shows it is named. Or the file cannot be read, or has over a gigabyte.
+        DataError: It is neither (the line is named), cannot be read, or has over a gigabyte.
     """
     try:
         if file.stat().st_size > _MOST_BYTES:
@@ -67,13 +73,13 @@ def read_table(file: Path) -> Table:
     """
     lines = list(io.StringIO(read_text(file), newline=""))
     skipped, mark = 0, ""
-    while skipped < len(lines) and (not lines[skipped].strip() or re.fullmatch(r"sep=[,;\t]\s*", lines[skipped])):
-        mark = lines[skipped].strip("\ufeff\r\n")[4:5] or mark
+    while skipped < len(lines) and ((named := re.fullmatch(r"sep=([,;\t])\s*", lines[skipped])) or not lines[skipped].strip()):
+        mark = named[1] if named else mark
         skipped += 1
     if skipped == len(lines):
         raise DataError(f"{file}: no rows in it; the first line must name path,label[,split,group]")
     header, division = _header(lines[skipped], mark)
-    if twice := {name for name in header if header.count(name) > 1} & {"path", "label", "split", "group"}:
+    if twice := {name for name in ("path", "label", "split", "group") if header.count(name) > 1}:
         raise DataError(f"{file}: the first line names {' and '.join(sorted(twice))} twice")
     if missing := {"path", "label"} - set(header):
         raise DataError(f"{file}: no column {' and '.join(sorted(missing))}; the first line must name path,label[,split,group]")
@@ -101,9 +107,12 @@ def read_table(file: Path) -> Table:
 
 
 def _header(line: str, mark: str) -> tuple[list[str], str]:
-    """The names of the columns, and what divides them."""
+    """The names of the columns, and the delimiter."""
     for division in (mark,) if mark else (",", ";", "\t"):
-        names = [name.strip().lower() for name in next(csv.reader([line], delimiter=division), [])]
+        try:
+            names = [name.strip().lower() for name in next(csv.reader([line], delimiter=division), [])]
+        except csv.Error:  # a cell of over 131,072 letters
+            continue
         if {"path", "label"} <= set(names):
             return names, division
     return [name.strip().lower() for name in line.split(mark or ",")], mark or ","
@@ -133,9 +142,7 @@ def require_distinct(names: dict[str, str], what: Path) -> None:
         DataError: Two names differ in nothing but capitals or the encoding of accents; or there are over ``MOST_CLASSES``.
     """
     if len(names) > MOST_CLASSES:
-        raise DataError(
-            f"{what}: {len(names):,} categories; at most {MOST_CLASSES:,} can be told apart: is it the label that stands there?"
-        )
+        raise DataError(f"{what}: {len(names):,} categories; at most {MOST_CLASSES:,} can be told apart: is this the column of labels?")
     first: dict[str, str] = {}
     for name in sorted(names):
         other = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
@@ -148,5 +155,5 @@ def require_distinct(names: dict[str, str], what: Path) -> None:
 
 
 def read_names(file: Path) -> list[str]:
-    """The lines of a list of names, without spaces around them and empty ones."""
+    """The lines of a list of names, without spaces around them; empty lines are left out."""
     return [line.strip("\ufeff \t\r\n\f\v") for line in io.StringIO(read_text(file)) if line.strip("\ufeff \t\r\n\f\v")]

@@ -68,7 +68,7 @@ def copy_names(index: ClipIndex, rows: NDArray[np.int64]) -> list[str]:
 
 
 def _inner(path: str, tops: list[str]) -> str:
-    """A path of an index as one below the root, whatever it says."""
+    """A path of an index as one below the root; below ``elsewhere`` if it leads out of the root."""
     place = os.path.normpath(os.path.join(tops[0], path))  # noqa: PTH118 - a hundred thousand times
     for top in tops:
         inner = place.removeprefix(top)
@@ -187,13 +187,15 @@ def _require_own(folder: Path, texts: dict[str, bytes]) -> None:
     for name, content in texts.items():
         file = folder / name
         if file.is_symlink() or (file.exists() and not file.is_file()):
-            raise UsageError(f"{file}: in the place of the copies' own {name}; move it away, or name another folder for the copies")
+            raise UsageError(
+                f"{file}: a link or folder with the name of the copies' own {name}; move it away, or name another folder for the copies"
+            )
         if file.exists() and not (folder / LOCK).exists() and file.read_bytes() != content:
             raise UsageError(f"{file}: there already, and not of a set of copies; move it away, or name another folder for the copies")
 
 
 def _copy_of(target: Path) -> str:
-    """The identity of the source that a finished copy was made from; "" where there is nothing yet.
+    """The identity of the source that a finished copy was made from; "" if there is nothing yet.
 
     Raises:
         UsageError: Something else is there, which will not be replaced.
@@ -242,7 +244,7 @@ def is_copy_of(file: Path, identity: str) -> bool:
 
 
 def _tag(file: Path) -> str | None:
-    """The identity of the source that a copy says it was made from, None of what is no copy."""
+    """The identity of the source that a copy says it was made from; None if the file is not a copy."""
     try:
         if not file.is_file():
             return None
@@ -320,7 +322,7 @@ def _estimate(index: ClipIndex, row: int, side: int) -> float:
 
 
 def _accompanying(index: ClipIndex, rows: NDArray[np.int64], names: list[str], classes: Path) -> dict[str, bytes]:
-    """What says which class each clip is, beside the copies: file name → content."""
+    """The files beside the copies that say which class each clip is: file name → content."""
     if index.layout == "csv":
         text = io.StringIO(newline="")
         writer = csv.writer(text)

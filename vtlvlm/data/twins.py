@@ -1,4 +1,4 @@
-"""Videos of the same content: under two labels one of them is wrong, and on both sides of a split what is learned by heart is measured."""
+"""Videos of the same content. Under two labels, one label is wrong; on both sides of a split, the test measures what is memorised."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 _ENDS = 128 * 1024  # bytes of a file that its identity covers
 _CHUNK = 2**20
-_COMPARED = 500  # pairs of files that are read whole; more than that are believed by their identity
+_COMPARED = 500  # pairs of files that are compared whole; beyond these, the same identity is believed
 
 
 def twins(index: ClipIndex, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[int, int]]:
-    """Pairs of clips whose files hold the same: each further one with the first. Files that nobody has looked into are not known to.
+    """Pairs of clips with the same content: each further one with the first. Files that have not been opened are left out.
 
     Args:
         index: The clips.
@@ -45,7 +45,7 @@ def twins(index: ClipIndex, rows: NDArray[np.int64] | None = None) -> Iterator[t
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Whether two files of one identity are equal to the last byte; True where one cannot be read."""
+    """Whether two files of one identity are equal to the last byte; True if one cannot be read."""
     try:
         with one.open("rb") as left, other.open("rb") as right:
             while piece := left.read(_CHUNK):
@@ -57,7 +57,7 @@ def same_content(one: Path, other: Path) -> bool:
 
 
 def across(index: ClipIndex, sides: Split) -> Iterator[tuple[int, int]]:
-    """Pairs of a clip to learn from (or to choose by) and a test clip of the same content."""
+    """Pairs of a training or validation clip and a test clip with the same content."""
     learning = np.concatenate([sides.train, sides.val])
     shared = set(index.identity[learning].tolist()) & set(index.identity[sides.test].tolist()) - {""}
     if not shared:
@@ -71,7 +71,7 @@ def across(index: ClipIndex, sides: Split) -> Iterator[tuple[int, int]]:
 
 
 def refuse_leak(index: ClipIndex, sides: Split) -> None:
-    """Refuse a split with the same content among training and test clips.
+    """Refuse a split with the same content in a training or validation clip and in a test clip.
 
     Raises:
         DataError: Naming the first two files.
@@ -80,6 +80,7 @@ def refuse_leak(index: ClipIndex, sides: Split) -> None:
     if pair is not None:
         one, other = (shown(index.path[row]) for row in pair)
         raise DataError(
-            f"{index.root}: {one}, to learn from, and {other}, to test with, hold the same under protocol {sides.description['protocol']}; "
+            f"{index.root}: {one} (training or validation) and {other} (test) have the same content under protocol "
+            f"{sides.description['protocol']}; "
             "`vtlvlm prepare` lists all such pairs: remove one of each, or set data.allow_duplicates"
         )

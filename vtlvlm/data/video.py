@@ -1,10 +1,10 @@
 """Video files: what is in one (``probe``), chosen frames of it (``decode``), and whether all of it decodes (``verify``).
 
-One container a call, one thread, always closed. A file that is damaged in any way that shows is refused with its reason; no frame is
-ever made up. Container headers are not believed. ``Shown`` says which frames a file shows and when: from its packets where their headers
+One container a call, one thread, always closed. A file whose damage can be seen is refused with the reason; no frame is ever made up.
+Container headers are not believed. ``Shown`` says which frames a file shows and when: from its packets where their headers
 settle it, else by decoding all of them. The frames are those of a whole decode, numbered from 0 in display order.
 
-Colours: tagged matrix and range are honoured. Untagged video is BT.709 from 720 lines upwards and BT.601 below, as players have it, in
+Colours: tagged matrix and range are honoured. Untagged video is BT.709 from 720 lines upwards and BT.601 below, as players do it, in
 limited range. The display rotation and the sample aspect ratio stored in the file are applied.
 """
 
@@ -30,7 +30,7 @@ Crop = Literal["center", "pad"]
 
 _MATRICES = {1: "bt709", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}  # AVColorSpace → name in the scale filter
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
-_DROPPING, _LEAP = ("hevc", "mpeg4"), 1.75  # decoders that give up the frames that refer to a lost one; median intervals that one leaves
+_DROPPING, _LEAP = ("hevc", "mpeg4"), 1.75  # decoders that drop frames which refer to a lost one; median intervals of the gap
 _HELD = 512 * 2**20  # bytes of a file whose packets may be held in memory
 _TURNS: dict[int, list[tuple[str, str | None]]] = {
     1: [("transpose", "clock")],
@@ -72,7 +72,7 @@ class Shown:
     Packets that an edit list leaves out and hidden frames are not shown. A frame that is shown again counts again.
 
     Args:
-        stream: Whose packets are added.
+        stream: The stream whose packets are added.
     """
 
     def __init__(self, stream: av.VideoStream) -> None:
@@ -85,7 +85,7 @@ class Shown:
         self._due: int | None = None
 
     def noted(self, source: Iterable[av.Packet]) -> Iterator[av.Packet]:
-        """Hand packets on, each added."""
+        """Add packets, and pass them on."""
         for packet in source:
             self.add(packet)
             yield packet
@@ -112,8 +112,8 @@ class Shown:
 
     @property
     def stamps(self) -> list[int | None] | None:
-        """Times of the frames in display order, in the stream's time base, None throughout where the container has none; or None where the
-        packets do not settle which frames are shown."""
+        """Times of the frames in display order, in the stream's time base; all of them None if the container has none. None instead of the
+        list if the packets do not settle which frames are shown."""
         if self._count is None or not self._count.settled or not self._stamps:
             return None
         if not self._known:
@@ -127,7 +127,7 @@ class Shown:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Count the frames a file shows. Most files give it away by their packets, for about 1 % of a decode; the others are decoded.
+    """Count the frames a file shows. For most files their packets suffice, in about 1 % of the time of decoding; the others are decoded.
 
     Raises:
         VideoError: Not a regular readable file, no video in it, truncated, its first frame does not decode, or, of a file that had to be
@@ -230,7 +230,7 @@ def _chosen(
     """The wanted frames in display order; fills ``stamps`` with the times of all frames up to the last of them.
 
     H.264 whose packets settle which frames are shown, and when, is decoded without the frames that are neither wanted nor referred to by
-    others. Where their times rise with the order of decoding there is nothing to skip, or they are made up: AVI stores none.
+    others. Times that rise in the order of decoding mean that there is nothing to skip, or that they are made up: AVI stores none.
     """
     source: Iterable[av.Packet] = packets_of(path, container, stream)
     if stream.codec_context.name == "h264" and Path(path).stat().st_size < _HELD:
@@ -334,8 +334,8 @@ def frame_rate(stream: av.VideoStream) -> float:
 
 
 def _made_up(stream: av.VideoStream) -> bool:
-    """Whether the times of showing are FFmpeg's guess. AVI holds the order of decoding, which is another one where frames are reordered; an
-    MPEG program stream has times for some of its frames alone."""
+    """Whether FFmpeg guesses the display times. AVI stores frames in decoding order, which differs from theirs if frames are reordered; an
+    MPEG program stream has times for only some of its frames."""
     name = stream.container.format.name
     return name == "mpeg" or (name == "avi" and bool(stream.codec_context.has_b_frames))
 
@@ -391,7 +391,7 @@ def scaling(frame: av.VideoFrame) -> str:
 
 
 def turns(frame: av.VideoFrame) -> list[tuple[str, str | None]]:
-    """The filters that stand a frame upright."""
+    """The filters that turn a frame upright."""
     return _TURNS.get(-round(frame.rotation / 90) % 4, [])
 
 

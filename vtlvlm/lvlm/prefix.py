@@ -93,7 +93,7 @@ class DeepPrompts(Adapter):
     Attributes:
         key: (layers, KV heads, P, head width) float32, trained; with an MLP a constant, its start
         value: (layers, KV heads, P, head width) float32, likewise
-        encoder: the MLP whose output is added to them, where there is one
+        encoder: the MLP whose output is added to them, if there is one
         active: False hides the prompts from the model they are attached to.
 
     Raises:
@@ -171,7 +171,7 @@ class DeepPrompts(Adapter):
         if (self.tokens and prompts != self.tokens) or (width or 0) != (self.reparameterise or 0):
             raise UsageError(
                 f"{source}: its weights are not those of its settings ({self.tokens} prompt tokens, the file has {prompts}; MLP "
-                f"{self.reparameterise}, the file has {width}); get or make the file anew"
+                f"{self.reparameterise}, the file has {width}); get the file again, or make it again"
             )
 
     def build(self, config: PretrainedConfig) -> None:

@@ -389,7 +389,7 @@ class EventReasoner(nn.Module):
                 )
         temperature = float(state["temperature"])
         if not (math.isfinite(temperature) and temperature > 0):
-            raise UsageError(f"trained weights hold a temperature of {temperature}, which is a number above 0; make the file anew")
+            raise UsageError(f"trained weights hold a temperature of {temperature}, which must be above 0; make the file again")
         self.load_state_dict(dict(state), strict=False)
 
     def _built(self, vectors: Tensor | None = None) -> LlavaForConditionalGeneration:

@@ -1,7 +1,7 @@
-"""Chat templates of strangers, rendered within limits.
+"""Renders chat templates from anywhere within limits.
 
-A template is a program (Jinja, in the sandbox of transformers): it reaches no file and no code, but it may loop for ever or make a text
-that takes all memory, already while it is compiled. So it is rendered in a process of its own, which the system stops.
+A template is a program (Jinja, in the sandbox of transformers). It reaches no file and no code, but it may loop for ever or make a text
+that takes all memory, even while it is compiled. So it is rendered in a process of its own, which the system stops at its limits.
 """
 
 from __future__ import annotations

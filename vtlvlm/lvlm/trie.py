@@ -42,7 +42,7 @@ class LabelTrie(nn.Module):
     targets: Tensor
     """(F,) int64, the predicted token"""
     lengths: Tensor
-    """(A,) int64, tokens of each label, its end token included; 0 where it is not laid out"""
+    """(A,) int64, tokens of each label, its end token included; 0 if it is not laid out"""
 
     def __init__(self, labels: Sequence[Sequence[int]], max_positions: int | None = None, chosen: Sequence[int] | None = None) -> None:
         super().__init__()

@@ -78,7 +78,7 @@ class CodebookFacts:
     codes: Sequence[CodePictures] = ()
     """at most eight are drawn"""
     note: str = ""
-    """stands in the place of pictures, or below them"""
+    """shown instead of the pictures, or above them"""
     alarm: str = ""
     """one line in red below the title"""
 
@@ -304,6 +304,6 @@ def signed(value: float) -> str:
 
 
 def _say(axes: Axes, text: str) -> None:
-    """A line in the place of a chart."""
+    """Write a line instead of a chart."""
     bare(axes)
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9.5, color=MUTED)

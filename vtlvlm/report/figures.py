@@ -16,13 +16,13 @@ from vtlvlm.report.style import COLOURS, FAINT, INK, MUTED, house_style, label, 
 from vtlvlm.report.tables import ResultRow
 
 MANY_CLASSES = 24
-"""From here on a confusion matrix shows numbers only in its most confused pairs."""
+"""With more classes a confusion matrix marks only its most confused pairs, and shows no numbers."""
 LABELLED_CLASSES = 120
-"""From here on a confusion matrix is as large as it gets, and names only as many of its classes."""
+"""With more classes a confusion matrix grows no further, and names at most so many of them."""
 LONGEST = 52
 """Characters of a class's name"""
 DRAWN_CELLS = 600
-"""From here on its cells would be too small to see: they are taken together."""
+"""With more classes the cells would be too small to see: each then stands for a block of classes."""
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def _slug(title: str) -> str:
 
 
 def file_names(report: Report) -> dict[str, str]:
-    """The file of each picture: its name without what a path or a link could mean, and a number where two are then alike."""
+    """The file of each picture: its name without characters that mean something in a path or link, and a number if two are then alike."""
     found: dict[str, str] = {}
     for section in report.sections:
         for picture in section.pictures:

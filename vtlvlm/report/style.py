@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import io
-import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from vtlvlm.report.tables import display_width
 from vtlvlm.system.streams import gist
 from vtlvlm.system.text import shown
 
@@ -27,7 +27,7 @@ FAINT = "#c9ced6"
 MUTED = "#6b7280"
 
 OTHER_SCRIPTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Emoji")
-"""Fonts for what DejaVu lacks, used where they are installed"""
+"""Fonts for what DejaVu lacks, used if they are installed"""
 
 _RC: dict[Any, Any] = {
     "text.parse_math": False,  # names are text, whatever dollars are in them
@@ -60,8 +60,8 @@ _RC: dict[Any, Any] = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """The settings under which every figure is made and drawn; the caller's own are back afterwards. No text in a figure is mathematics,
-    and a sign that no font has is a box without a warning."""
+    """The settings under which every figure is made and drawn; the caller's own are restored afterwards. No text in a figure is
+    read as mathematics, and a character that no font has is drawn as a box without a warning."""
     with mpl.rc_context({**_RC, "font.family": _fonts()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
@@ -98,10 +98,10 @@ def png(figure: Figure, dpi: int = 150) -> bytes:
 
 @contextmanager
 def beside_the_result(what: str) -> Iterator[None]:
-    """Whatever fails in the block is a warning of one line: pictures and curves never stand between a result and its file.
+    """Turn any failure in the block into a warning of one line: pictures and curves must not keep a result from being written.
 
     Args:
-        what: Could not be made, such as ``the confusion matrix's picture``.
+        what: The name of what is made, such as ``the confusion matrix's picture``.
     """
     try:
         yield
@@ -110,17 +110,17 @@ def beside_the_result(what: str) -> Iterator[None]:
 
 
 def label(text: object, most: int = 52) -> str:
-    """A name from outside for a figure: one line, harmless, of a length that leaves room for the rest, and no legend leaves it out.
+    """A name from outside for a figure: one line, harmless, short enough, and never left out by a legend.
 
     Args:
         text: Shown as it stands, dollars, braces and backslashes too.
         most: Characters at most, wide ones counted twice; the end of longer text becomes ``…``.
     """
     line = shown(" ".join(str(text).split(" ")))
-    if sum(map(_columns, line)) > most:
+    if display_width(line) > most:
         width = 1
         for place, character in enumerate(line):
-            width += _columns(character)
+            width += display_width(character)
             if width > most:
                 words = line[:place].rstrip()
                 line = (words[: words.rfind(" ")] if words.rfind(" ") > place // 2 else words) + "…"
@@ -128,10 +128,6 @@ def label(text: object, most: int = 52) -> str:
     if not line.strip():
         return "(blank)"
     return f" {line}" if line.startswith("_") else line  # matplotlib's legends skip what begins with an underscore
-
-
-def _columns(character: str) -> int:
-    return 0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def bare(axes: Axes) -> None:

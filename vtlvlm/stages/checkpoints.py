@@ -1,8 +1,8 @@
-"""Checkpoints: whole or not there, read without running anything in them, found by what can be read.
+"""Checkpoints are written whole or not at all, read without running anything in them, and found by whether they can be read.
 
-Lightning writes checkpoints by way of TMPDIR, reads them before anyone has looked at them, and believes the paths that they name. Here
-:class:`CheckpointFiles` and :class:`RunTrainer` write them beside their target and put them in its place when they are on the disk;
-:func:`examine` looks at them first; :func:`harmless` takes out of their callbacks' states what Lightning would delete at their word.
+Lightning writes checkpoints through TMPDIR, reads them unchecked, and believes the paths in them. Here :class:`CheckpointFiles` and
+:class:`RunTrainer` write a checkpoint beside its target and rename it once it is on the disk; :func:`examine` checks it before it is used;
+:func:`harmless` removes from its callbacks' states the paths that Lightning would delete.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ RECORD = "vtlvlm"
 silently override the configuration that was asked for."""
 LAST, BEST = "last", "best"
 BEFORE = "before-"
-"""How a folder of shards is called while the next one takes its place"""
+"""Prefix of a folder of shards while the next one replaces it"""
 LEFTOVER = re.compile(r"\..+\.ckpt\..+\.[0-9a-f]{8}\.tmp")
-"""A checkpoint half written, a file or a folder of shards"""
+"""A half-written checkpoint, a file or a folder of shards"""
 REPLAYED = {"loops": dict, "callbacks": dict, "lr_schedulers": list}
-"""What a training goes on from, beside weights and optimiser, and its type"""
+"""What a training needs to continue, beside weights and optimiser, and its type"""
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         _require_whole(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tensors that are refused next
+            warnings.simplefilter("ignore")  # about tensors that are refused below
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises what it likes
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -72,13 +72,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(RECORD), dict):
         raise UsageError(f"{path}: not a checkpoint of vtlvlm")
     require_record(checkpoint[RECORD], path)
-    if path.name != METADATA:  # which has the weights beside it
+    if path.name != METADATA:  # the shards beside it have the weights
         require_tensors(checkpoint.get("state_dict"), path)
     return checkpoint
 
 
 def _require_whole(path: Path) -> None:
-    """Refuse a file whose parts differ from their checksums, which torch does not look at."""
+    """Refuse a file whose parts differ from their checksums, which torch does not check."""
     if not path.stat().st_size:
         raise ValueError("the file is empty")
     with zipfile.ZipFile(path) as parts:
@@ -98,11 +98,11 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 
 def examine(path: str | Path, training: bool = False) -> dict[str, Any]:
-    """The record of a checkpoint, a file or a folder of shards, in which everything is there that Lightning will read.
+    """The record of a checkpoint (a file or a folder of shards), if it holds everything that Lightning will read.
 
     Args:
         path: The checkpoint.
-        training: Whether a training goes on from it, or its weights alone are needed.
+        training: Whether a training continues from it; otherwise only its weights are needed.
 
     Raises:
         UsageError: if it is missing, damaged, no checkpoint of vtlvlm, or lacks something.
@@ -120,7 +120,7 @@ def examine(path: str | Path, training: bool = False) -> dict[str, Any]:
         expected |= REPLAYED if sharded else {**REPLAYED, "optimizer_states": list}
     lacking = [name for name, kind in expected.items() if not isinstance(checkpoint.get(name), kind)]
     if training and "optimizer_states" in lacking:
-        raise UsageError(f"{path}: holds weights alone, from which no training can go on; give one that was written with its optimiser")
+        raise UsageError(f"{path}: holds only weights, from which no training can continue; give one that was written with its optimiser")
     described = {"stage": str, "settings": dict, "provenance": dict}
     lacking += [f"{RECORD}.{name}" for name, kind in described.items() if not isinstance(record.get(name), kind)]
     if lacking:
@@ -129,7 +129,7 @@ def examine(path: str | Path, training: bool = False) -> dict[str, Any]:
 
 
 def belongs(path: Path, folder: Path) -> bool:
-    """Whether a checkpoint is of the run in a folder: it lies there, or was written while the run's own ones lay there.
+    """Whether a checkpoint belongs to the run in a folder: it lies there, or that run wrote it.
 
     Raises:
         UsageError: if it lies elsewhere and cannot be read.
@@ -146,8 +146,8 @@ def belongs(path: Path, folder: Path) -> bool:
 
 
 def harmless(checkpoint: dict[str, Any]) -> None:
-    """Take out of the states of callbacks, in place, every path that is not of Lightning's making: one day it would delete what is there.
-    What is left are plain absolute names, which it compares with its own folder."""
+    """Remove from the callbacks' states, in place, every path that Lightning cannot have written: it would one day delete what is there.
+    Plain absolute paths are kept; Lightning compares them with its own folder."""
     states = checkpoint.get("callbacks")
     for state in states.values() if isinstance(states, dict) else ():
         if not isinstance(state, dict):
@@ -167,7 +167,7 @@ def _plain(path: Any) -> bool:
 
 
 class Found(NamedTuple):
-    """What a training of a run folder can go on from."""
+    """What the training of a run folder can continue from."""
 
     checkpoint: Path | None
     """The newest that can be read"""
@@ -176,9 +176,9 @@ class Found(NamedTuple):
 
 
 def continuation(folder: Path | str) -> Found:
-    """The newest checkpoint of a run folder that a training can go on from, with those that were passed over.
+    """The newest checkpoint of a run folder from which a training can continue, with those that were passed over.
 
-    Looked at are ``checkpoints/`` and what Lightning writes when Slurm warns it; of equal age, the end of an epoch comes first.
+    The search covers ``checkpoints/`` and what Lightning writes when Slurm warns it. Of equally old ones, the last epoch's end comes first.
     """
     passed: list[str] = []
     for path in written(folder):
@@ -192,12 +192,12 @@ def continuation(folder: Path | str) -> Found:
 
 
 def to_continue(folder: Path | str) -> Path | None:
-    """The checkpoint that the training of a run folder goes on from; None without."""
+    """The checkpoint from which the training of a run folder continues; None if there is none."""
     return continuation(folder).checkpoint
 
 
 def written(folder: Path | str) -> list[Path]:
-    """All that a run folder holds by way of checkpoints, readable or not, the newest first."""
+    """All checkpoints of a run folder, readable or not, the newest first."""
     folder = Path(folder)
     paths = [*(folder / "checkpoints").glob("*.ckpt"), *folder.glob("hpc_ckpt_*.ckpt")]
     ages = {path: age for path in paths if (age := _age(path)) is not None}
@@ -262,11 +262,11 @@ class CheckpointFiles(TorchCheckpointIO):
 
     def __init__(self) -> None:
         self.restoring = False
-        """Whether Lightning is at work with a checkpoint's content"""
+        """Whether Lightning is restoring a checkpoint"""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if storage_options is not None:
-            raise TypeError("storage_options are for storage that is no file system")
+            raise TypeError("storage_options are for storage that is not a file system")
         path = Path(path)
         try:
             with replacing(path) as temporary:
@@ -292,7 +292,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class Restored(Callback):
-    """Notes when Lightning has put everything of a checkpoint in its place, and what comes after cannot be its fault."""
+    """Notes when Lightning has restored all of a checkpoint: later errors are not the checkpoint's fault."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         files = trainer.strategy.checkpoint_io
@@ -311,15 +311,15 @@ def not_written(path: Path, error: OSError) -> NotWrittenError:
 
 
 def _system_error(error: BaseException | None) -> OSError | None:
-    """What the system said: torch tells in words of its own that a file could not be written."""
+    """The system's error behind another one: torch reports in its own words that a file could not be written."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error
 
 
 class RunTrainer(Trainer):
-    """A Trainer whose checkpoints are whole or not there, as folders of shards too, and whose processes all stop where one cannot be
-    written."""
+    """A Trainer that writes each checkpoint, a file or a folder of shards, whole or not at all. If one cannot be written, all processes
+    stop."""
 
     def save_checkpoint(self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None) -> None:
         target = Path(filepath)
@@ -343,7 +343,7 @@ class RunTrainer(Trainer):
 
 
 def _take_place(temporary: Path, target: Path) -> None:
-    """Put a finished checkpoint, a folder or a file, in the place of the one before, which keeps a name at each moment."""
+    """Replace the previous checkpoint by a finished one, a folder or a file. The previous one has a name at every moment."""
     before = target.with_name(f"{BEFORE}{target.name}")
     for inner in temporary.iterdir() if temporary.is_dir() else [temporary]:
         sync(inner)
@@ -363,7 +363,7 @@ def _take_place(temporary: Path, target: Path) -> None:
 
 
 def clear_leftovers(folder: Path | str) -> None:
-    """Remove what dead processes have left of checkpoints half written. Only for who holds the run folder's lock."""
+    """Remove the half-written checkpoints of dead processes. The caller must hold the run folder's lock."""
     folder = Path(folder)
     for left in (*folder.glob(".*.tmp"), *(folder / "checkpoints").glob(".*.tmp")):
         if LEFTOVER.fullmatch(left.name):
@@ -371,15 +371,15 @@ def clear_leftovers(folder: Path | str) -> None:
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """One of the two checkpoints that every run has: ``last.ckpt``, of each epoch's end, also the cut one at ``max_steps``, and
-    ``best.ckpt``, chosen by validation alone. A class of its own, so that Lightning does not take a user's ``ModelCheckpoint`` for it."""
+    """One of the two checkpoints that every run has: ``last.ckpt``, written at each epoch's end and at ``max_steps``, and ``best.ckpt``,
+    chosen by validation alone. It has a class of its own, so that Lightning does not take a user's ``ModelCheckpoint`` for it."""
 
     @property
     def state_key(self) -> str:
         return f"{type(self).__name__}[{self.filename}]"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the score of the best one where it lies in this run's folder, which may have moved; in a new folder there is none."""
+        """Take over the best score if its checkpoint lies in this run's folder, which may have moved; a new folder has none."""
         here = Path(self.dirpath or ".") / f"{self.filename}{self.FILE_EXTENSION}"
         if not here.exists():
             self.best_model_path = state_dict["best_model_path"]
@@ -391,7 +391,7 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 def run_checkpoints(folder: Path | str, monitor: str, mode: str) -> list[ModelCheckpoint]:
-    """Both, for a run folder; without validation there is never a best one.
+    """The two checkpoint callbacks of a run folder; without validation there is never a best checkpoint.
 
     Args:
         folder: The run folder.
@@ -407,7 +407,7 @@ def run_checkpoints(folder: Path | str, monitor: str, mode: str) -> list[ModelCh
 
 
 def with_present_names(checkpoint: dict[str, Any], monitor: str) -> None:
-    """Give the states of both, in place, the names they have now, where they are of the time when they were plain ``ModelCheckpoint`` s."""
+    """Rename the states of both callbacks, in place, if they were saved when both were plain ``ModelCheckpoint`` s."""
     states = checkpoint.get("callbacks")
     if not isinstance(states, dict) or any(str(key).startswith(RunCheckpoint.__name__) for key in states):
         return
@@ -419,6 +419,6 @@ def with_present_names(checkpoint: dict[str, Any], monitor: str) -> None:
 
 
 def is_default(callback: Any) -> bool:
-    """Whether a checkpoint callback is the one that Lightning adds where it is given none."""
+    """Whether a checkpoint callback is the one that Lightning adds if it is given none."""
     told = (getattr(callback, name, True) for name in ("dirpath", "filename", "monitor", "save_last"))
     return type(callback) is ModelCheckpoint and not any(told)

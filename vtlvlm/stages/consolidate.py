@@ -46,7 +46,7 @@ def gather(folder: Path) -> dict[str, Any]:
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is what is meant
             shards.load(weights, storage_reader=reader, no_dist=True)
     except (Exception, shards.CheckpointException) as error:  # a missing shard, a cut one, one of another run: torch raises what it likes
-        reason = shown(str(error).strip().splitlines()[-1:] or type(error).__name__, 200)
+        reason = shown((str(error).strip() or type(error).__name__).splitlines()[-1], 200)
         raise UsageError(f"{folder}: its shards cannot be read ({reason}); copy the folder again, with all its files") from error
     return {**checkpoint, "state_dict": {name.removeprefix(WEIGHTS): tensor for name, tensor in weights.items()}}
 
@@ -63,7 +63,7 @@ def consolidate(source: Path, output: Path, llava: str | None = None) -> Path:
         ``output``
 
     Raises:
-        UsageError: a source that is no such checkpoint or trained no weights of the language model, or an output that exists.
+        UsageError: a source that is not such a checkpoint or trained no weights of the language model, or an output that exists.
     """
     if output.exists():
         raise UsageError(f"{output} already exists: name a new file or folder")

@@ -1,4 +1,4 @@
-"""What a checkpoint was made from, and the refusal of files that are none and of data or weights that do not go with it."""
+"""What a checkpoint was made from. Refuses files that are not checkpoints, and data or weights that do not match a checkpoint."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def require_record(record: Any, path: str | Path) -> None:
     Raises:
         UsageError: It lacks something, or has it in another form.
     """
-    fault = "it is no table"
+    fault = "it is not a table"
     if isinstance(record, dict):
         plain, stage = _plain_values(record), record.get("stage")
         if plain is not None:
@@ -60,7 +60,7 @@ def require_record(record: Any, path: str | Path) -> None:
         else:
             fault = _lacks(record.get("provenance"), _NEEDED.get(stage, {}), "provenance") or ""
     if fault:
-        raise UsageError(f"{path}: not a readable checkpoint ({fault}); get or make the file anew")
+        raise UsageError(f"{path}: not a readable checkpoint ({fault}); get the file again, or make it again")
 
 
 def require_classes(classes: Any, path: str | Path) -> list[str]:
@@ -70,9 +70,9 @@ def require_classes(classes: Any, path: str | Path) -> list[str]:
         UsageError: Not a list of names.
     """
     if not isinstance(classes, list | tuple) or not classes or not all(isinstance(name, str) for name in classes):
-        raise UsageError(f"{path}: its categories are no list of names; get or make the file anew")
+        raise UsageError(f"{path}: its categories are not a list of names; get the file again, or make it again")
     if broken := [name for name in classes if not encodable(name)]:
-        raise UsageError(f"{path}: its category {shown(broken[0], 80)} holds half a character; get or make the file anew")
+        raise UsageError(f"{path}: its category {shown(broken[0], 80)} holds half a character; get the file again, or make it again")
     return list(classes)
 
 
@@ -83,7 +83,7 @@ def _plain_values(value: Any) -> str | None:
         inner: list[Any] = []
         for one in layer:
             if isinstance(one, dict) and not all(isinstance(key, str) for key in one):
-                return "a key is no text"
+                return "a key is not text"
             if isinstance(one, dict | list | tuple):
                 count += len(one)
                 if count > MOST:  # also where few bytes name one list again and again
@@ -109,12 +109,12 @@ def _lacks(found: Any, needed: dict[str, Any], place: str) -> str | None:
         elif not isinstance(value, kind) or (isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value))):
             return f"{place}.{name} is {shown(repr(value), 40) if name in found else 'missing'}"
     if needed.get("classes") is list and not all(isinstance(name, str) for name in found["classes"]):
-        return f"{place}.classes is no list of names"
+        return f"{place}.classes is not a list of names"
     return None
 
 
 def require_tensors(values: Any, path: str | Path) -> None:
-    """Refuse weights that are no plain tensors, or claim more memory than their file has: copied, they would take it.
+    """Refuse weights that are not plain tensors, or claim more memory than their file has: copied, they would take it.
 
     Args:
         values: A state dict out of a file; anything.
@@ -127,7 +127,7 @@ def require_tensors(values: Any, path: str | Path) -> None:
     if isinstance(values, dict):
         fault = next((f"{shown(name, 80)} is {wrong}" for name, one in values.items() if (wrong := _no_tensor(name, one))), "")
     if fault:
-        raise UsageError(f"{path}: not a readable checkpoint ({fault}); get or make the file anew")
+        raise UsageError(f"{path}: not a readable checkpoint ({fault}); get the file again, or make it again")
 
 
 def _no_tensor(name: Any, value: Any) -> str | None:
@@ -138,12 +138,12 @@ def _no_tensor(name: Any, value: Any) -> str | None:
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         return f"larger ({'x'.join(map(str, value.shape))}) than what is stored of it"
     if name.rpartition(".")[2] == "temperature" and not (value.numel() == 1 and math.isfinite(value.item()) and value.item() > 0):
-        return f"{value.item() if value.numel() == 1 else 'no number'}, a temperature is a number above 0"
+        return f"{value.item() if value.numel() == 1 else 'no number'}, a temperature must be above 0"
     return None
 
 
 def require_numbers(values: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], path: str | Path) -> None:
-    """Refuse weights out of a file that are not finite, or whole numbers in the place of real ones: they would answer as if sound.
+    """Refuse weights from a file that are not finite, or that are whole numbers instead of real ones: the model would answer all the same.
 
     Args:
         values: Of the file, by name.
@@ -158,12 +158,12 @@ def require_numbers(values: Mapping[str, torch.Tensor], own: Mapping[str, torch.
         if value is None or not (value.is_floating_point() or tensor.is_floating_point()):
             continue
         if value.is_floating_point() != tensor.is_floating_point():
-            wrong = f"holds {shown(value.dtype)} where {shown(tensor.dtype)} is due"
+            wrong = f"holds {shown(value.dtype)}, expected {shown(tensor.dtype)}"
         elif not bool(torch.isfinite(value).all()):
             wrong = "holds numbers that are not finite"
         else:
             continue
-        raise UsageError(f"{path}: its {name} {wrong}; get or make the file anew")
+        raise UsageError(f"{path}: its {name} {wrong}; get the file again, or make it again")
 
 
 def content_hash(module: nn.Module) -> str:
@@ -197,8 +197,8 @@ def require_same_split(made: dict[str, Any], protocol: str, train_hash: str, wha
 def require_unseen_validation(made: dict[str, Any], now: dict[str, Any], what: str) -> None:
     """Refuse to validate on clips that the weights were trained on: checkpoint and temperature would be chosen by them.
 
-    The clips that validated them then may do so again. Other ones must be of people who did not train, or are refused where people are
-    not known.
+    The clips that validated them then may do so again. Others must show people who were not trained on; if the people are not known, they
+    are refused.
 
     Args:
         made: ``NTUDataModule.split_description`` of the weights.
@@ -223,8 +223,8 @@ def require_unseen_validation(made: dict[str, Any], now: dict[str, Any], what: s
 
 
 def require_same_extractor(extractor: FeatureExtractor, made: dict[str, Any], what: str) -> None:
-    """Load an extractor's weights, and refuse other ones than those whose features were learned from. A trained extractor lies in the
-    checkpoint itself.
+    """Load an extractor's weights, and refuse any but those whose features were learned from. A trained extractor lies in the checkpoint
+    itself.
 
     Args:
         extractor: as the settings of stage 1 describe it.
@@ -241,7 +241,7 @@ def require_same_extractor(extractor: FeatureExtractor, made: dict[str, Any], wh
         one, two = (str(side.get(WEIGHTS))[:8] for side in (made, found))
         raise UsageError(
             f"{what} was trained on features of an extractor with {WEIGHTS} {one}, extractor.weights = "
-            f"{getattr(extractor, 'weights', None)!r} has {two}: put the weights of then in their place, or train stage 1 anew"
+            f"{getattr(extractor, 'weights', None)!r} has {two}: put back the weights that it was trained with, or train stage 1 anew"
         )
 
 

@@ -1,8 +1,8 @@
-"""Parts as plain settings, and back: the only classes that a file can have built are those of one fixed table.
+"""Parts as plain settings, and back. A file can have only the classes of one fixed table built.
 
-Checkpoints, bundles and caches describe parts as ``{"class_path", "init_args"}``. Such a file may come from a stranger. Nothing that it
+Checkpoints, bundles and caches describe parts as ``{"class_path", "init_args"}``. Such a file may come from anywhere. Nothing that it
 names is imported or called unless it stands in :data:`PARTS`, is of the base class that its place expects, and has settings of the types
-that its constructor declares. A configuration (YAML) is another matter: it is code of the user's own, and may name any class.
+that its constructor declares. A configuration (YAML) is different: it is the user's own code, and may name any class.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _plain(value: Any) -> Any:
 
 
 def build_from(settings: Any, base: type[Part], source: str | Path) -> Part:
-    """The inverse of :func:`settings_of`, for settings out of a file that may be a stranger's.
+    """The inverse of :func:`settings_of`, for settings from a file that may come from anywhere.
 
     Args:
         settings: As the file has them; anything.
@@ -131,13 +131,13 @@ def build_from(settings: Any, base: type[Part], source: str | Path) -> Part:
 
 def _part(settings: Any, base: type, place: str, depth: int) -> Any:
     if not is_part(settings):
-        raise UsageError(f"{place} is {_told(settings)}, where a {base.__name__} with class_path and init_args is due; make the file anew")
+        raise UsageError(f"{place} is {_told(settings)}, expected a {base.__name__} with class_path and init_args; make the file again")
     if depth > DEEP:
-        raise UsageError(f"{place}: parts within parts without end; make the file anew")
+        raise UsageError(f"{place}: parts within parts without end; make the file again")
     kind = part_class(settings["class_path"])
     name = kind.__name__
     if not issubclass(kind, base):
-        raise UsageError(f"{place} is a {name}, where a {base.__name__} is due; make the file anew")
+        raise UsageError(f"{place} is a {name}, expected a {base.__name__}; make the file again")
     given, known = settings["init_args"], _parameters(kind)
     unknown = sorted(map(str, given.keys() - {p.name for p in known}))
     if unknown:
@@ -146,7 +146,7 @@ def _part(settings: Any, base: type, place: str, depth: int) -> Any:
         )
     missing = [p.name for p in known if p.default is p.empty and p.name not in given]
     if missing:
-        raise UsageError(f"{name} lacks its setting {', '.join(missing)}; make the file anew")
+        raise UsageError(f"{name} lacks its setting {', '.join(missing)}; make the file again")
     hints = get_type_hints(kind if is_dataclass(kind) else kind.__init__)
     values = {key: _value(value, hints[key], f"{name}.{key}", key, depth) for key, value in given.items()}
     try:
@@ -154,7 +154,7 @@ def _part(settings: Any, base: type, place: str, depth: int) -> Any:
     except UsageError:
         raise
     except Exception as error:  # a combination that the constructor did not expect
-        raise UsageError(f"{name} cannot be made with the file's settings ({shown(error, 100)}); make the file anew") from error
+        raise UsageError(f"{name} cannot be made with the file's settings ({shown(error, 100)}); make the file again") from error
 
 
 def is_part(settings: Any) -> bool:
@@ -198,14 +198,14 @@ def _value(value: Any, hint: Any, place: str, name: str, depth: int) -> Any:
         elif get_origin(kind) in (list, tuple, Sequence):
             if isinstance(value, list | tuple):
                 if len(value) > LONG:
-                    raise UsageError(f"{place} has {len(value):,} entries, at most {LONG:,} are taken; make the file anew")
+                    raise UsageError(f"{place} has {len(value):,} entries, at most {LONG:,} are taken; make the file again")
                 return [_value(one, get_args(kind)[0], place, name, depth) for one in value]
         elif kind in (bool, int, float, str):
             if type(value) is kind or (kind is float and type(value) is int):
                 return _bounded(value, kind, place, name)
         elif is_part(value):
             return _part(value, kind, place, depth + 1)
-    raise UsageError(f"{place} is {_told(value)}, where {_due(hint)} is due; make the file anew")
+    raise UsageError(f"{place} is {_told(value)}, expected {_expected(hint)}; make the file again")
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
@@ -215,18 +215,18 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 def _bounded(value: Any, kind: type, place: str, name: str) -> Any:
     if kind is str:
         if len(value) > TEXT:
-            raise UsageError(f"{place} is a text of {len(value):,} characters, at most {TEXT:,} are taken; make the file anew")
+            raise UsageError(f"{place} is a text of {len(value):,} characters, at most {TEXT:,} are taken; make the file again")
         if not encodable(value):
-            raise UsageError(f"{place} holds half a character ({_told(value)}); make the file anew")
+            raise UsageError(f"{place} holds half a character ({_told(value)}); make the file again")
     elif kind is not bool:
         most = LARGEST.get(name, WHOLE) if kind is int else REAL
         if not (math.isfinite(value) if isinstance(value, float) else True) or abs(value) > most:
-            raise UsageError(f"{place} is {_told(value)}, at most {most:,} is taken; make the file anew")
+            raise UsageError(f"{place} is {_told(value)}, at most {most:,} is taken; make the file again")
     return value
 
 
 def _told(value: Any) -> str:
-    """A value of a stranger in a few characters."""
+    """A value from a file in a few characters, for the message."""
     if isinstance(value, bool | float | str) or value is None:
         return shown(repr(value[:60] if isinstance(value, str) else value), 60)
     if isinstance(value, int):
@@ -234,7 +234,7 @@ def _told(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _due(hint: Any) -> str:
+def _expected(hint: Any) -> str:
     names = []
     for kind in _kinds(hint):
         if kind is type(None):
@@ -252,7 +252,7 @@ def _due(hint: Any) -> str:
 
 
 def with_defaults(settings: Any) -> Any:
-    """Settings with the defaults of those that are newer than the file they come from; classes that are no part stay as they are."""
+    """Settings of an older file with the defaults of newer settings; classes that are not parts stay as they are."""
     if isinstance(settings, list):
         return [with_defaults(v) for v in settings]
     if not is_part(settings):

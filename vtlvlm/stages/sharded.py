@@ -1,7 +1,7 @@
 """The description of a sharded checkpoint, read without running anything in it.
 
-torch.distributed.checkpoint pickles the description (``.metadata``). A pickle can call anything that can be imported, so that this one is
-read by an unpickler that knows torch's few classes of descriptions and nothing else.
+torch.distributed.checkpoint pickles the description (``.metadata``). A pickle can call anything that can be imported, so this one is read
+by an unpickler that knows torch's few classes of descriptions and nothing else.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def read_description(folder: Path) -> Metadata:
     """The description of a folder of shards.
 
     Raises:
-        UsageError: It is missing, damaged, holds anything else than a description, or names files outside the folder.
+        UsageError: It is missing, damaged, holds anything but a description, or names files outside the folder.
     """
     path = folder / NAME
     try:
         if not path.is_file() or path.stat().st_size > LARGEST:
-            raise ValueError("it is no file of a few megabytes")
+            raise ValueError("it is not a file of a few megabytes")
         with path.open("rb") as file:
             found = _Descriptions(file).load()
         _require_description(found, folder)
@@ -71,18 +71,18 @@ def _require_description(found: Any, folder: Path) -> None:
     if type(found) is not Metadata or type(found.state_dict_metadata) is not dict or type(found.storage_data) is not dict:
         raise ValueError("it holds something else")
     if any(type(name) is not str for name in found.state_dict_metadata):
-        raise ValueError("a tensor's name is no text")
+        raise ValueError("a tensor's name is not text")
     sizes: dict[str, int] = {}
     for index, place in found.storage_data.items():
         if type(index) is not MetadataIndex or type(place) is not _StorageInfo or type(index.fqn) is not str:
-            raise ValueError("a tensor's place is none")
+            raise ValueError("a tensor's place is malformed")
         name = place.relative_path
         if type(name) is not str or name != Path(name).name:
             raise ValueError(f"it names {shown(name, 80)}, a file outside the folder")
         if name not in sizes:
             state = (folder / name).lstat()
             if not stat.S_ISREG(state.st_mode):
-                raise ValueError(f"{shown(name, 80)} is no regular file")
+                raise ValueError(f"{shown(name, 80)} is not a regular file")
             sizes[name] = state.st_size
         start, length = place.offset, place.length
         if type(start) is not int or type(length) is not int or min(start, length) < 0 or start + length > sizes[name]:

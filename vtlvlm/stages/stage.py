@@ -57,7 +57,7 @@ class Stage(LightningModule):
         super().__init__()
         self.means = nn.ModuleDict()  # of what evaluations log
         self.trained = False  # weights come from a checkpoint: what a training starts from is not made anew
-        self.coming: dict[str, Any] | None = None  # record of a checkpoint that is loaded after setup, where it is known before
+        self.coming: dict[str, Any] | None = None  # record of a checkpoint that is loaded after setup, if it is known before
         self.strict_loading = False  # frozen models are left out of checkpoints; on_load_checkpoint checks what must be there
 
     @property
@@ -161,7 +161,7 @@ class Stage(LightningModule):
             place = record["settings"]["init_args"]
             for part in path:
                 if not is_part(place.get(part)):
-                    raise UsageError(f"{checkpoint_path}: its settings have no {part}; get or make the file anew")
+                    raise UsageError(f"{checkpoint_path}: its settings have no {part}; get the file again, or make it again")
                 place = place[part]["init_args"]
             place[last] = value
         module = build_from(record["settings"], cls, checkpoint_path)
@@ -185,7 +185,7 @@ class Stage(LightningModule):
         self.eval()
 
     def take(self, state: dict[str, Tensor], path: str | Path) -> None:
-        """Load a checkpoint's weights; what is frozen and named elsewhere may be missing there.
+        """Load a checkpoint's weights. Frozen weights that are named elsewhere may be missing there.
 
         Raises:
             UsageError: Weights that are missing or have other shapes.
@@ -200,12 +200,12 @@ class Stage(LightningModule):
             None,
         )
         if fault is not None:
-            raise UsageError(f"{path}: its weights are not those of its settings ({fault}); get or make the file anew")
+            raise UsageError(f"{path}: its weights are not those of its settings ({fault}); get the file again, or make it again")
         require_numbers(state, own, path)
         try:
             self.load_state_dict(state, strict=False)
         except RuntimeError as error:  # of tensors that checkpoints do not hold
-            raise UsageError(f"{path}: its weights are not those of its settings; get or make the file anew") from error
+            raise UsageError(f"{path}: its weights are not those of its settings; get the file again, or make it again") from error
 
     def require_fit(self, shapes: dict[str, torch.Size], path: str | Path) -> None:
         """Refuse weights that are not those of the settings, before memory is taken for the settings' own.

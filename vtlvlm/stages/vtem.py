@@ -193,7 +193,7 @@ class VTEMModule(Stage):
         self.vtem.require_fit(own, path)
         head = (self.contrast.head_dim, self.event_dim)
         if shapes.get("contrast.head.weight", head) != head:
-            raise UsageError(f"{path}: its weights are not those of its settings (contrast.head); get or make the file anew")
+            raise UsageError(f"{path}: its weights are not those of its settings (contrast.head); get the file again, or make it again")
 
     def restore(self, provenance: dict[str, Any]) -> None:
         self._origin = provenance
@@ -261,7 +261,7 @@ class VTEMModule(Stage):
         return batch.features, batch.times
 
     def targets(self, batch: FeatureBatch | VideoBatch) -> Tensor | None:
-        """(B, T'', S, E) what the events of a batch have to rebuild, where it is not the features themselves."""
+        """(B, T'', S, E) what the events of a batch have to rebuild, if it is not the features themselves."""
         return batch.targets if isinstance(batch, FeatureBatch) else None
 
     def step(self, batch: FeatureBatch | VideoBatch, split: str) -> Tensor:

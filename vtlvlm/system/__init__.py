@@ -1,1 +1,1 @@
-"""What every part asks of the machine: whole files, places that are kept apart, text that is safe to show."""
+"""What every part needs of the machine: files written whole, outputs kept apart from sources, text that is safe to show."""

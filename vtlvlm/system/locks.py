@@ -37,7 +37,7 @@ class FileLock:
 
     Raises:
         Taken: Somebody else holds it.
-        DataError: A link of either kind or another file stands in its place, which is not written to.
+        DataError: A link or another kind of file has its name; it is not written to.
         OSError: The file cannot be made.
     """
 
@@ -51,7 +51,7 @@ class FileLock:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_size > _LONGEST:
             os.close(handle)
-            raise DataError(f"{path}: not a lock, whose place it takes; move it away")
+            raise DataError(f"{path}: not a lock, but has the name of one; move it away")
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:

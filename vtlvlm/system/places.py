@@ -67,7 +67,7 @@ def below(folder: str | Path, relative: str) -> Path:
 
 
 def require_json_place(path: str | Path) -> None:
-    """Refuse a JSON output that would take the place of a folder, or of a file that holds no JSON object.
+    """Refuse a JSON output that would replace a folder, or a file that holds no JSON object.
 
     Raises:
         UsageError: Naming it.

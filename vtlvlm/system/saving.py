@@ -1,4 +1,4 @@
-"""One line where a library's writing of tensors fails: a full disk, a quota, a file that may not grow."""
+"""Reports in one line why a library could not write tensors: a full disk, a quota, a limit on file sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vtlvlm.system.text import shown
 
 @contextmanager
 def saving(path: str | Path) -> Iterator[None]:
-    """Errors of the system, of safetensors and of ``torch.save`` as one that names the place and the remedy.
+    """Turn errors of the system, of safetensors and of ``torch.save`` into one that names the place and the remedy.
 
     Raises:
         DataError: Writing failed.

@@ -11,7 +11,7 @@ LIMIT = 2**32
 
 
 def require_seed(value: Any, name: str) -> None:
-    """Refuse a seed that numpy and Lightning do not take; whatever is no number is left to whoever reads it.
+    """Refuse a seed that numpy and Lightning do not take; a value that is not a whole number is left to its reader.
 
     Args:
         value: The seed.

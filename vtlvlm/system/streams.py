@@ -1,4 +1,4 @@
-"""Standard output and standard error as a command uses them: harmless, in characters that they can show, and allowed to fail."""
+"""Standard output and standard error as a command uses them: nothing harmful, in characters that they can show; they may fail."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import threading
-import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,11 +24,11 @@ class Unread(OSError):
 
 
 class Stream:
-    """A text stream that nothing harmful passes: control characters appear as escapes, and what the encoding lacks as plain characters.
+    """A text stream that lets nothing harmful through: control characters become escapes, and what the encoding lacks plain characters.
 
     Args:
         stream: What to write to.
-        vital: Raise :class:`Unread` where it cannot be written any more; otherwise the rest is dropped, and the work goes on.
+        vital: Raise :class:`Unread` once it cannot be written any more; otherwise the rest is dropped, and the work goes on.
 
     Attributes:
         failure: Why nothing more is written; None while all is well.
@@ -68,7 +67,7 @@ class Stream:
         return getattr(self._stream, name)
 
     def forget(self) -> None:
-        """Send what is still buffered nowhere, so that the interpreter's own flush at the end has nothing to complain about."""
+        """Discard what is still buffered, so that the interpreter's own flush at its end does not fail."""
         with suppress(OSError, ValueError, AttributeError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -77,10 +76,10 @@ class Stream:
 
 @contextmanager
 def harmless(vital: bool) -> Iterator[tuple[Stream, Stream]]:
-    """``sys.stdout`` and ``sys.stderr`` as :class:`Stream` s; the caller's own are back afterwards.
+    """Put a :class:`Stream` around ``sys.stdout`` and ``sys.stderr``; the caller's own are restored afterwards.
 
     Args:
-        vital: Of standard output: whether a command has nothing to do once it cannot be written.
+        vital: Whether the command has nothing left to do once standard output cannot be written.
     """
     own = sys.stdout, sys.stderr
     out, err = Stream(sys.stdout or _nowhere(), vital), Stream(sys.stderr or _nowhere())
@@ -97,12 +96,12 @@ def harmless(vital: bool) -> Iterator[tuple[Stream, Stream]]:
 
 
 def _nowhere() -> TextIO:
-    """In the place of a stream that was closed before the program started."""
+    """A substitute for a stream that was closed before the program started."""
     return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - for as long as the process lives
 
 
 def occupy() -> None:
-    """Have the numbers of closed standard streams taken by the null device: a file that got one would be written to by accident."""
+    """Open the null device under the numbers of closed standard streams: a file that got one would be written to by accident."""
     with suppress(OSError):
         while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
             os.set_inheritable(number, True)
@@ -111,7 +110,7 @@ def occupy() -> None:
 
 @contextmanager
 def one_line_each(debug: bool) -> Iterator[None]:
-    """Warnings and what goes wrong in threads or while the interpreter cleans up: a line each, without the place in the source.
+    """Show each warning, and each error in a thread or while the interpreter cleans up, in one line without the place in the source.
 
     Args:
         debug: Leave everything as Python shows it.
@@ -142,7 +141,7 @@ def _tell(error: BaseException | None, kind: type[BaseException]) -> None:
 
 
 def _joined(text: str) -> str:
-    """Several lines of a library as one."""
+    """A library's text of several lines as one line."""
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
@@ -156,11 +155,5 @@ def gist(error: BaseException | None, most: int = 600) -> str:
 
 
 def broken_pipe(error: OSError | None) -> bool:
-    """Whether a stream failed because its reader went away, which needs no word."""
+    """Whether a stream failed because its reader went away, which is not worth a message."""
     return error is not None and error.errno in (errno.EPIPE, errno.ESHUTDOWN)
-
-
-def place(error: BaseException) -> str:
-    """Where an exception was raised, as ``module:line``; "" where that is not known."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""

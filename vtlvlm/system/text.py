@@ -1,4 +1,4 @@
-"""Text of strangers (names of files and classes, messages out of files), made harmless for where it is shown."""
+"""Makes text from outside (names of files and classes, messages from files) harmless where it is shown."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shown_lines(text: str) -> str:
 
 
 def plain(text: str, encoding: str | None) -> str:
-    """Text in the characters that an encoding has: ``#`` for ``█``, ``-`` for ``–``, escapes such as ``\\xe9`` for what has no likeness."""
+    """Text in the characters that an encoding has: ``#`` for ``█``, ``-`` for ``–``, escapes such as ``\\xe9`` for other characters."""
     try:
         text.encode(encoding or "utf-8")
     except UnicodeEncodeError:
@@ -64,11 +64,12 @@ def encodable(text: str) -> bool:
 
 
 def cell(text: object) -> str:
-    """Text for a CSV file that a spreadsheet may open: an apostrophe goes before what it would take for a formula (OWASP)."""
+    """Text for a CSV file that a spreadsheet may open: an apostrophe goes before what it would take for a formula (OWASP), and before
+    apostrophes that stand before such text already."""
     plain = shown(text)
-    return f"'{plain}" if plain.startswith(_FORMULA) else plain
+    return f"'{plain}" if plain.lstrip("'").startswith(_FORMULA) else plain
 
 
 def plain_cell(text: str) -> str:
     """The inverse of :func:`cell` for text without harmful characters."""
-    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
+    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(_FORMULA) else text

@@ -171,7 +171,7 @@ class VTEM(nn.Module):
                 there = tuple(shapes[name]) if name in shapes else "missing"
                 raise UsageError(
                     f"{source}: its weights are not those of its settings ({name} is {there}, by the settings {tuple(tensor.shape)}); "
-                    "get or make the file anew"
+                    "get the file again, or make it again"
                 )
 
     def forward(self, frames: Tensor, times: Tensor) -> EventTokens:
@@ -218,7 +218,7 @@ class VTEM(nn.Module):
         """Refuse targets that this VTEM cannot rebuild, or that it would not look at.
 
         Args:
-            cells_and_width: S and E of the targets; None where there are none.
+            cells_and_width: S and E of the targets; None if there are none.
 
         Raises:
             UsageError: naming the culprit and the remedy.
