@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vtlvlm.bench.events import FULL, RAW, SEED, Setting, by_seed, command, fit, prepare, run_name, spread
+from vtlvlm.bench.events import FULL, RAW, SEED, Setting, by_seed, command, fit, prepare, run_name, spread, stage1_configuration
 from vtlvlm.bench.harness import Figure
 from vtlvlm.commands.probe import step_probes
 from vtlvlm.configs import config
@@ -124,7 +124,7 @@ class Runs:
         """The event cache that stage 1 makes."""
         checkpoint, cache = self.stage1(fold, seed), self.folder / run_name("events", fold, seed)
         more = ["--data.features", self.setting.features, "--ckpt_path", checkpoint, "--output", cache]
-        command("tokenize", "--config", config("stage1_small.yaml"), *self.data(fold), *more)
+        command("tokenize", *stage1_configuration(FULL), *self.data(fold), *more)
         return cache
 
     def options(self, arm: str, fold: str, seed: int, rates: Rates) -> list[object]:

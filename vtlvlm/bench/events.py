@@ -116,21 +116,25 @@ def command(*arguments: object) -> None:
         raise RuntimeError(f"vtlvlm {arguments[0]} ended with {code}")
 
 
+def stage1_configuration(arm: str) -> list[object]:
+    """The configuration of an arm's stage 1, for ``fit`` and for the commands that read what it made."""
+    from vtlvlm.configs import config
+
+    return [part for name in ("stage1_small.yaml", *ARMS[arm]) for part in ("--config", config(name))]
+
+
 def fit(setting: Setting, run: Path, arm: str, seed: int, fold: str, *more: object) -> Path:
     """Train stage 1 and return its last checkpoint; a finished run is not repeated, an unfinished one begins anew."""
     import shutil
 
-    from vtlvlm.configs import config
     from vtlvlm.report.runs import fit_finished
 
     checkpoint = run / "checkpoints" / "last.ckpt"
     if not (checkpoint.is_file() and fit_finished(run)):
         shutil.rmtree(run, ignore_errors=True)
-        overlays = [part for overlay in ARMS[arm] for part in ("--config", config(overlay))]
         data = ["--data.root", setting.root, "--data.features", setting.features, "--data.protocol", fold, "--data.validation", 0]
         quiet = ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-        first = ["--config", config("stage1_small.yaml"), *overlays, "--seed_everything", seed]
-        command("fit", *first, *data, *quiet, "--trainer.default_root_dir", run, *more)
+        command("fit", *stage1_configuration(arm), "--seed_everything", seed, *data, *quiet, "--trainer.default_root_dir", run, *more)
     return checkpoint
 
 
