@@ -55,6 +55,8 @@ ARMS = {
     "simvq": ("quantizer", "SimVQQuantizer", {"codes": 2048, "commitment": 0.25, "rotation": False}),
     "fsq": ("quantizer", "FSQQuantizer", {"levels": [8, 8, 8, 4]}),
     "plain_tokens": None,
+    "no_movement": None,
+    "no_discriminant": None,
     "target_llava": None,
     "extractor_clip": (
         "extractor",
@@ -102,11 +104,15 @@ def test_ablations_change_what_they_say_and_nothing_else(base: str, path: Path, 
     model, other = arm["model"]["init_args"], plain["model"]["init_args"]
     change = ARMS[path.stem]
     if path.stem == "target_llava":
-        assert (model.pop("target"), other.pop("target"), model.pop("centre")) == ("llava", "features", 0.0)
-        other.pop("centre")
+        assert (model.pop("target"), other.pop("target"), model.pop("centre"), model.pop("discriminant")) == ("llava", "features", 0.0, 0.0)
+        other.pop("centre"), other.pop("discriminant")
     elif path.stem == "plain_tokens":
-        assert (model.pop("motion"), model.pop("centre")) == (0.0, 0.0)
-        assert (other.pop("motion"), other.pop("centre")) in ((0.0, 0.0), (0.3, 0.5))
+        names = ("motion", "centre", "movement", "discriminant")
+        assert [model.pop(name) for name in names] == [0.0] * 4
+        assert [other.pop(name) for name in names] in ([0.0] * 4, [0.6, 0.5, 1.0, 1.0])
+    elif path.stem in ("no_movement", "no_discriminant"):
+        name = path.stem.removeprefix("no_")
+        assert (model.pop(name), other.pop(name)) in ((0.0, 0.0), (0.0, 1.0))
     elif change is None:
         assert (model.pop("beta"), other.pop("beta")) == (0.0, 0.1)
     else:

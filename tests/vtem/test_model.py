@@ -16,7 +16,7 @@ from vtlvlm.vtem import (
     UniformPooler,
     reconstruction,
 )
-from vtlvlm.vtem.model import at_steps, change_between, window_spans
+from vtlvlm.vtem.model import absolute_change, at_steps, change_between, window_spans
 
 DIM = 12
 
@@ -27,9 +27,17 @@ def training_features(clips: int = 40) -> Tensor:
     return walk @ torch.randn(DIM, DIM, generator=generator) * 3 + 5
 
 
-def make(quantizer: Quantizer | None = None, event_dim: int = 20, motion: float = 0.0, centre: float = 0.0, fit: bool = True) -> VTEM:
+def make(
+    quantizer: Quantizer | None = None,
+    event_dim: int = 20,
+    motion: float = 0.0,
+    centre: float = 0.0,
+    fit: bool = True,
+    movement: float = 0.0,
+) -> VTEM:
     torch.manual_seed(0)
-    vtem = VTEM(PixelExtractor(), EqualSaliencePooler(windows=4, hidden=8), quantizer or EMAQuantizer(codes=32), event_dim, motion, centre)
+    pooler = EqualSaliencePooler(windows=4, hidden=8)
+    vtem = VTEM(PixelExtractor(), pooler, quantizer or EMAQuantizer(codes=32), event_dim, motion, centre, movement=movement)
     vtem.build()
     if fit:
         vtem.fit_statistics(training_features(), seed=1)
@@ -82,10 +90,10 @@ def test_start_is_deterministic_and_seeded() -> None:
     assert not torch.equal(first.quantizer.table(), second.quantizer.table())
 
 
-@pytest.mark.parametrize("motion", [0.0, 1.0])
-def test_state_dict_round_trip_is_exact(motion: float) -> None:
-    vtem = make(motion=motion)
-    copy = make(motion=motion, fit=False)
+@pytest.mark.parametrize(("motion", "movement"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.6, 1.0)])
+def test_state_dict_round_trip_is_exact(motion: float, movement: float) -> None:
+    vtem = make(motion=motion, movement=movement)
+    copy = make(motion=motion, movement=movement, fit=False)
     with pytest.raises(UsageError, match="train stage 1"):
         copy.tokens(training_features(), times(40))
     copy.load_state_dict(vtem.state_dict())
@@ -127,6 +135,91 @@ def test_centring_in_full_forgets_what_stays_the_same() -> None:
         moved.append((inputs[1] - inputs[0]).abs().mean().item())
     assert moved[1] == pytest.approx(moved[0] / 2, rel=1e-3)
     assert moved[2] == pytest.approx(0, abs=1e-5)
+
+
+def test_absolute_change_by_hand() -> None:
+    values = torch.tensor([[1.0, 4.0, 2.0, 2.0]])
+    assert absolute_change(values).tolist() == [[3, 3, 2, 0]]
+    assert absolute_change(values, torch.tensor([[True, True, True, False]])).tolist() == [[3, 3, 2, 0]]
+    assert absolute_change(values, torch.tensor([[True, False, False, False]])).tolist() == [[0, 0, 0, 0]]
+    assert absolute_change(torch.ones(2, 1, 3)).tolist() == torch.zeros(2, 1, 3).tolist()
+
+
+def test_movement_tells_shaking_from_standing_still_and_the_paper_does_not() -> None:
+    """Two clips of equal window means: one stands still, the other goes to and fro within each window."""
+    still = training_features()[:2].mean(dim=1, keepdim=True).expand(-1, 16, -1, -1)
+    shaking = still + 3 * torch.tensor([1.0, -1.0]).repeat(8).view(1, 16, 1, 1)
+    for movement in (0.0, 1.0):
+        vtem = make(IdentityQuantizer(), event_dim=3 * DIM, movement=movement).eval()
+        vtem.pooler = UniformPooler(4)
+        one, other = (vtem.tokens(each, times(2)).vectors for each in (still, shaking))
+        assert ((one - other).abs().max() < 1e-4) == (movement == 0)
+
+
+def test_movement_of_a_padded_clip_is_that_of_the_clip() -> None:
+    vtem = make(IdentityQuantizer(), event_dim=3 * DIM, motion=0.6, movement=1.0).eval()
+    torch.nn.init.normal_(vtem.pooler.outer.weight, std=2)
+    features = training_features()[:3]
+    mask = torch.ones(3, 21, dtype=torch.bool)
+    mask[:, 16:] = False
+    padded = torch.cat([features, torch.full((3, 5, 4, DIM), 99.0)], dim=1)
+    alone = vtem.tokens(features, times(3)).vectors
+    torch.testing.assert_close(vtem.tokens(padded, times(3, 21), mask).vectors, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_movement_is_rebuilt_beside_the_features() -> None:
+    """The decoder of the start gives windows and movement back; predicting the means costs 1."""
+    vtem = make(IdentityQuantizer(), event_dim=2 * DIM, movement=2.0).eval()
+    features = training_features()
+    encoding = vtem.encode(features, times(40))
+    assert encoding.target.shape == encoding.reconstruction.shape == (40, 16, 4, 2 * DIM)
+    scale = (2 / (1 + 2.0**2)) ** 0.5
+    torch.testing.assert_close(encoding.target[..., :DIM], scale * (features - vtem.mean) / vtem.std, atol=1e-4, rtol=1e-4)
+    moved = absolute_change((features - vtem.mean) / vtem.std)
+    torch.testing.assert_close(encoding.target[..., DIM:], scale * 2 * (moved - vtem.movement_mean) / vtem.movement_std)
+    decoded = vtem.decoder(encoding.continuous).view(40, 4, 4, 2 * DIM)
+    torch.testing.assert_close(decoded[..., :DIM], scale * encoding.pooled.segments, atol=1e-4, rtol=0)
+    windows = moved.view(40, 4, 4, 4, DIM).mean(2)  # the pooler starts as uniform
+    torch.testing.assert_close(decoded[..., DIM:], scale * 2 * (windows - vtem.movement_mean) / vtem.movement_std, atol=1e-3, rtol=0)
+    torch.testing.assert_close(windows.mean((0, 1, 2)), vtem.movement_mean, atol=1e-4, rtol=1e-4)
+
+
+def test_discriminants_have_codes_tell_the_action_and_not_the_scene() -> None:
+    """Two actions that differ in one feature of twelve, in scenes that differ as much in each of the others."""
+
+    def clips(seed: int, number: int = 60) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.arange(number) % 2
+        values = 8 * torch.randn(number, 1, 1, DIM, generator=generator) + torch.randn(number, 16, 4, DIM, generator=generator)
+        values[..., 0] = 16.0 * labels.view(-1, 1, 1) + torch.randn(number, 16, 4, generator=generator)
+        return values, labels
+
+    def nearest_class(discriminant: float) -> float:
+        torch.manual_seed(0)
+        vtem = VTEM(PixelExtractor(), UniformPooler(4), EMAQuantizer(codes=8), 20, discriminant=discriminant)
+        features, labels = clips(0)
+        vtem.fit_statistics(features, labels=labels)
+        vtem.eval()
+        mean = vtem.tokens(features, times(60)).vectors.mean(1)
+        centres = torch.stack([mean[labels == action].mean(0) for action in (0, 1)])
+        new, truth = clips(1)
+        found = torch.cdist(vtem.tokens(new, times(60)).vectors.mean(1), centres).argmin(1)
+        return float((found == truth).float().mean())
+
+    assert nearest_class(0.0) < 0.75
+    assert nearest_class(2.0) > 0.95
+
+
+def test_discriminants_ask_for_actions() -> None:
+    vtem = VTEM(PixelExtractor(), UniformPooler(4), IdentityQuantizer(), 20, discriminant=1.0)
+    with pytest.raises(UsageError, match="give labels, or set discriminant to 0"):
+        vtem.fit_statistics(training_features())
+    with pytest.raises(UsageError, match="show 1 action"):
+        vtem.fit_statistics(training_features(), labels=torch.zeros(40, dtype=torch.long))
+    with pytest.raises(UsageError, match="leave no room"):
+        vtem.fit_statistics(training_features(), labels=torch.arange(40) % 20)
+    with pytest.raises(UsageError, match="set discriminant to 0"):
+        VTEM(PixelExtractor(), UniformPooler(4), IdentityQuantizer(), 20, target="llava", discriminant=1.0)
 
 
 def test_trains_on_both_losses_and_gradients_reach_every_part() -> None:
@@ -194,6 +287,8 @@ def test_refusals() -> None:
         vtem.fit_statistics(torch.ones(4, 16, 4, DIM))
     with pytest.raises(UsageError, match="motion=-1"):
         make(motion=-1)
+    with pytest.raises(UsageError, match="movement=-1"):
+        make(movement=-1)
     assert not bool(vtem.fitted)
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
 
-from vtlvlm.errors import DataError
-from vtlvlm.vtem.statistics import kmeans, least_squares, moments, principal_components
+from vtlvlm.errors import DataError, UsageError
+from vtlvlm.vtem.statistics import discriminants, kmeans, least_squares, moments, principal_components
 
 
 def test_moments_put_the_mean_square_to_one_and_hold_rare_features_down() -> None:
@@ -89,3 +90,25 @@ def test_kmeans_of_wide_vectors_is_as_good_as_that_of_all_their_numbers() -> Non
     assert found.values.square().mean() < 1.02 * best
     assert counts.sum() == 32 * 40
     assert counts.min() >= 1
+
+
+def test_discriminants_are_a_ridge_regression_of_unit_variance() -> None:
+    torch.manual_seed(0)
+    actions = torch.randint(-1, 3, (500,))
+    inputs = torch.randn(500, 6) * torch.tensor([1.0, 2.0, 3.0, 1.0, 1.0, 1.0])
+    inputs[:, 1] += actions
+    found = discriminants(inputs, actions, ridge=0.5)
+    known = actions >= 0
+    centred = inputs[known] - inputs[known].mean(0)
+    penalty = 0.5 * float(centred.square().sum(0).mean())
+    expected = Ridge(alpha=penalty).fit(inputs[known].numpy(), torch.nn.functional.one_hot(actions[known]).numpy())
+    weight = torch.from_numpy(expected.coef_).float()
+    torch.testing.assert_close(found, weight / (centred @ weight.T).square().mean(0).sum().sqrt(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close((centred @ found.T).square().mean(0).sum(), torch.tensor(1.0), atol=1e-4, rtol=0)
+
+
+def test_discriminants_of_nothing_to_tell() -> None:
+    with pytest.raises(UsageError, match="show 1 action"):
+        discriminants(torch.randn(9, 3), torch.zeros(9, dtype=torch.long))
+    with pytest.raises(UsageError, match="all training features are equal"):
+        discriminants(torch.ones(9, 3), torch.arange(9) % 2)

@@ -47,6 +47,9 @@ class VTEMModule(Stage):
             the events themselves have to be what the CLIP tower of the LLaVA sees in those frames (``data.target_features``, filled by
             ``extract`` with ClipExtractor), so that its frozen projector can read them; ``event_dim`` is then the tower's width, and
             nothing of the tower is needed any more once stage 1 is trained.
+        movement: weight of the mean absolute change within each window, next to its mean: how much moves, cell by cell; 0 is the paper's.
+        discriminant: weight of linear discriminants of the training clips' actions in the projection's start; 0 is the paper's form, whose
+            events do not know the actions.
         alpha: weight of the reconstruction of the target.
         beta: weight of the contrastive term; 0 is the "w/o event coherence bias" arm.
         optimizer: AdamW and its schedule.
@@ -70,9 +73,12 @@ class VTEMModule(Stage):
         beta: float = 0.1,
         optimizer: AdamW = AdamW(),  # noqa: B008 - a plain value, never changed
         statistics_clips: int = 2048,
+        movement: float = 0.0,
+        discriminant: float = 0.0,
     ) -> None:
         super().__init__()
-        self.vtem = VTEM(extractor, pooler, quantizer, event_dim=event_dim, motion=motion, centre=centre, target=target)
+        self.vtem = VTEM(extractor, pooler, quantizer, event_dim, motion, centre, target, movement, discriminant)
+        self.movement, self.discriminant = movement, discriminant
         self.contrast = contrast
         self.event_dim, self.motion, self.centre, self.target = event_dim, motion, centre, target
         self.alpha, self.beta = alpha, beta
@@ -230,15 +236,17 @@ class VTEMModule(Stage):
         wanted = -(-self.statistics_clips // self.trainer.world_size)
         parts: list[Tensor] = []
         aims: list[Tensor] = []
+        actions: list[Tensor] = []
         for batch in self.training_batches():
             parts.append(self.features(batch)[0].half())
+            actions.append(batch.labels)
             if (targets := self.targets(batch)) is not None:
                 aims.append(at_steps(targets, parts[-1].shape[1]).half())
             if sum(map(len, parts)) >= wanted:
                 break
         features, targets = self._of_all_ranks(parts, wanted), self._of_all_ranks(aims, wanted) if aims else None
         rank_zero_info(f"codebook and standardisation start from {len(features)} training clips")
-        self.vtem.fit_statistics(features, targets, seed=global_seed() or 0)
+        self.vtem.fit_statistics(features, targets, seed=global_seed() or 0, labels=self._of_all_ranks(actions, wanted))
         for name, tensor in self.vtem.state_dict().items():
             if self.trainer.world_size > 1 and not name.startswith("extractor."):
                 torch.distributed.broadcast(tensor, src=0)

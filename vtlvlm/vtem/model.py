@@ -17,7 +17,7 @@ from vtlvlm.errors import DataError, UsageError
 from vtlvlm.vtem.extractors import FeatureExtractor
 from vtlvlm.vtem.poolers import PooledSegments, TemporalPooler
 from vtlvlm.vtem.quantizers import FSQQuantizer, IdentityQuantizer, Quantizer
-from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, least_squares, moments, principal_components, variances
+from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, discriminants, least_squares, moments, principal_components, variances
 
 PCA_SAMPLES = 20_000
 """the covariance of the projection's start is taken over at most this many token vectors (more if the k-means start needs them)"""
@@ -53,9 +53,10 @@ class Encoding(NamedTuple):
     commitment: Tensor
     """scalar, already weighted, in the units of the reconstruction"""
     reconstruction: Tensor
-    """(B, T', S, D or E) what was rebuilt from the tokens, in standardised units: predicting the training mean costs 1.0"""
+    """(B, T', S, D, 2D or E) what was rebuilt from the tokens, in standardised units: predicting the training mean costs 1.0"""
     target: Tensor
-    """(B, T', S, D or E) the standardised features, or the targets in units of their training deviation; without gradient"""
+    """(B, T', S, D, 2D or E) the standardised features, with ``movement`` their absolute change beside them, or the targets in units of
+    their training deviation; without gradient"""
 
 
 class VTEM(nn.Module):
@@ -78,15 +79,24 @@ class VTEM(nn.Module):
         motion: weight of the change between windows in a token, so that a code can tell the direction of time; 0 is the paper's.
             The projection then reads [p_w, motion·(p_{w+1} - p_{w-1})/2] per cell, the change in units of its own standard
             deviation, a missing neighbour replaced by the window itself. The reconstruction's target stays the same.
+        movement: weight of how much moves within a window: the mean over its steps of the absolute change from the step before, feature by
+            feature and cell by cell, in units of its own standard deviation. The projection reads it beside the window's mean, and the
+            reconstruction has to rebuild both. Fast movement back and forth cancels out in a mean, and in ``motion``. 0 is the paper's.
         centre: share in [0, 1] of the clip's own mean, cell by cell, that is taken off its windows before they are projected, so that
             a codebook of few codes spends them on what happens rather than on who does it where; 0 is the paper's, and a must where the
             target holds that mean.
         target: what the tokens have to rebuild: the standardised ``features``, through the decoder, or what the tower of ``llava`` sees.
+        discriminant: weight of linear discriminants of the training clips' actions in the projection's start, beside the principal
+            components: their outputs together have ``discriminant`` squared times the variance of all components. k-means then spends codes
+            on what tells actions apart, and not on what varies most, which in uncontrolled video is the scene. 0 is the paper's, whose
+            stage 1 does not know the actions.
     """
 
     mean: Tensor
     std: Tensor
     motion_std: Tensor
+    movement_mean: Tensor
+    movement_std: Tensor
     target_scale: Tensor
     """scalar, the root of the mean variance of a training target's numbers; only with ``target="llava"``"""
     fitted: Tensor
@@ -100,14 +110,20 @@ class VTEM(nn.Module):
         motion: float = 0.0,
         centre: float = 0.0,
         target: Target = "features",
+        movement: float = 0.0,
+        discriminant: float = 0.0,
     ) -> None:
         super().__init__()
         if event_dim < 1 or motion < 0 or not 0 <= centre <= 1:
             raise UsageError(f"VTEM: event_dim={event_dim}, motion={motion}, centre={centre}: need at least 1, at least 0, and 0 to 1")
+        if movement < 0 or discriminant < 0:
+            raise UsageError(f"VTEM: movement={movement}, discriminant={discriminant}: both need at least 0")
         if target not in ("features", "llava"):
             raise UsageError(f"VTEM: target={target!r} must be 'features' or 'llava'")
         if target == "llava" and centre:
             raise UsageError(f"VTEM: centre={centre} takes off what target 'llava' asks for: set centre to 0")
+        if target == "llava" and discriminant:
+            raise UsageError(f"VTEM: discriminant={discriminant} changes what target 'llava' asks for: set discriminant to 0")
         if pooler.windows * extractor.cells > MOST_TOKENS:
             raise UsageError(f"VTEM: {pooler.windows} windows of {extractor.cells} cells: at most {MOST_TOKENS:,} tokens a clip")
         self.extractor = extractor
@@ -117,6 +133,8 @@ class VTEM(nn.Module):
         self.motion = motion
         self.centre = centre
         self.target: Target = target
+        self.movement = movement
+        self.discriminant = discriminant
         self.projection: nn.Linear | None = None
         self.decoder: nn.Linear | nn.Identity | None = None
 
@@ -138,16 +156,19 @@ class VTEM(nn.Module):
         dim = self.extractor.dim
         self.pooler.build(dim)
         self.quantizer.build(self.event_dim)
-        self.projection = nn.Linear(2 * dim if self.motion else dim, self.event_dim)
+        self.projection = nn.Linear(dim * (1 + bool(self.motion) + bool(self.movement)), self.event_dim)
         if self.target == "llava":
             self.decoder = nn.Identity()
             self.register_buffer("target_scale", torch.tensor(1.0))
         else:
-            self.decoder = nn.Linear(self.event_dim, dim)
+            self.decoder = nn.Linear(self.event_dim, dim * (1 + bool(self.movement)))
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
         if self.motion:
             self.register_buffer("motion_std", torch.ones(dim))
+        if self.movement:
+            self.register_buffer("movement_mean", torch.zeros(dim))
+            self.register_buffer("movement_std", torch.ones(dim))
         self.register_buffer("fitted", torch.tensor(False))
 
     def require_fit(self, shapes: Mapping[str, torch.Size], source: str | Path) -> None:
@@ -209,6 +230,8 @@ class VTEM(nn.Module):
             decoded = self.decoder(events.tokens.vectors).unflatten(1, (self.pooler.windows, -1))
             rebuilt = self.pooler.unpool(decoded, events.pooled.cumulative)
             target = standardised
+            if self.movement and targets is None:
+                target = self._beside(standardised, self._moved(absolute_change(standardised, mask)))
             if targets is not None:
                 rebuilt, target = rebuilt / self.target_scale, at_steps(targets, features.shape[1]).float() / self.target_scale
         # a target that is itself trained would make the loss meaningless
@@ -240,17 +263,19 @@ class VTEM(nn.Module):
             raise UsageError(f"targets are {width} wide, event_dim={self.event_dim}: set model.init_args.event_dim to {width}")
 
     @torch.no_grad()
-    def fit_statistics(self, features: Tensor, targets: Tensor | None = None, seed: int = 0) -> None:
+    def fit_statistics(self, features: Tensor, targets: Tensor | None = None, seed: int = 0, labels: Tensor | None = None) -> None:
         """Starts VTEM from training clips, and from those only; deterministic by seed.
 
         Args:
             features: (N, T', S, D).
             targets: (N, T'', S, E) with ``target="llava"``, None otherwise.
             seed: of the choice of clips and of the codebook's start.
+            labels: (N,) the clips' actions, -1 where unknown; only looked at with ``discriminant``.
 
         Raises:
             DataError: NaN or infinite features, all equal ones, or fewer token vectors than codes.
-            UsageError: features of another width or number of cells than the extractor's; targets as for :meth:`check_targets`.
+            UsageError: features of another width or number of cells than the extractor's; targets as for :meth:`check_targets`; with
+                ``discriminant`` fewer than two actions, or more than event vectors have room for.
         """
         self.build()
         self._check(features)
@@ -264,19 +289,37 @@ class VTEM(nn.Module):
 
         limit = max(PCA_SAMPLES, KMEANS_SAMPLES_PER_CODE * self.num_codes)
         order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[: -(-limit // self.num_tokens)]
-        parts, shares = [], []
+        parts, shares, changes = [], [], []
         for part in features[order.to(features.device)].split(64):
-            pooled = self.pooler(self._scaled(part.to(self.mean.device)))
+            scaled = self._scaled(part.to(self.mean.device))
+            pooled = self.pooler(scaled)
             parts.append(pooled.segments)
             shares.append(pooled.cumulative)
+            if self.movement:
+                changes.append(self.pooler.pool(absolute_change(scaled), pooled.cumulative))
         windows = torch.cat(parts)
         parts.clear()
+        moved = None
+        if self.movement:
+            change = torch.cat(changes)
+            changes.clear()
+            size = moments(change)
+            self.movement_mean.copy_(size.mean)
+            self.movement_std.copy_(size.std)
+            moved = self._moved(change)
         if self.motion:
             spread = change_between(windows).square().flatten(0, 2).mean(dim=0).sqrt()
             self.motion_std.copy_(torch.where(spread > 1e-6, spread, 1.0))
-        inputs, windows = self._projection_inputs(windows).flatten(0, 2), windows.flatten(0, 2)
+        inputs = self._projection_inputs(windows, moved).flatten(0, 2)
         if targets is None:
-            vectors = self._start_at_components(inputs, windows)
+            actions = None
+            if self.discriminant:
+                if labels is None:
+                    raise UsageError("discriminant asks for the actions of the training clips: give labels, or set discriminant to 0")
+                actions = labels[order.to(labels.device)].to(inputs.device).repeat_interleave(self.num_tokens)
+            aim = windows if moved is None else self._beside(windows, moved)
+            vectors = self._start_at_components(inputs, aim.flatten(0, 2), actions)
+            del aim
         else:
             targets = at_steps(targets, features.shape[1])
             self.target_scale.copy_(variances(targets)[1].mean().sqrt())
@@ -284,22 +327,28 @@ class VTEM(nn.Module):
             aims = [self.pooler.pool(part.to(self.mean.device), share) for part, share in zip(chosen, shares, strict=True)]
             vectors = self._start_at_targets(inputs, torch.cat(aims).flatten(0, 2))
             del aims
-        del inputs, windows  # half a gigabyte each at the demo's size, before k-means needs as much
+        del inputs, windows, moved  # half a gigabyte each at the demo's size, before k-means needs as much
         self.quantizer.initialise(vectors, seed)
         self.fitted.fill_(True)
 
-    def _start_at_components(self, inputs: Tensor, windows: Tensor) -> Tensor:
-        """Starts the projection of inputs (N, D or 2D) at their principal components and the decoder at its least-squares way back to the
-        windows (N, D); the event vectors (N, E)."""
+    def _start_at_components(self, inputs: Tensor, windows: Tensor, actions: Tensor | None) -> Tensor:
+        """Starts the projection of inputs (N, D, 2D or 3D) at their principal components, followed by the discriminants of actions (N,).
+        The decoder starts at its least-squares way back to the windows (N, D or 2D). Returns the event vectors (N, E)."""
         assert self.projection is not None
         assert isinstance(self.decoder, nn.Linear)
-        components = principal_components(inputs, self.event_dim)
-        if not bool(components.variances.sum() > 0):
+        telling = inputs.new_zeros(0, inputs.shape[1]) if actions is None else discriminants(inputs, actions)
+        if len(telling) >= self.event_dim:
+            raise UsageError(f"{len(telling)} actions, event_dim={self.event_dim}: discriminants leave no room for principal components")
+        components = principal_components(inputs, self.event_dim - len(telling))
+        total = components.variances.sum()
+        if not bool(total > 0):
             raise DataError("all training features are equal: nothing to learn from; look at the videos and the sampling")
-        scale = (self.event_dim / components.variances.sum()).sqrt()
+        scale = (self.event_dim / (total * (1 + self.discriminant**2))).sqrt()
         rank = components.directions.shape[1]
         self.projection.weight.zero_()
         self.projection.weight[:rank] = scale * components.directions.T
+        if len(telling):
+            self.projection.weight[-len(telling) :] = scale * self.discriminant * total.sqrt() * telling
         self.projection.bias.copy_(-self.projection.weight @ components.mean)
         vectors = self.projection(inputs)
         inverse = least_squares(vectors, windows)
@@ -308,7 +357,7 @@ class VTEM(nn.Module):
         return vectors
 
     def _start_at_targets(self, inputs: Tensor, aims: Tensor) -> Tensor:
-        """Starts the projection of inputs (N, D or 2D) at the least-squares map to the windows of the targets (N, E); the event vectors
+        """Starts the projection of inputs (N, D, 2D or 3D) at the least-squares map to the windows of the targets (N, E); the event vectors
         (N, E)."""
         assert self.projection is not None
         for name, values in (("features", inputs), ("targets", aims)):
@@ -328,24 +377,39 @@ class VTEM(nn.Module):
     def _events(self, standardised: Tensor, times: Tensor, mask: Tensor | None) -> Events:
         pooled = self.pooler(standardised, mask)
         with torch.autocast(standardised.device.type, enabled=False):
-            continuous = self._project(self._projection_inputs(pooled.segments)).flatten(1, 2)
+            moved = None
+            if self.movement:
+                moved = self._moved(self.pooler.pool(absolute_change(standardised, mask), pooled.cumulative))
+            continuous = self._project(self._projection_inputs(pooled.segments, moved)).flatten(1, 2)
             quantized = self.quantizer(continuous)
             spans = window_spans(pooled.edges, times, mask)
             commitment = quantized.loss / self.target_scale.square() if self.target == "llava" else quantized.loss
         return Events(EventTokens(quantized.ids, quantized.vectors, spans), continuous, pooled, commitment)
 
     def _project(self, inputs: Tensor) -> Tensor:
-        """Inputs (..., D or 2D) -> event vectors (..., E), with target 'llava' in the units of its tower."""
+        """Inputs (..., D, 2D or 3D) -> event vectors (..., E), with target 'llava' in the units of its tower."""
         assert self.projection is not None
         vectors: Tensor = self.projection(inputs)
         return vectors * self.target_scale if self.target == "llava" else vectors
 
-    def _projection_inputs(self, segments: Tensor) -> Tensor:
-        """Windows (B, W, S, D) -> what the projection reads, (B, W, S, D or 2D)."""
-        centred = segments - self.centre * segments.mean(dim=1, keepdim=True) if self.centre else segments
-        if not self.motion:
-            return centred
-        return torch.cat([centred, self.motion * change_between(segments) / self.motion_std], dim=-1)
+    def _projection_inputs(self, segments: Tensor, moved: Tensor | None = None) -> Tensor:
+        """Windows (B, W, S, D) and how much moves in them (B, W, S, D) -> what the projection reads, (B, W, S, D, 2D or 3D)."""
+        parts = [segments - self.centre * segments.mean(dim=1, keepdim=True) if self.centre else segments]
+        if self.motion:
+            parts.append(self.motion * change_between(segments) / self.motion_std)
+        if moved is not None:
+            parts.append(self.movement * moved)
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+
+    def _moved(self, change: Tensor) -> Tensor:
+        """Absolute change (..., D) of steps, or its mean over windows, standardised."""
+        return (change - self.movement_mean) / self.movement_std
+
+    def _beside(self, values: Tensor, moved: Tensor) -> Tensor:
+        """What is there (..., D) and how much of it moves (..., D), weighed as a token reads them and with a mean square of 1 together:
+        (..., 2D)."""
+        scale = (2 / (1 + self.movement**2)) ** 0.5
+        return torch.cat([scale * values, scale * self.movement * moved], dim=-1)
 
     def _standardise(self, features: Tensor) -> Tensor:
         if self.projection is None or not bool(self.fitted):
@@ -389,6 +453,18 @@ def change_between(segments: Tensor) -> Tensor:
     after = torch.cat([segments[:, 1:], segments[:, -1:]], dim=1)
     before = torch.cat([segments[:, :1], segments[:, :-1]], dim=1)
     return (after - before) / 2
+
+
+def absolute_change(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """How much each step (B, T', ...) differs from the one before, number by number. The first step has what the second has. A clip of one
+    step has none, nor has padding (``mask`` (B, T') is False on it, at the end)."""
+    change = torch.zeros_like(values)
+    if values.shape[1] > 1:
+        change[:, 1:] = (values[:, 1:] - values[:, :-1]).abs()
+        if mask is not None:
+            change = change * mask.reshape(mask.shape + (1,) * (values.ndim - 2))
+        change[:, 0] = change[:, 1]
+    return change
 
 
 def window_spans(edges: Tensor, times: Tensor, mask: Tensor | None = None) -> Tensor:

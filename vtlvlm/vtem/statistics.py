@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtlvlm.errors import DataError
+from vtlvlm.errors import DataError, UsageError
 
 KMEANS_SAMPLES_PER_CODE = 32
 """k-means looks at no more than this many vectors a code"""
@@ -109,6 +109,34 @@ def principal_components(samples: Tensor, rank: int) -> Components:
     values, vectors = values.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank]
     largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
     return Components(mean.float(), (vectors * largest.sign()).float(), values.float())
+
+
+def discriminants(inputs: Tensor, actions: Tensor, ridge: float = 10.0) -> Tensor:
+    """Directions in which actions differ: the ridge regression from inputs to the action they belong to.
+
+    Args:
+        inputs: (N, D).
+        actions: (N,) int64, -1 where unknown.
+        ridge: penalty, in units of the inputs' mean variance. Strong, since the many inputs of a clip are alike.
+
+    Returns:
+        (A', D) float32, a row for each action that occurs; the outputs have a total variance of 1 over the known inputs.
+
+    Raises:
+        UsageError: Fewer than two actions, or inputs that are all equal.
+    """
+    kinds, numbers = torch.unique(actions[actions >= 0], return_inverse=True)
+    if len(kinds) < 2:
+        raise UsageError(f"discriminant: the training clips show {len(kinds)} action; give clips of two or more, or set it to 0")
+    known = inputs[actions >= 0]
+    _, _, squares = covariances(known, known)
+    _, _, products = covariances(known, torch.nn.functional.one_hot(numbers, len(kinds)))
+    level = squares.diagonal().mean()
+    if not bool(level > 0):
+        raise UsageError("discriminant: all training features are equal; look at the videos and the sampling")
+    weight = torch.linalg.solve(squares + ridge * level * torch.eye(len(squares)).to(squares), products).T
+    total = ((weight @ squares) * weight).sum() / len(known)
+    return (weight / total.sqrt()).float()
 
 
 class Affine(NamedTuple):
