@@ -31,6 +31,8 @@ def test_configuration_is_complete_and_headed(path: Path, capsys: pytest.Capture
     assert found["model"]["class_path"].split(".")[-1] in ("VTEMModule", "PromptTuningModule")
     included = yaml.safe_load((FOLDER / yaml.safe_load(path.read_text())["trainer"]).read_text())
     assert included["max_steps"] > 0
+    asked = [callback["class_path"] for callback in included.pop("callbacks", [])]
+    assert [callback["class_path"].split(".")[-1] for callback in found["trainer"]["callbacks"] or []] == asked
     assert {key: found["trainer"][key] for key in included} == included  # a dotted key beside an include would undo the include
     assert found["data"]["batch_size"] % found["data"]["micro_batch_size"] == 0
 
