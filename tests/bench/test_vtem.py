@@ -39,5 +39,5 @@ def test_all_figures_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
     output = tmp_path / "b.json"
     assert main(["bench", "vtem", "--repeats", "1", "--output", str(output)]) == 0
     rows = json.loads(output.read_text())["rows"]
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert all(row["value"] >= 0 for row in rows)
