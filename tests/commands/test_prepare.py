@@ -125,3 +125,16 @@ def test_a_single_clip_is_told_though_it_cannot_be_divided(tmp_path: Path, capsy
     assert "walk 1" in said
     assert "not divided: protocol group needs at least two groups" in said
     assert main(["prepare", str(tmp_path / "v"), "--protocol", "group"]) == 1
+
+
+def test_an_index_that_could_not_be_kept_is_not_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "clips" / "walk"
+    folder.mkdir(parents=True)
+    for shade, name in enumerate("ab"):
+        encode(folder / f"{name}.mp4", moving_block(8, falls=True, shade=20 * shade))
+    (tmp_path / "file").write_text("in the way")
+    assert main(["prepare", str(tmp_path / "clips"), "--output", str(tmp_path / "file" / "index.parquet")]) == 0
+    out, err = capsys.readouterr()
+    assert "2 clips" in out
+    assert "index: " not in out
+    assert "the index cannot be kept" in err

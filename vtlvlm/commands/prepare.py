@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
             undivided.append(f"not divided: {shown(error)}")
     page = report_file(store)
     print("\n".join([*report(index, splits, LISTED), *undivided]))
-    print(f"index: {store}")
+    if store.is_file():  # it could not be kept otherwise, which a warning has said
+        print(f"index: {store}")
     try:
         write_text(page, "\n".join([*report(index, splits), *undivided]) + "\n", follow=False)
         print(f"this report, with all that is left out: {page}")
