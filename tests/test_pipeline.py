@@ -288,7 +288,7 @@ def test_probes_of_every_step_of_stage_one(chain: Pipeline, tmp_path: Path) -> N
     assert chain("probe", chain.root, "--features", chain.features, "--vtem", chain.best1, "--output", output) == 0
     found = json.loads(output.read_text())["probes"]
     names = ["features", "windows", "continuous events", "codes"]
-    assert list(found)[4:] == [f"{name}: {probe}" for name in names for probe in ("linear, mean", "attention")]
+    assert list(found)[7:] == [f"{name}: {probe}" for name in names for probe in ("linear, mean", "attention")]
     assert found["codes: attention"]["dims"] == 16 * 16  # 4 windows of 4 cells, 16 numbers wide
     assert found["features: attention"]["dims"] == 8 * 4 * 1280
 

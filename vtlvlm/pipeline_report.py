@@ -87,10 +87,12 @@ def _rows(tested: Metrics, plain: Metrics, probes: dict[str, Any], num_classes: 
         found = probes[probe_name]
         return ResultRow(name, found["top1"], found["top5"], found["mean_class"], found["num_test"], note)
 
+    both = "mean and movement"
     return [
         model("event sentences, prompt-tuned LLaVA", tested, "prompts and projector trained", ours=True),
         model("the same LLaVA untuned", plain, "its projector has never seen an event"),
         linear("linear probe, mean feature", "mean feature", "the same features, averaged over time"),
+        *([linear("linear probe, mean and movement", both, "how much moves, and where")] if both in probes else []),  # older ones lack it
         linear("linear probe, three thirds", "thirds", "knows a little of the order"),
         linear("linear probe, middle frame", "middle frame", "no motion at all"),
         linear("linear probe, clip length", "clip length", "no picture at all"),

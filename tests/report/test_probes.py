@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from vtlvlm.errors import DataError
-from vtlvlm.report.probes import STRENGTHS, linear_probe, probe_suite
+from vtlvlm.report.probes import AT_ONCE, STRENGTHS, clip_vectors, linear_probe, probe_suite
 
 A = 4
 
@@ -67,12 +67,54 @@ def test_what_each_view_can_know() -> None:
     lengths = np.where(labels == 3, 120, 60) + draw.integers(20, size=num)
     train, test = np.flatnonzero(subjects < 6), np.flatnonzero(subjects >= 6)
     found = probe_suite(features.astype(np.float16), labels, subjects, lengths, train, test, num_classes=A)
-    assert set(found) == {"mean feature", "thirds", "middle frame", "clip length"}
+    names = ["mean feature", "movement", "mean and movement", "thirds", "thirds of both", "middle frame", "clip length"]
+    assert list(found) == names
     assert found["thirds"].top1 == 1.0
     assert found["mean feature"].top1 < 0.85  # 0 and 1 have one mean
     assert found["middle frame"].top1 < 0.85  # 0, 1 and 3 are alike in the middle, but for noise
     assert 0.4 < found["clip length"].top1 < 0.75  # class 3 and a third of the rest
-    assert found["thirds"].dims == 3 * 2 * 6
+    assert [found[name].dims for name in names[:6]] == [12, 12, 24, 36, 72, 12]
+
+
+def test_the_vectors_by_hand() -> None:
+    """One clip of five steps and one cell: thirds are steps 0 and 1, 2 and 3, 4."""
+    features = np.array([0, 1, 5, 3, 3], dtype=np.float16)[None, :, None, None]
+    found = {name: x.tolist() for name, x in clip_vectors(features).items()}
+    assert found == {
+        "mean feature": [pytest.approx([2.4])],
+        "movement": [pytest.approx([7 / 4])],
+        "mean and movement": [pytest.approx([2.4, 7 / 4])],
+        "thirds": [[0.5, 4, 3]],
+        "thirds of both": [[0.5, 4, 3, 1, 3, 0]],
+    }
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_short_clips_have_vectors(steps: int) -> None:
+    features = np.arange(2 * steps * 3, dtype=np.float32).reshape(1, steps, 2, 3)
+    found = clip_vectors(features)
+    moved = 0 if steps == 1 else 6
+    assert found["movement"].tolist() == [[moved] * 6]
+    assert found["thirds of both"].tolist() == [3 * found["mean feature"][0].tolist() + 18 * [moved]]
+
+
+def test_clips_do_not_depend_on_their_neighbours() -> None:
+    features = np.random.default_rng(0).normal(size=(AT_ONCE + 3, 4, 1, 2)).astype(np.float16)
+    found, alone = clip_vectors(features), clip_vectors(features[-1:])
+    assert all(np.array_equal(x[-1:], alone[name]) for name, x in found.items())
+
+
+def test_movement_is_seen_where_the_mean_is_the_same() -> None:
+    """Class 1 swings about what class 0 rests at."""
+    draw = np.random.default_rng(0)
+    labels, subjects = np.arange(80) % 2, np.arange(80) // 2 % 8
+    features = 0.1 * draw.normal(size=(80, 12, 1, 4))
+    features[labels == 1, ::2, 0, 0] += 1
+    features[labels == 1, 1::2, 0, 0] -= 1
+    train, test = np.flatnonzero(subjects < 5), np.flatnonzero(subjects >= 5)
+    found = probe_suite(features, labels, subjects, np.full(80, 12) + draw.integers(9, size=80), train, test, num_classes=2)
+    assert found["movement"].top1 == found["mean and movement"].top1 == found["thirds of both"].top1 == 1.0
+    assert found["mean feature"].top1 < 0.8
 
 
 def test_a_class_missing_from_training_is_never_predicted() -> None:

@@ -1,9 +1,10 @@
 """Probes on a feature cache: what the features tell without any language model, and what stage 1 keeps of it.
 
-Four linear probes, each fitted on the training people and tested on the test people: the mean feature, the means of the three thirds of
-the clip (the least that knows the order of time), the middle frame alone, and the clip's length alone. With --vtem CHECKPOINT also a linear
-probe on the mean, and one layer of attention on the sequence, of features, windows, continuous events and codes: where the action is lost.
-The first four train on each clip's plain view, those of stage 1's steps also on its other stored views where there are few clips, so that
+Seven linear probes, each fitted on the training people and tested on the test people: the mean feature, the movement (how much the features
+change from step to step, on average), both side by side, the means of the three thirds of the clip (the least that knows the order of
+time), means and movements of the thirds, the middle frame alone, and the clip's length alone. With --vtem CHECKPOINT also a linear probe on
+the mean, and one layer of attention on the sequence, of features, windows, continuous events and codes: where the action is lost.
+The first seven train on each clip's plain view, those of stage 1's steps also on its other stored views where there are few clips, so that
 "mean feature" and "features: linear, mean" are two figures.
 """
 

@@ -22,6 +22,12 @@ STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FOLDS = 5
 """Largest number of folds of training people."""
 
+VECTORS = ("mean feature", "movement", "mean and movement", "thirds", "thirds of both")
+"""Ways to one vector for each clip; all of them look at the whole clip."""
+
+AT_ONCE = 64
+"""Clips that are looked at in float32 at once."""
+
 
 @dataclass(frozen=True)
 class ProbeResult:
@@ -111,22 +117,45 @@ def probe_suite(
         seed: draws the folds.
 
     Returns:
-        ``mean feature`` (mean over time, the cells side by side), ``thirds`` (the same for the first, middle and last third: the least
-        that knows the order of time), ``middle frame`` (one step alone), ``clip length`` (a cubic spline of the length).
+        The vectors of :func:`clip_vectors`, by their names, then ``middle frame`` (one step alone) and ``clip length`` (a cubic spline of
+        the length).
     """
-    steps = features.shape[1]
-    parts = np.array_split(np.arange(steps), 3) if steps >= 3 else [np.arange(steps)] * 3
     spline = SplineTransformer(n_knots=6, degree=3, extrapolation="constant").fit(lengths[train, None].astype(np.float64))
     views = {
-        "mean feature": _flat(features.mean(axis=1, dtype=np.float32)),
-        "thirds": np.concatenate([_flat(features[:, part].mean(axis=1, dtype=np.float32)) for part in parts], axis=1),
-        "middle frame": _flat(features[:, steps // 2].astype(np.float32)),
+        **clip_vectors(features),
+        "middle frame": _flat(features[:, features.shape[1] // 2].astype(np.float32)),
         "clip length": spline.transform(lengths[:, None].astype(np.float64)),
     }
     return {
         name: linear_probe(x[train], labels[train], x[test], labels[test], train_groups=subjects[train], num_classes=num_classes, seed=seed)
         for name, x in views.items()
     }
+
+
+def clip_vectors(features: np.ndarray) -> dict[str, np.ndarray]:
+    """One vector for each clip, in several ways.
+
+    Args:
+        features: (N, T', S, D) what the extractor saw, float16 or float32.
+
+    Returns:
+        Of the names in ``VECTORS``, each (N, d) float32, the cells side by side: ``mean feature`` (over the steps), ``movement`` (the mean
+        of |h_t - h_{t-1}| over the steps; zeros where there is one step only), ``mean and movement`` (side by side), ``thirds`` (the mean
+        of the first, middle and last third: the least that knows the order of time) and ``thirds of both`` (the thirds' means, then their
+        movements; the first step moves as the second does).
+    """
+    steps = features.shape[1]
+    thirds = np.array_split(np.arange(steps), 3) if steps >= 3 else [np.arange(steps)] * 3
+    into = [np.unique(np.maximum(third, 1)) - 1 for third in thirds]  # the changes that lead to a third's steps
+    parts: list[list[np.ndarray]] = []
+    for start in range(0, len(features), AT_ONCE):
+        seen = features[start : start + AT_ONCE].astype(np.float32)
+        change = np.abs(np.diff(seen, axis=1)) if steps > 1 else np.zeros_like(seen)
+        means = [seen[:, third].mean(axis=1) for third in thirds]
+        parts.append([seen.mean(axis=1), change.mean(axis=1), *means, *(change[:, third].mean(axis=1) for third in into)])
+    mean, movement, *both = (_flat(np.concatenate(part)) for part in zip(*parts, strict=True))
+    found = mean, movement, np.hstack([mean, movement]), np.hstack(both[:3]), np.hstack(both)
+    return dict(zip(VECTORS, found, strict=True))
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
