@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from vtlvlm.errors import DataError
-from vtlvlm.report.probes import AT_ONCE, STRENGTHS, clip_vectors, linear_probe, probe_suite
+from vtlvlm.report.probes import AT_ONCE, STRENGTHS, ProbeResult, best_probe, clip_vectors, fit_probe, linear_probe, probe_suite
 
 A = 4
 
@@ -52,6 +53,58 @@ def test_whole_people_are_held_out_in_the_choice() -> None:
     assert by_person.top1 == by_clip.top1 == 1.0
     assert by_clip.strength > 1e-2
     assert by_clip.strength != by_person.strength
+
+
+def test_the_choice_says_how_well_it_predicts_people_it_has_not_seen() -> None:
+    """By hand: the regression of the chosen strength, fitted once for each fold of training people; test clips have no part in it."""
+    x, y, subjects = people(noise=4.0)
+    train = subjects < 6
+    known = {"train_groups": subjects[train], "num_classes": A, "seed": 3}
+    probe = linear_probe(x[train], y[train], x[~train], y[~train], **known)
+    right = np.zeros(train.sum(), dtype=bool)
+    for inner, held_out in GroupKFold(5, shuffle=True, random_state=3).split(x[train], y[train], subjects[train]):
+        scaler = StandardScaler().fit(x[train][inner])
+        model = LogisticRegression(C=probe.strength, max_iter=5000, tol=1e-6).fit(scaler.transform(x[train][inner]), y[train][inner])
+        right[held_out] = model.predict(scaler.transform(x[train][held_out])) == y[train][held_out]
+    assert probe.chosen_accuracy == pytest.approx(right.mean())
+    assert 0.3 < probe.chosen_accuracy < 1
+    fitted = fit_probe(x[train], y[train], groups=subjects[train], num_classes=A, seed=3)
+    assert fitted.chosen_accuracy == probe.chosen_accuracy
+    assert ((fitted.held_out.argmax(-1) == y[train]) == right).all()
+    other = linear_probe(x[train], y[train], -x[~train], y[~train][::-1], **known)
+    assert other.chosen_accuracy == probe.chosen_accuracy
+
+
+@pytest.mark.parametrize(("classes", "dims"), [(2, 10), (2, 300), (4, 10), (4, 300)])
+def test_a_fitted_probe_gives_the_probabilities_of_its_regression(classes: int, dims: int) -> None:
+    x, y, subjects = people(dims=dims, noise=3.0)
+    y = y % classes
+    fitted = fit_probe(x, y, groups=subjects, num_classes=classes + 1)  # the last class has no clip
+    scaler = StandardScaler().fit(x)
+    direct = LogisticRegression(C=fitted.strength, max_iter=5000, tol=1e-8).fit(scaler.transform(x), y)
+    found = fitted.probe.probabilities(x)
+    assert np.abs(found[:, :classes] - direct.predict_proba(scaler.transform(x))).max() < 1e-3
+    assert (found[:, classes] == 0).all()
+    assert np.isfinite(fitted.probe.bias).all()
+
+
+def result(chosen: float, dims: int, top1: float = 0.5) -> ProbeResult:
+    return ProbeResult(top1, top1, top1, 10, 10, dims, 1.0, chosen)
+
+
+def test_the_best_probe_is_chosen_without_the_test_clips() -> None:
+    found = {
+        "mean feature": result(0.7, 10, top1=0.9),
+        "movement": result(0.6, 10),
+        "mean and movement": result(0.8, 20, top1=0.1),
+        "thirds": result(0.8, 30),
+        "middle frame": result(0.95, 10),
+        "clip length": result(1.0, 3),
+        "features: linear, mean": result(1.0, 10),
+    }
+    assert best_probe(found) == "mean and movement"  # of two equal ones that of fewer numbers; no frame alone, no length alone
+    found["mean feature"], found["movement"] = result(0.8, 10), result(0.8, 10)
+    assert best_probe(found) == "mean feature"
 
 
 def test_what_each_view_can_know() -> None:
