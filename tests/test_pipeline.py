@@ -116,6 +116,7 @@ def test_stage1_round_trip_gives_the_cached_events(chain: Pipeline) -> None:
     module = VTEMModule.load_from_checkpoint(chain.best1)
     cache = EventCache.open(chain.events)
     assert cache.provenance["vtem_hash"] == content_hash(module)
+    assert cache.provenance["features_folder"] == str(chain.features.resolve())
     torch.testing.assert_close(cache.table, module.quantizer.table())
     from vtlvlm.data.cache import FeatureCache
 
