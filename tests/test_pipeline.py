@@ -22,6 +22,7 @@ from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.recognizer import ActionRecognizer
 from vtlvlm.stages.origin import content_hash
+from vtlvlm.stages.parts import settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import extractors
@@ -121,6 +122,7 @@ def test_stage1_round_trip_gives_the_cached_events(chain: Pipeline) -> None:
     from vtlvlm.data.cache import FeatureCache
 
     features = FeatureCache.open(chain.features)
+    assert features.provenance["extractor_settings"] == settings_of(module.extractor)
     rows = features.rows(cache.names, 0)
     tokens = module.vtem.tokens(features.features(rows), features.times(rows))
     assert torch.equal(tokens.ids[cache.views == 0], cache.ids((cache.views == 0).nonzero()[0]))
