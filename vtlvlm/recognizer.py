@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vtlvlm import __version__
 from vtlvlm.batches import EventTokens
+from vtlvlm.bundles import BUNDLE, FORMAT, digest, new_folder, read_description, read_weights
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import decode_sampled
 from vtlvlm.errors import DataError, UsageError
@@ -23,7 +22,7 @@ from vtlvlm.lvlm.peft_format import write_prefix
 from vtlvlm.lvlm.prefix import chosen_layers, plain_state
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint, read_record
-from vtlvlm.stages.origin import content_hash, require_classes, require_numbers, require_record, require_same_extractor, require_tensors
+from vtlvlm.stages.origin import content_hash, require_classes, require_numbers, require_record, require_same_extractor
 from vtlvlm.stages.parts import build_from, is_part, settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.vtem import VTEMModule
@@ -34,10 +33,9 @@ from vtlvlm.system.text import shown
 from vtlvlm.vtem.extractors import FeatureExtractor
 from vtlvlm.vtem.model import VTEM
 
-BUNDLE, VTEM_FILE, ADAPTER_FILE = "bundle.json", "vtem.safetensors", "adapter.safetensors"
-FORMAT = 3
-LARGEST_BUNDLE, MOST_PIXELS, LONGEST_PATH = 64 << 20, 4 << 30, 4_096
-"""Bytes of a bundle's description, of a clip's frames, and of a path"""
+VTEM_FILE, ADAPTER_FILE = "vtem.safetensors", "adapter.safetensors"
+MOST_PIXELS, LONGEST_PATH = 4 << 30, 4_096
+"""Bytes of a clip's frames, and of a path"""
 
 
 class Recognition(NamedTuple):
@@ -137,12 +135,6 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
     return folder
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def export_prefix(run: str | Path, output: str | Path) -> Path:
     """Write a run's prompts as an adapter for ``peft.PeftModel.from_pretrained``.
 
@@ -174,14 +166,6 @@ def export_prefix(run: str | Path, output: str | Path) -> Path:
     with saving(folder), appearing(folder) as partial:
         keys, values = trained["adapter.key"], trained["adapter.value"]
         write_prefix(partial, keys, values, settings["llava"], settings["revision"], loaded[RECORD]["provenance"]["llava"])
-    return folder
-
-
-def new_folder(path: str | Path) -> Path:
-    """Refuse a folder that exists."""
-    folder = Path(path)
-    if folder.exists():
-        raise UsageError(f"{folder} already exists: name a new folder")
     return folder
 
 
@@ -224,19 +208,7 @@ def read_bundle(folder: Path) -> dict[str, Any]:
     Raises:
         UsageError: It is damaged, of another format, or lacks something.
     """
-    path = folder / BUNDLE
-    try:
-        if path.stat().st_size > LARGEST_BUNDLE:
-            raise ValueError("larger than any description")
-        described = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(described, dict):
-            raise TypeError("no table")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path}: not the description of a bundle; get the folder again, or export it again") from error
-    if described.get("format") != FORMAT:
-        raise UsageError(
-            f"{folder}: a bundle of format {shown(described.get('format'), 40)}, this version reads format {FORMAT}; export it again"
-        )
+    path, described = folder / BUNDLE, read_description(folder)
     origin, digests, place = described.get("origin"), described.get("sha256"), described.get("llava", "")
     if (
         not isinstance(origin, dict)
@@ -254,21 +226,6 @@ def read_bundle(folder: Path) -> dict[str, Any]:
     if described["classes"] != list(origin["reasoning"]["classes"]):
         raise UsageError(f"{path}: its categories are not those it was trained with; get the folder again, or export it again")
     return described
-
-
-def _read_weights(folder: Path, name: str, digests: dict[str, str]) -> dict[str, Tensor]:
-    """The tensors of a file in a bundle, which has to be the one that the bundle was made with."""
-    path = folder / name
-    if not path.is_file():
-        raise UsageError(f"{path}: is missing; get the folder again, or export it again")
-    if digest(path) != digests[name]:
-        raise UsageError(f"{path}: is not the file that the bundle was made with (SHA-256); get the folder again, or export it again")
-    try:
-        state: dict[str, Tensor] = load_file(path)
-    except Exception as error:  # safetensors and torch raise what they like
-        raise UsageError(f"{path}: not a readable weights file; get the folder again, or export it again") from error
-    require_tensors(state, path)
-    return state
 
 
 def base_place(model: Path, relative: str | None, recorded: Any) -> str:
@@ -372,7 +329,7 @@ class ActionRecognizer:
             settings["init_args"]["llava"] = base_place(folder, described.get("llava"), settings["init_args"].get("llava"))
         vtem, reasoner = build_from(described.get("vtem"), VTEM, folder), build_from(settings, EventReasoner, folder)
         sampling = build_from(described.get("sampling"), FrameSampling, folder)
-        first, second = (_read_weights(folder, name, described["sha256"]) for name in (VTEM_FILE, ADAPTER_FILE))
+        first, second = (read_weights(folder, name, described["sha256"]) for name in (VTEM_FILE, ADAPTER_FILE))
         vtem.require_fit({name: tensor.shape for name, tensor in first.items()}, folder)
         reasoner.adapter.require_fit({name: tensor.shape for name, tensor in second.items()}, folder)
         require_same_base(made, reasoner.llava, reasoner.revision, str(folder))
