@@ -1,12 +1,14 @@
 """The linear probe that a test of stage 2 is read against."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pipeline import Pipeline
 
 from vtlvlm import probe_beside
@@ -14,6 +16,7 @@ from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.report.probes import ProbeResult, best_probe, probe_suite
 from vtlvlm.report.runs import Run
+from vtlvlm.stages.prompt_tuning import PromptTuningModule
 
 
 def by_hand(chain: Pipeline) -> tuple[str, ProbeResult]:
@@ -57,10 +60,45 @@ def test_the_probe_is_compared_on_the_same_clips(chain: Pipeline, tmp_path: Path
     assert told["difference"]["low"] <= told["difference"]["mean"] <= told["difference"]["high"]
     assert f"event sentences {ours:.3f}, linear probe ({name}) {probe.top1:.3f} on the same 2 clips: {ours - probe.top1:+.3f} [" in said
     assert "The probe learned from the plain views of 4 training clips, 2 of them of validation people." in said
-    assert ("The probe is better here" in said) == (probe.top1 > ours)
+    assert ("The probe is better here" in said) == ("--export BUNDLE makes it a recogniser." in said) == (probe.top1 > ours)
+    assert said.index("Test metric") < said.index("event sentences ")
     read = Run(tmp_path).test
     assert read is not None
     assert read.probe == told
+
+
+def test_a_better_probe_comes_with_the_command_that_makes_it_a_recogniser(
+    chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line can be typed as it stands."""
+    data = NTUDataModule(str(chain.root), "xsub60", labels="a b.csv")
+    line = probe_beside.command(data, FeatureCache.open(chain.features))
+    assert line == f"vtlvlm probe {chain.root} --features {chain.features} --protocol xsub60 --labels 'a b.csv' --export BUNDLE"
+    typed = probe_beside.command(NTUDataModule(str(chain.root)), FeatureCache.open(chain.features)).replace("BUNDLE", str(tmp_path / "b"))
+    assert chain(*shlex.split(typed)[1:]) == 0
+    assert (tmp_path / "b" / "bundle.json").is_file()
+
+
+def test_a_better_probe_is_recommended(
+    chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the model has every clip wrong."""
+    step = PromptTuningModule.test_step
+
+    def wrong(self: PromptTuningModule, batch: Any, index: int) -> dict[str, torch.Tensor]:
+        found = step(self, batch, index)
+        return {**found, "probs": 1 - torch.nn.functional.one_hot(found["labels"], 2).float()}
+
+    monkeypatch.setattr(PromptTuningModule, "test_step", wrong)
+    name, probe = by_hand(chain)
+    assert probe.top1 > 0
+    capsys.readouterr()
+    found = outcome(chain, tmp_path)
+    said = capsys.readouterr().out
+    assert f"event sentences 0.000, linear probe ({name}) {probe.top1:.3f} on the same 2 clips: {-probe.top1:+.3f} [" in said
+    assert "The probe is better here: with so few clips the language model does not pay. vtlvlm probe " in said
+    assert said.endswith(" --protocol xsub60 --export BUNDLE makes it a recogniser.\n")
+    assert found["probe"]["difference"]["mean"] == -probe.top1
 
 
 def test_a_run_on_features_has_them_at_hand(chain: Pipeline, tmp_path: Path) -> None:

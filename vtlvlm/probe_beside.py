@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -101,7 +102,8 @@ class ProbeBeside(Callback):
             f"event sentences {right.mean():.3f}, linear probe ({name}) {theirs.mean():.3f} on the same {len(clips)} clips: {gain}, "
             "95 % over clips"
         )
-        print(learning(probe.num_train, len(data.split.val)) + (BETTER if theirs.mean() > right.mean() else ""), flush=True)
+        better = f" {BETTER} {command(data, cache)} makes it a recogniser." if theirs.mean() > right.mean() else ""
+        print(learning(probe.num_train, len(data.split.val)) + better, flush=True)
         path = Path(trainer.default_root_dir) / "metrics.json"
         content = json.loads(path.read_text(encoding="utf-8"))
         told = {
@@ -114,13 +116,20 @@ class ProbeBeside(Callback):
         write_json(path, {**content, "probe": told})
 
 
-BETTER = " The probe is better here: with so few clips the language model does not pay."
+BETTER = "The probe is better here: with so few clips the language model does not pay."
 
 
 def learning(clips: int, validation: int) -> str:
     """What the probe has learned from, in a sentence."""
     people = f", {validation} of them of validation people" if validation else ""
     return f"The probe learned from the plain views of {clips} training clips{people}."
+
+
+def command(data: Any, cache: FeatureCache) -> str:
+    """What makes a recogniser of the probe, for the command line."""
+    labels = ["--labels", data.labels] if data.labels else []
+    words = ["vtlvlm", "probe", data.root, "--features", str(cache.folder), "--protocol", data.protocol, *labels]
+    return f"{shown(shlex.join(words))} --export BUNDLE"
 
 
 def features_of(data: Any) -> FeatureCache:

@@ -79,9 +79,10 @@ class LinearProbe:
     bias: np.ndarray
     """(A,) float64; ``ABSENT`` for a class without a training clip"""
 
-    def probabilities(self, x: np.ndarray) -> np.ndarray:
-        """Vectors (n, d) -> (n, A)."""
-        found: np.ndarray = softmax((x - self.mean) / self.scale @ self.weight.T + self.bias, axis=-1)
+    def probabilities(self, x: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+        """Vectors (n, d) -> (n, A), calibrated if a temperature is given."""
+        scores = (x - self.mean) / self.scale @ self.weight.T + self.bias
+        found: np.ndarray = softmax(scores / temperature, axis=-1)
         return found
 
 
