@@ -99,6 +99,13 @@ def test_a_better_probe_is_recommended(
     assert "The probe is better here: with so few clips the language model does not pay. vtlvlm probe " in said
     assert said.endswith(" --protocol xsub60 --export BUNDLE makes it a recogniser.\n")
     assert found["probe"]["difference"]["mean"] == -probe.top1
+    untuned = tmp_path / "untuned.yaml"
+    untuned.write_text(chain.stage2.read_text().replace("{class_path: DeepPrompts, init_args: {tokens: 2}}", "{class_path: NoAdapter}"))
+    untuned.write_text(untuned.read_text().replace("train_projector: true", "train_projector: false").replace("align_projector: true", ""))
+    assert chain("test", "--config", untuned, "--data.events", chain.events, "--trainer.default_root_dir", tmp_path / "untuned") == 0
+    said = capsys.readouterr().out
+    assert "event sentences 0.000, linear probe" in said
+    assert "The probe is better here" not in said  # nothing was trained: it is no question of how few clips there are
 
 
 def test_a_run_on_features_has_them_at_hand(chain: Pipeline, tmp_path: Path) -> None:
@@ -115,6 +122,7 @@ def test_a_run_on_features_has_them_at_hand(chain: Pipeline, tmp_path: Path) -> 
         ({"features_folder": "/nowhere/features"}, "/nowhere/features: no cache of features there"),
         ({"features_folder": 3}, "its description does not say features_folder"),
         ({"features_folder": "a\0b"}, "names no place of its features"),
+        ({"features_folder": "x" * 10**5}, "names no place of its features"),
         ({"features": "0" * 32}, "holds other features by now"),
     ],
 )

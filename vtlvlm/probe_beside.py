@@ -74,9 +74,9 @@ class ProbeBeside(Callback):
         with beside_the_result("the linear probe beside the result"):
             clips, right = map(np.concatenate, zip(*parts, strict=True))
             clips, first = np.unique(clips, return_index=True)
-            self._compare(trainer, clips, right[first])
+            self._compare(trainer, clips, right[first], trained=getattr(pl_module, "needs_checkpoint", True))
 
-    def _compare(self, trainer: Trainer, clips: NDArray[np.int64], right: NDArray[np.bool_]) -> None:
+    def _compare(self, trainer: Trainer, clips: NDArray[np.int64], right: NDArray[np.bool_], trained: bool) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         learned = np.concatenate([data.split.train, data.split.val])
         if len(learned) > self.most_clips:
@@ -102,7 +102,7 @@ class ProbeBeside(Callback):
             f"event sentences {right.mean():.3f}, linear probe ({name}) {theirs.mean():.3f} on the same {len(clips)} clips: {gain}, "
             "95 % over clips"
         )
-        better = f" {BETTER} {command(data, cache)} makes it a recogniser." if theirs.mean() > right.mean() else ""
+        better = f" {BETTER} {command(data, cache)} makes it a recogniser." if trained and theirs.mean() > right.mean() else ""
         print(learning(probe.num_train, len(data.split.val)) + better, flush=True)
         path = Path(trainer.default_root_dir) / "metrics.json"
         content = json.loads(path.read_text(encoding="utf-8"))

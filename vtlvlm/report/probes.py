@@ -35,6 +35,10 @@ ABSENT = -1e9
 """Score of a class that training has no clip of: its probability is zero, and the number can be stored."""
 
 
+def _alone() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class ProbeResult:
     """A probe's accuracies on the test clips, each in [0, 1], and how it came about."""
@@ -59,6 +63,8 @@ class ProbeResult:
     ) -> ProbeResult:
         """From the test clips' probabilities (n, A) and labels (n,), by the same metrics, and the same code, as for the models."""
         metrics = action_metrics(probs.shape[1])
+        for metric in metrics.values():
+            metric.distributed_available_fn = _alone  # a probe is one process's own, others may be gone
         metrics.update(torch.from_numpy(probs), torch.from_numpy(labels.astype(np.int64)))
         found = {name: float(value) for name, value in metrics.compute().items()}
         guesses = tuple(probs.argmax(-1).tolist())
