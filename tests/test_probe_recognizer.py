@@ -1,6 +1,7 @@
 """A linear probe as a recogniser: exported by `probe`, read by `classify`."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 from pipeline import Pipeline
 from safetensors.torch import load_file
+from scipy.special import softmax
 
-from vtlvlm.calibration import fit_temperature
 from vtlvlm.data.cache import FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
@@ -46,14 +47,21 @@ def test_classify_gives_what_the_probe_computes_from_the_cache(chain: Pipeline, 
 
 
 def test_the_temperature_is_of_people_who_were_held_out() -> None:
-    """By hand; a clip whose class the other folds lacked says nothing, and neither does the order of the others."""
-    probs = np.array([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.2, 0.8, 0.0], [0.5, 0.5, 0.0]])
-    labels = np.array([0, 1, 1, 2])
+    """Held-out probabilities that are too sure, or hardly differ, become as sure as they are right: 3 of 4, whatever their scale. A clip
+    whose class the other people lacked says nothing."""
     none = LinearProbe(*[np.zeros(1)] * 4)
-    found = temperature_of(FittedProbe(none, 1.0, probs, 0.5), labels)
-    assert found == pytest.approx(fit_temperature(torch.tensor(probs[:3, :2]).log(), torch.tensor(labels[:3])), rel=1e-3)
-    sure = np.array([[1 - 1e-6, 1e-6], [1 - 1e-6, 1e-6]])
-    assert temperature_of(FittedProbe(none, 1.0, sure, 0.5), np.array([0, 1])) > 5  # right as often as wrong, and far too sure
+    right = np.arange(400) % 4 != 0
+    labels = np.arange(400) // 7 % 2
+    said = np.where(right, labels, 1 - labels)
+    for gap in (1e-4, 1.0, 30.0):
+        scores = np.zeros((401, 2))
+        scores[np.arange(400), said] = gap
+        probs = np.pad(softmax(scores, axis=-1), ((0, 0), (0, 1)))
+        probs[400] = [0.5, 0.5, 0.0]
+        found = temperature_of(FittedProbe(none, 1.0, probs, 0.75), np.append(labels, 2))
+        assert gap / found == pytest.approx(math.log(3), rel=0.03)  # 0.75 and 0.25
+    assert temperature_of(FittedProbe(none, 1.0, np.zeros((2, 2)), 0.0), np.array([0, 1])) == 1.0
+    assert temperature_of(FittedProbe(none, 1.0, np.full((2, 2), 0.5), 0.5), np.array([0, 1])) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_a_bundle_says_what_it_is(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

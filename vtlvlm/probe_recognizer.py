@@ -20,9 +20,8 @@ from vtlvlm.data.layout import first_difference, made_of
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip
 from vtlvlm.errors import UsageError
-from vtlvlm.metrics import UNKNOWN
 from vtlvlm.recognizer import MOST_PIXELS, ActionRecognizer, found_device, require_modest
-from vtlvlm.report.probes import VECTORS, FittedProbe, LinearProbe, clip_vectors
+from vtlvlm.report.probes import ABSENT, VECTORS, FittedProbe, LinearProbe, clip_vectors
 from vtlvlm.stages.origin import require_classes, require_numbers
 from vtlvlm.stages.parts import build_from, is_part, settings_of
 from vtlvlm.system.files import appearing, write_json
@@ -93,11 +92,19 @@ def _without_versions(fingerprint: dict[str, Any]) -> dict[str, Any]:
 
 
 def temperature_of(fitted: FittedProbe, labels: NDArray[np.int64]) -> float:
-    """The temperature of a probe, from the training clips' probabilities by probes that had not seen their groups. A clip of a class that
-    these did not know says nothing."""
+    """The temperature of a probe, from the training clips' probabilities by probes that had not seen their groups.
+
+    Regularisation decides how far a probe's scores lie apart, by orders of magnitude. They are taken in units of that distance, so that
+    the search looks at temperatures about it and not about 1. A clip of a class that the other groups lacked says nothing.
+    """
     known = fitted.held_out[np.arange(len(labels)), labels] > 0
-    scores = torch.from_numpy(np.log(np.maximum(fitted.held_out, 1e-30)))
-    return fit_temperature(scores, torch.from_numpy(np.where(known, labels, UNKNOWN)))
+    if not known.any():
+        return 1.0
+    probs = fitted.held_out[known]
+    scores = np.where(probs > 0, np.log(np.maximum(probs, 1e-300)), ABSENT)
+    apart = float(np.median(np.std(scores, axis=1, where=probs > 0)))
+    unit = apart if apart > 0 else 1.0
+    return unit * fit_temperature(torch.from_numpy(scores / unit), torch.from_numpy(labels[known]))
 
 
 def export_probe(output: str | Path, model: ProbeModel, classes: list[str], sampling: dict[str, Any], origin: dict[str, Any]) -> Path:

@@ -143,7 +143,7 @@ def export(args: argparse.Namespace, data: NTUDataModule, extractor: FeatureExtr
     folder = export_probe(args.export, model, list(data.classes), made_of(cache, "sampling", dict), origin)
     print(
         f"{folder}: linear probe ({name}), {fitted.chosen_accuracy:.3f} on held-out people of {len(rows)} training clips, temperature "
-        f"{temperature:.2f}; classify with: vtlvlm classify --model {folder} FILE"
+        f"{temperature:.3g}; classify with: vtlvlm classify --model {folder} FILE"
     )
 
 
