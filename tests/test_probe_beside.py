@@ -71,9 +71,9 @@ def test_a_better_probe_comes_with_the_command_that_makes_it_a_recogniser(
     chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The line can be typed as it stands."""
-    data = NTUDataModule(str(chain.root), "xsub60", labels="a b.csv")
+    data = NTUDataModule(str(chain.root), "xsub60", labels="a b.csv", seed=4)
     line = probe_beside.command(data, FeatureCache.open(chain.features))
-    assert line == f"vtlvlm probe {chain.root} --features {chain.features} --protocol xsub60 --labels 'a b.csv' --export BUNDLE"
+    assert line == f"vtlvlm probe {chain.root} --features {chain.features} --protocol xsub60 --labels 'a b.csv' --seed 4 --export BUNDLE"
     typed = probe_beside.command(NTUDataModule(str(chain.root)), FeatureCache.open(chain.features)).replace("BUNDLE", str(tmp_path / "b"))
     assert chain(*shlex.split(typed)[1:]) == 0
     assert (tmp_path / "b" / "bundle.json").is_file()

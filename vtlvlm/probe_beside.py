@@ -127,8 +127,8 @@ def learning(clips: int, validation: int) -> str:
 
 def command(data: Any, cache: FeatureCache) -> str:
     """What makes a recogniser of the probe, for the command line."""
-    labels = ["--labels", data.labels] if data.labels else []
-    words = ["vtlvlm", "probe", data.root, "--features", str(cache.folder), "--protocol", data.protocol, *labels]
+    more = [*(["--labels", data.labels] if data.labels else []), *(["--seed", str(data.seed)] if data.seed else [])]
+    words = ["vtlvlm", "probe", data.root, "--features", str(cache.folder), "--protocol", data.protocol, *more]
     return f"{shown(shlex.join(words))} --export BUNDLE"
 
 
