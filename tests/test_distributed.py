@@ -78,8 +78,10 @@ def test_odd_number_of_clips_is_tested_exactly_once(pair: Pipeline) -> None:
     assert found["num_clips"] == sum(map(sum, matrix)) == 5
     alone = pair.folder / "test_alone"
     assert pair("test", *pair.on_events, "--trainer.default_root_dir", alone, "--ckpt_path", pair.best2) == 0
-    single = json.loads((alone / "metrics.json").read_text())["metrics"]
-    assert found["metrics"] == pytest.approx(single, abs=1e-5)
+    single = json.loads((alone / "metrics.json").read_text())
+    assert found["metrics"] == pytest.approx(single["metrics"], abs=1e-5)
+    assert found["probe"] == single["probe"]
+    assert (found["probe"]["num_train"], found["probe"]["num_test"]) == (8, 5)
     one, two = (list(csv.reader((run / "predictions_test.csv").open())) for run in (alone, pair.run2))
     assert [row[:3] for row in two] == [row[:3] for row in one]
     assert len(two) == 1 + 5

@@ -22,6 +22,7 @@ from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.recognizer import ActionRecognizer
 from vtlvlm.stages.origin import content_hash
+from vtlvlm.stages.parts import settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import extractors
@@ -116,10 +117,12 @@ def test_stage1_round_trip_gives_the_cached_events(chain: Pipeline) -> None:
     module = VTEMModule.load_from_checkpoint(chain.best1)
     cache = EventCache.open(chain.events)
     assert cache.provenance["vtem_hash"] == content_hash(module)
+    assert cache.provenance["features_folder"] == str(chain.features.resolve())
     torch.testing.assert_close(cache.table, module.quantizer.table())
     from vtlvlm.data.cache import FeatureCache
 
     features = FeatureCache.open(chain.features)
+    assert features.provenance["extractor_settings"] == settings_of(module.extractor)
     rows = features.rows(cache.names, 0)
     tokens = module.vtem.tokens(features.features(rows), features.times(rows))
     assert torch.equal(tokens.ids[cache.views == 0], cache.ids((cache.views == 0).nonzero()[0]))
@@ -288,7 +291,7 @@ def test_probes_of_every_step_of_stage_one(chain: Pipeline, tmp_path: Path) -> N
     assert chain("probe", chain.root, "--features", chain.features, "--vtem", chain.best1, "--output", output) == 0
     found = json.loads(output.read_text())["probes"]
     names = ["features", "windows", "continuous events", "codes"]
-    assert list(found)[4:] == [f"{name}: {probe}" for name in names for probe in ("linear, mean", "attention")]
+    assert list(found)[7:] == [f"{name}: {probe}" for name in names for probe in ("linear, mean", "attention")]
     assert found["codes: attention"]["dims"] == 16 * 16  # 4 windows of 4 cells, 16 numbers wide
     assert found["features: attention"]["dims"] == 8 * 4 * 1280
 

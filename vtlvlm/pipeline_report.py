@@ -15,6 +15,7 @@ from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.sampling import segment_centres
 from vtlvlm.data.video import decode, probe
 from vtlvlm.errors import DataError
+from vtlvlm.probe_recognizer import ProbeRecognizer
 from vtlvlm.recognizer import ActionRecognizer, Recognition
 from vtlvlm.report.figures import Panel, accuracy_bars, confusion_figure, learning_curves
 from vtlvlm.report.page import Picture, Report, Section, Setting
@@ -46,6 +47,8 @@ def pipeline_report(folder: Path, protocol: str = "xsub60") -> Report:
     data = NTUDataModule(str(folder / "videos"), protocol, features=str(folder / "features"), validation=0.0)
     data.setup("test")
     recognizer = ActionRecognizer.from_checkpoint(folder / "bundle")
+    if isinstance(recognizer, ProbeRecognizer):
+        raise DataError(f"{folder / 'bundle'}: a linear probe, which has no event sentences to report on; export the one of stage 2 there")
     shown, timing = _recognise(recognizer, data)
     environment = stage2.environment or {}
     rows = _rows(tested, plain, probes, data.num_classes)
@@ -87,10 +90,12 @@ def _rows(tested: Metrics, plain: Metrics, probes: dict[str, Any], num_classes: 
         found = probes[probe_name]
         return ResultRow(name, found["top1"], found["top5"], found["mean_class"], found["num_test"], note)
 
+    both = "mean and movement"
     return [
         model("event sentences, prompt-tuned LLaVA", tested, "prompts and projector trained", ours=True),
         model("the same LLaVA untuned", plain, "its projector has never seen an event"),
         linear("linear probe, mean feature", "mean feature", "the same features, averaged over time"),
+        *([linear("linear probe, mean and movement", both, "how much moves, and where")] if both in probes else []),  # older ones lack it
         linear("linear probe, three thirds", "thirds", "knows a little of the order"),
         linear("linear probe, middle frame", "middle frame", "no motion at all"),
         linear("linear probe, clip length", "clip length", "no picture at all"),
@@ -158,6 +163,7 @@ def _sentences_section(shown: Sequence[tuple[Recognition, str, str]], recognizer
     windows = recognizer.vtem.pooler.windows
     for found, truth, name in shown:
         frames = decode(found.file, segment_centres(num_frames=probe(found.file).frames, num_segments=12), size=160, crop="pad")
+        assert found.events is not None  # of a stage 2
         best, share = found.actions[0]
         sentence = Sentence(
             title=f"{truth}: recognised as {best} ({share:.0%})",

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vtlvlm import __version__
 from vtlvlm.batches import EventTokens
+from vtlvlm.bundles import BUNDLE, FORMAT, digest, new_folder, read_description, read_weights
 from vtlvlm.data.sampling import FrameSampling
-from vtlvlm.data.video import decode_sampled
+from vtlvlm.data.video import Clip, decode_sampled
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.llava import load_config, looks_local, require_same_base
 from vtlvlm.lvlm.peft_format import write_prefix
 from vtlvlm.lvlm.prefix import chosen_layers, plain_state
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint, read_record
-from vtlvlm.stages.origin import content_hash, require_classes, require_numbers, require_record, require_same_extractor, require_tensors
+from vtlvlm.stages.origin import content_hash, require_classes, require_numbers, require_record, require_same_extractor
 from vtlvlm.stages.parts import build_from, is_part, settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.vtem import VTEMModule
@@ -34,10 +33,9 @@ from vtlvlm.system.text import shown
 from vtlvlm.vtem.extractors import FeatureExtractor
 from vtlvlm.vtem.model import VTEM
 
-BUNDLE, VTEM_FILE, ADAPTER_FILE = "bundle.json", "vtem.safetensors", "adapter.safetensors"
-FORMAT = 3
-LARGEST_BUNDLE, MOST_PIXELS, LONGEST_PATH = 64 << 20, 4 << 30, 4_096
-"""Bytes of a bundle's description, of a clip's frames, and of a path"""
+VTEM_FILE, ADAPTER_FILE = "vtem.safetensors", "adapter.safetensors"
+MOST_PIXELS, LONGEST_PATH = 4 << 30, 4_096
+"""Bytes of a clip's frames, and of a path"""
 
 
 class Recognition(NamedTuple):
@@ -46,8 +44,8 @@ class Recognition(NamedTuple):
     file: Path
     actions: list[tuple[str, float]]
     """likeliest first: category and its probability; the probabilities of all categories sum to one"""
-    events: EventTokens
-    """the clip's event sentence, B = 1"""
+    events: EventTokens | None
+    """the clip's event sentence, B = 1; None from a linear probe, which has none"""
     seconds: float
     """wall time from file to answer"""
 
@@ -89,7 +87,7 @@ def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | Non
     if content_hash(stage1) != made["hash"] or stage1.vtem.num_tokens != record["provenance"]["num_tokens"]:
         raise UsageError(f"{source} is not the stage-1 checkpoint that {checkpoint} was trained with: name that one with --vtem")
     require_same_extractor(stage1.extractor, stage1.provenance()["extractor"], str(source))
-    _require_modest(build_from(stage1.provenance()["sampling"], FrameSampling, source), stage1.extractor)
+    require_modest(build_from(stage1.provenance()["sampling"], FrameSampling, source), stage1.extractor)
     return stage1
 
 
@@ -137,12 +135,6 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
     return folder
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def export_prefix(run: str | Path, output: str | Path) -> Path:
     """Write a run's prompts as an adapter for ``peft.PeftModel.from_pretrained``.
 
@@ -174,14 +166,6 @@ def export_prefix(run: str | Path, output: str | Path) -> Path:
     with saving(folder), appearing(folder) as partial:
         keys, values = trained["adapter.key"], trained["adapter.value"]
         write_prefix(partial, keys, values, settings["llava"], settings["revision"], loaded[RECORD]["provenance"]["llava"])
-    return folder
-
-
-def new_folder(path: str | Path) -> Path:
-    """Refuse a folder that exists."""
-    folder = Path(path)
-    if folder.exists():
-        raise UsageError(f"{folder} already exists: name a new folder")
     return folder
 
 
@@ -218,25 +202,13 @@ def changed_for(settings: dict[str, Any], device: str, computed: dict[str, Any])
     return ({"dtype": "float32"} if slow else {}) | computed
 
 
-def read_bundle(folder: Path) -> dict[str, Any]:
-    """The description in a bundle, in the form that this version writes.
+def require_bundle(folder: Path, described: dict[str, Any]) -> None:
+    """Refuse a bundle's description that lacks something.
 
     Raises:
-        UsageError: It is damaged, of another format, or lacks something.
+        UsageError: Naming it.
     """
     path = folder / BUNDLE
-    try:
-        if path.stat().st_size > LARGEST_BUNDLE:
-            raise ValueError("larger than any description")
-        described = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(described, dict):
-            raise TypeError("no table")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path}: not the description of a bundle; get the folder again, or export it again") from error
-    if described.get("format") != FORMAT:
-        raise UsageError(
-            f"{folder}: a bundle of format {shown(described.get('format'), 40)}, this version reads format {FORMAT}; export it again"
-        )
     origin, digests, place = described.get("origin"), described.get("sha256"), described.get("llava", "")
     if (
         not isinstance(origin, dict)
@@ -253,22 +225,6 @@ def read_bundle(folder: Path) -> dict[str, Any]:
     described["classes"] = require_classes(described.get("classes"), path)
     if described["classes"] != list(origin["reasoning"]["classes"]):
         raise UsageError(f"{path}: its categories are not those it was trained with; get the folder again, or export it again")
-    return described
-
-
-def _read_weights(folder: Path, name: str, digests: dict[str, str]) -> dict[str, Tensor]:
-    """The tensors of a file in a bundle, which has to be the one that the bundle was made with."""
-    path = folder / name
-    if not path.is_file():
-        raise UsageError(f"{path}: is missing; get the folder again, or export it again")
-    if digest(path) != digests[name]:
-        raise UsageError(f"{path}: is not the file that the bundle was made with (SHA-256); get the folder again, or export it again")
-    try:
-        state: dict[str, Tensor] = load_file(path)
-    except Exception as error:  # safetensors and torch raise what they like
-        raise UsageError(f"{path}: not a readable weights file; get the folder again, or export it again") from error
-    require_tensors(state, path)
-    return state
 
 
 def base_place(model: Path, relative: str | None, recorded: Any) -> str:
@@ -293,7 +249,7 @@ def base_place(model: Path, relative: str | None, recorded: Any) -> str:
     return recorded
 
 
-def _require_modest(sampling: FrameSampling, extractor: FeatureExtractor) -> None:
+def require_modest(sampling: FrameSampling, extractor: FeatureExtractor) -> None:
     """Refuse settings of a file that would take all memory for a single clip."""
     pictures = sampling.frames * sampling.size**2 * 3
     seen = min(sampling.frames, extractor.chunk) * extractor.image_size**2 * 3 * 4
@@ -315,6 +271,9 @@ class ActionRecognizer:
         device: where to run, ``auto`` for the first GPU if there is one.
     """
 
+    suspects = "its weights or its LLaVA"
+    """what is damaged where there are no probabilities"""
+
     def __init__(
         self,
         vtem: VTEM,
@@ -323,7 +282,7 @@ class ActionRecognizer:
         sampling: FrameSampling,
         device: str = "auto",
     ) -> None:
-        _require_modest(sampling, vtem.extractor)
+        require_modest(sampling, vtem.extractor)
         self.device = found_device(device)
         vtem.extractor.run = vtem.extractor.feature_map  # a model's file may ask for compiling, which takes minutes
         self.vtem = vtem.to(self.device).eval()
@@ -333,8 +292,11 @@ class ActionRecognizer:
     # -- loading -----------------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, vtem: str | Path | None = None, device: str = "auto", **computed: Any) -> Self:
-        """A recogniser from a bundle, a stage-2 run folder or a stage-2 checkpoint.
+    def from_checkpoint(
+        cls, path: str | Path, *, vtem: str | Path | None = None, device: str = "auto", **computed: Any
+    ) -> ActionRecognizer:
+        """A recogniser from a bundle, a stage-2 run folder or a stage-2 checkpoint. The bundle of a linear probe, which ``vtlvlm probe
+        --export`` makes, gives a ``ProbeRecognizer``, which has no event sentences.
 
         Args:
             path: folder with ``bundle.json``, folder with ``checkpoints/``, or a ``.ckpt`` file.
@@ -349,7 +311,8 @@ class ActionRecognizer:
         """
         path = Path(path)
         if (path / BUNDLE).is_file():
-            return cls._from_bundle(path, computed, device)
+            described = read_description(path)
+            return _probe(path, described, computed, device) if "kind" in described else cls._from_bundle(path, described, computed, device)
         checkpoint = stage2_checkpoint(path)
         record = read_record(checkpoint)
         require_stage2(record, checkpoint)
@@ -364,15 +327,15 @@ class ActionRecognizer:
         return cls(stage1.vtem, module.reasoner, list(module.classes), sampling, device)
 
     @classmethod
-    def _from_bundle(cls, folder: Path, computed: dict[str, Any], device: str) -> Self:
-        described = read_bundle(folder)
+    def _from_bundle(cls, folder: Path, described: dict[str, Any], computed: dict[str, Any], device: str) -> Self:
+        require_bundle(folder, described)
         settings, made = described["reasoner"], described["origin"]["reasoning"]["llava"]
         settings["init_args"] |= changed_for(settings, device, computed)
         if "llava" not in computed:
             settings["init_args"]["llava"] = base_place(folder, described.get("llava"), settings["init_args"].get("llava"))
         vtem, reasoner = build_from(described.get("vtem"), VTEM, folder), build_from(settings, EventReasoner, folder)
         sampling = build_from(described.get("sampling"), FrameSampling, folder)
-        first, second = (_read_weights(folder, name, described["sha256"]) for name in (VTEM_FILE, ADAPTER_FILE))
+        first, second = (read_weights(folder, name, described["sha256"]) for name in (VTEM_FILE, ADAPTER_FILE))
         vtem.require_fit({name: tensor.shape for name, tensor in first.items()}, folder)
         reasoner.adapter.require_fit({name: tensor.shape for name, tensor in second.items()}, folder)
         require_same_base(made, reasoner.llava, reasoner.revision, str(folder))
@@ -402,10 +365,24 @@ class ActionRecognizer:
         """
         start = time.perf_counter()
         clip = decode_sampled(file, self.sampling)
-        events = self.vtem(clip.frames[None].to(self.device), clip.times[None].to(self.device))
-        probabilities = self.reasoner.probabilities(self.reasoner(events.vectors))[0].cpu()
+        probabilities, events = self.recognise(clip)
         if not bool(torch.isfinite(probabilities).all()):
-            raise DataError(f"{file}: the model gives no probabilities for it (NaN); its weights or its LLaVA are damaged")
+            raise DataError(f"{file}: the model gives no probabilities for it (NaN); {self.suspects} are damaged")
         best = probabilities.topk(min(top, len(self.classes)))
         actions = [(self.classes[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
         return Recognition(Path(file), actions, events, time.perf_counter() - start)
+
+    def recognise(self, clip: Clip) -> tuple[Tensor, EventTokens | None]:
+        """(A,) probabilities of a clip, and its event sentence, where there is one."""
+        events = self.vtem(clip.frames[None].to(self.device), clip.times[None].to(self.device))
+        return self.reasoner.probabilities(self.reasoner(events.vectors))[0].cpu(), events
+
+
+def _probe(folder: Path, described: dict[str, Any], computed: dict[str, Any], device: str) -> ActionRecognizer:
+    from vtlvlm.probe_recognizer import KIND, ProbeRecognizer  # which is built on this module
+
+    if described["kind"] != KIND:
+        raise UsageError(f"{folder}: a bundle of kind {shown(repr(described['kind']), 60)}; use the version that wrote the file")
+    if computed:
+        raise UsageError(f"{folder}: a linear probe, which has no language model: leave {min(computed)} out")
+    return ProbeRecognizer.from_bundle(folder, described, device)

@@ -51,6 +51,7 @@ COMMANDS = {
     "consolidate": Command("consolidate <best2> <new>", ("new",), ("best2", "llava")),
     "compose": Command("compose <new>", ("new",), ("llava", "videos")),
     "probe": Command("probe <videos> --features <features> --output <new>", ("new",), ("videos", "features", "best1", "index")),
+    "probe --export": Command("probe <videos> --features <features> --export <new>", ("new",), ("videos", "features", "index")),
     "report": Command("report <new>", ("new",), ("videos", "run2")),
 }
 RELATIONS: dict[str, Callable[[Path, Path], Path]] = {

@@ -80,6 +80,18 @@ def test_ranks_write_shards_of_their_own(tmp_path: Path) -> None:
     assert cache.features(cache.rows(["clip001", "clip000"], 1))[:, 0, 0, 0].tolist() == [3, 1]
 
 
+def test_notes_are_no_part_of_what_a_cache_is(tmp_path: Path) -> None:
+    """A cache from before the place was noted, and one whose features have moved, are the same as ever; the newest place is kept."""
+    for place in ({}, {"features_folder": "/one"}, {"features_folder": "/two", "extractor_settings": {}}):
+        with EventCacheWriter(tmp_path, {**MADE, **place}, torch.zeros(2, 3)) as writer:
+            if not place:
+                writer.add([("a", 0)], torch.zeros(1, 4, dtype=torch.int64), None, torch.zeros(1, 2, 2))
+                writer.flush()
+            writer.finish([("a", 0)])
+        cache = EventCache.open(tmp_path)
+        assert (cache.hash, cache.provenance) == (content_hash(MADE), {**MADE, **place})
+
+
 def test_another_provenance_is_refused_by_name(tmp_path: Path) -> None:
     filled(tmp_path / "f")
     other = {"extractor": {"model": "lite0", "sha256": "cd"}, "sampling": MADE["sampling"]}

@@ -19,7 +19,10 @@ DEFAULT_MODEL = "runs/demo/bundle"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="video files, or folders whose videos are all taken")
     parser.add_argument(
-        "--model", type=Path, default=Path(DEFAULT_MODEL), help="bundle, run folder or stage-2 checkpoint (default: %(default)s)"
+        "--model",
+        type=Path,
+        default=Path(DEFAULT_MODEL),
+        help="bundle (a linear probe's too), run folder or stage-2 checkpoint (default: %(default)s)",
     )
     parser.add_argument("--llava", help="where the base LLaVA lies now, if not where it was trained")
     parser.add_argument("--vtem", type=Path, help="where the stage-1 checkpoint lies now, if not where it was; a bundle holds its own")

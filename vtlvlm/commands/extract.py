@@ -15,6 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     from vtlvlm.data.cache import FeatureCacheWriter
     from vtlvlm.errors import UsageError
     from vtlvlm.memory import freed_memory_kept
+    from vtlvlm.stages.parts import is_ours, settings_of
     from vtlvlm.stages.vtem import FeatureExtraction
 
     cli = parts("extract", arguments)
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     extractor.build()
     provenance = {
         "extractor": extractor.fingerprint(),
+        "extractor_settings": settings_of(extractor) if is_ours(extractor) else None,
         "sampling": data.sampling_settings,
         "view_seed": data.seed,
         "augmentation": None if data.augmentation is None else asdict(data.augmentation),

@@ -1,10 +1,15 @@
 """Probes on a feature cache: what the features tell without any language model, and what stage 1 keeps of it.
 
-Four linear probes, each fitted on the training people and tested on the test people: the mean feature, the means of the three thirds of
-the clip (the least that knows the order of time), the middle frame alone, and the clip's length alone. With --vtem CHECKPOINT also a linear
-probe on the mean, and one layer of attention on the sequence, of features, windows, continuous events and codes: where the action is lost.
-The first four train on each clip's plain view, those of stage 1's steps also on its other stored views where there are few clips, so that
+Seven linear probes, each fitted on the training people and tested on the test people: the mean feature, the movement (how much the features
+change from step to step, on average), both side by side, the means of the three thirds of the clip (the least that knows the order of
+time), means and movements of the thirds, the middle frame alone, and the clip's length alone. With --vtem CHECKPOINT also a linear probe on
+the mean, and one layer of attention on the sequence, of features, windows, continuous events and codes: where the action is lost.
+The first seven train on each clip's plain view, those of stage 1's steps also on its other stored views where there are few clips, so that
 "mean feature" and "features: linear, mean" are two figures.
+
+With --export BUNDLE a probe becomes a recogniser: the one that predicts held-out training people best, or the one named with --probe. It is
+fitted on the plain views of the training people, its temperature on what it predicts for people who were held out. `vtlvlm classify --model
+BUNDLE` reads it as any other bundle; it has no event sentences.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 
     from vtlvlm.data.datamodule import NTUDataModule
     from vtlvlm.report.probes import ProbeResult
+    from vtlvlm.vtem.extractors import FeatureExtractor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the folds in which the regularisation is chosen (default: %(default)s)")
     parser.add_argument("--vtem", type=Path, help="stage-1 checkpoint: probe each of its steps too")
     parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--export", type=Path, metavar="BUNDLE", help="folder to write a probe to, for classify; must not exist yet")
+    parser.add_argument(
+        "--probe", metavar="NAME", help="with --export: a row of the table that looks at whole clips (default: the chosen one)"
+    )
+    parser.add_argument("--weights", help="with --export: where the extractor's weights lie now, a file or package:NAME")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,8 +53,9 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from vtlvlm.data.datamodule import NTUDataModule
-    from vtlvlm.errors import DataError
-    from vtlvlm.report.probes import probe_suite
+    from vtlvlm.errors import DataError, UsageError
+    from vtlvlm.probe_recognizer import extractor_of
+    from vtlvlm.report.probes import VECTORS, best_probe, probe_suite
     from vtlvlm.report.provenance import environment
     from vtlvlm.report.tables import ResultRow, as_text, summary_table
     from vtlvlm.system.files import write_json
@@ -51,6 +63,12 @@ def run(args: argparse.Namespace) -> int:
 
     if args.output is not None:
         require_json_place(args.output)
+    if args.export is not None:
+        require_bundle_place(args)
+    elif args.probe or args.weights:
+        raise UsageError(f"{'--probe' if args.probe else '--weights'} is for what --export writes: give that too, or leave it out")
+    if args.probe is not None and args.probe not in VECTORS:
+        raise UsageError(f"--probe {args.probe}: no probe to export; there are {', '.join(VECTORS)}")
     data = NTUDataModule(str(args.root), args.protocol, features=str(args.features), labels=args.labels, validation=0.0)
     data.setup("test")
     index, cache = data.index, data.features_cache
@@ -60,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if not np.isfinite(features).all():
         raise DataError(f"{args.features}: holds features that are not numbers; delete the folder and run `vtlvlm extract` again")
     train = np.arange(len(data.split.train))
+    extractor = extractor_of(cache, args.weights) if args.export is not None else None
     found = probe_suite(
         features,
         index.label[rows],
@@ -70,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         num_classes=data.num_classes,
         seed=args.seed,
     )
+    chosen = args.probe or best_probe(found)
     if args.vtem is not None:
         found |= step_probes(data, args.vtem, args.seed)
     table = [ResultRow(name, r.top1, r.top5, r.mean_class, r.num_test) for name, r in found.items()]
@@ -78,7 +98,53 @@ def run(args: argparse.Namespace) -> int:
         probes = {name: asdict(result) for name, result in found.items()}
         content = {"protocol": args.protocol, "seed": args.seed, "features": cache.hash, "split": data.split_description, "probes": probes}
         write_json(args.output, {**content, "environment": environment(args.seed)})
+    if extractor is not None:
+        export(args, data, extractor, features[train], chosen)
     return 0
+
+
+def require_bundle_place(args: argparse.Namespace) -> None:
+    """Refuse a place of the bundle that exists, or lies over what it is made from, before anything is computed."""
+    from vtlvlm.bundles import new_folder
+    from vtlvlm.errors import UsageError
+    from vtlvlm.system.places import require_apart, within
+
+    new_folder(args.export)
+    require_apart(args.export, [args.root, args.features, args.labels, args.vtem], "the bundle")
+    if args.output is not None and within(args.output, args.export):
+        raise UsageError(f"{args.output}: lies in the bundle {args.export}, which is written as a whole; name a file outside it")
+
+
+def export(args: argparse.Namespace, data: NTUDataModule, extractor: FeatureExtractor, features: NDArray[np.generic], name: str) -> None:
+    """Fit the probe of a name on the training clips' features (N, T', S, D) and bundle it."""
+    from vtlvlm.data.layout import made_of
+    from vtlvlm.probe_recognizer import ProbeModel, export_probe, temperature_of
+    from vtlvlm.report.probes import clip_vectors, fit_probe
+    from vtlvlm.report.provenance import environment
+
+    cache, rows = data.features_cache, data.split.train
+    assert cache is not None
+    labels = data.index.label[rows]
+    fitted = fit_probe(clip_vectors(features)[name], labels, groups=data.index.group[rows], num_classes=data.num_classes, seed=args.seed)
+    temperature = temperature_of(fitted, labels)
+    origin = {
+        "protocol": data.protocol,
+        "split": data.split_description,
+        "train_hash": data.train_hash,
+        "seed": args.seed,
+        "num_train": len(rows),
+        "strength": fitted.strength,
+        "chosen_accuracy": fitted.chosen_accuracy,
+        "temperature": temperature,
+        "features": cache.hash,
+        "environment": environment(args.seed),
+    }
+    model = ProbeModel(extractor, name, fitted.probe, temperature)
+    folder = export_probe(args.export, model, list(data.classes), made_of(cache, "sampling", dict), origin)
+    print(
+        f"{folder}: linear probe ({name}), {fitted.chosen_accuracy:.3f} on held-out people of {len(rows)} training clips, temperature "
+        f"{temperature:.3g}; classify with: vtlvlm classify --model {folder} FILE"
+    )
 
 
 VIEWED_CLIPS = 512

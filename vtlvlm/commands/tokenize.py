@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         "train_hash": made["train_hash"],
         "sampling": made["sampling"],
         "features": data.features_cache.hash if data.features_cache is not None else None,
+        "features_folder": str(data.features_cache.folder.resolve()) if data.features_cache is not None else None,
     }
     table = module.quantizer.table()
     row_bytes = module.vtem.num_tokens * (2 if table is not None else 2 * module.event_dim) + 8 * module.vtem.pooler.windows

@@ -26,6 +26,7 @@ from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.panels import CodebookPanel
 from vtlvlm.predictions import PredictionTable
+from vtlvlm.probe_beside import ProbeBeside
 from vtlvlm.progress import StepProgress
 from vtlvlm.report.curves import Curves
 from vtlvlm.stages.checkpoints import CheckpointFiles, Restored, RunTrainer, examine, run_checkpoints
@@ -134,6 +135,8 @@ class CLI(Guarded):
         if not dry:  # a dry run leaves nothing behind
             more += [RunRecord(), Throughput(), PredictionTable()]
             more += [ConfusionFigure(), CodebookPanel()]  # what draws comes after what writes results
+            if self.subcommand == "test" and isinstance(self.model, PromptTuningModule) and not has(own, ProbeBeside):
+                more.append(ProbeBeside())
             if settings.get("enable_checkpointing") is not False:
                 more += run_checkpoints(Path(root).expanduser(), self.model.monitor, self.model.monitor_mode)
         kwargs["callbacks"] = [*own, *kwargs.get("callbacks", []), Restored(), *more, *bar(settings)]

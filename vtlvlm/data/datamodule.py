@@ -202,6 +202,15 @@ class NTUDataModule(LightningDataModule):
                 f"{view} of {name}; run `vtlvlm extract` with as many views (--data.sampling.views {self.num_views}) into another folder"
             )
 
+    def plain_rows(self, cache: FeatureCache) -> NDArray[np.int64]:
+        """Where a cache that need not be the run's own holds each clip's plain view: (n,).
+
+        Raises:
+            DataError: It lacks clips, or their videos have changed since.
+        """
+        rows: NDArray[np.int64] = self._rows_in(cache, np.zeros(1, dtype=np.int64))[0]
+        return rows
+
     def _rows_in(self, cache: FeatureCache | EventCache, views: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where a cache holds each clip in each of these views, which begin with 0: (V, n), checked for every clip of the split."""
         index, sides = self.index, self.split

@@ -30,9 +30,19 @@ VERSION = 2
 MAKERS = {"features": "vtlvlm extract", "events": "vtlvlm tokenize"}
 
 
+NOTES = ("features_folder", "extractor_settings")
+"""What a provenance notes beside what decides the content: where its source lay, and where its maker had its weights. A cache with other
+notes is the same cache."""
+
+
+def unnoted(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """A provenance without ``NOTES``."""
+    return {key: value for key, value in provenance.items() if key not in NOTES}
+
+
 def content_hash(provenance: Mapping[str, Any]) -> str:
-    """Hash of plain values, the same for any order of keys."""
-    text = json.dumps(provenance, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """Hash of plain values, the same for any order of keys and any ``NOTES``."""
+    text = json.dumps(unnoted(provenance), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -104,7 +114,7 @@ def _require_meta(meta: Mapping[str, Any]) -> None:
 
 
 def require_same(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    if difference := first_difference(stored, wanted):
+    if difference := first_difference(unnoted(stored), unnoted(wanted)):
         key, old, new = difference
         raise DataError(f"{folder}: made with {key} = {old!r}, expected {new!r}; name another folder or delete this one")
 

@@ -116,10 +116,10 @@ def attention_probe(
         for inner, held_out in folds:
             found[held_out] = _fit(train_z[inner], labels[inner], num_classes, heads, penalty, train_z[held_out])
         loss = -np.log(np.maximum(found[np.arange(len(train_y)), train_y], 1e-9)).mean()
-        tried.append((loss, heads, penalty))
-    _, heads, penalty = min(tried)
-    probs = _fit(train_z, labels, num_classes, heads, penalty, test_z)
-    return ProbeResult.of(probs, test_y, num_train=len(train_y), dims=int(train_x.shape[1] * train_x.shape[2]), strength=penalty)
+        tried.append((loss, heads, penalty, float((found.argmax(-1) == train_y).mean())))
+    _, heads, penalty, accuracy = min(tried)
+    probs, dims = _fit(train_z, labels, num_classes, heads, penalty, test_z), int(train_x.shape[1] * train_x.shape[2])
+    return ProbeResult.of(probs, test_y, num_train=len(train_y), dims=dims, strength=penalty, chosen_accuracy=accuracy)
 
 
 def _components(train_x: Tensor, test_x: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,10 +5,13 @@ Everything that is fitted or chosen (scaling, regularisation) sees training clip
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import SplineTransformer, StandardScaler
@@ -21,6 +24,19 @@ STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 FOLDS = 5
 """Largest number of folds of training people."""
+
+VECTORS = ("mean feature", "movement", "mean and movement", "thirds", "thirds of both")
+"""Ways to one vector for each clip; all of them look at the whole clip."""
+
+AT_ONCE = 64
+"""Clips that are looked at in float32 at once."""
+
+ABSENT = -1e9
+"""Score of a class that training has no clip of: its probability is zero, and the number can be stored."""
+
+
+def _alone() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -36,17 +52,55 @@ class ProbeResult:
     """numbers per clip that the probe sees"""
     strength: float
     """the regularisation chosen on training people: C of a linear probe, the penalty of an attention probe"""
+    chosen_accuracy: float
+    """accuracy on the training groups that were held out in the choice, at the chosen strength; it knows nothing of the test clips"""
     guesses: tuple[int, ...] = ()
     """the likeliest class of each test clip"""
 
     @classmethod
-    def of(cls, probs: np.ndarray, labels: np.ndarray, *, num_train: int, dims: int, strength: float) -> ProbeResult:
+    def of(
+        cls, probs: np.ndarray, labels: np.ndarray, *, num_train: int, dims: int, strength: float, chosen_accuracy: float
+    ) -> ProbeResult:
         """From the test clips' probabilities (n, A) and labels (n,), by the same metrics, and the same code, as for the models."""
         metrics = action_metrics(probs.shape[1])
+        for metric in metrics.values():
+            metric.distributed_available_fn = _alone  # a probe is one process's own, others may be gone
         metrics.update(torch.from_numpy(probs), torch.from_numpy(labels.astype(np.int64)))
         found = {name: float(value) for name, value in metrics.compute().items()}
         guesses = tuple(probs.argmax(-1).tolist())
-        return cls(found["top1"], found["top5"], found["mean_class_accuracy"], num_train, len(labels), dims, strength, guesses)
+        accuracies = found["top1"], found["top5"], found["mean_class_accuracy"]
+        return cls(*accuracies, num_train, len(labels), dims, strength, chosen_accuracy, guesses)
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A logistic regression on standardised vectors: softmax(weight (x - mean) / scale + bias)."""
+
+    mean: np.ndarray
+    """(d,) float64, of the training vectors"""
+    scale: np.ndarray
+    """(d,) float64, their deviation; 1 where they are all equal"""
+    weight: np.ndarray
+    """(A, d) float64"""
+    bias: np.ndarray
+    """(A,) float64; ``ABSENT`` for a class without a training clip"""
+
+    def probabilities(self, x: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+        """Vectors (n, d) -> (n, A), calibrated if a temperature is given."""
+        scores = (x - self.mean) / self.scale @ self.weight.T + self.bias
+        found: np.ndarray = softmax(scores / temperature, axis=-1)
+        return found
+
+
+class FittedProbe(NamedTuple):
+    """A probe and how it was chosen."""
+
+    probe: LinearProbe
+    strength: float
+    held_out: np.ndarray
+    """(N, A) the training clips' probabilities by probes of that strength which were fitted without their group; zeros where these could
+    not be fitted, having one class only"""
+    chosen_accuracy: float
 
 
 def linear_probe(
@@ -75,16 +129,37 @@ def linear_probe(
     Raises:
         DataError: If a side is empty, holds non-finite numbers, or training has a single class.
     """
-    for side, x in (("training", train_x), ("test", test_x)):
-        if not len(x):
-            raise DataError(f"linear probe: no {side} clips; check the protocol and the split")
-        if not np.isfinite(x).all():
-            raise DataError(f"linear probe: the {side} vectors hold nan or infinity; make the feature cache again")
-    if len(np.unique(train_y)) < 2:
+    _require_vectors(test_x, "test")
+    found = fit_probe(train_x, train_y, groups=train_groups, num_classes=num_classes, seed=seed)
+    made = {"num_train": len(train_y), "dims": train_x.shape[1], "strength": found.strength, "chosen_accuracy": found.chosen_accuracy}
+    return ProbeResult.of(found.probe.probabilities(test_x), test_y, **made)
+
+
+def fit_probe(x: np.ndarray, y: np.ndarray, *, groups: np.ndarray, num_classes: int, seed: int = 0) -> FittedProbe:
+    """The probe of :func:`linear_probe`, from training vectors (N, d), labels (N,) and groups (N,).
+
+    Raises:
+        DataError: If there are no clips, non-finite numbers, or a single class.
+    """
+    _require_vectors(x, "training")
+    if len(np.unique(y)) < 2:
         raise DataError("linear probe: all training clips have one label; a probe needs at least two classes")
-    strength = _choose_strength(train_x, train_y, train_groups, num_classes, seed)
-    probs = _predict(train_x, train_y, test_x, [strength], num_classes)[0]
-    return ProbeResult.of(probs, test_y, num_train=len(train_y), dims=train_x.shape[1], strength=strength)
+    strength, held_out = _choose_strength(x, y, groups, num_classes, seed)
+    accuracy = float((held_out.argmax(-1) == y).mean())
+    return FittedProbe(_fits(x, y, [strength], num_classes)[0], strength, held_out, accuracy)
+
+
+def best_probe(found: Mapping[str, ProbeResult]) -> str:
+    """The name of the linear probe that predicts held-out training groups best, of those that look at the whole clip (``VECTORS``).
+    Equal ones: the one with fewer numbers, then the one named first."""
+    return min((name for name in VECTORS if name in found), key=lambda name: (-found[name].chosen_accuracy, found[name].dims))
+
+
+def _require_vectors(x: np.ndarray, side: str) -> None:
+    if not len(x):
+        raise DataError(f"linear probe: no {side} clips; check the protocol and the split")
+    if not np.isfinite(x).all():
+        raise DataError(f"linear probe: the {side} vectors hold nan or infinity; make the feature cache again")
 
 
 def probe_suite(
@@ -111,22 +186,59 @@ def probe_suite(
         seed: draws the folds.
 
     Returns:
-        ``mean feature`` (mean over time, the cells side by side), ``thirds`` (the same for the first, middle and last third: the least
-        that knows the order of time), ``middle frame`` (one step alone), ``clip length`` (a cubic spline of the length).
+        The vectors of :func:`clip_vectors`, by their names, then ``middle frame`` (one step alone) and ``clip length`` (a cubic spline of
+        the length).
     """
-    steps = features.shape[1]
-    parts = np.array_split(np.arange(steps), 3) if steps >= 3 else [np.arange(steps)] * 3
     spline = SplineTransformer(n_knots=6, degree=3, extrapolation="constant").fit(lengths[train, None].astype(np.float64))
     views = {
-        "mean feature": _flat(features.mean(axis=1, dtype=np.float32)),
-        "thirds": np.concatenate([_flat(features[:, part].mean(axis=1, dtype=np.float32)) for part in parts], axis=1),
-        "middle frame": _flat(features[:, steps // 2].astype(np.float32)),
+        **clip_vectors(features),
+        "middle frame": _flat(features[:, features.shape[1] // 2].astype(np.float32)),
         "clip length": spline.transform(lengths[:, None].astype(np.float64)),
     }
+    return probes_of(views, labels, subjects, train, test, num_classes=num_classes, seed=seed)
+
+
+def probes_of(
+    vectors: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    subjects: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    *,
+    num_classes: int,
+    seed: int = 0,
+) -> dict[str, ProbeResult]:
+    """A linear probe on each kind of vectors (N, d), such as :func:`clip_vectors` makes; the rest as in :func:`probe_suite`."""
     return {
         name: linear_probe(x[train], labels[train], x[test], labels[test], train_groups=subjects[train], num_classes=num_classes, seed=seed)
-        for name, x in views.items()
+        for name, x in vectors.items()
     }
+
+
+def clip_vectors(features: np.ndarray) -> dict[str, np.ndarray]:
+    """One vector for each clip, in several ways.
+
+    Args:
+        features: (N, T', S, D) what the extractor saw, float16 or float32.
+
+    Returns:
+        Of the names in ``VECTORS``, each (N, d) float32, the cells side by side: ``mean feature`` (over the steps), ``movement`` (the mean
+        of |h_t - h_{t-1}| over the steps; zeros where there is one step only), ``mean and movement`` (side by side), ``thirds`` (the mean
+        of the first, middle and last third: the least that knows the order of time) and ``thirds of both`` (the thirds' means, then their
+        movements; the first step moves as the second does).
+    """
+    steps = features.shape[1]
+    thirds = np.array_split(np.arange(steps), 3) if steps >= 3 else [np.arange(steps)] * 3
+    into = [np.unique(np.maximum(third, 1)) - 1 for third in thirds]  # the changes that lead to a third's steps
+    parts: list[list[np.ndarray]] = []
+    for start in range(0, len(features), AT_ONCE):
+        seen = features[start : start + AT_ONCE].astype(np.float32)
+        change = np.abs(np.diff(seen, axis=1)) if steps > 1 else np.zeros_like(seen)
+        means = [seen[:, third].mean(axis=1) for third in thirds]
+        parts.append([seen.mean(axis=1), change.mean(axis=1), *means, *(change[:, third].mean(axis=1) for third in into)])
+    mean, movement, *both = (_flat(np.concatenate(part)) for part in zip(*parts, strict=True))
+    found = mean, movement, np.hstack([mean, movement]), np.hstack(both[:3]), np.hstack(both)
+    return dict(zip(VECTORS, found, strict=True))
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
@@ -134,38 +246,46 @@ def _flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1)
 
 
-def _choose_strength(x: np.ndarray, y: np.ndarray, groups: np.ndarray, num_classes: int, seed: int) -> float:
-    """The C of ``STRENGTHS`` that predicts held-out training groups best."""
+def _choose_strength(x: np.ndarray, y: np.ndarray, groups: np.ndarray, num_classes: int, seed: int) -> tuple[float, np.ndarray]:
+    """The C of ``STRENGTHS`` that predicts held-out training groups best, and these predictions (N, A)."""
     groups = groups if len(np.unique(groups)) > 1 else np.arange(len(y))
     splitter = GroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=seed)
     probs = np.zeros((len(STRENGTHS), len(y), num_classes))
     for inner, held_out in splitter.split(x, y, groups):
         if len(np.unique(y[inner])) > 1:
-            probs[:, held_out] = _predict(x[inner], y[inner], x[held_out], STRENGTHS, num_classes)
+            for row, probe in enumerate(_fits(x[inner], y[inner], STRENGTHS, num_classes)):
+                probs[row, held_out] = probe.probabilities(x[held_out])
     accuracy = (probs.argmax(-1) == y).mean(-1)
     log_loss = -np.log(np.maximum(probs[:, np.arange(len(y)), y], 1e-9)).mean(-1)
-    return STRENGTHS[np.lexsort((log_loss, -accuracy))[0]]
+    best = np.lexsort((log_loss, -accuracy))[0]
+    return STRENGTHS[best], probs[best]
 
 
-def _predict(
-    train_x: np.ndarray, train_y: np.ndarray, x: np.ndarray, strengths: list[float] | tuple[float, ...], num_classes: int
-) -> np.ndarray:
-    """Probabilities (len(strengths), n, A) of vectors ``x`` (n, D) by regressions fitted on the training vectors (N, D).
+def _fits(x: np.ndarray, y: np.ndarray, strengths: Sequence[float], num_classes: int) -> list[LinearProbe]:
+    """Regressions fitted on training vectors (N, d), one for each strength.
 
     With fewer clips than dimensions the regression is solved in the span of the training clips: its weights lie there (representer
     theorem), so nothing is lost, and 5,120 dimensions become at most N.
     """
-    scaler = StandardScaler().fit(train_x)
-    train_z, z = scaler.transform(train_x).astype(np.float64), scaler.transform(x).astype(np.float64)
-    if train_z.shape[1] > train_z.shape[0]:
-        _, singular, basis = np.linalg.svd(train_z, full_matrices=False)
-        basis = basis[singular > 1e-8 * max(singular[0], 1e-8)].T
-        train_z, z = train_z @ basis, z @ basis
-    probs = np.zeros((len(strengths), len(x), num_classes))
-    if not train_z.shape[1]:  # all training vectors are equal: nothing but the classes' frequencies to go by
-        return probs + np.bincount(train_y, minlength=num_classes) / len(train_y)
+    scaler = StandardScaler().fit(x)
+    z, basis = scaler.transform(x).astype(np.float64), None
+    if z.shape[1] > z.shape[0]:
+        squared, left = np.linalg.eigh(z @ z.T)  # a tenth of the time of a singular value decomposition of z
+        kept = squared > 1e-12 * max(squared[-1], 1e-4)
+        basis = (left[:, kept] / np.sqrt(squared[kept])).T @ z
+        z = left[:, kept] * np.sqrt(squared[kept])
+    found = []
     model = LogisticRegression(max_iter=1000, tol=1e-4, warm_start=True)
-    for row, strength in enumerate(strengths):
-        model.set_params(C=strength).fit(train_z, train_y)
-        probs[row][:, model.classes_] = model.predict_proba(z)
-    return probs
+    for strength in strengths:
+        weight, bias = np.zeros((num_classes, x.shape[1])), np.full(num_classes, ABSENT)
+        if not z.shape[1]:  # all training vectors are equal: nothing but the classes' frequencies to go by
+            held, count = np.unique(y, return_counts=True)
+            bias[held] = np.log(count / len(y))
+        else:
+            model.set_params(C=strength).fit(z, y)
+            slopes, starts = model.coef_, model.intercept_
+            if len(slopes) == 1:  # of two classes scikit-learn keeps the second one's scores, the first one's are zero
+                slopes, starts = np.vstack([np.zeros_like(slopes), slopes]), np.append(0.0, starts)
+            weight[model.classes_], bias[model.classes_] = slopes if basis is None else slopes @ basis, starts
+        found.append(LinearProbe(scaler.mean_, scaler.scale_, weight, bias))
+    return found

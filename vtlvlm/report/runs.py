@@ -26,6 +26,8 @@ class Metrics:
     provenance: dict[str, Any] = field(default_factory=dict)
     views_per_clip: int = 1
     """views whose probabilities were averaged"""
+    probe: dict[str, Any] | None = None
+    """how a linear probe does on the same clips, where features were at hand: name, top1, num_train, num_test, difference"""
 
 
 @dataclass(frozen=True)

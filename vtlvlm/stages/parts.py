@@ -83,6 +83,11 @@ def settings_of(part: object) -> dict[str, Any]:
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": {name: _plain(getattr(part, name)) for name in names}}
 
 
+def is_ours(part: object) -> bool:
+    """Whether a part is of a class of :data:`PARTS`; of others, which a configuration may name, nothing is known."""
+    return f"{type(part).__module__}.{type(part).__qualname__}" in PARTS
+
+
 def _settings(kind: type) -> list[str]:
     """The names of a constructor's settings; a part without any has nn.Module's ``*args``."""
     return [p.name for p in _parameters(kind)]

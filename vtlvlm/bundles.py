@@ -1,0 +1,71 @@
+"""The files of a bundle: a description, and weights that have the digests in it. Read as a stranger's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vtlvlm.errors import UsageError
+from vtlvlm.stages.origin import require_tensors
+from vtlvlm.system.text import shown
+
+BUNDLE = "bundle.json"
+FORMAT = 3
+LARGEST_BUNDLE = 64 << 20
+"""Bytes of a bundle's description"""
+
+
+def new_folder(path: str | Path) -> Path:
+    """Refuse a folder that exists."""
+    folder = Path(path)
+    if folder.exists():
+        raise UsageError(f"{folder} already exists: name a new folder")
+    return folder
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What a bundle's description holds.
+
+    Raises:
+        UsageError: It is damaged, or of another format.
+    """
+    path = folder / BUNDLE
+    try:
+        if path.stat().st_size > LARGEST_BUNDLE:
+            raise ValueError("larger than any description")
+        described = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(described, dict):
+            raise TypeError("no table")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path}: not the description of a bundle; get the folder again, or export it again") from error
+    if described.get("format") != FORMAT:
+        raise UsageError(
+            f"{folder}: a bundle of format {shown(described.get('format'), 40)}, this version reads format {FORMAT}; export it again"
+        )
+    return described
+
+
+def read_weights(folder: Path, name: str, digests: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors of a file in a bundle, which has to be the one that the bundle was made with."""
+    path = folder / name
+    if not path.is_file():
+        raise UsageError(f"{path}: is missing; get the folder again, or export it again")
+    if digest(path) != digests[name]:
+        raise UsageError(f"{path}: is not the file that the bundle was made with (SHA-256); get the folder again, or export it again")
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except Exception as error:  # safetensors and torch raise what they like
+        raise UsageError(f"{path}: not a readable weights file; get the folder again, or export it again") from error
+    require_tensors(state, path)
+    return state

@@ -1,0 +1,161 @@
+"""A linear probe on the very clips of a test of stage 2: whether the language model pays."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
+
+from vtlvlm.data.cache import FeatureCache
+from vtlvlm.data.layout import content_hash, made_of, read_meta
+from vtlvlm.errors import DataError
+from vtlvlm.report.paired import paired_difference
+from vtlvlm.report.probes import best_probe, clip_vectors, probes_of
+from vtlvlm.report.style import beside_the_result
+from vtlvlm.system.files import write_json
+from vtlvlm.system.text import shown
+
+LONGEST_PATH = 4_096
+LONG = 1_000
+"""Training clips from which on the wait is told of"""
+READ_AT_ONCE = 256
+"""Clips whose features are in memory at once"""
+
+
+class ProbeBeside(Callback):
+    """After ``test`` of stage 2: how often a linear probe is right on the same clips, in two lines and under ``probe`` in ``metrics.json``.
+
+    The probe is the best one of ``vtlvlm probe``, chosen on held-out people of the training side, where it learns from the plain views of
+    all clips, those of validation people included. It needs the feature cache: the run's own, or that which the event cache was made from,
+    if it still lies there. Without it a line of the log says so. All other results are written before, and nothing that goes wrong here
+    ends a test. ``vtlvlm test`` has it by default; to do without, give one of its own with ``most_clips: 0`` in ``trainer.callbacks``.
+
+    Args:
+        most_clips: Clips of the training side up to which a probe is fitted; its time grows with their square.
+    """
+
+    def __init__(self, most_clips: int = 5_000) -> None:
+        self.most_clips = most_clips
+        self._parts: list[tuple[NDArray[Any], ...]] = []
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what an evaluation that failed has left."""
+        self._parts = []
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep which clips were right, their views averaged, where the test step returns ``clips``, ``labels`` and ``probs``."""
+        if isinstance(outputs, Mapping) and "probs" in outputs:
+            right = outputs["probs"].argmax(-1) == outputs["labels"]
+            self._parts.append((outputs["clips"].cpu().numpy(), right.cpu().numpy()))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hand all processes' clips to the first."""
+        if trainer.world_size > 1:
+            everyone: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
+            torch.distributed.gather_object(self._parts, everyone)
+            self._parts = [part for share in everyone or () for part in share]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Fit, compare, say and write; no other process waits for it."""
+        parts, self._parts = self._parts, []
+        if stage != "test" or not trainer.is_global_zero or not parts or self.most_clips < 1:
+            return
+        with beside_the_result("the linear probe beside the result"):
+            clips, right = map(np.concatenate, zip(*parts, strict=True))
+            clips, first = np.unique(clips, return_index=True)
+            self._compare(trainer, clips, right[first], trained=getattr(pl_module, "needs_checkpoint", True))
+
+    def _compare(self, trainer: Trainer, clips: NDArray[np.int64], right: NDArray[np.bool_], trained: bool) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        learned = np.concatenate([data.split.train, data.split.val])
+        if len(learned) > self.most_clips:
+            return rank_zero_info(f"no linear probe beside the result: {len(learned):,} training clips, more than {self.most_clips:,}")
+        try:
+            cache = features_of(data)
+            rows = data.plain_rows(cache)
+        except DataError as error:
+            return rank_zero_info(f"no linear probe beside the result: {shown(error, 300)}")
+        if len(learned) > LONG:
+            rank_zero_info(
+                f"linear probes on {len(learned):,} training clips take minutes; all results are written, Ctrl-C leaves them as they are"
+            )
+        both = np.concatenate([learned, clips])
+        train, test = np.arange(len(learned)), np.arange(len(learned), len(both))
+        known = {"num_classes": data.num_classes, "seed": data.seed}
+        found = probes_of(vectors_of(cache, rows[both]), data.index.label[both], data.index.group[both], train, test, **known)
+        name = best_probe(found)
+        probe = found[name]
+        theirs = np.asarray(probe.guesses) == data.index.label[clips]
+        gain = paired_difference(right[None], theirs[None])
+        print(
+            f"event sentences {right.mean():.3f}, linear probe ({name}) {theirs.mean():.3f} on the same {len(clips)} clips: {gain}, "
+            "95 % over clips"
+        )
+        better = f" {BETTER} {command(data, cache)} makes it a recogniser." if trained and theirs.mean() > right.mean() else ""
+        print(learning(probe.num_train, len(data.split.val)) + better, flush=True)
+        path = Path(trainer.default_root_dir) / "metrics.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        told = {
+            "name": name,
+            "top1": float(theirs.mean()),
+            "num_train": probe.num_train,
+            "num_test": len(clips),
+            "difference": asdict(gain),
+        }
+        write_json(path, {**content, "probe": told})
+
+
+BETTER = "The probe is better here: with so few clips the language model does not pay."
+
+
+def learning(clips: int, validation: int) -> str:
+    """What the probe has learned from, in a sentence."""
+    people = f", {validation} of them of validation people" if validation else ""
+    return f"The probe learned from the plain views of {clips} training clips{people}."
+
+
+def command(data: Any, cache: FeatureCache) -> str:
+    """What makes a recogniser of the probe, for the command line."""
+    more = [*(["--labels", data.labels] if data.labels else []), *(["--seed", str(data.seed)] if data.seed else [])]
+    words = ["vtlvlm", "probe", data.root, "--features", str(cache.folder), "--protocol", data.protocol, *more]
+    return f"{shown(shlex.join(words))} --export BUNDLE"
+
+
+def features_of(data: Any) -> FeatureCache:
+    """The feature cache behind a run's batches: its own, or that which its event cache was made from, opened only where it lay and if it is
+    the same.
+
+    Raises:
+        DataError: There is none, it has moved, or it is another one.
+    """
+    if data.features_cache is not None:
+        held: FeatureCache = data.features_cache
+        return held
+    events = data.events_cache
+    if events is None:
+        raise DataError("the run reads videos, a probe needs a feature cache")
+    if events.provenance.get("features_folder") is None:
+        raise DataError(f"{events.folder}: does not say where its features lie")
+    folder = made_of(events, "features_folder", str)
+    if len(folder) > LONGEST_PATH or "\0" in folder:
+        raise DataError(f"{events.folder}: names no place of its features")
+    if content_hash(read_meta(Path(folder), FeatureCache.kind)["provenance"]) != made_of(events, "features", str):
+        raise DataError(f"{folder}: holds other features by now than those that {events.folder} was made from")
+    return FeatureCache.open(folder)
+
+
+def vectors_of(cache: FeatureCache, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """:func:`clip_vectors` of rows of a cache, a few clips in memory at once."""
+    parts = [clip_vectors(cache.features(rows[start : start + READ_AT_ONCE]).numpy()) for start in range(0, len(rows), READ_AT_ONCE)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,244 @@
+"""A linear probe as a recogniser: features of a video in, the likeliest actions out, without a language model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vtlvlm import __version__
+from vtlvlm.bundles import BUNDLE, FORMAT, digest, new_folder, read_weights
+from vtlvlm.calibration import fit_temperature
+from vtlvlm.data.cache import FeatureCache
+from vtlvlm.data.layout import first_difference, made_of
+from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.data.video import Clip
+from vtlvlm.errors import UsageError
+from vtlvlm.recognizer import MOST_PIXELS, ActionRecognizer, found_device, require_modest
+from vtlvlm.report.probes import ABSENT, VECTORS, FittedProbe, LinearProbe, clip_vectors
+from vtlvlm.stages.origin import require_classes, require_numbers
+from vtlvlm.stages.parts import build_from, is_part, settings_of
+from vtlvlm.system.files import appearing, write_json
+from vtlvlm.system.saving import saving
+from vtlvlm.system.text import shown
+from vtlvlm.vtem.extractors import Backbone, ClipExtractor, FeatureExtractor
+
+KIND = "probe"
+EXTRACTOR_FILE, PROBE_FILE = "extractor.safetensors", "probe.safetensors"
+SIZES = dict(zip(VECTORS, (1, 1, 2, 3, 6), strict=True))
+"""How many times a step's numbers each kind of vector has"""
+LIBRARIES = ("timm", "torchvision", "transformers")
+"""What a fingerprint says of versions, which may be others by now"""
+
+
+class ProbeModel(NamedTuple):
+    """What a probe needs to recognise a clip."""
+
+    extractor: FeatureExtractor
+    kind: str
+    """which of ``VECTORS`` it looks at"""
+    probe: LinearProbe
+    temperature: float
+
+
+# -- making ----------------------------------------------------------------------------------------------------------------------------
+
+
+def extractor_of(cache: FeatureCache, weights: str | None = None) -> FeatureExtractor:
+    """The extractor that made a feature cache, with its weights.
+
+    Args:
+        cache: Says which settings it had.
+        weights: Where its weights lie now, a file or ``package:NAME``; None for where they were.
+
+    Raises:
+        UsageError: It is no part of vtlvlm, or would make other features today.
+        DataError: The cache does not say what made it.
+    """
+    made, noted = made_of(cache, "extractor", dict), cache.provenance.get("extractor_settings")
+    settings = noted if noted is not None else _settings_of_fingerprint(made, cache.folder)
+    if is_part(settings):
+        settings = {**settings, "init_args": {**settings["init_args"], **({} if weights is None else {"weights": weights})}}
+    extractor = build_from(settings, FeatureExtractor, cache.folder)  # type: ignore[type-abstract]
+    one, two = (_without_versions(found) for found in (made, extractor.fingerprint()))
+    if difference := first_difference(one, two):
+        name, old, new = difference
+        raise UsageError(
+            f"{cache.folder} was made by an extractor with {shown(name, 40)} = {shown(repr(old), 80)}, now it would be "
+            f"{shown(repr(new), 80)}: say with --weights where its weights lie, or extract anew"
+        )
+    return extractor
+
+
+def _settings_of_fingerprint(made: dict[str, Any], source: Path) -> dict[str, Any]:
+    """Settings of a cache from before it noted them; its weights are the library's own, unless said otherwise."""
+    name = str(made.get("extractor"))
+    if name not in ("TimmExtractor", "VideoExtractor"):
+        raise UsageError(f"{source}: does not say how its extractor was set; run `vtlvlm extract` into this folder again, which notes it")
+    known = {key: made[key] for key in ("model", "grid", "image_size") if key in made}
+    chunk = {"chunk": int(text)} if (text := str(made.get("chunk", ""))).isdecimal() else {}
+    return {"class_path": f"vtlvlm.vtem.extractors.{name}", "init_args": {**known, **chunk}}
+
+
+def _without_versions(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    moved = ("model",) if fingerprint.get("extractor") == ClipExtractor.__name__ else ()  # the folder of a LLaVA
+    return {key: value for key, value in fingerprint.items() if key not in LIBRARIES + moved}
+
+
+def temperature_of(fitted: FittedProbe, labels: NDArray[np.int64]) -> float:
+    """The temperature of a probe, from the training clips' probabilities by probes that had not seen their groups.
+
+    Regularisation decides how far a probe's scores lie apart, by orders of magnitude. They are taken in units of that distance, so that
+    the search looks at temperatures about it and not about 1. A clip of a class that the other groups lacked says nothing.
+    """
+    known = fitted.held_out[np.arange(len(labels)), labels] > 0
+    if not known.any():
+        return 1.0
+    probs = fitted.held_out[known]
+    scores = np.where(probs > 0, np.log(np.maximum(probs, 1e-300)), ABSENT)
+    apart = float(np.median(np.std(scores, axis=1, where=probs > 0)))
+    unit = apart if apart > 0 else 1.0
+    return unit * fit_temperature(torch.from_numpy(scores / unit), torch.from_numpy(labels[known]))
+
+
+def export_probe(output: str | Path, model: ProbeModel, classes: list[str], sampling: dict[str, Any], origin: dict[str, Any]) -> Path:
+    """Bundle a probe for ``classify``: ``bundle.json``, ``extractor.safetensors``, ``probe.safetensors``.
+
+    Args:
+        output: Folder to make; it appears whole or not at all.
+        model: Extractor, with its weights, and probe.
+        classes: Category names, in label order.
+        sampling: How frames are taken, as class_path and init_args.
+        origin: What it was made from, in plain values.
+
+    Raises:
+        UsageError: The folder exists.
+    """
+    folder, extractor = new_folder(output), settings_of(model.extractor)
+    extractor["init_args"] |= {name: value for name, value in (("weights", None), ("compiled", False)) if name in extractor["init_args"]}
+    numbers = {**vars(model.probe), "temperature": np.asarray(model.temperature)}
+    weights = {
+        EXTRACTOR_FILE: {name: tensor.contiguous() for name, tensor in model.extractor.state_dict().items()},
+        PROBE_FILE: {name: torch.from_numpy(np.array(values, dtype=np.float32)) for name, values in numbers.items()},
+    }
+    described: dict[str, Any] = {
+        "format": FORMAT,
+        "kind": KIND,
+        "version": __version__,
+        "classes": classes,
+        "sampling": sampling,
+        "extractor": extractor,
+        "probe": model.kind,
+        "origin": {**origin, "classes": classes, "extractor": model.extractor.fingerprint()},
+    }
+    with saving(folder), appearing(folder) as partial:
+        for name, state in weights.items():
+            save_file(state, partial / name)
+        described["sha256"] = {name: digest(partial / name) for name in weights}
+        write_json(partial / BUNDLE, described)
+    return folder
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------------------------
+
+
+class ProbeRecognizer(ActionRecognizer):
+    """A linear probe for single files. It has no event sentence: ``events`` of what it recognises is None.
+
+    Args:
+        model: Extractor and probe.
+        classes: Category names, in label order.
+        sampling: How frames are taken from a file.
+        device: Where the extractor runs, ``auto`` for the first GPU if there is one.
+    """
+
+    suspects = "its weights"
+
+    def __init__(self, model: ProbeModel, classes: list[str], sampling: FrameSampling, device: str = "auto") -> None:
+        require_modest(sampling, model.extractor)
+        self.device, self.classes, self.sampling = found_device(device), list(classes), sampling
+        if isinstance(model.extractor, Backbone):
+            model.extractor.run = model.extractor.feature_map  # a model's file may ask for compiling, which takes minutes
+        self.model = model._replace(extractor=model.extractor.to(self.device).eval())
+
+    @classmethod
+    def from_bundle(cls, folder: Path, described: dict[str, Any], device: str) -> ProbeRecognizer:
+        """From a bundle of this kind.
+
+        Args:
+            folder: The bundle.
+            described: Its description, of our format; anything else may be wrong in it.
+            device: Where to run.
+
+        Raises:
+            UsageError: It is damaged or lacks something.
+        """
+        path = folder / BUNDLE
+        kind, digests, origin = described.get("probe"), described.get("sha256"), described.get("origin")
+        if (
+            not isinstance(digests, dict)
+            or not isinstance(origin, dict)
+            or not all(isinstance(digests.get(name), str) for name in (EXTRACTOR_FILE, PROBE_FILE))
+        ):
+            raise UsageError(f"{path}: lacks what a bundle describes; get the folder again, or export it again")
+        if not isinstance(kind, str) or kind not in SIZES:
+            raise UsageError(
+                f"{path}: a probe on {shown(repr(kind), 60)}, this version knows {', '.join(VECTORS)}; use the version that wrote the file"
+            )
+        classes = require_classes(described.get("classes"), path)
+        if classes != origin.get("classes"):
+            raise UsageError(f"{path}: its categories are not those it was trained with; get the folder again, or export it again")
+        extractor = build_from(described.get("extractor"), FeatureExtractor, folder)  # type: ignore[type-abstract]
+        sampling = build_from(described.get("sampling"), FrameSampling, folder)
+        require_modest(sampling, extractor)
+        first, second = (read_weights(folder, name, digests) for name in (EXTRACTOR_FILE, PROBE_FILE))
+        with torch.device("meta"):  # no memory is taken before everything fits
+            plan = copy.deepcopy(extractor)
+            plan.build()
+            step = plan.cells * plan.dim
+        if 4 * step * plan.steps(sampling.frames) > MOST_PIXELS:
+            raise UsageError(
+                f"{path}: {sampling.frames} frames of {step:,} features: more than {MOST_PIXELS >> 30} GiB a clip; get the file again, or "
+                "make it again with fewer"
+            )
+        width = step * SIZES[kind]
+        _require_shapes(first, plan.state_dict(), folder / EXTRACTOR_FILE)
+        numbers = {"mean": (width,), "scale": (width,), "weight": (len(classes), width), "bias": (len(classes),), "temperature": ()}
+        wanted = {name: torch.empty(shape, device="meta") for name, shape in numbers.items()}
+        _require_shapes(second, wanted, folder / PROBE_FILE)
+        require_numbers(second, wanted, folder / PROBE_FILE)
+        if not bool((second["scale"] > 0).all()):
+            raise UsageError(f"{folder / PROBE_FILE}: its scale is not above 0; get the file again, or make it again")
+        extractor.build()
+        require_numbers(first, extractor.state_dict(), folder / EXTRACTOR_FILE)
+        try:
+            extractor.load_state_dict(first)
+        except RuntimeError as error:
+            raise UsageError(f"{folder}: {EXTRACTOR_FILE} does not hold the weights of its settings; export it again") from error
+        held = {name: second[name].double().numpy() for name in numbers}
+        temperature = float(held.pop("temperature"))
+        return cls(ProbeModel(extractor, kind, LinearProbe(**held), temperature), classes, sampling, device)
+
+    def recognise(self, clip: Clip) -> tuple[Tensor, None]:
+        """(A,) probabilities of a clip; there are no events."""
+        features = self.model.extractor(clip.frames[None].to(self.device)).cpu().half().numpy()  # as a feature cache holds them
+        with np.errstate(all="ignore"):  # what is not finite is refused behind
+            probs = self.model.probe.probabilities(clip_vectors(features)[self.model.kind], self.model.temperature)
+        return torch.from_numpy(probs[0]), None
+
+
+def _require_shapes(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+    """Refuse tensors of other names or shapes than those wanted."""
+    for name in sorted({*found, *wanted}):
+        there, due = (tuple(side[name].shape) if name in side else "missing" for side in (found, wanted))
+        if there != due:
+            raise UsageError(
+                f"{path}: its weights are not those of its settings ({shown(name, 80)} is {there}, by the settings {due}); "
+                "get the file again, or make it again"
+            )
