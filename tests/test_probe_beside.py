@@ -14,6 +14,7 @@ from pipeline import Pipeline
 from vtlvlm import probe_beside
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.report.paired import Difference
 from vtlvlm.report.probes import ProbeResult, best_probe, probe_suite
 from vtlvlm.report.runs import Run
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
@@ -96,7 +97,7 @@ def test_a_better_probe_is_recommended(
     found = outcome(chain, tmp_path)
     said = capsys.readouterr().out
     assert f"event sentences 0.000, linear probe ({name}) {probe.top1:.3f} on the same 2 clips: {-probe.top1:+.3f} [" in said
-    assert "The probe is better here: with so few clips the language model does not pay. vtlvlm probe " in said
+    assert f"{probe_beside.verdict(Difference(**found['probe']['difference']))} vtlvlm probe " in said
     assert said.endswith(" --protocol xsub60 --export BUNDLE makes it a recogniser.\n")
     assert found["probe"]["difference"]["mean"] == -probe.top1
     untuned = tmp_path / "untuned.yaml"
@@ -105,7 +106,12 @@ def test_a_better_probe_is_recommended(
     assert chain("test", "--config", untuned, "--data.events", chain.events, "--trainer.default_root_dir", tmp_path / "untuned") == 0
     said = capsys.readouterr().out
     assert "event sentences 0.000, linear probe" in said
-    assert "The probe is better here" not in said  # nothing was trained: it is no question of how few clips there are
+    assert "The probe is" not in said  # nothing was trained: it is no question of how few clips there are
+
+
+def test_the_verdict_is_as_sure_as_the_interval() -> None:
+    assert "is better here" in probe_beside.verdict(Difference(-0.2, -0.3, -0.1))
+    assert "as good here, or better" in probe_beside.verdict(Difference(-0.1, -0.3, 0.1))
 
 
 def test_a_run_on_features_has_them_at_hand(chain: Pipeline, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vtlvlm.data.cache import FeatureCache
 from vtlvlm.data.layout import content_hash, made_of, read_meta
 from vtlvlm.errors import DataError
-from vtlvlm.report.paired import paired_difference
+from vtlvlm.report.paired import Difference, paired_difference
 from vtlvlm.report.probes import best_probe, clip_vectors, probes_of
 from vtlvlm.report.style import beside_the_result
 from vtlvlm.system.files import write_json
@@ -43,7 +43,7 @@ class ProbeBeside(Callback):
         most_clips: Clips of the training side up to which a probe is fitted; its time grows with their square.
     """
 
-    def __init__(self, most_clips: int = 5_000) -> None:
+    def __init__(self, most_clips: int = 2_000) -> None:
         self.most_clips = most_clips
         self._parts: list[tuple[NDArray[Any], ...]] = []
 
@@ -102,7 +102,7 @@ class ProbeBeside(Callback):
             f"event sentences {right.mean():.3f}, linear probe ({name}) {theirs.mean():.3f} on the same {len(clips)} clips: {gain}, "
             "95 % over clips"
         )
-        better = f" {BETTER} {command(data, cache)} makes it a recogniser." if trained and theirs.mean() > right.mean() else ""
+        better = f" {verdict(gain)} {command(data, cache)} makes it a recogniser." if trained and gain.mean < 0 else ""
         print(learning(probe.num_train, len(data.split.val)) + better, flush=True)
         path = Path(trainer.default_root_dir) / "metrics.json"
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -116,7 +116,11 @@ class ProbeBeside(Callback):
         write_json(path, {**content, "probe": told})
 
 
-BETTER = "The probe is better here: with so few clips the language model does not pay."
+def verdict(gain: Difference) -> str:
+    """In words, what a loss against the probe means."""
+    if gain.high < 0:
+        return "The probe is better here: the language model does not pay."
+    return "The probe is as good here, or better: more clips would tell."
 
 
 def learning(clips: int, validation: int) -> str:
