@@ -61,7 +61,7 @@ def test_the_probe_is_compared_on_the_same_clips(chain: Pipeline, tmp_path: Path
     assert told["difference"]["low"] <= told["difference"]["mean"] <= told["difference"]["high"]
     assert f"event sentences {ours:.3f}, linear probe ({name}) {probe.top1:.3f} on the same 2 clips: {ours - probe.top1:+.3f} [" in said
     assert "The probe learned from the plain views of 4 training clips, 2 of them of validation people." in said
-    assert ("The probe is better here" in said) == ("--export BUNDLE makes it a recogniser." in said) == (probe.top1 > ours)
+    assert ("The probe is" in said) == ("--export BUNDLE makes it a recogniser." in said) == (probe.top1 > ours)
     assert said.index("Test metric") < said.index("event sentences ")
     read = Run(tmp_path).test
     assert read is not None
