@@ -306,7 +306,7 @@ class VTEM(nn.Module):
             size = moments(change)
             self.movement_mean.copy_(size.mean)
             self.movement_std.copy_(size.std)
-            moved = self._moved(change)
+            moved = change.sub_(self.movement_mean).div_(self.movement_std)
         if self.motion:
             spread = change_between(windows).square().flatten(0, 2).mean(dim=0).sqrt()
             self.motion_std.copy_(torch.where(spread > 1e-6, spread, 1.0))
@@ -317,9 +317,7 @@ class VTEM(nn.Module):
                 if labels is None:
                     raise UsageError("discriminant asks for the actions of the training clips: give labels, or set discriminant to 0")
                 actions = labels[order.to(labels.device)].to(inputs.device).repeat_interleave(self.num_tokens)
-            aim = windows if moved is None else self._beside(windows, moved)
-            vectors = self._start_at_components(inputs, aim.flatten(0, 2), actions)
-            del aim
+            vectors = self._start_at_components(inputs, windows, moved, actions)
         else:
             targets = at_steps(targets, features.shape[1])
             self.target_scale.copy_(variances(targets)[1].mean().sqrt())
@@ -331,9 +329,10 @@ class VTEM(nn.Module):
         self.quantizer.initialise(vectors, seed)
         self.fitted.fill_(True)
 
-    def _start_at_components(self, inputs: Tensor, windows: Tensor, actions: Tensor | None) -> Tensor:
+    def _start_at_components(self, inputs: Tensor, windows: Tensor, moved: Tensor | None, actions: Tensor | None) -> Tensor:
         """Starts the projection of inputs (N, D, 2D or 3D) at their principal components, followed by the discriminants of actions (N,).
-        The decoder starts at its least-squares way back to the windows (N, D or 2D). Returns the event vectors (N, E)."""
+        The decoder starts at its least-squares way back to the windows (B, W, S, D) and what moves in them. Returns the event vectors
+        (N, E)."""
         assert self.projection is not None
         assert isinstance(self.decoder, nn.Linear)
         telling = inputs.new_zeros(0, inputs.shape[1]) if actions is None else discriminants(inputs, actions)
@@ -351,9 +350,12 @@ class VTEM(nn.Module):
             self.projection.weight[-len(telling) :] = scale * self.discriminant * total.sqrt() * telling
         self.projection.bias.copy_(-self.projection.weight @ components.mean)
         vectors = self.projection(inputs)
-        inverse = least_squares(vectors, windows)
-        self.decoder.weight.copy_(inverse.weight)
-        self.decoder.bias.copy_(inverse.bias)
+        dim = windows.shape[-1]
+        for part, (aim, weight) in enumerate(zip((windows, moved), self._weights(), strict=True)):
+            if aim is not None:  # one after the other: a copy of both side by side would be the largest tensor of all
+                inverse = least_squares(vectors, aim.flatten(0, 2))
+                self.decoder.weight[part * dim : (part + 1) * dim] = weight * inverse.weight
+                self.decoder.bias[part * dim : (part + 1) * dim] = weight * inverse.bias
         return vectors
 
     def _start_at_targets(self, inputs: Tensor, aims: Tensor) -> Tensor:
@@ -405,11 +407,16 @@ class VTEM(nn.Module):
         """Absolute change (..., D) of steps, or its mean over windows, standardised."""
         return (change - self.movement_mean) / self.movement_std
 
+    def _weights(self) -> tuple[float, float]:
+        """Of what is there and of how much of it moves, in what the decoder rebuilds: as a token reads them, with a mean square of 1
+        together."""
+        scale = (2 / (1 + self.movement**2)) ** 0.5 if self.movement else 1.0
+        return scale, scale * self.movement
+
     def _beside(self, values: Tensor, moved: Tensor) -> Tensor:
-        """What is there (..., D) and how much of it moves (..., D), weighed as a token reads them and with a mean square of 1 together:
-        (..., 2D)."""
-        scale = (2 / (1 + self.movement**2)) ** 0.5
-        return torch.cat([scale * values, scale * self.movement * moved], dim=-1)
+        """What is there (..., D) and how much of it moves (..., D), weighed: (..., 2D)."""
+        there, moving = self._weights()
+        return torch.cat([there * values, moving * moved], dim=-1)
 
     def _standardise(self, features: Tensor) -> Tensor:
         if self.projection is None or not bool(self.fitted):
