@@ -1,6 +1,8 @@
 """Sets of videos as people have them."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,6 +173,16 @@ def test_someone_has_a_file_name_that_is_not_utf8(tmp_path: Path, capsys: pytest
         assert r"  run/caf\xe9.mp4: its name is not UTF-8; rename it" in text
         assert r"  na\xefve/c.mp4: its name is not UTF-8; rename it" in text
     assert r"caf\xe9.mp4" in (tmp_path / ".vtlvlm" / "index.txt").read_text()
+
+
+def test_names_with_accents_in_a_locale_of_ascii(tmp_path: Path) -> None:
+    """https://peps.python.org/pep-0538: the remedy is the locale's, not another name."""
+    clip(tmp_path / "walk" / "a.mp4")
+    clip(tmp_path / "run" / "café.mp4", 80)
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "vtlvlm", "prepare", str(tmp_path), "--fast"]
+    done = subprocess.run(command, env={**os.environ, **plain}, capture_output=True, text=True, check=False)
+    assert r"run/caf\xc3\xa9.mp4: its name cannot be read in this locale (ascii); set PYTHONUTF8=1" in done.stdout, done.stderr
 
 
 def test_a_folder_whose_own_name_is_not_utf8(tmp_path: Path) -> None:

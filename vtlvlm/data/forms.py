@@ -14,9 +14,7 @@ from vtlvlm.data.listing import VIDEO_ENDINGS, Listing, some, videos_in
 from vtlvlm.data.ntu import ACTIONS, EXAMPLE, parse_names, plain_names, read_classes
 from vtlvlm.data.tables import SIDES, read_table, require_distinct, unusable
 from vtlvlm.errors import DataError
-from vtlvlm.system.text import encodable, shown
-
-_NOT_TEXT = "its name is not UTF-8; rename it"
+from vtlvlm.system.text import encodable, not_text, shown
 
 
 def found(root: Path, classes: str | Path | None) -> ClipIndex:
@@ -52,7 +50,7 @@ def _names_for_folders(given: Path) -> list[str]:
 def _misfits(listing: Listing) -> list[str]:
     """Why the path of each video excludes it, "" if it does not."""
     return [
-        f"the same file as {listing.again[path]}" if path in listing.again else "" if path.isascii() or encodable(path) else _NOT_TEXT
+        f"the same file as {listing.again[path]}" if path in listing.again else "" if path.isascii() or encodable(path) else not_text(path)
         for path in listing.paths
     ]
 
@@ -205,7 +203,7 @@ def listed(root: Path, csv: Path) -> ClipIndex:
         elif not reason and status is None:
             reason = "no such file"
         elif not reason and not encodable(path):
-            reason = _NOT_TEXT
+            reason = not_text(path)
         if not reason and status is not None:
             key = (status.st_dev, status.st_ino) if status.st_ino else os.path.normpath(os.path.join(root, path))  # noqa: PTH118
             one = first.setdefault(key, row)

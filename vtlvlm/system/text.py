@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 
 # Control characters, line and paragraph separators, marks that turn the direction of writing, halves of surrogate pairs.
 _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -52,6 +54,18 @@ def _escape(code: int) -> str:
     if BYTES[0] <= code <= BYTES[1]:
         return f"\\x{code - 0xDC00:02x}"
     return {9: "\\t", 10: "\\n", 13: "\\r"}.get(code) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+
+
+def not_text(name: str) -> str:
+    """Why a file name is no text, and what to do: it is not UTF-8, or it is, and the locale does not read it as that."""
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        try:
+            os.fsencode(name).decode()
+        except UnicodeDecodeError:
+            return "its name is not UTF-8; rename it"
+        return f"its name cannot be read in this locale ({encoding}); set PYTHONUTF8=1"
+    return "its name is not UTF-8; rename it"
 
 
 def encodable(text: str) -> bool:
