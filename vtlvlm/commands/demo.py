@@ -1,7 +1,7 @@
 """The whole pipeline on rendered videos: synth, compose, extract, stage 1, tokenize, stage 2, test, report.
 
 Every step is an ordinary command of this project, printed before it runs; a step that is complete is not repeated, an
-interrupted one continues. About half an hour on two CPU cores, below 6 GiB of memory.
+interrupted one continues. About half an hour on two CPU cores, below 7 GiB of memory.
 """
 
 from __future__ import annotations
