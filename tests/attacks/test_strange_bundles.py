@@ -228,8 +228,11 @@ def test_a_prefix_that_a_bundle_names_is_not_read(stranger: Stranger, tmp_path: 
     assert main(["classify", "--model", str(hostile), str(stranger.video)]) == 0
 
 
-def test_a_bundle_finds_the_llava_beside_it(stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bundle_finds_the_llava_beside_it(
+    stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both folders moved together, and used from elsewhere; then the LLaVA alone is gone."""
+    monkeypatch.chdir(tmp_path)  # the project's own folder may hold the demo's LLaVA
     there = tmp_path / "moved"
     shutil.copytree(stranger.llava, there / "llava")
     shutil.copytree(stranger.bundle, there / "bundle")
