@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vtlvlm.errors import UsageError
-from vtlvlm.stages.origin import require_tensors
+from vtlvlm.stages.origin import require_numbers, require_tensors
 from vtlvlm.system.text import shown
 
 BUNDLE = "bundle.json"
@@ -69,3 +69,16 @@ def read_weights(folder: Path, name: str, digests: dict[str, str]) -> dict[str, 
         raise UsageError(f"{path}: not a readable weights file; get the folder again, or export it again") from error
     require_tensors(state, path)
     return state
+
+
+def load_into(part: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load the tensors of a bundle's file into a part that is built.
+
+    Raises:
+        UsageError: They are not finite, or not those of the part's settings.
+    """
+    require_numbers(state, part.state_dict(), path)
+    try:
+        part.load_state_dict(state)
+    except RuntimeError as error:
+        raise UsageError(f"{path}: does not hold the weights of its settings; export it again") from error

@@ -215,7 +215,7 @@ def entropy(counts: Tensor, corrected: bool = False) -> Tensor:
     Args:
         counts: any shape, one number for each outcome.
         corrected: add (outcomes seen - 1) / 2N, the bias of the plain estimate from N samples to first order (Miller 1955, "Note on the
-            bias of information estimates"; with the outcomes seen in the place of all possible ones, as is usual).
+            bias of information estimates"; with the outcomes seen instead of all possible ones, as is usual).
     """
     total = counts.sum().clamp_min(1)
     plain = torch.special.entr(counts.double() / total).sum()
@@ -231,7 +231,7 @@ def action_information(pairs: Tensor) -> tuple[Tensor, Tensor]:
         pairs: (K, A) counts.
 
     Returns:
-        Nats, not below 0, and their share of the actions' entropy, in [0, 1] (0 where there is one action only). Both nan without counts.
+        Nats, not below 0, and their share of the actions' entropy, in [0, 1] (0 with a single action). Both nan without counts.
     """
     of_actions = entropy(pairs.sum(dim=0), corrected=True)
     information = (entropy(pairs.sum(dim=1), corrected=True) + of_actions - entropy(pairs, corrected=True)).clamp_min(0)

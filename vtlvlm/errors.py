@@ -1,5 +1,11 @@
 """The two kinds of mistake that users can mend: each is one line that names the culprit and the remedy."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UsageError(ValueError):
     """A setting or command that cannot work as given. The command line shows it and exits with 2."""
@@ -7,3 +13,21 @@ class UsageError(ValueError):
 
 class DataError(ValueError):
     """An input that cannot be used as it is. The command line shows it and exits with 1."""
+
+
+@contextmanager
+def naming(source: str | Path) -> Iterator[None]:
+    """Errors about what a file holds name that file too: a part that refuses a setting does not know where the setting came from.
+
+    Args:
+        source: The file or folder that is read.
+
+    Raises:
+        UsageError, DataError: As raised inside, with the source in front unless it is named already.
+    """
+    try:
+        yield
+    except (UsageError, DataError) as error:
+        if str(source) in str(error):
+            raise
+        raise type(error)(f"{source}: {error}") from error

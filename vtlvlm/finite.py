@@ -24,8 +24,8 @@ class NotFiniteError(DataError):
 class FiniteTraining(Callback):
     """Stops ``fit`` at the first thing that is not finite, before it reaches a checkpoint.
 
-    Looked at are the batch (before the step, in which a process that stops alone would leave the others waiting for it), the loss (before
-    the backward pass) and what goes into a checkpoint (so that the last good one is not replaced). The processes agree by a reduction of
+    It looks at the batch (before the step, in which a process that stops alone would leave the others waiting for it), at the loss (before
+    the backward pass) and at what goes into a checkpoint (so that the last good one is not replaced). The processes agree by a reduction of
     one number; only then are names exchanged. Lightning's ``detect_anomaly`` looks at every operation instead, is slow, and stops one
     process alone.
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vtlvlm import __version__
-from vtlvlm.bundles import BUNDLE, FORMAT, digest, new_folder, read_weights
+from vtlvlm.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_weights
 from vtlvlm.calibration import fit_temperature
 from vtlvlm.data.cache import FeatureCache
 from vtlvlm.data.layout import first_difference, made_of
@@ -216,11 +216,7 @@ class ProbeRecognizer(ActionRecognizer):
         if not bool((second["scale"] > 0).all()):
             raise UsageError(f"{folder / PROBE_FILE}: its scale is not above 0; get the file again, or make it again")
         extractor.build()
-        require_numbers(first, extractor.state_dict(), folder / EXTRACTOR_FILE)
-        try:
-            extractor.load_state_dict(first)
-        except RuntimeError as error:
-            raise UsageError(f"{folder}: {EXTRACTOR_FILE} does not hold the weights of its settings; export it again") from error
+        load_into(extractor, first, folder / EXTRACTOR_FILE)
         held = {name: second[name].double().numpy() for name in numbers}
         temperature = float(held.pop("temperature"))
         return cls(ProbeModel(extractor, kind, LinearProbe(**held), temperature), classes, sampling, device)

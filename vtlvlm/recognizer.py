@@ -13,10 +13,10 @@ from torch import Tensor
 
 from vtlvlm import __version__
 from vtlvlm.batches import EventTokens
-from vtlvlm.bundles import BUNDLE, FORMAT, digest, new_folder, read_description, read_weights
+from vtlvlm.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_description, read_weights
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip, decode_sampled
-from vtlvlm.errors import DataError, UsageError
+from vtlvlm.errors import DataError, UsageError, naming
 from vtlvlm.lvlm.llava import load_config, looks_local, require_same_base
 from vtlvlm.lvlm.peft_format import write_prefix
 from vtlvlm.lvlm.prefix import chosen_layers, plain_state
@@ -310,9 +310,15 @@ class ActionRecognizer:
             UsageError: if something is missing or is not what it should be.
         """
         path = Path(path)
-        if (path / BUNDLE).is_file():
+        found_device(device)  # a wrong one is no fault of the file
+        with naming(path):
+            if not (path / BUNDLE).is_file():
+                return cls._from_run(path, vtem, device, computed)
             described = read_description(path)
             return _probe(path, described, computed, device) if "kind" in described else cls._from_bundle(path, described, computed, device)
+
+    @classmethod
+    def _from_run(cls, path: Path, vtem: str | Path | None, device: str, computed: dict[str, Any]) -> Self:
         checkpoint = stage2_checkpoint(path)
         record = read_record(checkpoint)
         require_stage2(record, checkpoint)
@@ -340,11 +346,7 @@ class ActionRecognizer:
         reasoner.adapter.require_fit({name: tensor.shape for name, tensor in second.items()}, folder)
         require_same_base(made, reasoner.llava, reasoner.revision, str(folder))
         vtem.build()
-        require_numbers(first, vtem.state_dict(), folder / VTEM_FILE)
-        try:
-            vtem.load_state_dict(first)
-        except RuntimeError as error:
-            raise UsageError(f"{folder}: {VTEM_FILE} does not hold the weights of its settings; export it again") from error
+        load_into(vtem, first, folder / VTEM_FILE)
         reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim, fresh=False)
         require_numbers(second, reasoner.trainable_state(), folder / ADAPTER_FILE)
         reasoner.load_trainable_state(second)
@@ -373,7 +375,7 @@ class ActionRecognizer:
         return Recognition(Path(file), actions, events, time.perf_counter() - start)
 
     def recognise(self, clip: Clip) -> tuple[Tensor, EventTokens | None]:
-        """(A,) probabilities of a clip, and its event sentence, where there is one."""
+        """(A,) probabilities of a clip, and its event sentence; None where the recogniser makes none."""
         events = self.vtem(clip.frames[None].to(self.device), clip.times[None].to(self.device))
         return self.reasoner.probabilities(self.reasoner(events.vectors))[0].cpu(), events
 

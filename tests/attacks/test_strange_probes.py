@@ -129,14 +129,16 @@ def test_a_description_that_is_none_is_refused(
         if place == "sampling/init_args/frames":
             put("sampling/init_args/size", 4_096)(described)
 
-    spring(capsys, "classify", "--model", probes.changed(tmp_path / "b", change), probes.video)
+    said = spring(capsys, "classify", "--model", probes.changed(tmp_path / "b", change), probes.video)
+    assert str(tmp_path / "b") in said
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"format": 3, "kind": "probe"}', '{"format": 3, "kind": null}', b"\xff"], ids=lambda text: repr(text[:12])
 )
 def test_a_damaged_description_is_refused(probes: Probes, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | bytes) -> None:
-    spring(capsys, "classify", "--model", probes.of(tmp_path / "b", text), probes.video)
+    said = spring(capsys, "classify", "--model", probes.of(tmp_path / "b", text), probes.video)
+    assert str(tmp_path / "b") in said
 
 
 @pytest.mark.parametrize("name", ["probe.safetensors", "extractor.safetensors"])

@@ -17,7 +17,7 @@ def test_trained_numbers_are_those_of_the_paper() -> None:
 
 
 def test_all_figures_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A miniature LLaVA in the place of the composed one; what is equal is equal there too."""
+    """A miniature LLaVA instead of the composed one; what is equal is equal there too."""
     for name, value in SMALL.items():
         monkeypatch.setattr(lvlm, name, value)
     for name, value in {**TRAINING, "LLAVA": NARROW}.items():

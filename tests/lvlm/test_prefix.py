@@ -29,7 +29,7 @@ def words(model: LlavaForConditionalGeneration, batch: int = 2, length: int = 9)
 
 
 def scatter(prompts: DeepPrompts) -> None:
-    """An MLP that has learned something; nothing where there is none."""
+    """An MLP, if the prompts have one, that has learned something."""
     if prompts.encoder is not None:
         with torch.no_grad():
             for parameter in prompts.encoder.outer.parameters():

@@ -97,7 +97,7 @@ def test_a_figure_that_nobody_logs_is_one_line(run: EventRun, capsys: pytest.Cap
 @pytest.mark.parametrize("content", [b"a: [1\nb: {", b"\x80\x81\x00binary", b"trainer: 3\n", b""])
 def test_a_broken_configuration_is_one_line(run: EventRun, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes) -> None:
     (path := tmp_path / "broken.yaml").write_bytes(content)
-    said(capsys, main(["fit", "--config", str(path)]))
+    assert str(path) in said(capsys, main(["fit", "--config", str(path)]))
 
 
 @pytest.mark.parametrize("command", ["prepare", "probe", "compose", "demo", "synth"])

@@ -49,7 +49,7 @@ VALIDATION = 0.2
 RATES = (5e-5, 3e-4, 2e-3, 1e-2)
 """Peak learning rates that are tried if there is one split"""
 RATE_STEPS = 50
-"""... and for how many steps, where nothing else is asked for"""
+"""Steps of a trial of a learning rate, unless others are asked for"""
 FEW_STEPS = 40
 """Steps where people are left out in turn: so few clips are learned by heart in less"""
 MARGIN = 0.02

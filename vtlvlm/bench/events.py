@@ -87,7 +87,13 @@ def measure(work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str
 
 
 def prepare(work: Path, videos: Path | None, subjects: int = SUBJECTS) -> Setting:
-    """Videos (rendered ones of so many people, where there are none), the folds their people make, and one feature cache for all folds."""
+    """The videos, the folds their people make, and one feature cache for all folds.
+
+    Args:
+        work: Folder for what is made.
+        videos: Clips with NTU names; None renders some.
+        subjects: People in rendered videos.
+    """
     from vtlvlm.configs import config
     from vtlvlm.data.datamodule import NTUDataModule
 

@@ -87,7 +87,7 @@ class DeepPrompts(Adapter):
             read them first. The words are repeated or cut to P tokens.
         init_from: Start from the prefix in this folder, which peft saved (``PREFIX_TUNING``) or ``vtlvlm export --format peft`` wrote;
             it has prompts in all layers and as many tokens as ``tokens`` says.
-        reparameterise: Hidden width of an MLP that is trained in the place of the keys and values (see :class:`PromptEncoder`); None or 0
+        reparameterise: Hidden width of an MLP that is trained instead of the keys and values (see :class:`PromptEncoder`); None or 0
             for none. Only training knows it: bundles hold plain keys and values.
 
     Attributes:

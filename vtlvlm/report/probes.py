@@ -223,7 +223,7 @@ def clip_vectors(features: np.ndarray) -> dict[str, np.ndarray]:
 
     Returns:
         Of the names in ``VECTORS``, each (N, d) float32, the cells side by side: ``mean feature`` (over the steps), ``movement`` (the mean
-        of |h_t - h_{t-1}| over the steps; zeros where there is one step only), ``mean and movement`` (side by side), ``thirds`` (the mean
+        of |h_t - h_{t-1}| over the steps; zeros for a clip of one step), ``mean and movement`` (side by side), ``thirds`` (the mean
         of the first, middle and last third: the least that knows the order of time) and ``thirds of both`` (the thirds' means, then their
         movements; the first step moves as the second does).
     """

@@ -31,7 +31,7 @@ from vtlvlm.stages.vtem import VTEMModule
 START_CLIPS = 4096
 """Training clips and views that the projector's closed-form start looks at"""
 PRIOR_CLIPS = 64
-"""... and those that the prior of the scores comes from"""
+"""Training clips and views that the prior of the scores comes from"""
 
 
 class PromptTuningModule(Stage):

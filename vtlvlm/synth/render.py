@@ -86,7 +86,7 @@ def shadow_lines(performance: Performance, setup: Setup, camera: Camera) -> list
 
 
 def cast_shadow(image: Image.Image, dim: Image.Image, lines: Iterable[tuple[float, ...]]) -> None:
-    """Blends the darker room ``dim`` into ``image`` along softened lines, where there are any."""
+    """Blends the darker room ``dim`` into ``image`` along softened lines; no lines, no change."""
     mask = Image.new("L", (WIDTH // 2, HEIGHT // 2))
     draw = ImageDraw.Draw(mask)
     for *ends, width in lines:

@@ -123,7 +123,7 @@ class EMAQuantizer(CodebookQuantizer):
         dead_below: a code is dead when its moving count falls below this share of a uniform share (vectors of the step / K); 0 never.
             0.125 is 2 vectors a step at the paper's 32,768 vectors and 2,048 codes.
         commitment: weight of the mean squared distance between vectors and their codes in :attr:`Quantized.loss`.
-        rotation: the rotation trick (arXiv 2410.06424) in the place of the straight-through gradient.
+        rotation: the rotation trick (arXiv 2410.06424) instead of the straight-through gradient.
     """
 
     cosine = False
@@ -251,7 +251,7 @@ class GradientQuantizer(CodebookQuantizer):
     Args:
         codes: K >= 2.
         commitment: weight of the vectors' part; that of the codes is 1.
-        rotation: the rotation trick in the place of the straight-through gradient.
+        rotation: the rotation trick instead of the straight-through gradient.
     """
 
     def __init__(self, codes: int = 2048, commitment: float = 0.25, rotation: bool = False) -> None:
