@@ -14,5 +14,5 @@ def test_an_error_names_the_file_once(kind: type[ValueError], said: str, shown: 
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(ValueError, match="^defect$"), naming("a/b"):
+    with pytest.raises(ValueError, match=r"^defect$"), naming("a/b"):
         raise ValueError("defect")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from vtlvlm.errors import UsageError
+from vtlvlm.system.text import shown
 
 FOLDER = "lightning_configs"
 OPTIONS = ("--config", "-c", "--model", "--data", "--trainer")
 """Options of a training that take a configuration's path"""
+SECTIONS = ("model", "data", "trainer")
 
 
 def shipped() -> Path:
@@ -62,6 +65,23 @@ def resolved(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def _settings(path: Path, name: str) -> dict[str, Any]:
+    """The settings in a file. One that holds none is refused here: the parser's own message would not say which of several files it is."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UsageError(f"{name}: not a configuration: it is not UTF-8 text") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or type(error).__name__
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise UsageError(f"{name}: not a configuration: {shown(problem)}{where}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{name}: not a configuration: it holds no settings such as `trainer:`")
+    return found
+
+
 def _place(option: str, value: str) -> str:
     """The path that a value of an option means; other text is left as it is."""
     named = value.lower().endswith((".yaml", ".yml"))
@@ -76,10 +96,10 @@ def _place(option: str, value: str) -> str:
     if path.is_dir():
         raise UsageError(f"{value}: a folder; name a configuration in it")
     if path.is_file():
-        try:
-            path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise UsageError(f"{value}: not a configuration: it is not UTF-8 text") from None
+        found = _settings(path, value)
+        for section in SECTIONS if option in ("--config", "-c") else ():
+            if not isinstance(found.get(section), dict | str | None):
+                raise UsageError(f"{value}: `{section}: {shown(found[section], 40)}`: expected settings, or the path of a file with them")
     return value if path == Path(value) else str(path)
 
 

@@ -94,10 +94,29 @@ def test_a_figure_that_nobody_logs_is_one_line(run: EventRun, capsys: pytest.Cap
     assert "nothing" in said(capsys, run("fit", "--trainer.logger", False, *stopping, run="stopping"))
 
 
-@pytest.mark.parametrize("content", [b"a: [1\nb: {", b"\x80\x81\x00binary", b"trainer: 3\n", b""])
-def test_a_broken_configuration_is_one_line(run: EventRun, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"a: [1\nb: {", "in line 2, column 2"),
+        (b"\x80\x81\x00binary", "not UTF-8"),
+        (b"[" * 10_000, "not a configuration"),
+        (b"- 1\n", "no settings"),
+        (b"", "no settings"),
+    ],
+    ids=["brackets", "binary", "deep", "list", "empty"],
+)
+def test_a_broken_configuration_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes, word: str) -> None:
+    """One of several files is broken; the line says which."""
     (path := tmp_path / "broken.yaml").write_bytes(content)
-    assert str(path) in said(capsys, main(["fit", "--config", str(path)]))
+    line = said(capsys, main(["fit", "--config", "stage1_small.yaml", "--config", str(path)]))
+    assert str(path) in line
+    assert word in line
+
+
+def test_a_configuration_with_a_wrong_section_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (path := tmp_path / "wrong.yaml").write_bytes(b"trainer: 3\n")
+    line = said(capsys, main(["fit", "--config", "stage1_small.yaml", "--config", str(path)]))
+    assert f"{path}: `trainer: 3`: expected settings" in line
 
 
 @pytest.mark.parametrize("command", ["prepare", "probe", "compose", "demo", "synth"])
