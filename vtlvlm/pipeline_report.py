@@ -15,7 +15,7 @@ from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.sampling import segment_centres
 from vtlvlm.data.video import decode, probe
 from vtlvlm.errors import DataError
-from vtlvlm.probe_recognizer import ProbeRecognizer
+from vtlvlm.probes.recognizer import ProbeRecognizer
 from vtlvlm.recognizer import ActionRecognizer, Recognition
 from vtlvlm.report.figures import Panel, accuracy_bars, confusion_figure, learning_curves
 from vtlvlm.report.page import Picture, Report, Section, Setting

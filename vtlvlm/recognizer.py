@@ -381,7 +381,7 @@ class ActionRecognizer:
 
 
 def _probe(folder: Path, described: dict[str, Any], computed: dict[str, Any], device: str) -> ActionRecognizer:
-    from vtlvlm.probe_recognizer import KIND, ProbeRecognizer  # which is built on this module
+    from vtlvlm.probes.recognizer import KIND, ProbeRecognizer  # which is built on this module
 
     if described["kind"] != KIND:
         raise UsageError(f"{folder}: a bundle of kind {shown(repr(described['kind']), 60)}; use the version that wrote the file")

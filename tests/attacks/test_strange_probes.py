@@ -18,8 +18,8 @@ from torch._dynamo.utils import counters
 from vtlvlm.bundles import digest
 from vtlvlm.cli import main
 from vtlvlm.data.sampling import FrameSampling
-from vtlvlm.probe_recognizer import ProbeModel, export_probe
-from vtlvlm.report.probes import LinearProbe
+from vtlvlm.probes.linear import LinearProbe
+from vtlvlm.probes.recognizer import ProbeModel, export_probe
 from vtlvlm.stages.parts import settings_of
 from vtlvlm.vtem import TimmExtractor
 

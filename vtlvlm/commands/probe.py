@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vtlvlm.data.datamodule import NTUDataModule
-    from vtlvlm.report.probes import ProbeResult
+    from vtlvlm.probes.linear import ProbeResult
     from vtlvlm.vtem.extractors import FeatureExtractor
 
 
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
     from vtlvlm.data.datamodule import NTUDataModule
     from vtlvlm.errors import DataError, UsageError
-    from vtlvlm.probe_recognizer import extractor_of
-    from vtlvlm.report.probes import VECTORS, best_probe, probe_suite
+    from vtlvlm.probes.linear import VECTORS, best_probe, probe_suite
+    from vtlvlm.probes.recognizer import extractor_of
     from vtlvlm.report.provenance import environment
     from vtlvlm.report.tables import ResultRow, as_text, summary_table
     from vtlvlm.system.files import write_json
@@ -118,8 +118,8 @@ def require_bundle_place(args: argparse.Namespace) -> None:
 def export(args: argparse.Namespace, data: NTUDataModule, extractor: FeatureExtractor, features: NDArray[np.generic], name: str) -> None:
     """Fit the probe of a name on the training clips' features (N, T', S, D) and bundle it."""
     from vtlvlm.data.layout import made_of
-    from vtlvlm.probe_recognizer import ProbeModel, export_probe, temperature_of
-    from vtlvlm.report.probes import clip_vectors, fit_probe
+    from vtlvlm.probes.linear import clip_vectors, fit_probe
+    from vtlvlm.probes.recognizer import ProbeModel, export_probe, temperature_of
     from vtlvlm.report.provenance import environment
 
     cache, rows = data.features_cache, data.split.train
@@ -165,8 +165,8 @@ def step_probes(data: NTUDataModule, checkpoint: Path, seed: int, wanted: Collec
     """
     import numpy as np
 
-    from vtlvlm.report.attention import attention_probe
-    from vtlvlm.report.probes import linear_probe
+    from vtlvlm.probes.attention import attention_probe
+    from vtlvlm.probes.linear import linear_probe
 
     train, test = data.split.require("train"), data.split.require("test")
     views = min(data.num_views, max(1, VIEWED_CLIPS // len(train)))

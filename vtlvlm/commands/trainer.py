@@ -26,7 +26,7 @@ from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.panels import CodebookPanel
 from vtlvlm.predictions import PredictionTable
-from vtlvlm.probe_beside import ProbeBeside
+from vtlvlm.probes.beside import ProbeBeside
 from vtlvlm.progress import StepProgress
 from vtlvlm.report.curves import Curves
 from vtlvlm.stages.checkpoints import CheckpointFiles, Restored, RunTrainer, examine, run_checkpoints

@@ -1,1 +1,1 @@
-"""Reads what runs wrote and draws it; the only results made here are the linear probes."""
+"""Reads what runs wrote, compares and draws it."""

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from vtlvlm.data.cache import FeatureCache
 from vtlvlm.data.layout import content_hash, made_of, read_meta
 from vtlvlm.errors import DataError
+from vtlvlm.probes.linear import best_probe, clip_vectors, probes_of
 from vtlvlm.report.paired import Difference, paired_difference
-from vtlvlm.report.probes import best_probe, clip_vectors, probes_of
 from vtlvlm.report.style import beside_the_result
 from vtlvlm.system.files import write_json
 from vtlvlm.system.text import shown

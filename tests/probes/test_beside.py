@@ -11,11 +11,11 @@ import pytest
 import torch
 from pipeline import Pipeline
 
-from vtlvlm import probe_beside
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.probes import beside
+from vtlvlm.probes.linear import ProbeResult, best_probe, probe_suite
 from vtlvlm.report.paired import Difference
-from vtlvlm.report.probes import ProbeResult, best_probe, probe_suite
 from vtlvlm.report.runs import Run
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 
@@ -73,9 +73,9 @@ def test_a_better_probe_comes_with_the_command_that_makes_it_a_recogniser(
 ) -> None:
     """The line can be typed as it stands."""
     data = NTUDataModule(str(chain.root), "xsub60", labels="a b.csv", seed=4)
-    line = probe_beside.command(data, FeatureCache.open(chain.features))
+    line = beside.command(data, FeatureCache.open(chain.features))
     assert line == f"vtlvlm probe {chain.root} --features {chain.features} --protocol xsub60 --labels 'a b.csv' --seed 4 --export BUNDLE"
-    typed = probe_beside.command(NTUDataModule(str(chain.root)), FeatureCache.open(chain.features)).replace("BUNDLE", str(tmp_path / "b"))
+    typed = beside.command(NTUDataModule(str(chain.root)), FeatureCache.open(chain.features)).replace("BUNDLE", str(tmp_path / "b"))
     assert chain(*shlex.split(typed)[1:]) == 0
     assert (tmp_path / "b" / "bundle.json").is_file()
 
@@ -97,7 +97,7 @@ def test_a_better_probe_is_recommended(
     found = outcome(chain, tmp_path)
     said = capsys.readouterr().out
     assert f"event sentences 0.000, linear probe ({name}) {probe.top1:.3f} on the same 2 clips: {-probe.top1:+.3f} [" in said
-    assert f"{probe_beside.verdict(Difference(**found['probe']['difference']))} vtlvlm probe " in said
+    assert f"{beside.verdict(Difference(**found['probe']['difference']))} vtlvlm probe " in said
     assert said.endswith(" --protocol xsub60 --export BUNDLE makes it a recogniser.\n")
     assert found["probe"]["difference"]["mean"] == -probe.top1
     untuned = tmp_path / "untuned.yaml"
@@ -110,8 +110,8 @@ def test_a_better_probe_is_recommended(
 
 
 def test_the_verdict_is_as_sure_as_the_interval() -> None:
-    assert "is better here" in probe_beside.verdict(Difference(-0.2, -0.3, -0.1))
-    assert "as good here, or better" in probe_beside.verdict(Difference(-0.1, -0.3, 0.1))
+    assert "is better here" in beside.verdict(Difference(-0.2, -0.3, -0.1))
+    assert "as good here, or better" in beside.verdict(Difference(-0.1, -0.3, 0.1))
 
 
 def test_a_run_on_features_has_them_at_hand(chain: Pipeline, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_what_goes_wrong_does_not_end_the_test(chain: Pipeline, tmp_path: Path, 
 
 def test_it_can_be_left_out(chain: Pipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     none = tmp_path / "none.yaml"
-    none.write_text("trainer: {callbacks: [{class_path: vtlvlm.probe_beside.ProbeBeside, init_args: {most_clips: 0}}]}\n")
+    none.write_text("trainer: {callbacks: [{class_path: vtlvlm.probes.beside.ProbeBeside, init_args: {most_clips: 0}}]}\n")
     assert "probe" not in outcome(chain, tmp_path / "run", "--config", none)
     few = tmp_path / "few.yaml"
     few.write_text(none.read_text().replace("most_clips: 0", "most_clips: 3"))
@@ -182,10 +182,10 @@ def test_it_can_be_left_out(chain: Pipeline, tmp_path: Path, caplog: pytest.LogC
 def test_of_another_folder_only_the_description_is_read(chain: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a folder that an event cache names, nothing but the description is read unless that is the cache it was made from."""
     events = changed(chain, tmp_path / "events", features="0" * 32)
-    monkeypatch.setattr(probe_beside.FeatureCache, "open", lambda folder: pytest.fail("opened"))
+    monkeypatch.setattr(beside.FeatureCache, "open", lambda folder: pytest.fail("opened"))
 
     class Data:
         features_cache, events_cache = None, EventCache.open(events)
 
-    with pytest.raises(probe_beside.DataError, match="other features by now"):
-        probe_beside.features_of(Data)
+    with pytest.raises(beside.DataError, match="other features by now"):
+        beside.features_of(Data)

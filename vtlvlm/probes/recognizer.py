@@ -20,8 +20,8 @@ from vtlvlm.data.layout import first_difference, made_of
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip
 from vtlvlm.errors import UsageError
+from vtlvlm.probes.linear import ABSENT, VECTORS, FittedProbe, LinearProbe, clip_vectors
 from vtlvlm.recognizer import MOST_PIXELS, ActionRecognizer, found_device, require_modest
-from vtlvlm.report.probes import ABSENT, VECTORS, FittedProbe, LinearProbe, clip_vectors
 from vtlvlm.stages.origin import require_classes, require_numbers
 from vtlvlm.stages.parts import build_from, is_part, settings_of
 from vtlvlm.system.files import appearing, write_json

@@ -7,7 +7,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from vtlvlm.errors import DataError
-from vtlvlm.report.probes import AT_ONCE, STRENGTHS, ProbeResult, best_probe, clip_vectors, fit_probe, linear_probe, probe_suite
+from vtlvlm.probes.linear import AT_ONCE, STRENGTHS, ProbeResult, best_probe, clip_vectors, fit_probe, linear_probe, probe_suite
 
 A = 4
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from vtlvlm.errors import DataError
-from vtlvlm.report.attention import AttentionReader, attention_probe
-from vtlvlm.report.probes import linear_probe
+from vtlvlm.probes.attention import AttentionReader, attention_probe
+from vtlvlm.probes.linear import linear_probe
 
 
 def rising_or_falling(people: int, clips: int = 12, windows: int = 6, cells: int = 2) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor, nn
 
 from vtlvlm.errors import DataError
-from vtlvlm.report.probes import FOLDS, ProbeResult
+from vtlvlm.probes.linear import FOLDS, ProbeResult
 
 PENALTIES = (0.05, 5.0, 500.0)
 """Squared weights in the loss of a clip: what is tried, on folds of training people; the linear probe's C is half of their inverse"""

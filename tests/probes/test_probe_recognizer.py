@@ -15,9 +15,9 @@ from scipy.special import softmax
 from vtlvlm.data.cache import FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
-from vtlvlm.probe_recognizer import SIZES, ProbeRecognizer, extractor_of, temperature_of
+from vtlvlm.probes.linear import VECTORS, FittedProbe, LinearProbe, clip_vectors, fit_probe
+from vtlvlm.probes.recognizer import SIZES, ProbeRecognizer, extractor_of, temperature_of
 from vtlvlm.recognizer import ActionRecognizer
-from vtlvlm.report.probes import VECTORS, FittedProbe, LinearProbe, clip_vectors, fit_probe
 
 CLIP = "S001C001P001R001A001_rgb.avi"
 

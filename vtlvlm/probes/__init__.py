@@ -1,0 +1,1 @@
+"""Linear and attention probes: the yardstick beside every result, and recognisers in their own right."""
