@@ -24,6 +24,10 @@ model:
     quantizer: {class_path: EMAQuantizer, init_args: {codes: 8}}
     contrast: {class_path: InfoNCE}
     event_dim: 16
+    motion: 0.6
+    centre: 0.5
+    movement: 1.0
+    discriminant: 1.0
 data: {root: ROOT, sampling: {frames: 8, size: 64, views: 2}, batch_size: 2, micro_batch_size: 2, num_workers: 0, validation: 0.5}
 trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
 """

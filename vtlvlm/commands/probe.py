@@ -55,7 +55,6 @@ def run(args: argparse.Namespace) -> int:
     from vtlvlm.data.datamodule import NTUDataModule
     from vtlvlm.errors import DataError, UsageError
     from vtlvlm.probes.linear import VECTORS, best_probe, probe_suite
-    from vtlvlm.probes.recognizer import extractor_of
     from vtlvlm.report.provenance import environment
     from vtlvlm.report.tables import ResultRow, as_text, summary_table
     from vtlvlm.system.files import write_json
@@ -78,7 +77,11 @@ def run(args: argparse.Namespace) -> int:
     if not np.isfinite(features).all():
         raise DataError(f"{args.features}: holds features that are not numbers; delete the folder and run `vtlvlm extract` again")
     train = np.arange(len(data.split.train))
-    extractor = extractor_of(cache, args.weights) if args.export is not None else None
+    extractor = None
+    if args.export is not None:
+        from vtlvlm.probes.recognizer import extractor_of
+
+        extractor = extractor_of(cache, args.weights)
     found = probe_suite(
         features,
         index.label[rows],
