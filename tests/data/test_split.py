@@ -130,3 +130,18 @@ def test_leaving_one_group_out_and_leaving_out_none() -> None:
     assert len({split(index, key).train_hash for key in ("all", "leave:P001", "leave:P002")}) == 3
     with pytest.raises(UsageError, match="leave:P009: no such group; there are P001, P002, P003"):
         split(index, "leave:P009")
+
+
+def test_groups_of_different_size_are_drawn_so_that_each_class_is_shared_out_evenly() -> None:
+    """Two people with 40 clips of two actions and twenty with one clip each: a draw by number alone would often leave two or three clips to
+    validate on, or only one action."""
+    names = [f"S001C001P{person:03}R{take:03}A{action:03}" for person in (1, 2) for action in (1, 2) for take in range(1, 21)]
+    names += [f"S001C001P{person:03}R001A{1 + person % 2:03}" for person in range(3, 23)]
+    index = named(names)
+    for seed in range(5):
+        sides = split(index, "leave:P022", validation=0.3, seed=seed)
+        held = np.bincount(index.label[sides.val], minlength=2)
+        assert len(set(index.group[sides.val].astype(str))) == 6  # 0.3 of 21 people
+        assert all(15 <= number <= 25 for number in held)  # of 50 and 49 clips
+        assert not set(index.group[sides.val]) & set(index.group[sides.train])
+    assert len({split(index, "leave:P022", validation=0.3, seed=seed).description["val_hash"] for seed in range(5)}) > 1

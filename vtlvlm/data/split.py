@@ -16,6 +16,8 @@ from vtlvlm.errors import DataError, UsageError
 TEST_SHARE = 0.3
 """Share of the groups that the ``group`` protocol puts on the test side."""
 
+DRAWS = 64
+"""Draws of groups, where these are not people of an official protocol, of which the one that shares out the clips most evenly is taken"""
 LEAVE = "leave:"
 """Beginning of the protocols that test on one group and train on all others."""
 
@@ -58,7 +60,8 @@ def split(index: ClipIndex, protocol: str, *, validation: float = 0.0, seed: int
     """Divide the usable clips of an index.
 
     Validation is taken from the training side by whole groups: people for X-Sub and X-View, setups for X-Set, the CSV's groups, else
-    single clips. The seed decides which; at least one group goes, and at least one stays.
+    single clips. The seed decides which; at least one group goes, and at least one stays. Outside the official protocols groups may be of
+    very different size: of several draws the one is taken that comes nearest to the share of each class's clips.
 
     Args:
         index: The clips.
@@ -84,7 +87,8 @@ def split(index: ClipIndex, protocol: str, *, validation: float = 0.0, seed: int
     if protocol == "csv" and (index.split[known] == "val").any():
         val = train & (index.split == "val")
     elif validation > 0 and train.any():
-        val = train & np.isin(column, _draw(column[train], validation, seed, f"protocol {protocol}: validation={validation}"))
+        labels = None if protocol in PROTOCOLS else index.label[train]
+        val = train & np.isin(column, _draw(column[train], validation, seed, f"protocol {protocol}: validation={validation}", labels))
     train_hash, val_hash = (_hash([protocol, *np.sort(index.name[side].astype(str)).tolist()]) for side in (train, val))
     readable = index.problem == ""
     sides = {"train": train & ~val & readable, "val": val & readable, "test": test & readable}
@@ -149,16 +153,27 @@ def _test_mask(index: ClipIndex, protocol: str, known: NDArray[np.bool_], column
         return np.zeros(len(index), dtype=np.bool_)
     if protocol.startswith(LEAVE):
         return np.asarray(index.group == protocol.removeprefix(LEAVE))
-    return np.isin(column, _draw(column[known], TEST_SHARE, seed, "protocol group"))
+    return np.isin(column, _draw(column[known], TEST_SHARE, seed, "protocol group", index.label[known]))
 
 
-def _draw(column: NDArray[Any], share: float, seed: int, what: str) -> NDArray[Any]:
-    """A seeded share of the distinct values: at least one, and never all of them."""
-    groups = np.unique(column)
+def _draw(column: NDArray[Any], share: float, seed: int, what: str, labels: NDArray[Any] | None = None) -> NDArray[Any]:
+    """A seeded share of the distinct values: at least one, and never all of them.
+
+    With the ``labels`` of the rows it is, of ``DRAWS`` seeded draws, the one that comes nearest to that share of each label's rows: groups
+    may be of very different size, and a few small ones would leave next to nothing to validate on.
+    """
+    groups, place = np.unique(column, return_inverse=True)
     if len(groups) < 2:
         raise DataError(f"{what} needs at least two groups to divide, there is only {groups[0]}; set validation to 0 or add data")
     count = min(max(1, round(share * len(groups))), len(groups) - 1)
-    return groups[np.random.default_rng(seed).permutation(len(groups))[:count]]
+    random = np.random.default_rng(seed)
+    if labels is None:
+        return groups[random.permutation(len(groups))[:count]]
+    kinds, kind = np.unique(labels, return_inverse=True)
+    rows = np.bincount(place * len(kinds) + kind, minlength=len(groups) * len(kinds)).reshape(len(groups), len(kinds))
+    wanted = share * rows.sum(axis=0)
+    draws = [random.permutation(len(groups))[:count] for _ in range(DRAWS)]
+    return groups[min(draws, key=lambda drawn: float(((rows[drawn].sum(axis=0) - wanted) ** 2 / wanted).sum()))]
 
 
 def _plain(column: NDArray[Any]) -> list[Any]:
