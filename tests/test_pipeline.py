@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from vtlvlm.data.cache import EventCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.alignment import AlignmentSums
+from vtlvlm.lvlm.alignment import EventMoments, Votes, fit_votes
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
@@ -76,22 +76,27 @@ def test_a_trained_reasoner_is_not_aligned_anew(chain: Pipeline) -> None:
 
 
 def test_the_projector_starts_from_events_as_it_reads_them(chain: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With half of their sentence's mean in each, on all training clips and views."""
+    """With half of their sentence's mean in each, on all training clips and views; votes by their sentences' means and people."""
     data = NTUDataModule(str(chain.root), events=str(chain.events), batch_size=2, micro_batch_size=2, num_workers=0, validation=0.5)
     settings = {"train_projector": True, "align_projector": True, "mean_share": 0.5}
     module = PromptTuningModule(EventReasoner(str(chain.llava), DeepPrompts(0), Instruction(), **settings))
-    taken: list[AlignmentSums] = []
-    monkeypatch.setattr(EventReasoner, "align", lambda self, sums: taken.append(sums))
+    taken: list[tuple[Votes, EventMoments]] = []
+    monkeypatch.setattr(EventReasoner, "align", lambda self, *found: taken.append(found))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     Trainer(accelerator="cpu", devices=1, max_steps=1, limit_val_batches=0, **quiet).fit(module, data)
-    by_hand, loader = AlignmentSums(16, len(data.classes)), data.train_dataloader()
+    by_hand, loader, seen = EventMoments(16), data.train_dataloader(), []
     for epoch in range(data.num_views):
         loader.sampler.set_epoch(epoch)
         for batch in loader:
             vectors = torch.nn.functional.embedding(batch.ids, module.table)
-            by_hand.add(0.5 * vectors + 0.5 * vectors.mean(1, keepdim=True), batch.labels)
-    assert by_hand.count.sum() == 2 * 2 * 16
-    torch.testing.assert_close(taken[0].state_dict(), by_hand.state_dict())
+            by_hand.add(0.5 * vectors + 0.5 * vectors.mean(1, keepdim=True))
+            people = torch.from_numpy(data.index.subject[batch.clips])
+            seen.append((vectors.mean(1), batch.labels, people))
+    assert by_hand.count == 2 * 2 * 16
+    votes, moments = taken[0]
+    torch.testing.assert_close(moments.state_dict(), by_hand.state_dict())
+    expected = fit_votes(*map(torch.cat, zip(*seen, strict=True)), num_classes=len(data.classes))
+    torch.testing.assert_close(votes.weight, expected.weight)
 
 
 def test_batch_calibration_without_training_looks_at_training_clips_only(chain: Pipeline) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.alignment import AlignmentSums
+from vtlvlm.lvlm.alignment import EventMoments, fit_votes
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import load_llava, load_tokenizer
 from vtlvlm.lvlm.prefix import DeepPrompts
@@ -240,9 +240,9 @@ def test_places_are_counted_before_the_weights_are_read(llava_path: Path, classe
 def test_scores_in_parts_after_alignment(llava_path: Path, classes: tuple[str, ...]):
     """What memory is short for changes no score, with a projector that was set in closed form as with another."""
     whole, parts = (make(llava_path, classes, train_projector=True, align_projector=True, max_positions=n) for n in (None, 3))
-    sums = AlignmentSums(16, len(classes))
-    sums.add(torch.randn(32, 6, 16), torch.arange(32) % len(classes))
-    whole.align(sums)
+    events, moments = torch.randn(32, 6, 16), EventMoments(16)
+    moments.add(events)
+    whole.align(fit_votes(events.mean(1), torch.arange(32) % len(classes), torch.arange(32), len(classes)), moments)
     parts.load_trainable_state(whole.trainable_state())
     vectors = torch.randn(2, 6, 16)
     assert len(parts.trie.parts) > 2

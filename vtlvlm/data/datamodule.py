@@ -308,6 +308,13 @@ class NTUDataModule(LightningDataModule):
         """Content identities of the clips' files, "" where not known: for the caches."""
         return [str(text) for text in self.index.identity[np.asarray(clips)]]
 
+    def groups(self, clips: Tensor) -> Tensor:
+        """(n,) rows of the index -> (n,) int64, a number for each group (person, source); a clip without one has its own."""
+        group = self.index.group
+        numbers = np.unique(group, return_inverse=True)[1]
+        numbers = np.where(group == "", len(group) + np.arange(len(group)), numbers)
+        return torch.from_numpy(numbers[clips.cpu().numpy()]).to(clips.device)
+
     def keys(self, clips: Tensor | NDArray[np.int64] | Sequence[int], views: Tensor | NDArray[np.int64] | Sequence[int]) -> list[Key]:
         """Name and view of each clip of a batch."""
         return list(zip(self.clip_names(clips), np.asarray(views).tolist(), strict=True))

@@ -1,93 +1,160 @@
 """A closed-form start for the projector of a LLaVA that was never aligned with anything.
 
 LLaVA-1.5's projector was first trained on half a million captions. One that `vtlvlm compose` made is random, and a few hundred clips are
-too few to align it by gradient: it learns the clips by heart instead. What they suffice for is a least-squares fit: each event is to
-look like the words of its clip's category. Nothing but the training side is read.
+too few to align it by gradient: it learns the clips by heart instead. What they suffice for is a least-squares fit: a sentence is to
+look like the words of its clip's category. The fit is that of a linear probe: on the means of sentences, with a penalty that is chosen on
+held-out groups (people, sources), so that the untrained model reads about what the probe reads. Nothing but the training side is read.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
+from sklearn.model_selection import GroupKFold
 from torch import Tensor, nn
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
+from vtlvlm.vtem.statistics import symmetric_eigen
 
-RIDGE = 0.1
-"""Penalty of the least-squares fit, in units of the mean variance of an event's components"""
+PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+"""Penalties of the least-squares fit that are tried, in units of the mean variance of a sentence mean's components"""
+FOLDS = 5
+"""Folds of groups on which the penalty is chosen"""
+MOST_GAIN = 4.0
+"""Votes are raised by no more over those with the smallest error: where held-out groups are hardly predicted, there is little to say"""
 REST = 0.3
-"""RMS of what is not fitted (the events' principal components, in random directions), in units of what is"""
+"""RMS of what is not fitted (the events' principal components, in random directions), in units of the RMS of word embeddings"""
 
 
-class AlignmentSums(nn.Module):
-    """Sums over events from which the fit is solved; those of several processes add up.
+class Votes(NamedTuple):
+    """What a sentence says for each category: ``(mean over events - mean) @ weight``, near 1 for its own and 0 for the others, each less
+    the category's share of the training clips."""
 
-    Args:
-        event_dim: E.
-        num_classes: A.
-    """
-
-    count: Tensor
-    """(A,) events of each category"""
-    total: Tensor
-    """(A, E) their sum"""
-    gram: Tensor
-    """(E, E) sum of outer products over all events"""
-
-    def __init__(self, event_dim: int, num_classes: int) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(num_classes))
-        self.register_buffer("total", torch.zeros(num_classes, event_dim))
-        self.register_buffer("gram", torch.zeros(event_dim, event_dim))
-
-    @torch.no_grad()
-    def add(self, vectors: Tensor, labels: Tensor) -> None:
-        """Add event sentences (B, M, E) with labels (B,); unknown ones (-1) are left out."""
-        known = labels >= 0
-        events = vectors[known].float()
-        self.count.index_add_(0, labels[known], torch.full_like(labels[known], events.shape[1], dtype=self.count.dtype))
-        self.total.index_add_(0, labels[known], events.sum(1))
-        flat = events.flatten(0, 1)
-        self.gram += flat.T @ flat
-
-    @torch.no_grad()
-    def solve(self, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The linear map from events towards the words of their categories.
-
-        Args:
-            words: (A, L) a vector for each category.
-
-        Returns:
-            The mean event (E,), the covariance of events (E, E), and the map (E, L) for centred events; its output is centred too.
-
-        Raises:
-            UsageError: There are no events, or they are all equal.
-        """
-        number = self.count.sum()
-        mean = self.total.sum(0) / number.clamp(min=1)
-        covariance = self.gram / number.clamp(min=1) - mean[:, None] * mean
-        level = covariance.diagonal().mean()
-        if number == 0 or level <= 0:
-            raise UsageError("align_projector: the training events are all equal, there is nothing to fit; look at stage 1")
-        shares = self.count / number
-        targets = words - shares @ words
-        cross = (self.total / number - shares[:, None] * mean).T @ targets  # (E, L)
-        eye = torch.eye(len(mean), device=mean.device)
-        return mean, covariance, torch.linalg.solve(covariance + RIDGE * level * eye, cross)
+    mean: Tensor
+    """(E,) the average sentence"""
+    weight: Tensor
+    """(E, A)"""
+    penalty: float
+    """the one of ``PENALTIES`` that predicts held-out groups best"""
+    gain: float
+    """by how much votes of held-out sentences for their own category have to be raised to be 1 on average; in ``weight`` already"""
+    held_out: float
+    """share of training sentences whose own category has most votes, by fits without their group"""
 
 
 @torch.no_grad()
-def align(projector: LlavaMultiModalProjector, sums: AlignmentSums, words: Tensor, scale: float) -> None:
-    """Set LLaVA's projector to the fitted map, with the events' principal components beside it so that nothing else is lost.
+def fit_votes(means: Tensor, labels: Tensor, groups: Tensor, num_classes: int) -> Votes:
+    """Ridge regression from sentence means to categories, all of which count alike.
 
-    Two hidden units carry one linear component exactly, because gelu(z) - gelu(-z) = z (likewise ReLU and SiLU). Words are moved to one
+    Args:
+        means: (n, E) the mean event of each training sentence.
+        labels: (n,) int64, -1 where unknown (left out).
+        groups: (n,) int64, the group of each clip. Where there is one group only, each sentence counts as its own.
+        num_classes: A.
+
+    Returns:
+        The votes, on the device of the means. A category without a clip gets none.
+
+    Raises:
+        UsageError: Fewer than two sentences, or all are equal.
+    """
+    known = labels >= 0
+    x, y = means[known].double(), labels[known]
+    target = nn.functional.one_hot(y, num_classes).double()
+    weights = (1 / target.sum(0).clamp(min=1))[y]
+    place = groups[known].cpu().numpy()
+    if len(np.unique(place)) < 2:
+        place = np.arange(len(y))
+    if len(y) < 2 or not bool((x - x[0]).square().sum() > 0):
+        raise UsageError("align_projector: the training events are all equal, there is nothing to fit; look at stage 1")
+    folds = GroupKFold(min(FOLDS, len(np.unique(place))), shuffle=True, random_state=0)
+    predicted = x.new_zeros(len(PENALTIES), len(y), num_classes)
+    for inner, outer in folds.split(place, groups=place):
+        rest, out = (torch.from_numpy(rows).to(x.device) for rows in (inner, outer))
+        fit = _ridges(x[rest], target[rest], weights[rest])
+        predicted[:, out] = (x[out] - fit.mean) @ fit.weight
+    fit = _ridges(x, target, weights)
+    share = weights / weights.sum()
+    wanted = target - share @ target
+    agreement = (share[:, None] * wanted * predicted).sum((1, 2))
+    size = (share[:, None] * predicted.square()).sum((1, 2)).clamp(min=1e-12)
+    best = int((agreement.clamp(min=0).square() / size).argmax())  # most of the variance is explained, at the best gain
+    whole, along = float((share[:, None] * wanted.square()).sum()), max(float(agreement[best]), 1e-12)
+    gain = min(whole / along, MOST_GAIN * along / float(size[best]))
+    right = (predicted[best].argmax(-1) == y).double().mean()
+    return Votes(fit.mean.float(), (gain * fit.weight[best]).float(), PENALTIES[best], gain, float(right))
+
+
+class _Ridges(NamedTuple):
+    mean: Tensor
+    """(E,)"""
+    weight: Tensor
+    """(penalties, E, A)"""
+
+
+def _ridges(x: Tensor, target: Tensor, weights: Tensor) -> _Ridges:
+    """Weighted ridge regression of centred ``target`` (n, A) on centred ``x`` (n, E), for all ``PENALTIES`` from one decomposition."""
+    share = weights / weights.sum()
+    mean = share @ x
+    scaled, wanted = (x - mean) * share.sqrt()[:, None], (target - share @ target) * share.sqrt()[:, None]
+    values, basis = symmetric_eigen(scaled.T @ scaled)
+    products = basis.T @ (scaled.T @ wanted)
+    level = values.clamp(min=0).mean()
+    weight = [basis @ (products / (values.clamp(min=0) + penalty * level).clamp(min=1e-12)[:, None]) for penalty in PENALTIES]
+    return _Ridges(mean, torch.stack(weight))
+
+
+class EventMoments(nn.Module):
+    """Sums over events, from which their mean and covariance follow; those of several processes add up.
+
+    Args:
+        event_dim: E.
+    """
+
+    count: Tensor
+    """() events"""
+    total: Tensor
+    """(E,) their sum"""
+    gram: Tensor
+    """(E, E) sum of their outer products"""
+
+    def __init__(self, event_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("total", torch.zeros(event_dim))
+        self.register_buffer("gram", torch.zeros(event_dim, event_dim))
+
+    @torch.no_grad()
+    def add(self, vectors: Tensor) -> None:
+        """Add event sentences (B, M, E)."""
+        flat = vectors.float().flatten(0, 1)
+        self.count += len(flat)
+        self.total += flat.sum(0)
+        self.gram += flat.T @ flat
+
+    def covariance(self) -> Tensor:
+        """(E, E)"""
+        mean = self.total / self.count.clamp(min=1)
+        return self.gram / self.count.clamp(min=1) - mean[:, None] * mean
+
+
+@torch.no_grad()
+def align(projector: LlavaMultiModalProjector, votes: Votes, moments: EventMoments, words: Tensor, scale: float) -> None:
+    """Set LLaVA's projector to say a category's name as loudly as an event votes for it, with the events' principal components beside it so
+    that nothing else is lost.
+
+    Two hidden units carry one linear component exactly, because gelu(z) - gelu(-z) = z (likewise ReLU and SiLU). Names are moved to one
     distance from their mean: that of a name of many tokens is close to it, and would be said too softly to be read.
 
     Args:
         projector: Changed in place.
-        sums: Of the training events.
+        votes: Of the training sentences.
+        moments: Of the training events, as the projector reads them.
         words: (A, L) the mean word embedding of each category's name.
-        scale: Root mean square of the fitted output, that of word embeddings.
+        scale: Root mean square of word embeddings. A vote of 1 moves an event by the length of a word.
 
     Raises:
         UsageError: A projector without biases or with another kind of activation.
@@ -96,19 +163,18 @@ def align(projector: LlavaMultiModalProjector, sums: AlignmentSums, words: Tenso
     probe = torch.linspace(-3, 3, 7, device=first.weight.device)
     if first.bias is None or not torch.allclose(projector.act(probe) - projector.act(-probe), probe, atol=1e-5):
         raise UsageError("align_projector: needs a projector with biases and GELU, SiLU or ReLU between its layers; switch it off")
-    words = words.float()
+    words, covariance, mean = words.float(), moments.covariance(), votes.mean
     middle = words.mean(0)
-    mean, covariance, fitted = sums.solve(middle + torch.nn.functional.normalize(words - middle))
+    said = nn.functional.normalize(words - middle) * scale * words.shape[1] ** 0.5
     pairs = first.out_features // 2
-    left, values, right = torch.linalg.svd(fitted, full_matrices=False)
+    left, values, right = torch.linalg.svd(votes.weight @ said, full_matrices=False)
     rank = min(int((values > values[0] * 1e-5).sum()), pairs, len(words))
     inward, outward = left[:, :rank], values[:rank, None] * right[:rank]
-    outward = outward * (scale / spread(inward, outward, covariance))
     others = min(pairs - rank, len(mean))
     if others:
-        components = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :others]
+        components = symmetric_eigen(covariance)[1].flip(1)[:, :others]
         generator = torch.Generator().manual_seed(0)
-        directions = torch.randn(others, second.out_features, generator=generator).to(fitted)
+        directions = torch.randn(others, second.out_features, generator=generator).to(inward)
         directions = directions * (REST * scale / spread(components, directions, covariance))
         inward, outward = torch.cat([inward, components], 1), torch.cat([outward, directions])
     size = (inward * (covariance @ inward)).sum(0).clamp(min=1e-12).sqrt()  # hidden units of unit deviation learn at one rate

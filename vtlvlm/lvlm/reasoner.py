@@ -16,7 +16,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter, FullFineTuning
-from vtlvlm.lvlm.alignment import AlignmentSums, align
+from vtlvlm.lvlm.alignment import EventMoments, Votes, align
 from vtlvlm.lvlm.generative import answer_table, language_loss
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.kernel import use_kernel
@@ -249,7 +249,7 @@ class EventReasoner(nn.Module):
             return sums.solve()
 
     @torch.no_grad()
-    def align(self, sums: AlignmentSums) -> None:
+    def align(self, votes: Votes, moments: EventMoments) -> None:
         """Fit the projector to training events: see ``alignment.py``.
 
         Raises:
@@ -259,7 +259,7 @@ class EventReasoner(nn.Module):
         tokenizer = load_tokenizer(self.llava, self.revision)
         ids = tokenizer([f" {name}" for name in self.classes], add_special_tokens=False).input_ids
         words = torch.stack([table[torch.tensor(row, device=table.device)].float().mean(0) for row in ids])
-        align(self.projector, sums, words, float(table.float().square().mean().sqrt()))
+        align(self.projector, votes, moments, words, float(table.float().square().mean().sqrt()))
 
     @torch.no_grad()
     def prior_sums(self, vectors: Tensor) -> PriorSums:

@@ -19,7 +19,7 @@ from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.calibration import FittedTemperature, calibration_metrics
 from vtlvlm.data.layout import made_of
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.alignment import AlignmentSums
+from vtlvlm.lvlm.alignment import EventMoments, fit_votes
 from vtlvlm.lvlm.llava import base_identity, projector_origin, require_same_base
 from vtlvlm.lvlm.priors import FROM_CLIPS, RELATIVE
 from vtlvlm.lvlm.reasoner import EventReasoner
@@ -266,30 +266,50 @@ class PromptTuningModule(Stage):
             for _ in range(self._most_batches - self._batches):
                 self.reasoner(torch.zeros(1, self._origin["num_tokens"], self._origin["event_dim"], device=self.device))
 
-    def _training_vectors(self, clips: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Event vectors (b, M, E) and labels (b,), batch by batch, until this rank has its share of that many clips and views."""
+    def _training_vectors(self, clips: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Event vectors (b, M, E), labels (b,) and groups (b,) of batches, until this rank has its share of that many clips and views."""
         left = -(-clips // self.trainer.world_size)
         for batch in self.training_batches():
-            yield self.vectors(batch)[:left], batch.labels[:left]
+            yield self.vectors(batch)[:left], batch.labels[:left], self.data.groups(batch.clips[:left])
             left -= len(batch.labels)
             if left <= 0:
                 return
 
     def _align(self) -> None:
-        sums = AlignmentSums(self._origin["event_dim"], len(self.classes)).to(self.device)
-        for vectors, labels in self._training_vectors(START_CLIPS):
-            sums.add(self.reasoner.blend(vectors), labels)
+        moments = EventMoments(self._origin["event_dim"]).to(self.device)
+        sentences = []
+        for vectors, label, group in self._training_vectors(START_CLIPS):
+            moments.add(self.reasoner.blend(vectors))
+            sentences.append((vectors.mean(1), label, group))
+        means, labels, groups = map(torch.cat, zip(*sentences, strict=True))
         if self.trainer.world_size > 1:
-            for buffer in sums.buffers():
+            for buffer in moments.buffers():
                 torch.distributed.all_reduce(buffer)
-        self.reasoner.align(sums)
+            means, labels, groups = map(self._of_all_ranks, (means, labels, groups))
+        votes = fit_votes(means, labels, groups, len(self.classes))
+        rank_zero_info(
+            f"projector starts as a linear probe of {len(means):,} training sentences, which predicts {votes.held_out:.3f} of those "
+            "whose group it has not seen (that stage 1 has seen them flatters it)"
+        )
+        self.reasoner.align(votes, moments)
         if self.trainer.world_size > 1:
             for parameter in self.reasoner.projector.parameters():
                 torch.distributed.broadcast(parameter.detach(), src=0)
 
+    def _of_all_ranks(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks, which may have different numbers of them."""
+        counts = torch.zeros(self.trainer.world_size, dtype=torch.int64, device=rows.device)
+        counts[self.global_rank] = len(rows)
+        torch.distributed.all_reduce(counts)
+        padded = rows.new_zeros(int(counts.max()), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        torch.distributed.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
+
     def _level(self) -> None:
         if self.reasoner.scores in FROM_CLIPS:
-            vectors = torch.cat([vectors for vectors, _ in self._training_vectors(PRIOR_CLIPS)])
+            vectors = torch.cat([vectors for vectors, _, _ in self._training_vectors(PRIOR_CLIPS)])
         else:
             vectors = torch.zeros(1, self._origin["num_tokens"], self._origin["event_dim"], device=self.device)
         sums = self.reasoner.prior_sums(vectors)
