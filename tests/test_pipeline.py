@@ -413,3 +413,19 @@ def test_stage_one_goes_on_with_settings_that_change_no_feature(
     assert "was trained on features of an extractor with weights_sha256" in capsys.readouterr().err
     assert chain("test", *chain.on_features, *there, f"{extractor}.image_size", 96) == 2
     assert "image_size" in capsys.readouterr().err
+
+
+def test_the_model_as_it_starts_can_be_the_best_one(chain: Pipeline, tmp_path: Path) -> None:
+    """With steps that only do harm ``best.ckpt`` is the start; looking at it changes no step, and a run can go on from it."""
+    first, plain, on = tmp_path / "first", tmp_path / "plain", tmp_path / "on"
+    harm = ["--model.init_args.optimizer.learning_rate", 30, "--trainer.max_steps", 4]
+    assert chain("fit", *chain.on_events, *harm, "--trainer.callbacks+=ValidateFirst", "--trainer.default_root_dir", first) == 0
+    assert chain("fit", *chain.on_events, *harm, "--trainer.default_root_dir", plain) == 0
+    best, other = (torch.load(run / "checkpoints" / "best.ckpt", weights_only=False) for run in (first, plain))
+    assert (best["global_step"], other["global_step"] > 0) == (0, True)
+    ends = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"] for run in (first, plain)]
+    torch.testing.assert_close(*ends, atol=0, rtol=0)
+    more = ["--trainer.callbacks+=ValidateFirst", "--trainer.default_root_dir", on, "--ckpt_path", first / "checkpoints" / "best.ckpt"]
+    assert chain("fit", *chain.on_events, *harm, *more) == 0
+    again = torch.load(on / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
+    torch.testing.assert_close(again, ends[0], atol=0, rtol=0)

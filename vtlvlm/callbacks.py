@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -222,6 +222,21 @@ class Throughput(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(speed, step=trainer.global_step - 1)  # Lightning counts the steps of curves from zero
             self.on_train_start(trainer, pl_module)
+
+
+class ValidateFirst(Callback):
+    """Validates before the first step too, so that the model as it starts can be the best one: where clips are few, training may only take
+    away from a start in closed form (``EventReasoner.align_projector``). Does nothing without validation clips, or where a run goes on."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step or not trainer.enable_validation:
+            return
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                callback._last_global_step_saved = -1  # else it takes the start for saved
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
 
 
 class ConfusionFigure(Callback):

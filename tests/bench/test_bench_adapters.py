@@ -70,11 +70,11 @@ def test_all_training_people_train_where_nobody_validates(miniature: Path, capsy
     assert [row["work"] for row in found["rows"]] == ["prompts minus linear probe on mean features, top-1", "prompts, top-1"]
     split = json.loads((miniature / "adapters-0" / "prompts-leave_P001-0" / "metrics.json").read_text())["provenance"]["split"]
     assert split["clips"] == {"train": 4, "val": 0, "test": 2}
-    overlay = Path(config("ablations/mean_share.yaml"))
+    overlay = Path(config("ablations/no_mean_share.yaml"))
     found = bench(miniature, "--videos", videos, "--repeats", 1, "--arms", "--validation", 0, "--overlay", overlay)
-    assert found["overlays"] == ["mean_share.yaml"]
-    shared, plain = (sorted((miniature / "adapters-0").glob(f"prompts-leave_P001-0{end}")) for end in ("-mean_share_*", ""))
-    assert ["mean_share: 0.7" in (run / "config.yaml").read_text() for run in (*shared, *plain)] == [True, False]
+    assert found["overlays"] == ["no_mean_share.yaml"]
+    without, plain = (sorted((miniature / "adapters-0").glob(f"prompts-leave_P001-0{end}")) for end in ("-no_mean_share_*", ""))
+    assert ["mean_share: 0.0" in (run / "config.yaml").read_text() for run in (*without, *plain)] == [True, False]
     assert main(["bench", "vtem", "--overlay", str(overlay)]) == 2
     assert f"--overlay {overlay}: goes with bench adapters" in capsys.readouterr().err
     assert main(["bench", "adapters", "--overlay", "none.yaml"]) == 2
