@@ -54,7 +54,7 @@ def test_votes_are_ridge_regression_of_sentence_means_with_the_penalty_that_pred
     but no more than fourfold over those of the smallest error, where held-out groups are hardly predicted."""
     labels = torch.tensor([0] * 10 + [1] * 15 + [2] * 35)
     generator = torch.Generator().manual_seed(3)
-    means = spread * torch.randn(60, E, generator=generator) + torch.eye(A, E)[labels]
+    means = (spread * torch.randn(60, E, generator=generator) + torch.eye(A, E)[labels]) * torch.tensor([1, 5, 0.2, 1, 1, 30])
     groups = torch.randint(7, (60,), generator=generator)
     votes = fit_votes(means, labels, groups, A)
     x, y, target = means.double().numpy(), labels.numpy(), np.eye(A)[labels]
@@ -62,8 +62,10 @@ def test_votes_are_ridge_regression_of_sentence_means_with_the_penalty_that_pred
 
     def ridge(rows: np.ndarray, penalty: float) -> Ridge:
         mean = np.average(x[rows], axis=0, weights=weights[rows])
-        level = (weights[rows] @ (x[rows] - mean) ** 2).mean()  # weights of rows sum up to A, the penalty is in the units of one
-        return Ridge(alpha=penalty * level).fit(x[rows], target[rows], sample_weight=weights[rows])
+        size = np.sqrt(np.average((x[rows] - mean) ** 2, axis=0, weights=weights[rows]))
+        model = Ridge(alpha=penalty).fit(x[rows] / size, target[rows], sample_weight=weights[rows] / weights[rows].sum())
+        model.coef_ /= size
+        return model
 
     folds = list(GroupKFold(5, shuffle=True, random_state=0).split(x, groups=groups.numpy()))
     errors, guesses = [], []

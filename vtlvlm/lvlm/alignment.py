@@ -20,7 +20,7 @@ from vtlvlm.errors import UsageError
 from vtlvlm.vtem.statistics import symmetric_eigen
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-"""Penalties of the least-squares fit that are tried, in units of the mean variance of a sentence mean's components"""
+"""Penalties of the least-squares fit that are tried; components of sentence means are standardised before"""
 FOLDS = 5
 """Folds of groups on which the penalty is chosen"""
 MOST_GAIN = 4.0
@@ -96,14 +96,19 @@ class _Ridges(NamedTuple):
 
 
 def _ridges(x: Tensor, target: Tensor, weights: Tensor) -> _Ridges:
-    """Weighted ridge regression of centred ``target`` (n, A) on centred ``x`` (n, E), for all ``PENALTIES`` from one decomposition."""
+    """Weighted ridge regression of centred ``target`` (n, A) on standardised ``x`` (n, E), for all ``PENALTIES`` from one decomposition.
+
+    Standardised, since stage 1 may have made a few components large that tell the training clips' actions apart (``discriminant``): they
+    would be all that counts, and they flatter.
+    """
     share = weights / weights.sum()
     mean = share @ x
-    scaled, wanted = (x - mean) * share.sqrt()[:, None], (target - share @ target) * share.sqrt()[:, None]
+    size = (share @ (x - mean).square()).sqrt()
+    size = torch.where(size > 1e-6 * size.max(), size, torch.inf)  # components that do not vary say nothing
+    scaled, wanted = (x - mean) / size * share.sqrt()[:, None], (target - share @ target) * share.sqrt()[:, None]
     values, basis = symmetric_eigen(scaled.T @ scaled)
     products = basis.T @ (scaled.T @ wanted)
-    level = values.clamp(min=0).mean()
-    weight = [basis @ (products / (values.clamp(min=0) + penalty * level).clamp(min=1e-12)[:, None]) for penalty in PENALTIES]
+    weight = [basis @ (products / (values.clamp(min=0) + penalty)[:, None]) / size[:, None] for penalty in PENALTIES]
     return _Ridges(mean, torch.stack(weight))
 
 
