@@ -387,3 +387,9 @@ def test_fewer_clips_than_processes_are_left_of_a_cache(ntu_tree: Path) -> None:
         lengths.append(len(data.predict_dataloader()))
     assert lengths == [1, 0, 0, 0, 0, 0, 0, 0]
     assert data.allow_zero_length_dataloader_with_multiple_devices
+
+
+def test_clips_of_one_person_have_one_number_and_those_without_a_group_their_own(tmp_path: Path) -> None:
+    data = module(tmp_path)
+    data._index = SimpleNamespace(group=np.array(["P003", "", "P001", "P003", ""]))  # type: ignore[assignment]
+    assert data.groups(torch.tensor([0, 3, 2, 1, 4, 1])).tolist() == [2, 2, 1, 6, 9, 6]

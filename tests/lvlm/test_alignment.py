@@ -97,6 +97,15 @@ def test_unknown_labels_are_left_out_and_one_group_is_divided_by_sentences() -> 
     assert known.held_out > 0.9
 
 
+def test_order_of_sentences_does_not_matter() -> None:
+    """Several processes hold them in another order than one."""
+    vectors, labels = events()
+    groups, order = torch.arange(40) // 4, torch.randperm(40, generator=torch.Generator().manual_seed(5))
+    one, other = fit_votes(vectors.mean(1), labels, groups, A), fit_votes(vectors.mean(1)[order], labels[order], groups[order], A)
+    torch.testing.assert_close(one.weight, other.weight)
+    assert (one.penalty, one.held_out) == (other.penalty, other.held_out)
+
+
 def test_a_category_without_a_clip_gets_no_votes() -> None:
     vectors, labels = events()
     votes, _ = fitted(vectors, labels, classes=A + 1)
