@@ -288,8 +288,8 @@ class PromptTuningModule(Stage):
             means, labels, groups = map(self._of_all_ranks, (means, labels, groups))
         votes = fit_votes(means, labels, groups, len(self.classes))
         rank_zero_info(
-            f"projector starts as a linear probe of {len(means):,} training sentences, which predicts {votes.held_out:.3f} of those "
-            "whose group it has not seen (that stage 1 has seen them flatters it)"
+            f"the projector starts as a linear probe on {len(means):,} training sentences; it is right on {votes.held_out:.3f} of those of "
+            "groups it has not seen (stage 1 has seen them, so expect less)"
         )
         self.reasoner.align(votes, moments)
         if self.trainer.world_size > 1:
