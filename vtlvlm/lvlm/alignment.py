@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
-from vtlvlm.vtem.statistics import symmetric_eigen
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Penalties of the least-squares fit that are tried; components of sentence means are standardised before"""
@@ -106,7 +105,8 @@ def _ridges(x: Tensor, target: Tensor, weights: Tensor) -> _Ridges:
     size = (share @ (x - mean).square()).sqrt()
     size = torch.where(size > 1e-6 * size.max(), size, torch.inf)  # components that do not vary say nothing
     scaled, wanted = (x - mean) / size * share.sqrt()[:, None], (target - share @ target) * share.sqrt()[:, None]
-    values, basis = symmetric_eigen(scaled.T @ scaled)
+    found = np.linalg.eigh((scaled.T @ scaled).cpu().numpy())  # torch's may give up on the many zeros that few clips make
+    values, basis = (torch.from_numpy(part).to(x) for part in found)
     products = basis.T @ (scaled.T @ wanted)
     weight = [basis @ (products / (values.clamp(min=0) + penalty)[:, None]) / size[:, None] for penalty in PENALTIES]
     return _Ridges(mean, torch.stack(weight))
@@ -177,7 +177,7 @@ def align(projector: LlavaMultiModalProjector, votes: Votes, moments: EventMomen
     inward, outward = left[:, :rank], values[:rank, None] * right[:rank]
     others = min(pairs - rank, len(mean))
     if others:
-        components = symmetric_eigen(covariance)[1].flip(1)[:, :others]
+        components = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :others]
         generator = torch.Generator().manual_seed(0)
         directions = torch.randn(others, second.out_features, generator=generator).to(inward)
         directions = directions * (REST * scale / spread(components, directions, covariance))
