@@ -10,8 +10,8 @@ import torch
 from pipeline import Pipeline, launch_pair
 from videos import block_clips
 
-from vtlvlm.calibration import fit_temperature
 from vtlvlm.data.cache import EventCache, FeatureCache, FeatureCacheWriter
+from vtlvlm.metrics.calibration import fit_temperature
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 
 TWO = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.micro_batch_size", 1]

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from vtlvlm.data.cache import EventCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.alignment import EventMoments, Votes, fit_votes
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.lvlm.projector_init import EventMoments, Votes, fit_votes
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.recognizer import ActionRecognizer
-from vtlvlm.stages.origin import content_hash
+from vtlvlm.stages.compatibility import content_hash
 from vtlvlm.stages.parts import settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.vtem import VTEMModule

@@ -13,9 +13,9 @@ from tiny import tiny_llava
 from videos import encode, moving_block
 
 from vtlvlm.cli import main
-from vtlvlm.commands.probe import step_tokens
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.probes.stage1 import step_tokens
 from vtlvlm.stages.checkpoints import read_record
 from vtlvlm.stages.vtem import VTEMModule
 

@@ -77,9 +77,8 @@ def run(arguments: Sequence[str]) -> int:
 
         rest = resolved(rest)
     if name in TRAINER_COMMANDS:
-        from vtlvlm.commands import trainer
-
-        return trainer.run([name, *rest])
+        found: int = importlib.import_module("vtlvlm.commands.trainer").run([name, *rest])
+        return found
     module = importlib.import_module(f"vtlvlm.commands.{name}")
     if hasattr(module, "main"):  # commands whose options are those of a configuration
         return module.main(rest)

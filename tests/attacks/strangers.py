@@ -20,7 +20,7 @@ from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import base_identity
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.stages.origin import content_hash
+from vtlvlm.stages.compatibility import content_hash
 from vtlvlm.stages.parts import settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.vtem import VTEMModule

@@ -11,8 +11,8 @@ import torch
 from lightning import Trainer
 from matplotlib.figure import Figure
 
+from vtlvlm.callbacks.predictions import PredictionTable
 from vtlvlm.cli import main
-from vtlvlm.predictions import PredictionTable
 from vtlvlm.report.codebook import CodebookFacts, CodePictures, Pair, SalientClip, codebook_figure
 from vtlvlm.report.page import Picture, Report, Section, Setting, print_table, write_html, write_markdown
 from vtlvlm.report.style import new_figure, png

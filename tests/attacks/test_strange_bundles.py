@@ -14,11 +14,11 @@ from test_strange_checkpoints import REMOVED, put
 from torch._dynamo.utils import counters
 
 from vtlvlm.cli import main
-from vtlvlm.recognizer import digest
+from vtlvlm.recognizers.bundles import digest
 
 VTEM, REASONER = "vtem/init_args", "reasoner/init_args"
 CALL = {"class_path": "vtlvlm.cli.main", "init_args": {"arguments": ["synth", "MARK"]}}
-SAVE = {"class_path": "vtlvlm.recognizer.save_file", "init_args": {"tensors": {}, "filename": "MARK"}}
+SAVE = {"class_path": "vtlvlm.recognizers.export.save_file", "init_args": {"tensors": {}, "filename": "MARK"}}
 IMPORT = {"class_path": "vtlvlm.cli.importlib.import_module", "init_args": {"name": "antigravity"}}
 
 

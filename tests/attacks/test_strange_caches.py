@@ -15,8 +15,8 @@ from events import EventRun
 from strangers import bulk, spring
 
 from vtlvlm.data.cache import EventCache, EventCacheWriter, FeatureCacheWriter
+from vtlvlm.data.cache_format import content_hash
 from vtlvlm.data.datamodule import NTUDataModule
-from vtlvlm.data.layout import content_hash
 from vtlvlm.errors import DataError
 
 REMOVED = object()

@@ -141,7 +141,7 @@ def test_a_record_that_is_none_is_refused(
     ("path", "value"),
     bulk(
         [
-            (f"{SETTINGS}/extractor", {"class_path": "vtlvlm.recognizer.save_file", "init_args": {}}),
+            (f"{SETTINGS}/extractor", {"class_path": "vtlvlm.recognizers.export.save_file", "init_args": {}}),
             (f"{SETTINGS}/extractor/init_args/model", "hf-hub:a/b"),
             (f"{SETTINGS}/extractor/init_args/model", "tf_efficientnet_lite0.nothing"),
             (f"{SETTINGS}/extractor/init_args/model", "vit_tiny_patch16_224"),

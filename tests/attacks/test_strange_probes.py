@@ -15,11 +15,11 @@ from test_strange_bundles import CALL, IMPORT, SAVE, marked
 from test_strange_checkpoints import REMOVED, put
 from torch._dynamo.utils import counters
 
-from vtlvlm.bundles import digest
 from vtlvlm.cli import main
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.probes.linear import LinearProbe
-from vtlvlm.probes.recognizer import ProbeModel, export_probe
+from vtlvlm.recognizers.bundles import digest
+from vtlvlm.recognizers.probe import ProbeModel, export_probe
 from vtlvlm.stages.parts import settings_of
 from vtlvlm.vtem import TimmExtractor
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from vtlvlm.data import writers
+from vtlvlm.data import cache_writer
 from vtlvlm.data.cache import EventCache, EventCacheWriter, FeatureCache, FeatureCacheWriter, content_hash
-from vtlvlm.data.layout import first_difference
+from vtlvlm.data.cache_format import first_difference
 from vtlvlm.errors import DataError
 
 MADE = {"extractor": {"model": "lite0", "sha256": "ab"}, "sampling": {"frames": 8, "size": 64}}
@@ -157,9 +157,9 @@ def test_features_that_float16_cannot_hold(tmp_path: Path) -> None:
 CHILD = """
 import sys, time, torch
 from pathlib import Path
-from vtlvlm.data import writers
+from vtlvlm.data import cache_writer
 from vtlvlm.data.cache import FeatureCacheWriter
-writers._SHARD_BYTES = 4_000_000
+cache_writer._SHARD_BYTES = 4_000_000
 writer = FeatureCacheWriter(sys.argv[1], {"a": 1})
 for i in range(10_000):
     writer.add([(f"c{i}", 0)], torch.full((1, 50, 16, 768), float(i % 1000)), torch.zeros(1, 50))
@@ -197,7 +197,7 @@ def test_second_writer_is_refused_and_kill_leaves_whole_shards(tmp_path: Path) -
 
 
 def fill_what_is_missing(folder: Path, total: int) -> None:
-    writers._SHARD_BYTES = 60_000
+    cache_writer._SHARD_BYTES = 60_000
     with FeatureCacheWriter(folder, {"a": 1}) as writer:
         done = writer.done()
         for number in range(total):
@@ -299,7 +299,7 @@ def test_many_codes_are_refused(tmp_path: Path) -> None:
 
 
 def test_shards_are_cut_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writers, "_SHARD_BYTES", 100)
+    monkeypatch.setattr(cache_writer, "_SHARD_BYTES", 100)
     with FeatureCacheWriter(tmp_path, MADE) as writer:
         for i in range(0, 8, 2):
             writer.add(*features(i, 2))  # 2 x 24 float16 and 2 x 2 float32: 112 bytes

@@ -8,10 +8,10 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.alignment import EventMoments, fit_votes
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import load_llava, load_tokenizer
 from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.lvlm.projector_init import EventMoments, fit_votes
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.lvlm.scoring import score
 from vtlvlm.lvlm.trie import LabelTrie

@@ -13,9 +13,9 @@ from pipeline import Pipeline
 
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.metrics.paired import Difference
 from vtlvlm.probes import beside
 from vtlvlm.probes.linear import ProbeResult, best_probe, probe_suite
-from vtlvlm.report.paired import Difference
 from vtlvlm.report.runs import Run
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 

@@ -127,7 +127,7 @@ def test_foreign_classes_are_never_imported(name: str) -> None:
         ("quantizer", settings_of(UniformPooler(3)), "quantizer is a UniformPooler, expected a Quantizer"),
         ("pooler", settings_of(AdamW()), "pooler is a AdamW, expected a TemporalPooler"),
         ("pooler", {"class_path": "vtlvlm.cli.main", "init_args": {"arguments": ["demo"]}}, "vtlvlm.cli.main: this version"),
-        ("pooler", {"class_path": "vtlvlm.recognizer.save_file", "init_args": {}}, "vtlvlm.recognizer.save_file: this version"),
+        ("pooler", {"class_path": "vtlvlm.recognizers.export.save_file", "init_args": {}}, "export.save_file: this version"),
         ("pooler", {"class_path": "vtlvlm.stages.parts.importlib.import_module", "init_args": {"name": "x"}}, "no such part"),
         ("pooler", {"class_path": ["vtlvlm.vtem.poolers.UniformPooler"], "init_args": {}}, "pooler is a dict, expected TemporalPooler"),
         ("pooler", {"class_path": "vtlvlm.vtem.poolers.UniformPooler", "init_args": [1]}, "pooler is a dict"),

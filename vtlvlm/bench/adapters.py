@@ -19,15 +19,15 @@ from tqdm import tqdm
 
 from vtlvlm.bench.events import FULL, RAW, SEED, Setting, by_seed, command, fit, prepare, run_name, spread, stage1_configuration
 from vtlvlm.bench.harness import Figure
-from vtlvlm.commands.probe import step_probes
 from vtlvlm.configs import config
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
-from vtlvlm.finite import NotFiniteError
 from vtlvlm.lvlm.compose import compose
-from vtlvlm.report.paired import paired_difference
+from vtlvlm.metrics.paired import paired_difference
+from vtlvlm.probes.stage1 import step_probes
 from vtlvlm.report.runs import Run, fit_finished
 from vtlvlm.stages.checkpoints import to_continue
+from vtlvlm.stages.nan_guard import NotFiniteError
 from vtlvlm.system.files import write_json
 from vtlvlm.system.text import cell
 

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vtlvlm.bench.harness import Figure, alternate, ratio
-from vtlvlm.cores import usable_cores
 from vtlvlm.data.cache import EventCache, EventCacheWriter, FeatureCache, FeatureCacheWriter
 from vtlvlm.data.datasets import EventDataset
 from vtlvlm.data.listing import VIDEO_ENDINGS
@@ -33,6 +32,7 @@ from vtlvlm.data.sampling import FrameSampling, segment_centres
 from vtlvlm.data.transcode import copy
 from vtlvlm.data.video import decode, decode_sampled, probe
 from vtlvlm.errors import DataError
+from vtlvlm.system.cpu import usable_cores
 
 WIDTH, HEIGHT, RATE, SECONDS = 1920, 1080, 30, 4
 FRAMES, SIZE = 32, 224

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vtlvlm.bench.harness import Figure
 from vtlvlm.errors import UsageError
-from vtlvlm.report.paired import Difference, paired_difference
+from vtlvlm.metrics.paired import Difference, paired_difference
 
 FULL = "full"
 ARMS: dict[str, tuple[str, ...]] = {
@@ -151,8 +151,8 @@ def run_name(*parts: object) -> str:
 
 def one_run(setting: Setting, runs: Path, arm: str, seed: int, fold: str) -> dict[str, Any]:
     """Train one arm on one fold with one seed and probe it: ``{"guesses": {probe: [...]}, "labels", "groups"}`` of the test clips."""
-    from vtlvlm.commands.probe import step_probes
     from vtlvlm.data.datamodule import NTUDataModule
+    from vtlvlm.probes.stage1 import step_probes
     from vtlvlm.system.files import write_json
 
     run = runs / run_name(arm, fold, seed)
@@ -214,8 +214,8 @@ def against_full(found: dict[str, dict[str, list[Any]]], repeats: int) -> list[F
 @torch.no_grad()
 def codebook_use(setting: Setting, runs: Path) -> list[Figure]:
     """How much of a codebook of 512 codes validation people use, in eval mode, over all their stored views."""
-    from vtlvlm.codebook import CodebookHealth
     from vtlvlm.data.datamodule import NTUDataModule
+    from vtlvlm.metrics.codebook import CodebookHealth
     from vtlvlm.stages.vtem import VTEMModule
 
     fold = setting.folds[0]

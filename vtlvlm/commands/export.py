@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from vtlvlm.recognizer import export_bundle, export_prefix
+    from vtlvlm.recognizers.export import export_bundle, export_prefix
 
     if args.format == "peft":
         print(f"{export_prefix(args.run, args.output)}: load with peft.PeftModel.from_pretrained(llava, {str(args.output)!r})")

@@ -10,13 +10,13 @@ def main(arguments: Sequence[str]) -> int:
     from dataclasses import asdict
     from importlib.metadata import version
 
-    from vtlvlm.callbacks import FeatureWriter
+    from vtlvlm.callbacks.cache_writing import FeatureWriter
     from vtlvlm.commands.trainer import fill, parts
     from vtlvlm.data.cache import FeatureCacheWriter
     from vtlvlm.errors import UsageError
-    from vtlvlm.memory import freed_memory_kept
     from vtlvlm.stages.parts import is_ours, settings_of
     from vtlvlm.stages.vtem import FeatureExtraction
+    from vtlvlm.system.malloc import freed_memory_kept
 
     cli = parts("extract", arguments)
     data, extractor = cli.datamodule, cli.model.extractor

@@ -16,17 +16,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from vtlvlm.data.datamodule import NTUDataModule
-    from vtlvlm.probes.linear import ProbeResult
     from vtlvlm.vtem.extractors import FeatureExtractor
 
 
@@ -79,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     train = np.arange(len(data.split.train))
     extractor = None
     if args.export is not None:
-        from vtlvlm.probes.recognizer import extractor_of
+        from vtlvlm.recognizers.probe import extractor_of
 
         extractor = extractor_of(cache, args.weights)
     found = probe_suite(
@@ -94,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     )
     chosen = args.probe or best_probe(found)
     if args.vtem is not None:
+        from vtlvlm.probes.stage1 import step_probes
+
         found |= step_probes(data, args.vtem, args.seed)
     table = [ResultRow(name, r.top1, r.top5, r.mean_class, r.num_test) for name, r in found.items()]
     print(as_text(summary_table([*table, ResultRow("chance", 1 / data.num_classes)])))
@@ -108,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
 
 def require_bundle_place(args: argparse.Namespace) -> None:
     """Refuse a place of the bundle that exists, or lies over what it is made from, before anything is computed."""
-    from vtlvlm.bundles import new_folder
     from vtlvlm.errors import UsageError
+    from vtlvlm.recognizers.bundles import new_folder
     from vtlvlm.system.places import require_apart, within
 
     new_folder(args.export)
@@ -120,9 +118,9 @@ def require_bundle_place(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace, data: NTUDataModule, extractor: FeatureExtractor, features: NDArray[np.generic], name: str) -> None:
     """Fit the probe of a name on the training clips' features (N, T', S, D) and bundle it."""
-    from vtlvlm.data.layout import made_of
+    from vtlvlm.data.cache_format import made_of
     from vtlvlm.probes.linear import clip_vectors, fit_probe
-    from vtlvlm.probes.recognizer import ProbeModel, export_probe, temperature_of
+    from vtlvlm.recognizers.probe import ProbeModel, export_probe, temperature_of
     from vtlvlm.report.provenance import environment
 
     cache, rows = data.features_cache, data.split.train
@@ -148,77 +146,3 @@ def export(args: argparse.Namespace, data: NTUDataModule, extractor: FeatureExtr
         f"{folder}: linear probe ({name}), {fitted.chosen_accuracy:.3f} on held-out people of {len(rows)} training clips, temperature "
         f"{temperature:.3g}; classify with: vtlvlm classify --model {folder} FILE"
     )
-
-
-VIEWED_CLIPS = 512
-"""Clips and views that the probes of stage 1's steps train on, at most, where there are fewer clips than that"""
-
-
-def step_probes(data: NTUDataModule, checkpoint: Path, seed: int, wanted: Collection[str] | None = None) -> dict[str, ProbeResult]:
-    """Linear and attention probes on every step of stage 1, as ``features: linear, mean`` or ``codes: attention``.
-
-    All of them train on the same clips, each in as many of its training views as make ``VIEWED_CLIPS`` in all (the language model gets
-    them too), and are tested on the plain view.
-
-    Args:
-        data: set up, with a feature cache.
-        checkpoint: of stage 1.
-        seed: of folds and starts.
-        wanted: names of the only probes to make; None for all.
-    """
-    import numpy as np
-
-    from vtlvlm.probes.attention import attention_probe
-    from vtlvlm.probes.linear import linear_probe
-
-    train, test = data.split.require("train"), data.split.require("test")
-    views = min(data.num_views, max(1, VIEWED_CLIPS // len(train)))
-    rows = np.concatenate([np.tile(train, views), test])
-    steps = step_tokens(data, checkpoint, rows, np.concatenate([np.repeat(np.arange(views), len(train)), np.zeros_like(test)]))
-    labels, learning = data.index.label[rows], len(train) * views
-    found: dict[str, ProbeResult] = {}
-    for name, (tokens, windows) in steps.items():
-        linear, attention = f"{name}: linear, mean", f"{name}: attention"
-        common: dict[str, Any] = {"train_groups": data.index.group[rows[:learning]], "num_classes": data.num_classes, "seed": seed}
-        sides = labels[:learning], labels[learning:]
-        if wanted is None or linear in wanted:
-            mean = tokens.unflatten(1, (windows, -1)).float().mean(dim=1).flatten(1).numpy()
-            found[linear] = linear_probe(mean[:learning], sides[0], mean[learning:], sides[1], **common)
-        if wanted is None or attention in wanted:
-            found[attention] = attention_probe(tokens[:learning], sides[0], tokens[learning:], sides[1], windows=windows, **common)
-    return found
-
-
-def step_tokens(data: NTUDataModule, checkpoint: Path, clips: NDArray[np.int64], views: NDArray[np.int64]) -> dict[str, tuple[Tensor, int]]:
-    """Clips at every step of stage 1.
-
-    Args:
-        data: set up, with a feature cache.
-        checkpoint: of stage 1.
-        clips: (n,) rows of the index.
-        views: (n,) of each the view.
-
-    Returns:
-        Name -> tokens (n, M, width), window by window, and their number of windows.
-    """
-    import numpy as np
-    import torch
-
-    from vtlvlm.stages.vtem import VTEMModule
-
-    module = VTEMModule.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    module.check_data(data)
-    cache = data.features_cache
-    assert cache is not None
-    parts: dict[str, list[Tensor]] = {"features": [], "windows": [], "continuous events": [], "codes": []}
-    held = np.stack([cache.rows(data.index.name[clips], view) for view in range(int(views.max()) + 1)])[views, np.arange(len(clips))]
-    with torch.no_grad():
-        for start in range(0, len(held), 64):
-            chosen = held[start : start + 64]
-            features = cache.features(chosen)
-            events = module.vtem.events(features, cache.times(chosen))
-            found = (features.flatten(1, 2), events.pooled.segments.flatten(1, 2), events.continuous, events.tokens.vectors)
-            for name, part in zip(parts, found, strict=True):
-                parts[name].append(part)
-    windows = module.pooler.windows
-    return {name: (torch.cat(part), cache.steps if name == "features" else windows) for name, part in parts.items()}

@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write both files and print the table."""
+    from vtlvlm.commands.demo_report import pipeline_report
     from vtlvlm.errors import DataError, UsageError
-    from vtlvlm.pipeline_report import pipeline_report
     from vtlvlm.report.page import print_table, write_html, write_markdown
     from vtlvlm.system.streams import gist
 

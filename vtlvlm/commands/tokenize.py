@@ -9,12 +9,12 @@ def main(arguments: Sequence[str]) -> int:
     """Fill an event cache with a stage-1 checkpoint that was made with the same settings; an interrupted run continues."""
     from pathlib import Path
 
-    from vtlvlm.callbacks import EventWriter
+    from vtlvlm.callbacks.cache_writing import EventWriter
     from vtlvlm.commands.trainer import fill, parts, run_folder
     from vtlvlm.data.cache import EventCacheWriter
     from vtlvlm.errors import UsageError
     from vtlvlm.stages.checkpoints import RECORD, load_checkpoint, named
-    from vtlvlm.stages.origin import content_hash
+    from vtlvlm.stages.compatibility import content_hash
 
     cli = parts("tokenize", arguments)
     if cli.config["ckpt_path"] is None:

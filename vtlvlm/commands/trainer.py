@@ -17,22 +17,26 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressB
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
-from vtlvlm.callbacks import CacheWriting, ConfusionFigure, RunRecord, Throughput
+from vtlvlm.callbacks.cache_writing import CacheWriting
+from vtlvlm.callbacks.codebook_panel import CodebookPanel
+from vtlvlm.callbacks.confusion import ConfusionFigure
+from vtlvlm.callbacks.predictions import PredictionTable
+from vtlvlm.callbacks.progress import StepProgress
+from vtlvlm.callbacks.run_record import RunRecord
+from vtlvlm.callbacks.throughput import Throughput
+from vtlvlm.callbacks.validate_first import ValidateFirst  # noqa: F401 - so that configurations find it by its name
 from vtlvlm.commands import guard
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
-from vtlvlm.data.space import readable, require_space
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.prefix import DeepPrompts
-from vtlvlm.panels import CodebookPanel
-from vtlvlm.predictions import PredictionTable
 from vtlvlm.probes.beside import ProbeBeside
-from vtlvlm.progress import StepProgress
 from vtlvlm.report.curves import Curves
 from vtlvlm.stages.checkpoints import CheckpointFiles, Restored, RunTrainer, examine, run_checkpoints
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.stage import Stage
 from vtlvlm.stages.vtem import VTEMModule
+from vtlvlm.system.disk import readable, require_space
 from vtlvlm.system.files import write_text
 from vtlvlm.system.seeds import require_seed
 

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtlvlm.data.layout import MAKERS, Key, content_hash, digest, main_files, open_shard, plain, read_meta, require_same, rows_file
+from vtlvlm.data.cache_format import MAKERS, Key, content_hash, digest, main_files, open_shard, plain, read_meta, require_same, rows_file
+from vtlvlm.data.cache_writer import EventCacheWriter, FeatureCacheWriter
 from vtlvlm.data.shards import TensorFile, open_tensor
-from vtlvlm.data.writers import EventCacheWriter, FeatureCacheWriter
 from vtlvlm.errors import DataError
 
 __all__ = ["EventCache", "EventCacheWriter", "FeatureCache", "FeatureCacheWriter", "Key", "content_hash"]

@@ -17,9 +17,9 @@ from torch.utils.data import Sampler
 from vtlvlm.batches import VideoBatch
 from vtlvlm.data.augment import ClipAugmentation
 from vtlvlm.data.cache import EventCache, FeatureCache, Key
+from vtlvlm.data.cache_format import first_difference, frames_taken
 from vtlvlm.data.datasets import PATIENCE, ClipDataset, ClipLoader, EventDataset, FeatureDataset, Targets, VideoDataset, passed_on
 from vtlvlm.data.index import ClipIndex
-from vtlvlm.data.layout import first_difference, frames_taken
 from vtlvlm.data.samplers import Begun, ExactSampler, Item, TrainSampler
 from vtlvlm.data.sampling import TEST_VIEWS, FrameSampling
 from vtlvlm.data.split import Split, split

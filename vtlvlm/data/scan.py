@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vtlvlm.cores import usable_cores
 from vtlvlm.data.forms import drop_empty, found, listed
 from vtlvlm.data.index import COLUMNS, ClipIndex, default_store, require_store, stores
 from vtlvlm.errors import DataError, UsageError
+from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.places import same, within
 from vtlvlm.system.text import shown
 

@@ -20,13 +20,13 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from vtlvlm.cores import usable_cores
 from vtlvlm.data.container import VideoError, container_of, opened, packets_of
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.shards import LOCK, FolderLock
-from vtlvlm.data.space import require_space
 from vtlvlm.data.video import all_frames, linked, scaling, seconds, turns, verify
 from vtlvlm.errors import DataError, UsageError
+from vtlvlm.system.cpu import usable_cores
+from vtlvlm.system.disk import require_space
 from vtlvlm.system.files import replacing, tidied
 from vtlvlm.system.places import below, real, require_apart, same, within
 

@@ -16,12 +16,12 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter, FullFineTuning
-from vtlvlm.lvlm.alignment import EventMoments, Votes, align
 from vtlvlm.lvlm.generative import answer_table, language_loss
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.kernel import use_kernel
 from vtlvlm.lvlm.llava import Dtype, Quantization, load_config, load_llava, load_tokenizer, projector_width
 from vtlvlm.lvlm.priors import PER_TOKEN, RELATIVE, PriorSums, ScoreMode
+from vtlvlm.lvlm.projector_init import EventMoments, Votes, align
 from vtlvlm.lvlm.scoring import MASKED, score
 from vtlvlm.lvlm.trie import LabelTrie, require_room
 
@@ -54,8 +54,8 @@ class EventReasoner(nn.Module):
             take no mask of their own score labels as a batch over the cached context, which is slower and forbids gradient checkpointing.
         quantization: ``8bit`` or ``4bit`` for the frozen language model, through bitsandbytes; None keeps its weights whole.
         train_projector: Train LLaVA's projector along, as a freshly composed one needs.
-        align_projector: Before training starts, fit the projector to the training side in closed form (``alignment.py``), so that an event
-            looks like the words of its category. For projectors that were never aligned; needs ``train_projector``.
+        align_projector: Before training starts, fit the projector to the training side in closed form (``projector_init``), so that a
+            sentence looks like the words of its category. For projectors that were never aligned; needs ``train_projector``.
         mean_share: Share of the mean of its sentence in every event that the projector reads, in [0, 1]: 0 is the paper's, where an event
             tells of its own moment alone; with 1 all are the mean and the order is lost. For a few dozen clips, whose single events are
             read badly; actions that are each other's reversal in time suffer (figures: README, "Your own videos").
@@ -250,7 +250,7 @@ class EventReasoner(nn.Module):
 
     @torch.no_grad()
     def align(self, votes: Votes, moments: EventMoments) -> None:
-        """Fit the projector to training events: see ``alignment.py``.
+        """Fit the projector to training events: see ``projector_init.py``.
 
         Raises:
             UsageError: Not built, events that are all equal, or a projector that cannot carry a linear map.

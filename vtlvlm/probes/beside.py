@@ -16,10 +16,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from vtlvlm.data.cache import FeatureCache
-from vtlvlm.data.layout import content_hash, made_of, read_meta
+from vtlvlm.data.cache_format import content_hash, made_of, read_meta
 from vtlvlm.errors import DataError
+from vtlvlm.metrics.paired import Difference, paired_difference
 from vtlvlm.probes.linear import best_probe, clip_vectors, probes_of
-from vtlvlm.report.paired import Difference, paired_difference
 from vtlvlm.report.style import beside_the_result
 from vtlvlm.system.files import write_json
 from vtlvlm.system.text import shown

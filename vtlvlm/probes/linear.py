@@ -17,7 +17,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import SplineTransformer, StandardScaler
 
 from vtlvlm.errors import DataError
-from vtlvlm.metrics import action_metrics
+from vtlvlm.metrics.actions import action_metrics
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse regularisation strengths C that are tried, strongest regularisation first."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vtlvlm.cores import usable_cores
+from vtlvlm.system.cpu import usable_cores
 
 PACKAGES = (
     "vtlvlm",

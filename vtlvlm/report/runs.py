@@ -1,4 +1,4 @@
-"""Typed readers of run folders: what ``callbacks.py`` and the TensorBoard logger wrote."""
+"""Typed readers of run folders: what the callbacks and the TensorBoard logger wrote."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.stages.origin import require_record, require_tensors
+from vtlvlm.stages.compatibility import require_record, require_tensors
 from vtlvlm.stages.sharded import read_description
 from vtlvlm.system.files import replacing, sync
 from vtlvlm.system.places import same, within

@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
-from vtlvlm.calibration import FittedTemperature, calibration_metrics
-from vtlvlm.data.layout import made_of
+from vtlvlm.data.cache_format import made_of
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.alignment import EventMoments, fit_votes
 from vtlvlm.lvlm.llava import base_identity, projector_origin, require_same_base
 from vtlvlm.lvlm.priors import FROM_CLIPS, RELATIVE
+from vtlvlm.lvlm.projector_init import EventMoments, fit_votes
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.metrics import action_metrics, confusion, mean_over_views
-from vtlvlm.stages.origin import content_hash, require_same_origin, require_same_split, require_unseen_validation
+from vtlvlm.metrics.actions import action_metrics, confusion, mean_over_views
+from vtlvlm.metrics.calibration import FittedTemperature, calibration_metrics
+from vtlvlm.stages.compatibility import content_hash, require_same_origin, require_same_split, require_unseen_validation
 from vtlvlm.stages.stage import AdamW, Stage
 from vtlvlm.stages.vtem import VTEMModule
 
@@ -37,9 +37,9 @@ PRIOR_CLIPS = 64
 class PromptTuningModule(Stage):
     """Trains the adapter with the cross-entropy of P(A = a) over the categories (eq. 7).
 
-    Validation also fits the temperature of the probabilities (``calibration.py``), which goes into the checkpoint of those weights; what
-    was trained on since its last validation has 1. ``nll``, ``ece`` and ``brier`` are measured without it, what has ``_calibrated`` in its
-    name with it; ``predict`` and ``classify`` use it.
+    Validation also fits the temperature of the probabilities (``metrics.calibration``), which goes into the checkpoint of those weights;
+    weights that were trained on since their last validation have 1. ``nll``, ``ece`` and ``brier`` are measured without it, figures with
+    ``_calibrated`` in their name with it; ``predict`` and ``classify`` use it.
 
     Args:
         reasoner: the LLaVA with its adapter (soft prompts in the paper) and its instruction (eq. 5, 6).

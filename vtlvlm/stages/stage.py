@@ -16,9 +16,9 @@ from torchmetrics import MeanMetric
 
 from vtlvlm import __version__
 from vtlvlm.errors import UsageError
-from vtlvlm.finite import FiniteTraining
 from vtlvlm.stages.checkpoints import RECORD, RunCheckpoint, harmless, is_default, load_checkpoint, run_checkpoints, with_present_names
-from vtlvlm.stages.origin import require_numbers
+from vtlvlm.stages.compatibility import require_numbers
+from vtlvlm.stages.nan_guard import FiniteTraining
 from vtlvlm.stages.parts import build_from, flat, is_part, settings_of, with_defaults
 from vtlvlm.stages.resume import go_on
 

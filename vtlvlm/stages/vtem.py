@@ -12,13 +12,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch
-from vtlvlm.codebook import CodebookHealth, SeenEvents
-from vtlvlm.data.layout import made_of
+from vtlvlm.data.cache_format import made_of
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.errors import UsageError
+from vtlvlm.metrics.codebook import CodebookHealth, SeenEvents
 from vtlvlm.report.provenance import global_seed
 from vtlvlm.stages.checkpoints import RECORD
-from vtlvlm.stages.origin import require_same_extractor, require_same_split, require_unseen_validation
+from vtlvlm.stages.compatibility import require_same_extractor, require_same_split, require_unseen_validation
 from vtlvlm.stages.parts import build_from, flat, settings_of, with_defaults
 from vtlvlm.stages.stage import AdamW, Stage
 from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor, VideoExtractor

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vtlvlm.cores import usable_cores
 from vtlvlm.data import ntu
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.synth.actions import ACTIONS
@@ -25,6 +24,7 @@ from vtlvlm.synth.performance import Performance, perform
 from vtlvlm.synth.render import encode, frames
 from vtlvlm.synth.scene import ANGLES, FPS, HEIGHT, WIDTH, Camera, Setup, setup_of
 from vtlvlm.synth.skeleton import skeleton_text
+from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.files import replacing, tidied
 
 VERSION = 2

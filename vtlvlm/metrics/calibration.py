@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from vtlvlm.metrics import UNKNOWN, BrierScore, ExpectedCalibrationError, NegativeLogLikelihood
+from vtlvlm.metrics.actions import UNKNOWN, BrierScore, ExpectedCalibrationError, NegativeLogLikelihood
 
 LIMIT = 100.0
 """Temperatures are sought in [1 / LIMIT, LIMIT]"""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassCalibrationError
 
-from vtlvlm.metrics import (
+from vtlvlm.metrics.actions import (
     ExpectedCalibrationError,
     MeanClassAccuracy,
     action_metrics,

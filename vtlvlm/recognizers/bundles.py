@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vtlvlm.errors import UsageError
-from vtlvlm.stages.origin import require_numbers, require_tensors
+from vtlvlm.stages.compatibility import require_numbers, require_tensors
 from vtlvlm.system.text import shown
 
 BUNDLE = "bundle.json"
 FORMAT = 3
+VTEM_FILE, ADAPTER_FILE = "vtem.safetensors", "adapter.safetensors"
 LARGEST_BUNDLE = 64 << 20
 """Bytes of a bundle's description"""
 

@@ -12,10 +12,10 @@ from pixels import PixelExtractor
 from torch import Tensor
 from videos import block_clips
 
-from vtlvlm.codebook import CodeTally
+from vtlvlm.callbacks.codebook_panel import OPTION, CodebookPanel, remedy
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.sampling import FrameSampling
-from vtlvlm.panels import OPTION, CodebookPanel, remedy
+from vtlvlm.metrics.codebook import CodeTally
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import EMAQuantizer, EqualSaliencePooler, IdentityQuantizer, InfoNCE, Quantizer
 from vtlvlm.vtem.quantizers import FactorisedQuantizer, FSQQuantizer, LearnedQuantizer, Quantized, SimVQQuantizer
@@ -116,7 +116,9 @@ def test_collapse_is_warned_of_once(root: Path, tmp_path: Path, caplog: pytest.L
     """128 training tokens for 12 codes: enough to tell; the 32 of validation are not."""
     module = stage1(StuckQuantizer(codes=12))
     trainer(tmp_path, max_epochs=3).fit(module, datamodule=clips(root, validation=0))
-    told = [entry.getMessage() for entry in caplog.records if entry.name == "vtlvlm.panels" and entry.levelname == "WARNING"]
+    told = [
+        entry.getMessage() for entry in caplog.records if entry.name == "vtlvlm.callbacks.codebook_panel" and entry.levelname == "WARNING"
+    ]
     assert len(told) == 1
     assert "perplexity 1.0 of 12 codes (8.3%), 8.3% of them in use over 128 tokens (train tokens, step 4)" in told[0]
     assert "--model.init_args.quantizer.init_args.dead_below 0.25" in told[0]

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
-from vtlvlm.calibration import FittedTemperature, calibration_metrics, fit_temperature
+from vtlvlm.metrics.calibration import FittedTemperature, calibration_metrics, fit_temperature
 
 
 def honest(count: int, classes: int = 10, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

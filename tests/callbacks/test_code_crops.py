@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from videos import block_clips
 
+from vtlvlm.callbacks.code_crops import CELL_PIXELS, KEPT, KeptEvents, Place, cells, choose
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import decode_sampled
-from vtlvlm.exemplars import CELL_PIXELS, KEPT, KeptEvents, Place, cells, choose
 
 GRID = 2
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vtlvlm.data.space import readable, require_space
 from vtlvlm.errors import DataError
+from vtlvlm.system.disk import readable, require_space
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vtlvlm.batches import FeatureBatch, VideoBatch
-from vtlvlm.codebook import ENOUGH_TOKENS, CodeTally, CollapseKind, SeenEvents, zipf_fit
-from vtlvlm.exemplars import KeptEvents, cells, choose
+from vtlvlm.callbacks.code_crops import KeptEvents, cells, choose
+from vtlvlm.metrics.codebook import ENOUGH_TOKENS, CodeTally, CollapseKind, SeenEvents, zipf_fit
 from vtlvlm.report.codebook import CodebookFacts, CodePictures, Pair, SalientClip, codebook_figure, signed
 from vtlvlm.report.curves import add_picture
 from vtlvlm.report.runs import Curve

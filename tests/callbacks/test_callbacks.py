@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vtlvlm.batches import EventTokens, FeatureBatch
-from vtlvlm.callbacks import ConfusionFigure, EventWriter, FeatureWriter, RunRecord, Throughput
+from vtlvlm.callbacks.cache_writing import EventWriter, FeatureWriter
+from vtlvlm.callbacks.confusion import ConfusionFigure
+from vtlvlm.callbacks.run_record import RunRecord
+from vtlvlm.callbacks.throughput import Throughput
 from vtlvlm.data.cache import EventCache, EventCacheWriter, FeatureCache, FeatureCacheWriter
-from vtlvlm.metrics import action_metrics, confusion
+from vtlvlm.metrics.actions import action_metrics, confusion
 from vtlvlm.report.runs import Run, fit_finished
 
 CLASSES = ("bow", "jump", "wave")

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from vtlvlm.batches import FeatureBatch
 from vtlvlm.errors import DataError
-from vtlvlm.finite import FiniteTraining, finite
+from vtlvlm.stages.nan_guard import FiniteTraining, finite
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import EMAQuantizer, InfoNCE, UniformPooler
 

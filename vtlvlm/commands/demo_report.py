@@ -15,8 +15,8 @@ from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.sampling import segment_centres
 from vtlvlm.data.video import decode, probe
 from vtlvlm.errors import DataError
-from vtlvlm.probes.recognizer import ProbeRecognizer
-from vtlvlm.recognizer import ActionRecognizer, Recognition
+from vtlvlm.recognizer import ActionRecognizer
+from vtlvlm.recognizers.base import Recognition
 from vtlvlm.report.figures import Panel, accuracy_bars, confusion_figure, learning_curves
 from vtlvlm.report.page import Picture, Report, Section, Setting
 from vtlvlm.report.runs import Curve, Metrics, Run
@@ -47,7 +47,7 @@ def pipeline_report(folder: Path, protocol: str = "xsub60") -> Report:
     data = NTUDataModule(str(folder / "videos"), protocol, features=str(folder / "features"), validation=0.0)
     data.setup("test")
     recognizer = ActionRecognizer.from_checkpoint(folder / "bundle")
-    if isinstance(recognizer, ProbeRecognizer):
+    if not isinstance(recognizer, ActionRecognizer):
         raise DataError(f"{folder / 'bundle'}: a linear probe, which has no event sentences to report on; export the one of stage 2 there")
     shown, timing = _recognise(recognizer, data)
     environment = stage2.environment or {}

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from torchmetrics import MeanMetric
 
 from vtlvlm.data.samplers import ExactSampler
-from vtlvlm.metrics import action_metrics, confusion
+from vtlvlm.metrics.actions import action_metrics, confusion
 
 RANKS, CLIPS, CLASSES, BATCH = 2, 13, 7, 2
 

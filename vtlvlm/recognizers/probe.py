@@ -13,16 +13,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vtlvlm import __version__
-from vtlvlm.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_weights
-from vtlvlm.calibration import fit_temperature
 from vtlvlm.data.cache import FeatureCache
-from vtlvlm.data.layout import first_difference, made_of
+from vtlvlm.data.cache_format import first_difference, made_of
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip
 from vtlvlm.errors import UsageError
+from vtlvlm.metrics.calibration import fit_temperature
 from vtlvlm.probes.linear import ABSENT, VECTORS, FittedProbe, LinearProbe, clip_vectors
-from vtlvlm.recognizer import MOST_PIXELS, ActionRecognizer, found_device, require_modest
-from vtlvlm.stages.origin import require_classes, require_numbers
+from vtlvlm.recognizers.base import MOST_PIXELS, Recognizer, require_modest
+from vtlvlm.recognizers.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_weights
+from vtlvlm.stages.compatibility import require_classes, require_numbers
 from vtlvlm.stages.parts import build_from, is_part, settings_of
 from vtlvlm.system.files import appearing, write_json
 from vtlvlm.system.saving import saving
@@ -148,7 +148,7 @@ def export_probe(output: str | Path, model: ProbeModel, classes: list[str], samp
 # -- reading ---------------------------------------------------------------------------------------------------------------------------
 
 
-class ProbeRecognizer(ActionRecognizer):
+class ProbeRecognizer(Recognizer):
     """A linear probe for single files. It has no event sentence: ``events`` of what it recognises is None.
 
     Args:
@@ -158,11 +158,8 @@ class ProbeRecognizer(ActionRecognizer):
         device: Where the extractor runs, ``auto`` for the first GPU if there is one.
     """
 
-    suspects = "its weights"
-
     def __init__(self, model: ProbeModel, classes: list[str], sampling: FrameSampling, device: str = "auto") -> None:
-        require_modest(sampling, model.extractor)
-        self.device, self.classes, self.sampling = found_device(device), list(classes), sampling
+        super().__init__(classes, sampling, model.extractor, device)
         if isinstance(model.extractor, Backbone):
             model.extractor.run = model.extractor.feature_map  # a model's file may ask for compiling, which takes minutes
         self.model = model._replace(extractor=model.extractor.to(self.device).eval())

@@ -13,7 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtlvlm.data.layout import VERSION, Key, Rows, content_hash, digest, main_files, open_shard, plain, read_meta, require_same, rows_file
+from vtlvlm.data.cache_format import (
+    VERSION,
+    Key,
+    Rows,
+    content_hash,
+    digest,
+    main_files,
+    open_shard,
+    plain,
+    read_meta,
+    require_same,
+    rows_file,
+)
 from vtlvlm.data.shards import FolderLock, save_json, save_tensors
 from vtlvlm.errors import DataError
 

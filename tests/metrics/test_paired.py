@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtlvlm.report.paired import paired_difference
+from vtlvlm.metrics.paired import paired_difference
 
 
 def test_no_difference_has_no_width() -> None:

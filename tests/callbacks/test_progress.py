@@ -4,7 +4,7 @@ import pytest
 from lightning import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from vtlvlm.progress import StepProgress
+from vtlvlm.callbacks.progress import StepProgress
 
 
 def test_bars_of_training_and_testing(capsys: pytest.CaptureFixture[str], tmp_path) -> None:

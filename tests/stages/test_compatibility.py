@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vtlvlm.errors import UsageError
-from vtlvlm.stages.origin import content_hash, require_same_extractor, require_unseen_validation
+from vtlvlm.stages.compatibility import content_hash, require_same_extractor, require_unseen_validation
 from vtlvlm.vtem import TimmExtractor
 
 MOBILE = "mobilenetv3_small_050"

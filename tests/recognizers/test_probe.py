@@ -16,8 +16,8 @@ from vtlvlm.data.cache import FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
 from vtlvlm.probes.linear import VECTORS, FittedProbe, LinearProbe, clip_vectors, fit_probe
-from vtlvlm.probes.recognizer import SIZES, ProbeRecognizer, extractor_of, temperature_of
 from vtlvlm.recognizer import ActionRecognizer
+from vtlvlm.recognizers.probe import SIZES, ProbeRecognizer, extractor_of, temperature_of
 
 CLIP = "S001C001P001R001A001_rgb.avi"
 
@@ -151,12 +151,12 @@ def test_the_extractor_of_a_cache(chain: Pipeline, tmp_path: Path, capsys: pytes
 
 
 def test_a_report_needs_event_sentences(chain: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vtlvlm import pipeline_report
+    from vtlvlm.commands import demo_report
 
     assert exported(chain, tmp_path / "bundle") == 0
     (tmp_path / "probes.json").write_text('{"probes": {}}')
     for name, source in (("videos", chain.root), ("features", chain.features), ("stage1", chain.run1), ("stage2", chain.run2)):
         (tmp_path / name).symlink_to(source)
     (tmp_path / "untuned").symlink_to(chain.run2)
-    with pytest.raises(pipeline_report.DataError, match="a linear probe, which has no event sentences"):
-        pipeline_report.pipeline_report(tmp_path)
+    with pytest.raises(demo_report.DataError, match="a linear probe, which has no event sentences"):
+        demo_report.pipeline_report(tmp_path)

@@ -11,7 +11,7 @@ def test_a_large_block_is_reused_without_new_page_faults_and_given_back_at_the_e
     """In a process of its own: 64 MiB are allocated and freed again and again; kept memory is faulted in once."""
     code = (
         "import ctypes, resource, sys, platform\n"
-        "from vtlvlm.memory import freed_memory_kept\n"
+        "from vtlvlm.system.malloc import freed_memory_kept\n"
         "if platform.libc_ver()[0] != 'glibc': sys.exit(0)\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "resident = lambda: int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize()\n"

@@ -11,10 +11,10 @@ from transformers import LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.alignment import PENALTIES, EventMoments, Votes, align, fit_votes
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import load_tokenizer
 from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.lvlm.projector_init import PENALTIES, EventMoments, Votes, align, fit_votes
 from vtlvlm.lvlm.reasoner import EventReasoner
 
 E, A, L = 6, 3, 32

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vtlvlm.codebook import CodebookHealth, CodeTally, action_information, entropy, run_lengths, zipf_fit
 from vtlvlm.errors import UsageError
+from vtlvlm.metrics.codebook import CodebookHealth, CodeTally, action_information, entropy, run_lengths, zipf_fit
 
 UNLABELLED = torch.full((1,), -1)
 

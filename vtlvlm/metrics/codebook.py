@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from vtlvlm.errors import UsageError
-from vtlvlm.metrics import UNKNOWN
+from vtlvlm.metrics.actions import UNKNOWN
 
 ENOUGH_TOKENS = 10
 """Tokens a code, on average, below which nothing is called a collapse: of few tokens most codes get none, however healthy the codebook."""

@@ -1,0 +1,171 @@
+"""What a run leaves in its folder: versions, time, memory, and the figures of its evaluations."""
+
+from __future__ import annotations
+
+import math
+import resource
+import statistics
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from vtlvlm.report.provenance import environment, global_seed
+from vtlvlm.report.runs import Run
+from vtlvlm.system.files import write_json
+
+SPLITS = {"test": "test", "validate": "val"}
+"""What a trainer does -> the name of the split it reads."""
+
+
+class RunRecord(Callback):
+    """Writes ``versions.json``, ``fit.json`` and ``metrics.json`` (``metrics_val.json`` after ``validate``) into the run folder.
+
+    The run folder is the trainer's ``default_root_dir``. Files are replaced whole, by rank zero alone. ``fit.json`` is written with each
+    checkpoint, so that a kill loses the time since the last one.
+    """
+
+    def __init__(self) -> None:
+        self._environment: dict[str, Any] = {}
+        self._clips = 0
+        self._started = self._mark = 0.0
+        self._first_step = 0
+        self._durations: list[float] = []
+        self._earlier: list[dict[str, Any]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``versions.json`` if there is none: a test leaves that of the training as it is (its own is in ``metrics.json``)."""
+        if trainer.is_global_zero:
+            self._environment = environment(global_seed(), Path.cwd())
+            path = Path(trainer.default_root_dir) / "versions.json"
+            if stage != "fit" and not path.exists():
+                write_json(path, self._environment)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock; write ``versions.json`` of the training, which nothing has refused by now."""
+        self._begin(trainer)
+        if trainer.is_global_zero:
+            write_json(Path(trainer.default_root_dir) / "versions.json", self._environment)
+
+    def _begin(self, trainer: Trainer) -> None:
+        self._started = self._mark = time.perf_counter()
+        self._first_step, self._durations = trainer.global_step, []
+        fit = Run(Path(trainer.default_root_dir)).fit if self._first_step and trainer.is_global_zero else None
+        self._earlier = [] if fit is None else fit.sessions  # those that a resumed training continues
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write what training has cost so far."""
+        if trainer.state.fn == "fit" and self._started:
+            self._write_fit(trainer, pl_module, finished=False)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Note how long an optimiser step took, from the end of the one before."""
+        if trainer.global_step > self._first_step + len(self._durations):
+            now = time.perf_counter()
+            self._durations.append(now - self._mark)
+            self._mark = now
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take validation out of the step that follows it; after ``validate``, write ``metrics_val.json``."""
+        self._mark = time.perf_counter()
+        self._write_metrics(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``fit.json``."""
+        if not self._started:  # continued at its last step: there was nothing to do
+            fit = Run(Path(trainer.default_root_dir)).fit
+            if fit is not None and fit.finished and fit.steps == trainer.global_step:
+                return
+            self._begin(trainer)
+        self._write_fit(trainer, pl_module, finished=True)
+        self._started = 0.0
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """An interrupted training has its cost recorded too."""
+        if trainer.state.fn == "fit" and self._started:
+            with suppress(OSError):  # a full disk, which the exception tells of
+                self._write_fit(trainer, pl_module, finished=False)
+            self._started = 0.0
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count clips from zero."""
+        self._clips = 0
+
+    on_validation_start = on_test_start
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Count the clips that were evaluated; a clip's views stand side by side and count once."""
+        self._clips += len(torch.unique_consecutive(batch.clips))
+
+    on_validation_batch_end = on_test_batch_end
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``metrics.json``."""
+        self._write_metrics(trainer, pl_module)
+
+    def _write_fit(self, trainer: Trainer, pl_module: LightningModule, finished: bool) -> None:
+        if not trainer.is_global_zero:
+            return
+        path = Path(trainer.default_root_dir) / "fit.json"
+        session = {
+            "first_step": self._first_step,
+            "last_step": trainer.global_step,
+            "epochs": trainer.current_epoch,
+            "wall_seconds": time.perf_counter() - self._started,
+            "finished": finished,
+        }
+        sessions = [*self._earlier, session]
+        parameters = list(pl_module.parameters())
+        content = {
+            "steps": trainer.global_step,
+            "wall_seconds": sum(s["wall_seconds"] for s in sessions),
+            "seconds_per_step": statistics.median(self._durations) if self._durations else None,
+            "peak_rss_bytes": peak_rss(),
+            "parameters": sum(p.numel() for p in parameters),
+            "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+            "sessions": sessions,
+        }
+        write_json(path, content)
+
+    def _write_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        split = SPLITS.get(str(trainer.state.fn and trainer.state.fn.value))
+        if split is None:
+            return
+        clips = torch.tensor(self._clips, device=pl_module.device)
+        num_clips = int(trainer.strategy.reduce(clips, reduce_op="sum"))
+        if not trainer.is_global_zero:
+            return
+        data: Any = getattr(trainer, "datamodule", None)
+        described = dict(getattr(data, "split_description", {}))
+        module: Any = pl_module
+        provenance = dict(module.provenance()) if hasattr(module, "provenance") else {}
+        content = {
+            "protocol": described.get("protocol"),
+            "split": split,
+            "num_clips": num_clips,
+            "views_per_clip": len(getattr(data, "test_views", (0,))) if split == "test" else 1,
+            "seed": global_seed(),
+            "metrics": {
+                name.removeprefix(f"{split}/"): number if math.isfinite(number := float(value)) else None
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith(f"{split}/")
+            },
+            "provenance": {
+                **provenance,
+                "split": described,
+                "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+                "environment": self._environment,
+            },
+        }
+        write_json(Path(trainer.default_root_dir) / ("metrics.json" if split == "test" else "metrics_val.json"), content)
+
+
+def peak_rss() -> int:
+    """The largest resident memory of this process so far, in bytes (its data workers not counted)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

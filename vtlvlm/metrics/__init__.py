@@ -1,0 +1,1 @@
+"""How good results are: accuracies, calibration, codebook health, paired differences."""

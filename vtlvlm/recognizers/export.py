@@ -1,0 +1,146 @@
+"""From runs to bundles: a trained recogniser in one folder, or its prompts as an adapter of peft."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vtlvlm import __version__
+from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.llava import load_config
+from vtlvlm.lvlm.peft_format import write_prefix
+from vtlvlm.lvlm.prefix import chosen_layers, plain_state
+from vtlvlm.recognizers.base import require_modest
+from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, FORMAT, VTEM_FILE, digest, new_folder
+from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint
+from vtlvlm.stages.compatibility import content_hash, require_same_extractor
+from vtlvlm.stages.parts import build_from, settings_of
+from vtlvlm.stages.prompt_tuning import PromptTuningModule
+from vtlvlm.stages.vtem import VTEMModule
+from vtlvlm.system.files import appearing, write_json
+from vtlvlm.system.places import real, require_apart
+from vtlvlm.system.saving import saving
+
+
+def stage2_checkpoint(path: Path) -> Path:
+    """A checkpoint, or the best one (else the last) of a run folder."""
+    if not path.is_dir() or (path / METADATA).is_file():
+        return path
+    found = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    return next((p for p in found if p.exists()), found[0])
+
+
+def require_stage2(record: dict[str, Any], checkpoint: Path) -> None:
+    """Refuse a checkpoint of another stage."""
+    if record["stage"] != PromptTuningModule.stage:
+        raise UsageError(f"{checkpoint} is a checkpoint of stage {record['stage']!r}: give the one of stage 2")
+
+
+def trained_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a reasoner needs of a checkpoint's state dict, by its own names, the prompts plain."""
+    own = {name.removeprefix("reasoner."): tensor for name, tensor in state.items()}
+    adapter = {name.removeprefix("adapter."): tensor for name, tensor in own.items() if name.startswith("adapter.")}
+    others = {name: tensor for name, tensor in own.items() if not name.startswith("adapter.")}
+    return others | {f"adapter.{name}": tensor for name, tensor in plain_state(adapter).items()}
+
+
+def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | None) -> VTEMModule:
+    """The stage 1 that a stage-2 checkpoint with this record was trained with.
+
+    Raises:
+        UsageError: if it is missing or another one.
+    """
+    require_stage2(record, checkpoint)
+    made = record["provenance"]["stage1"]
+    source = vtem or made["checkpoint"]
+    if not Path(source).is_file():
+        raise UsageError(f"{source}: the stage-1 checkpoint of {checkpoint} is not there: say where it lies now with --vtem")
+    stage1 = VTEMModule.load_from_checkpoint(source)
+    if content_hash(stage1) != made["hash"] or stage1.vtem.num_tokens != record["provenance"]["num_tokens"]:
+        raise UsageError(f"{source} is not the stage-1 checkpoint that {checkpoint} was trained with: name that one with --vtem")
+    require_same_extractor(stage1.extractor, stage1.provenance()["extractor"], str(source))
+    require_modest(build_from(stage1.provenance()["sampling"], FrameSampling, source), stage1.extractor)
+    return stage1
+
+
+def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None = None) -> Path:
+    """Bundle all that ``classify`` needs except the base model: ``bundle.json``, ``vtem.safetensors``, ``adapter.safetensors``.
+
+    The adapter of ``FullFineTuning`` is the whole language model. Prompts are stored as plain keys and values, without what trained them
+    or what they started from.
+
+    Args:
+        run: stage-2 run folder or checkpoint.
+        output: folder to make; it appears whole or not at all.
+        vtem: where the stage-1 checkpoint lies now, if not where it was.
+
+    Raises:
+        UsageError: if the folder exists, or a checkpoint is missing or of another kind.
+    """
+    folder, checkpoint = new_folder(output), stage2_checkpoint(Path(run))
+    loaded = load_checkpoint(checkpoint)
+    record = loaded[RECORD]
+    require_stage2(record, checkpoint)
+    build_from(record["settings"], PromptTuningModule, checkpoint)  # what cannot be loaded again is not exported
+    stage1 = load_stage1(record, checkpoint, vtem)
+    reasoner = record["settings"]["init_args"]["reasoner"]
+    adapter = reasoner["init_args"]["adapter"]["init_args"]
+    adapter |= {name: None for name in ("init_from", "reparameterise") if name in adapter}
+    described: dict[str, Any] = {
+        "format": FORMAT,
+        "version": __version__,
+        "classes": record["provenance"]["classes"],
+        "sampling": stage1.provenance()["sampling"],
+        "vtem": settings_of(stage1.vtem),
+        "reasoner": reasoner,
+        "origin": {"reasoning": record["provenance"], "vtem": stage1.provenance()},
+    }
+    require_apart(folder, [checkpoint, vtem], "the bundle")
+    if (llava := Path(reasoner["init_args"]["llava"])).is_dir():
+        described["llava"] = os.path.relpath(real(llava), real(folder.parent) / folder.name)
+    weights = {VTEM_FILE: stage1.vtem.state_dict(), ADAPTER_FILE: trained_state(loaded["state_dict"])}
+    with saving(folder), appearing(folder) as partial:
+        for name, state in weights.items():
+            save_file({k: v.contiguous() for k, v in state.items()}, partial / name)
+        described["sha256"] = {name: digest(partial / name) for name in weights}
+        write_json(partial / BUNDLE, described)
+    return folder
+
+
+def export_prefix(run: str | Path, output: str | Path) -> Path:
+    """Write a run's prompts as an adapter for ``peft.PeftModel.from_pretrained``.
+
+    Args:
+        run: stage-2 run folder or checkpoint.
+        output: folder to make; it appears whole or not at all.
+
+    Raises:
+        UsageError: if the folder exists, or the run trained what a prefix of peft cannot say: prompts in some layers only, the projector.
+    """
+    folder, checkpoint = new_folder(output), stage2_checkpoint(Path(run))
+    loaded = load_checkpoint(checkpoint)
+    require_stage2(loaded[RECORD], checkpoint)
+    build_from(loaded[RECORD]["settings"], PromptTuningModule, checkpoint)
+    settings = loaded[RECORD]["settings"]["init_args"]["reasoner"]["init_args"]
+    prompts = settings["adapter"]["init_args"]
+    require_apart(folder, [checkpoint], "the adapter")
+    trained = trained_state(loaded["state_dict"])
+    if "adapter.key" not in trained:
+        raise UsageError(f"{checkpoint} has no prompts to export: export a bundle")
+    if settings["train_projector"]:
+        raise UsageError(f"{checkpoint}: its projector was trained too, which peft's prefix format has no place for: export a bundle")
+    layers = load_config(settings["llava"], settings["revision"]).text_config.num_hidden_layers
+    if len(chosen_layers(prompts["layers"], layers)) < layers:
+        raise UsageError(
+            f"{checkpoint} has prompts in {prompts['layers']} of {layers} layers, peft's prefixes are for all: export a bundle, or train "
+            "with layers: all"
+        )
+    with saving(folder), appearing(folder) as partial:
+        keys, values = trained["adapter.key"], trained["adapter.value"]
+        write_prefix(partial, keys, values, settings["llava"], settings["revision"], loaded[RECORD]["provenance"]["llava"])
+    return folder
