@@ -392,4 +392,13 @@ def test_fewer_clips_than_processes_are_left_of_a_cache(ntu_tree: Path) -> None:
 def test_clips_of_one_person_have_one_number_and_those_without_a_group_their_own(tmp_path: Path) -> None:
     data = module(tmp_path)
     data._index = SimpleNamespace(group=np.array(["P003", "", "P001", "P003", ""]))  # type: ignore[assignment]
+    data._split = SimpleNamespace(train=np.array([0, 1, 2]))  # type: ignore[assignment]
     assert data.groups(torch.tensor([0, 3, 2, 1, 4, 1])).tolist() == [2, 2, 1, 6, 9, 6]
+
+
+def test_clips_of_the_only_training_person_are_groups_of_their_own(tmp_path: Path) -> None:
+    """Views of one clip stay together: in a fold of their own they would foretell each other."""
+    data = module(tmp_path)
+    data._index = SimpleNamespace(group=np.array(["P001", "P001", "P002", "P001"]))  # type: ignore[assignment]
+    data._split = SimpleNamespace(train=np.array([0, 1, 3]))  # type: ignore[assignment]
+    assert data.groups(torch.tensor([0, 0, 1, 3])).tolist() == [0, 0, 1, 3]

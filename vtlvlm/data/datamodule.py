@@ -309,10 +309,12 @@ class NTUDataModule(LightningDataModule):
         return [str(text) for text in self.index.identity[np.asarray(clips)]]
 
     def groups(self, clips: Tensor) -> Tensor:
-        """(n,) rows of the index -> (n,) int64, a number for each group (person, source); a clip without one has its own."""
-        group = self.index.group
-        numbers = np.unique(group, return_inverse=True)[1]
-        numbers = np.where(group == "", len(group) + np.arange(len(group)), numbers)
+        """(n,) rows of the index -> (n,) int64, a number for each group (person, source). A clip without a group has its own number, and
+        every clip has where the training side is of one group."""
+        group, rows = self.index.group, np.arange(len(self.index.group))
+        if len(np.unique(group[self.split.train])) < 2:
+            return clips.long()
+        numbers = np.where(group == "", len(rows) + rows, np.unique(group, return_inverse=True)[1])
         return torch.from_numpy(numbers[clips.cpu().numpy()]).to(clips.device)
 
     def keys(self, clips: Tensor | NDArray[np.int64] | Sequence[int], views: Tensor | NDArray[np.int64] | Sequence[int]) -> list[Key]:
