@@ -1,14 +1,12 @@
 """Prompts on two gloo processes with half of the clips each: gradients and steps are those of one process with all clips."""
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from gloo import in_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from vtlvlm.lvlm.instruction import Instruction
@@ -47,24 +45,14 @@ def clips() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(8, 6, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 4
 
 
-def work(rank: int, port: int, llava: str, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+def work(rank: int, llava: str) -> dict[str, dict[str, torch.Tensor]]:
     vectors, labels = (column[rank::RANKS] for column in clips())
-    found = {f"{arm} {c}": trained(llava, arm, vectors, labels, c) for arm in ARMS for c in (False, True)}
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    return {f"{arm} {c}": trained(llava, arm, vectors, labels, c) for arm in ARMS for c in (False, True)}
 
 
 @pytest.fixture(scope="module")
 def two(llava_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(work, (port, str(llava_path), str(folder)), nprocs=RANKS)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    return in_processes(work, tmp_path_factory.mktemp("ranks"), str(llava_path))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

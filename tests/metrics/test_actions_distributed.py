@@ -1,14 +1,11 @@
 """Thirteen clips over two gloo processes, seven and six: every figure is that of one process, and no clip is counted twice."""
 
-import os
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from gloo import in_processes
 from torchmetrics import MeanMetric
 
 from vtlvlm.data.samplers import ExactSampler
@@ -32,25 +29,13 @@ def figures(rank: int, world: int) -> dict[str, torch.Tensor]:
     return {**metrics.compute(), "confusion": matrix.compute(), "mass": mass.compute()}
 
 
-def work(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
-    torch.save(figures(rank, RANKS), Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
 def test_two_processes_count_thirteen_clips(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(work, (port, str(tmp_path)), nprocs=RANKS)
+    found = in_processes(figures, tmp_path, RANKS, ranks=RANKS)
     alone = figures(0, 1)
     assert set(alone) == {"top1", "top5", "mean_class_accuracy", "ece", "brier", "nll", "confusion", "mass"}
     assert alone["confusion"].sum() == CLIPS
-    for rank in range(RANKS):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert torch.equal(found["confusion"], alone["confusion"])
-        assert {k: float(v) for k, v in found.items() if k != "confusion"} == pytest.approx(
+    for own in found:
+        assert torch.equal(own["confusion"], alone["confusion"])
+        assert {k: float(v) for k, v in own.items() if k != "confusion"} == pytest.approx(
             {k: float(v) for k, v in alone.items() if k != "confusion"}, abs=1e-6
         )

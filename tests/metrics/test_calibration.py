@@ -1,16 +1,13 @@
 """Temperatures against ones that are known, and against a grid."""
 
 import math
-import os
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from gloo import in_processes
 
 from vtlvlm.metrics.calibration import FittedTemperature, calibration_metrics, fit_temperature
 
@@ -75,24 +72,16 @@ def test_the_metric_tells_temperature_and_loss_and_never_another_action() -> Non
     assert float(metric.compute()["temperature"]) == pytest.approx(fit_temperature(*honest(13)), rel=1e-6)
 
 
-def work(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def work(rank: int) -> dict[str, torch.Tensor]:
     metric = FittedTemperature()
     scores, labels = (column[rank::2] for column in honest(13))  # seven clips and six
     for part in range(0, len(labels), 4):
         metric.update(3 * scores[part : part + 4], labels[part : part + 4])
-    torch.save(metric.compute(), Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    return metric.compute()
 
 
 def test_thirteen_clips_over_two_processes_give_the_temperature_of_one(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(work, (port, str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    first, second = in_processes(work, tmp_path)
     assert first == second
     scores, labels = honest(13)
     alone = FittedTemperature()

@@ -1,12 +1,9 @@
 """Every arm on two gloo processes that see different vectors: 20 steps on, the codebooks are the same to the bit, and not the old ones."""
 
-import os
-import socket
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from gloo import in_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from vtlvlm.vtem.quantizers import EMAQuantizer, FactorisedQuantizer, FSQQuantizer, LearnedQuantizer, Quantizer, SimVQQuantizer
@@ -45,10 +42,7 @@ def trained(name: str, rank: int, vectors: torch.Tensor, autocast: bool) -> tupl
     return quantizer, start
 
 
-def work(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+def work(rank: int) -> dict[str, object]:
     generator = torch.Generator().manual_seed(7 + rank)
     vectors = 3 * rank + torch.randn(STEPS, 2, 30, DIM, generator=generator)  # the second rank sees another cloud
     found = {}
@@ -56,16 +50,11 @@ def work(rank: int, port: int, folder: str) -> None:
         for autocast in (False, True):
             quantizer, start = trained(name, rank, vectors, autocast)
             found[f"{name} {autocast}"] = (start, quantizer.table().clone(), dict(quantizer.state_dict()))
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 def test_all_arms_stay_equal_on_two_ranks(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(work, (port, str(tmp_path)), nprocs=RANKS)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(RANKS))
+    first, second = in_processes(work, tmp_path)
     assert len(first) == 2 * len(MAKERS)
     for name, (start, table, state) in first.items():
         other_start, other_table, other_state = second[name]

@@ -285,7 +285,7 @@ class PromptTuningModule(Stage):
         if self.trainer.world_size > 1:
             for buffer in moments.buffers():
                 torch.distributed.all_reduce(buffer)
-            means, labels, groups = map(self._of_all_ranks, (means, labels, groups))
+        means, labels, groups = map(self.of_all_ranks, (means, labels, groups))
         votes = fit_votes(means, labels, groups, len(self.classes))
         rank_zero_info(
             f"the projector starts as a linear probe on {len(means):,} training sentences; it is right on {votes.held_out:.3f} of those of "
@@ -295,17 +295,6 @@ class PromptTuningModule(Stage):
         if self.trainer.world_size > 1:
             for parameter in self.reasoner.projector.parameters():
                 torch.distributed.broadcast(parameter.detach(), src=0)
-
-    def _of_all_ranks(self, rows: Tensor) -> Tensor:
-        """The rows of all ranks, which may have different numbers of them."""
-        counts = torch.zeros(self.trainer.world_size, dtype=torch.int64, device=rows.device)
-        counts[self.global_rank] = len(rows)
-        torch.distributed.all_reduce(counts)
-        padded = rows.new_zeros(int(counts.max()), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in counts]
-        torch.distributed.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
 
     def _level(self) -> None:
         if self.reasoner.scores in FROM_CLIPS:

@@ -232,6 +232,19 @@ class Stage(LightningModule):
             for batch in loader:
                 yield self.trainer.strategy.batch_to_device(batch, self.device)
 
+    def of_all_ranks(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks, one rank after the other; ranks may have different numbers of them."""
+        if self.trainer.world_size == 1:
+            return rows
+        counts = torch.zeros(self.trainer.world_size, dtype=torch.int64, device=rows.device)
+        counts[self.global_rank] = len(rows)
+        torch.distributed.all_reduce(counts)
+        missing = int(counts.max()) - len(rows)
+        padded = torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows.contiguous()
+        parts = [torch.empty_like(padded) for _ in counts]
+        torch.distributed.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
+
     def adamw(self, groups: list[dict[str, Any]], settings: AdamW) -> Any:
         """Optimiser and schedule for parameter groups, each with its own ``lr``."""
         optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)

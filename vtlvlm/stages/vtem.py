@@ -244,21 +244,18 @@ class VTEMModule(Stage):
                 aims.append(at_steps(targets, parts[-1].shape[1]).half())
             if sum(map(len, parts)) >= wanted:
                 break
-        features, targets = self._of_all_ranks(parts, wanted), self._of_all_ranks(aims, wanted) if aims else None
+        features, targets = self._joined(parts, wanted), self._joined(aims, wanted) if aims else None
         rank_zero_info(f"codebook and standardisation start from {len(features)} training clips")
-        self.vtem.fit_statistics(features, targets, seed=global_seed() or 0, labels=self._of_all_ranks(actions, wanted))
+        self.vtem.fit_statistics(features, targets, seed=global_seed() or 0, labels=self._joined(actions, wanted))
         for name, tensor in self.vtem.state_dict().items():
             if self.trainer.world_size > 1 and not name.startswith("extractor."):
                 torch.distributed.broadcast(tensor, src=0)
 
-    def _of_all_ranks(self, parts: list[Tensor], limit: int) -> Tensor:
+    def _joined(self, parts: list[Tensor], limit: int) -> Tensor:
         """The first ``limit`` rows of the parts, of each rank; empties the list, so that the rows are not held twice."""
         joined = torch.cat(parts)[:limit]
         parts.clear()
-        if self.trainer.world_size > 1:
-            gathered: Any = self.all_gather(joined)
-            joined = gathered.flatten(0, 1)
-        return joined
+        return self.of_all_ranks(joined)
 
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
