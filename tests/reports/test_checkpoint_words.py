@@ -107,7 +107,9 @@ def test_what_slurm_s_warning_left_is_not_started_from_unasked(
         monkeypatch.setenv(f"SLURM_{name}", value)
     shutil.rmtree(copy / "checkpoints")
     (copy / "old_hpc_ckpt_7.ckpt").write_bytes(b"something")
+    before = content(copy)
     refused(capsys, trained("fit", run="copy"), "old_hpc_ckpt_7.ckpt: name it with --ckpt_path")
+    assert content(copy) == before
 
 
 @pytest.mark.parametrize("word", ["LAST", "Best", "./last", "last/", " last"])
@@ -185,7 +187,9 @@ def test_fast_dev_run_leaves_nothing_behind(trained: EventRun, copy: Path) -> No
 def test_training_without_checkpoints_is_refused_in_a_run_s_folder(
     trained: EventRun, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = content(copy)
     refused(capsys, trained("fit", "--trainer.enable_checkpointing", "false", run="copy"), "already holds a run")
+    assert content(copy) == before
 
 
 def test_a_moved_run_keeps_its_best_checkpoint(trained: EventRun, copy: Path) -> None:

@@ -17,7 +17,8 @@ TEST_SHARE = 0.3
 """Share of the groups that the ``group`` protocol puts on the test side."""
 
 DRAWS = 64
-"""Draws of groups, where these are not people of an official protocol, of which the one that shares out the clips most evenly is taken"""
+"""Seeded draws of groups that are compared; the one that shares out the clips most evenly is taken. Official protocols take the first."""
+
 LEAVE = "leave:"
 """Beginning of the protocols that test on one group and train on all others."""
 

@@ -29,8 +29,8 @@ REST = 0.3
 
 
 class Votes(NamedTuple):
-    """What a sentence says for each category: ``(mean over events - mean) @ weight``, near 1 for its own and 0 for the others, each less
-    the category's share of the training clips."""
+    """Votes of a sentence for the categories, ``(mean over its events - mean) @ weight``: about 1 for its own category, 0 for the others,
+    all less 1 / (number of categories that have clips)."""
 
     mean: Tensor
     """(E,) the average sentence"""
@@ -72,8 +72,8 @@ def fit_votes(means: Tensor, labels: Tensor, groups: Tensor, num_classes: int) -
     folds = GroupKFold(min(FOLDS, len(np.unique(place))), shuffle=True, random_state=0)
     predicted = x.new_zeros(len(PENALTIES), len(y), num_classes)
     for inner, outer in folds.split(place, groups=place):
-        rest, out = (torch.from_numpy(rows).to(x.device) for rows in (inner, outer))
-        fit = _ridges(x[rest], target[rest], weights[rest])
+        fitted, out = (torch.from_numpy(rows).to(x.device) for rows in (inner, outer))
+        fit = _ridges(x[fitted], target[fitted], weights[fitted])
         predicted[:, out] = (x[out] - fit.mean) @ fit.weight
     fit = _ridges(x, target, weights)
     share = weights / weights.sum()

@@ -56,9 +56,9 @@ class EventReasoner(nn.Module):
         train_projector: Train LLaVA's projector along, as a freshly composed one needs.
         align_projector: Before training starts, fit the projector to the training side in closed form (``projector_init``), so that a
             sentence looks like the words of its category. For projectors that were never aligned; needs ``train_projector``.
-        mean_share: Share of the mean of its sentence in every event that the projector reads, in [0, 1]: 0 is the paper's, where an event
-            tells of its own moment alone; with 1 all are the mean and the order is lost. For a few dozen clips, whose single events are
-            read badly; actions that are each other's reversal in time suffer (figures: README, "Your own videos").
+        mean_share: Share of the sentence's mean in every event that the projector reads, in [0, 1]. With 0, the paper's, an event describes
+            its own moment alone; with 1 all events are the mean and the order is lost. Single events are read badly by a projector that
+            only a few hundred clips have trained (figures: docs/log.md). Actions that are each other's reversal in time need ``motion``.
         scores: What the score of a label is: ``sum``, ``mean``, ``pmi``, ``batch_cal`` or ``ncc`` (see ``priors.py``). The last three
             subtract a prior, so that long and rare names start level with short ones and training need not unlearn the difference: that
             of the model as it stands when training starts; in a model never trained, after empty events (all zero) without the adapter,
