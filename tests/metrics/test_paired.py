@@ -33,6 +33,12 @@ def test_drawing_people_is_wider_where_their_clips_are_alike() -> None:
     assert str(people).startswith("+0.500 [+0.")
 
 
+def test_one_clip_or_one_person_is_always_drawn_as_it_is() -> None:
+    right, wrong = np.ones((1, 4), dtype=bool), np.array([[True, False, False, True]])
+    for found in (paired_difference(right[:, 1:2], wrong[:, 1:2]), paired_difference(right[:, :2], wrong[:, :2], np.array([7, 7]))):
+        assert found.low == found.mean == found.high > 0
+
+
 def test_refused() -> None:
     with pytest.raises(ValueError, match="same seeds and clips"):
         paired_difference(np.ones((1, 2), dtype=bool), np.ones((1, 3), dtype=bool))

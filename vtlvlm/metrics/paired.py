@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import bootstrap
 
 DRAWS = 10_000
+AT_ONCE = 500  # samples in memory: 16,487 clips then take 0.2 GB, all samples together 2.6
 COVERED = 0.95
 
 
@@ -43,9 +45,20 @@ def paired_difference(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups
     if ours.shape != theirs.shape or ours.ndim != 2 or not ours.shape[1]:
         raise ValueError(f"shapes {ours.shape} and {theirs.shape}: give the same seeds and clips for both")
     gain = (ours.astype(np.float64) - theirs).mean(axis=0)
+    mean = float(gain.mean())
     _, place = np.unique(np.arange(len(gain)) if groups is None else groups, return_inverse=True)
     total, size = np.bincount(place, weights=gain), np.bincount(place)
-    drawn = np.random.default_rng(0).integers(len(size), size=(DRAWS, len(size)))
-    means = total[drawn].sum(axis=1) / size[drawn].sum(axis=1)
-    low, high = np.quantile(means, [(1 - COVERED) / 2, (1 + COVERED) / 2])
-    return Difference(float(gain.mean()), float(low), float(high))
+    if len(size) == 1:  # always drawn as it is; scipy refuses it
+        return Difference(mean, mean, mean)
+    drawn = bootstrap(
+        (total, size),
+        lambda totals, sizes, axis: totals.sum(axis=axis) / sizes.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=DRAWS,
+        batch=AT_ONCE,
+        confidence_level=COVERED,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return Difference(mean, float(drawn.confidence_interval.low), float(drawn.confidence_interval.high))

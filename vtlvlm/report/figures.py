@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from scipy.stats import binomtest
 
 from vtlvlm.report.runs import Confusion, Curve
 from vtlvlm.report.style import COLOURS, FAINT, INK, MUTED, house_style, label, new_figure
@@ -204,8 +205,7 @@ def accuracy_bars(rows: Sequence[ResultRow], chance: float) -> Figure:
     return figure
 
 
-def wilson_interval(share: float, number: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(share: float, number: int) -> tuple[float, float]:
     """The 95 % interval of a share of ``number`` independent trials (Wilson 1927), within [0, 1]."""
-    centre = (share + z * z / (2 * number)) / (1 + z * z / number)
-    half = z / (1 + z * z / number) * np.sqrt(share * (1 - share) / number + z * z / (4 * number * number))
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    found = binomtest(round(share * number), number).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
