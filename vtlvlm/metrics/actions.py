@@ -11,7 +11,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassStatScores
 
 UNKNOWN = -1
 """The label of a clip whose action is not known, and the code number of a token that has none."""
@@ -94,35 +94,23 @@ class BrierScore(ClipMean):
         return probs.square().sum(-1) - 2 * probs.gather(-1, labels[:, None]).squeeze(-1) + 1
 
 
-class MeanClassAccuracy(Metric):
+class MeanClassAccuracy(MulticlassStatScores):
     """Top-1 accuracy within each class, averaged over the classes that occur among the labels.
 
     torchmetrics' ``macro`` also counts, as zero, a class that is only ever predicted, so that the average of a test set without
     some classes would depend on the mistakes; here only the labels decide which classes count.
     """
 
-    is_differentiable = False
-    full_state_update = False
     higher_is_better = True
-    correct: Tensor
-    count: Tensor
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.add_state("correct", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, scores: Tensor, labels: Tensor) -> None:
-        """Add a batch: scores (B, A), labels (B,)."""
-        known = labels != UNKNOWN
-        rows = labels.clamp_min(0)
-        self.correct.index_add_(0, rows, (known & (scores.argmax(-1) == labels)).long())
-        self.count.index_add_(0, rows, known.long())
+        super().__init__(num_classes, average=None, ignore_index=UNKNOWN, validate_args=False)
 
     def compute(self) -> Tensor:
         """Mean over the classes seen, in [0, 1]; nan if none was."""
-        seen = self.count > 0
-        return (self.correct / self.count.clamp_min(1))[seen].mean()
+        counts = super().compute()  # (A, 5): true and false positives, true and false negatives, clips
+        correct, count = counts[:, 0], counts[:, 4]
+        return (correct / count)[count > 0].mean()
 
 
 class ExpectedCalibrationError(Metric):
