@@ -7,7 +7,7 @@ RUN ?= runs/demo
 PIP_INSTALL := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint type format
+.PHONY: help setup demo test test-all golden lint type format
 
 help:  ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(STAMP)  ## the tests, about 6 minutes on two cores
 
 test-all: test  ## also the long ones: the small language model, several processes, thousands of damaged files
 	$(PYTEST) -m slow
+
+golden: $(STAMP)  ## compare the losses of both small stages with the recorded ones, to the bit
+	$(BIN)/python tests/golden.py
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
