@@ -29,7 +29,7 @@ demo: $(STAMP)  ## the whole pipeline on rendered videos, about half an hour on 
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 # Three modules run beside each other, with one thread each, on two cores too: a fifth of a test's time is waiting for processes and files.
-test: $(STAMP)  ## the tests, about 6 minutes on two cores
+test: $(STAMP)  ## the tests, about 6 minutes on two cores; style and types are in make lint
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" --numprocesses 3 --dist loadscope
 
 test-all: test  ## also the long ones: the small language model, several processes, thousands of damaged files

@@ -8,8 +8,8 @@ and with a random language model of 50,000 parameters. Every loss, the validatio
 ``predict`` are kept as hexadecimal floats. A change that claims to compute the same has to reproduce every one of them to the bit.
 
 The numbers depend on torch and the processor. With the same version of torch on a processor with the same instructions the comparison is to
-the bit; otherwise losses may differ by 1e-4 of their size (other kernels on one machine
-made up to 2e-5) and what many numbers enter by 1e-3. The command says which of the two it did.
+the bit. Otherwise losses may differ by 1e-4 of their size (other kernels on one machine made up to 2e-5), and what many numbers enter by
+1e-3. The command says which of the two it did.
 """
 
 # ruff: noqa: E402 - some variables of the environment are set before the libraries that read them are imported
