@@ -3,113 +3,78 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
-from tqdm import tqdm
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 
-class StepProgress(ProgressBar):
-    """One bar over the whole training, counted in optimiser steps; evaluations have one of their own, counted in batches.
+class PacedBar(Tqdm):
+    """A bar on stderr: a line that moves on a terminal, a line every ten seconds in a file."""
 
-    Written to stderr: a line that moves on a terminal, a line every ten seconds in a file.
-    """
+    _drawn = float("-inf")
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._enabled = True
-        self._train: tqdm[Any] | None = None
-        self._other: tqdm[Any] | None = None
-
-    def disable(self) -> None:
-        """Ranks other than zero are silent."""
-        self._enabled = False
-
-    def enable(self) -> None:
-        """Show bars again."""
-        self._enabled = True
-
-    def _bar(self, title: str, total: int | float, first: int = 0, unit: str = "batch") -> tqdm[Any]:
-        length = int(total) if total not in (float("inf"), -1) else None
+    def __init__(self, **settings: Any) -> None:
         pace = 0.5 if sys.stderr.isatty() else 10.0
-        return tqdm(
-            total=length, initial=first, desc=title, unit=unit, disable=not self._enabled, mininterval=pace, dynamic_ncols=True, leave=True
-        )
+        super().__init__(file=sys.stderr, mininterval=pace, dynamic_ncols=True, **settings)
 
-    # -- training ----------------------------------------------------------------------------------------------------------------
+    def refresh(self, *args: Any, **kwargs: Any) -> None:
+        """Draw, if it is time: Lightning asks for it at every batch."""
+        now = time.monotonic()
+        if not self.disable and now - self._drawn >= self.mininterval:
+            self._drawn = now
+            super().refresh(*args, **kwargs)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar at the step that a resumed training has reached."""
-        self._train = self._bar("training", trainer.estimated_stepping_batches, trainer.global_step, "step")
+    def set_description(self, *_: Any, **__: Any) -> None:
+        """Keep the title that the bar was made with: Lightning would add the number of the data loader."""
+
+
+class StepProgress(TQDMProgressBar):
+    """One bar over the whole training, counted in optimiser steps; evaluations have one of their own, counted in batches."""
+
+    def _bar(self, title: str, length: Any, unit: str = "batch", leave: bool = True, first: int = 0) -> PacedBar:
+        total = sum(length) if isinstance(length, list) else length  # one number for each data loader
+        known = int(total) if total not in (float("inf"), -1) else None
+        return PacedBar(desc=title, total=known, unit=unit, leave=leave, initial=first, disable=self.is_disabled)
+
+    def init_train_tqdm(self) -> Tqdm:
+        """A bar that begins at the step that a resumed training has reached."""
+        return self._bar("training", self.trainer.estimated_stepping_batches, "step", first=self.trainer.global_step)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Within a training the bar vanishes when it is full."""
+        return self._bar("validation", self.trainer.num_val_batches, leave=self.trainer.state.fn == "validate")
+
+    def init_sanity_tqdm(self) -> Tqdm:
+        """A validation of a few batches."""
+        return self._bar("validation", self.trainer.num_sanity_val_batches, leave=False)
+
+    def init_test_tqdm(self) -> Tqdm:
+        """The bar of a test."""
+        return self._bar("test", self.trainer.num_test_batches)
+
+    def init_predict_tqdm(self) -> Tqdm:
+        """The bar of a prediction."""
+        return self._bar("predicting", self.trainer.num_predict_batches)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """The figures logged for the bar, by the last part of their names."""
+        found = {name.split("/")[-1]: value for name, value in super().get_metrics(trainer, pl_module).items()}
+        return {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in found.items() if name != "v_num"}
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """The same bar goes on."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move to the trainer's step and show the logged figures."""
-        if self._train is not None:
-            shown = {k.split("/")[-1]: f"{v:.3f}" if isinstance(v, float) else v for k, v in self.get_metrics(trainer, pl_module).items()}
-            shown.pop("v_num", None)
-            self._train.set_postfix(shown, refresh=False)
-            self._train.update(trainer.global_step - self._train.n)
+        bar = self.train_progress_bar
+        bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
+        bar.update(trainer.global_step - bar.n)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar."""
-        if self._train is not None:
-            self._train.close()
-            self._train = None
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, *_: Any) -> None:
         """Leave the terminal as it was."""
-        self.on_train_end(trainer, pl_module)
-        self._close()
-
-    # -- evaluation --------------------------------------------------------------------------------------------------------------
-
-    def _open(self, title: str, batches: Any, leave: bool) -> None:
-        total = sum(batches) if isinstance(batches, list) else batches
-        self._other = self._bar(title, total)
-        self._other.leave = leave
-
-    def _advance(self) -> None:
-        if self._other is not None:
-            self._other.update(1)
-
-    def _close(self) -> None:
-        if self._other is not None:
-            self._other.close()
-            self._other = None
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Within a training the bar vanishes when it is full."""
-        self._open("validation", trainer.num_val_batches, leave=self._train is None)
-
-    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
-        """One batch further."""
-        self._advance()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar."""
-        self._close()
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar."""
-        self._open("test", trainer.num_test_batches, leave=True)
-
-    def on_test_batch_end(self, *_: Any, **__: Any) -> None:
-        """One batch further."""
-        self._advance()
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar."""
-        self._close()
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar."""
-        self._open("predicting", trainer.num_predict_batches, leave=True)
-
-    def on_predict_batch_end(self, *_: Any, **__: Any) -> None:
-        """One batch further."""
-        self._advance()
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar."""
-        self._close()
+        for bar in (self._train_progress_bar, self._val_progress_bar, self._test_progress_bar, self._predict_progress_bar):
+            if bar is not None:
+                bar.close()
