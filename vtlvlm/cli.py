@@ -168,6 +168,7 @@ def told(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
         place = "".join(f"{shown(name)}: " for name in (error.filename,) if name not in (None, ""))
         advice = f"; {SHORT[error.errno]}" if error.errno in SHORT else ""
         return 1, f"{place}{shown(error.strerror or gist(error))}{advice}"
+    # These errors have no types: _try_get_data and _get_data in torch/utils/data/dataloader.py, recvfds in multiprocessing/reduction.py.
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         return 1, f"{gist(error)}; {WORKER_LOST}"
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader timed out"):

@@ -98,7 +98,7 @@ class Guarded(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and look at the seeds before they are set."""
         try:
-            super().parse_arguments(parser, args)
+            self.config = parser.parse_args(args)  # Lightning's own warns: https://github.com/Lightning-AI/pytorch-lightning/issues/18545
         except (ArgumentError, ValueError) as error:
             if isinstance(mistake := guard.ours(error) or error, ArgumentError):
                 raise
@@ -237,27 +237,43 @@ class CachingCLI(Guarded):
         return super().instantiate_trainer(**{**kwargs, **quietly, "callbacks": [*configured(settings), *bar(settings)]})
 
 
-NOISE = ("💡", "GPU available", "TPU available", "Loading `train_dataloader`")
+# Messages that Lightning's log cannot be asked to leave out, by how they begin.
+NOISE = (
+    "💡",  # advertisements: https://github.com/Lightning-AI/pytorch-lightning/pull/21430
+    "GPU available",  # and TPU, before training says what it runs on: https://github.com/Lightning-AI/pytorch-lightning/pull/21457
+    "TPU available",
+    "Loading `train_dataloader`",  # https://github.com/Lightning-AI/pytorch-lightning/pull/11599
+)
+# Warnings about what is intended here.
+INTENDED = (
+    # Frozen parts stay in eval mode. https://github.com/Lightning-AI/pytorch-lightning/pull/21146
+    ".*module.s. in eval mode at the start of training",
+    # Caches need no workers. Lightning's advice is this filter: https://github.com/Lightning-AI/pytorch-lightning/pull/10215
+    ".*does not have many workers",
+    # No validation was asked for. https://github.com/Lightning-AI/pytorch-lightning/issues/9785
+    "Total length of `list` across ranks is zero",
+    # Lightning calls what torch has deprecated. https://github.com/Lightning-AI/pytorch-lightning/issues/21326
+    ".*isinstance.treespec, LeafSpec",
+    # The sampler goes on within the epoch. https://github.com/Lightning-AI/pytorch-lightning/issues/18780
+    "You're resuming from a checkpoint that ended before the epoch",
+    # The guard has spoken. ModelCheckpoint.__warn_if_dir_not_empty in lightning/pytorch/callbacks/model_checkpoint.py
+    "Checkpoint directory .* exists and is not empty",
+)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Hide advertisements, and warnings about what is intended."""
+def without_noise() -> Iterator[None]:
+    """Hide Lightning's advertisements, and its warnings about what is intended."""
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 
-    def telling(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(NOISE)
+    def telling(message: logging.LogRecord) -> bool:
+        return not message.getMessage().startswith(NOISE)
 
     log.addFilter(telling)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # they are this command line's own
-            warnings.filterwarnings("ignore", message=".*module.s. in eval mode at the start of training")  # the frozen ones
-            warnings.filterwarnings("ignore", message=".*does not have many workers")  # caches need none
-            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation was asked for
-            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec")
-            warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")  # and goes on there
-            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # the guard has spoken
+            for message in INTENDED:
+                warnings.filterwarnings("ignore", message=message)
             yield
     finally:
         log.removeFilter(telling)
@@ -265,7 +281,7 @@ def quiet() -> Iterator[None]:
 
 def parts(name: str, arguments: Sequence[str]) -> CachingCLI:
     """The model, data module and trainer that a configuration describes, without running anything."""
-    with quiet():
+    with without_noise():
         return CachingCLI(
             VTEMModule,
             NTUDataModule,
@@ -305,7 +321,7 @@ def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], 
         if left:
             data.skip(done, idle=True)
             trainer.callbacks.append(writing(writer))
-            with quiet(), guard.lightning_in_a_line():
+            with without_noise(), guard.lightning_in_a_line():
                 trainer.predict(module, datamodule=data, return_predictions=False)
             trainer.strategy.barrier()
         kind = writer.kind
@@ -327,7 +343,7 @@ def run(arguments: Sequence[str]) -> int:
         def subcommands() -> dict[str, set[str]]:
             return {name: kept for name, kept in LightningCLI.subcommands().items() if name == arguments[0]}
 
-    with quiet():
+    with without_noise():
         Asked(
             Stage,
             NTUDataModule,

@@ -63,7 +63,7 @@ def house_style() -> Iterator[None]:
     """The settings under which every figure is made and drawn; the caller's own are restored afterwards. No text in a figure is
     read as mathematics, and a character that no font has is drawn as a box without a warning."""
     with mpl.rc_context({**_RC, "font.family": _fonts()}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # warn_on_missing_glyph in matplotlib/_text_helpers.py
         yield
 
 
