@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from videos import block_clips
 
-from vtlvlm.callbacks.code_crops import CELL_PIXELS, KEPT, KeptEvents, Place, cells, choose
+from vtlvlm.callbacks.code_crops import CELL_PIXELS, KEPT, KeptEvents, Place, decode_crops, select_crops
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import decode_sampled
@@ -27,11 +27,11 @@ def test_few_clips_serve_many_codes() -> None:
     ids[1] = [[1, 2], [2, 2]]  # clip 1: both codes
     ids[2] = ids[1]  # another view of clip 1
     ids[3, 1, 1] = 1
-    found = choose(ids, np.array([5, 6, 6, 7]), [1, 2, 4], each=2)
+    found = select_crops(ids, np.array([5, 6, 6, 7]), [1, 2, 4], each=2)
     assert found[1] == [Place(1, 1, 0, 0), Place(1, 0, 1, 0)]  # the second of two occurrences
     assert found[2] == [Place(2, 1, 1, 0)]  # once, although the clip has two views
     assert found[4] == []
-    assert sum(map(len, choose(ids, np.array([5, 6, 6, 7]), [1, 2], most_clips=1).values())) == 2
+    assert sum(map(len, select_crops(ids, np.array([5, 6, 6, 7]), [1, 2], most_clips=1).values())) == 2
 
 
 def test_kept_clips_are_spread_over_the_epoch() -> None:
@@ -58,7 +58,7 @@ def test_pictures_are_cells_of_the_sampled_frames(data: Any, view: int) -> None:
     kept = KeptEvents()
     kept.add(0, *batch([0, 1], view))
     places = {0: [Place(0, 0, 1, 2), Place(0, 1, 0, 1)]}
-    found = cells(places, kept, data, GRID, frame_stride=2)
+    found = decode_crops(places, kept, data, GRID, frame_stride=2)
     assert found.note == ""
     for (picture, clip), (position, top, left) in zip(found.pictures[0], [(7, 1, 0), (3, 0, 1)], strict=True):
         name = str(data.index.name[clip])
@@ -76,7 +76,7 @@ def test_videos_that_are_gone_leave_a_line(data: Any, tmp_path: Path) -> None:
     content = file.read_bytes()
     try:
         file.write_bytes(b"")
-        found = cells(places, kept, data, GRID, 1)
+        found = decode_crops(places, kept, data, GRID, 1)
         assert [clip for _, clip in found.pictures[0]] == [1]
         assert found.note.startswith("1 of 2 videos cannot be decoded")
         assert file.name in found.note

@@ -49,7 +49,7 @@ def test_without_a_token_nothing_breaks() -> None:
     found = usage.compute()
     assert (found["perplexity"], found["used_share"], found["dead_codes"], found["mean_run_length"]) == (0, 0, 4, 0)
     assert all(math.isnan(found[name]) for name in ("zipf_slope", "action_information", "action_information_share"))
-    assert usage.tally().tell_tale() == []
+    assert usage.tally().top_pmi_pairs() == []
     assert usage.tally().collapse() == ()
 
 
@@ -119,15 +119,15 @@ def test_pmi_by_hand_and_its_support() -> None:
     assert pmi[0].tolist() == pytest.approx([math.log(3 / 12 / (4 / 12 * 6 / 12)), math.log(1 / 12 / (4 / 12 * 6 / 12))])
     assert float(pmi[1, 1]) == pytest.approx(math.log(2))
     assert pmi.isnan().tolist() == [[False, False], [True, False], [True, True]]
-    best = found.tell_tale()
+    best = found.top_pmi_pairs()
     assert [(pair.code, pair.label, pair.tokens, pair.clips) for pair in best] == [(1, 1, 4, 3), (0, 0, 3, 3)]  # not (0, 1): below chance
     assert best[0].pmi == pytest.approx(math.log(2))
 
 
 def test_of_equal_pairs_the_one_with_more_tokens_and_not_all_of_one_class() -> None:
     found = tally([2, 9, 5, 20], clips=[[3, 0], [3, 0], [3, 0], [3, 9]], pairs=[[2, 0], [9, 0], [5, 0], [6, 14]])
-    assert [(pair.code, pair.label) for pair in found.tell_tale(each=2)] == [(3, 1), (1, 0), (2, 0)]
-    assert [(pair.code, pair.label) for pair in found.tell_tale(num=2)] == [(3, 1), (1, 0)]
+    assert [(pair.code, pair.label) for pair in found.top_pmi_pairs(each=2)] == [(3, 1), (1, 0), (2, 0)]
+    assert [(pair.code, pair.label) for pair in found.top_pmi_pairs(num=2)] == [(3, 1), (1, 0)]
 
 
 @pytest.mark.parametrize(

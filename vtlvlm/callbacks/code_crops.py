@@ -64,7 +64,7 @@ class KeptEvents:
         return np.concatenate([batch[number] for batch in self.batches])
 
 
-def choose(
+def select_crops(
     ids: NDArray[np.int64], clips: NDArray[np.int64], codes: Sequence[int], each: int = 3, most_clips: int = 12
 ) -> dict[int, list[Place]]:
     """Find places of codes, each in another clip, so that few clips have to be decoded.
@@ -108,14 +108,14 @@ class Exemplars(NamedTuple):
     """why pictures are missing, one line; "" if none is"""
 
 
-def cells(places: dict[int, list[Place]], kept: KeptEvents, data: Any, grid: int, frame_stride: int) -> Exemplars:
+def decode_crops(places: dict[int, list[Place]], kept: KeptEvents, data: Any, grid: int, frame_stride: int) -> Exemplars:
     """Decode the cells at places, each clip once.
 
     The frame is the sampled one in the middle of the feature step; its cut, mirroring and grid are those of the extractor's input. Clips
     that cannot be decoded are left out.
 
     Args:
-        places: from :func:`choose`.
+        places: from :func:`select_crops`.
         kept: the clips that ``places`` name rows of.
         data: the data module: its index, sampling and seed.
         grid: g, cells along a side.

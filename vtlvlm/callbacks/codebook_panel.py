@@ -15,7 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vtlvlm.batches import FeatureBatch, VideoBatch
-from vtlvlm.callbacks.code_crops import KeptEvents, cells, choose
+from vtlvlm.callbacks.code_crops import KeptEvents, decode_crops, select_crops
 from vtlvlm.metrics.codebook import ENOUGH_TOKENS, CodeTally, CollapseKind, SeenEvents, zipf_fit
 from vtlvlm.report.codebook import CodebookFacts, CodePictures, Pair, SalientClip, codebook_figure, signed
 from vtlvlm.report.curves import add_picture
@@ -165,7 +165,7 @@ class CodebookPanel(Callback):
         fitting, step = trainer.state.fn == "fit", trainer.global_step
         errors = {name: Curve(name, np.array([*found]), np.array([*map(float, found.values())])) for name, found in self._errors.items()}
         error = float(errors[split].values[-1]) if split in errors else math.nan
-        pairs = [Pair(found.code, data.classes[found.label], found.pmi, found.tokens, found.clips) for found in tally.tell_tale()]
+        pairs = [Pair(found.code, data.classes[found.label], found.pmi, found.tokens, found.clips) for found in tally.top_pmi_pairs()]
         path = Path(trainer.default_root_dir) / f"codebook_{split}.png"
         content = {"split": split, "step": step, **record(tally, module), "reconstruction": finite(error), "pairs": [*map(asdict, pairs)]}
         write_json(path.with_suffix(".json"), content)
@@ -196,8 +196,8 @@ class CodebookPanel(Callback):
         if not kept:
             return [], "no clip was kept"
         most_used = tally.counts.topk(min(PICTURED_CODES, int((tally.counts > 0).sum()))).indices.tolist()
-        places = choose(kept.column(0), kept.column(2), most_used)
-        found = cells(places, kept, data, module.extractor.grid, module.extractor.frame_stride)
+        places = select_crops(kept.column(0), kept.column(2), most_used)
+        found = decode_crops(places, kept, data, module.extractor.grid, module.extractor.frame_stride)
         shown = [
             CodePictures(
                 code,

@@ -40,7 +40,7 @@ class SeenEvents(NamedTuple):
     """(B, T'+1) in [0, 1]: the share of salience before each step's start"""
 
 
-class TellTale(NamedTuple):
+class CodeClassPair(NamedTuple):
     """A code that occurs in clips of one class more often than chance has it."""
 
     code: int
@@ -109,7 +109,7 @@ class CodeTally(NamedTuple):
         of_class = pairs.sum(dim=0) / pairs.sum()
         return (of_code / of_class).log().masked_fill(self.clips < max(support, 1), torch.nan)
 
-    def tell_tale(self, num: int = 10, each: int = 2, support: int = SUPPORT) -> list[TellTale]:
+    def top_pmi_pairs(self, num: int = 10, each: int = 2, support: int = SUPPORT) -> list[CodeClassPair]:
         """The strongest pairs of code and class by :meth:`pmi`, of equal ones first the one with more tokens.
 
         Args:
@@ -125,7 +125,7 @@ class CodeTally(NamedTuple):
         best = values.topk(min(num, len(values))).indices
         best = best[pmi[codes, labels].flatten()[best] > 1e-9]  # neither what is below the support (nan) nor what says no more than chance
         columns = (codes, labels, pmi[codes, labels], self.pairs[codes, labels], self.clips[codes, labels])
-        return [TellTale(*row) for row in zip(*(column.flatten()[best].tolist() for column in columns), strict=True)]
+        return [CodeClassPair(*row) for row in zip(*(column.flatten()[best].tolist() for column in columns), strict=True)]
 
     def collapse(self) -> tuple[CollapseKind, ...]:
         """In which ways the codebook has collapsed; none is named before there are ``ENOUGH_TOKENS``."""
