@@ -181,7 +181,7 @@ def test_names_that_differ_in_capitals_only_have_copies_of_their_own(tmp_path: P
         names = [row["path"] for row in csv.DictReader(file)]
     assert names == ["walk/a.mp4", "walk/A~2.mp4", "walk/A~3.mp4"]
     index = ClipIndex.scan(tmp_path / "c", csv=tmp_path / "c" / "clips.csv", progress=False)
-    assert len(index.good) == 3
+    assert len(index.usable) == 3
 
 
 @pytest.mark.parametrize(

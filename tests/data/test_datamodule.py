@@ -298,7 +298,7 @@ def test_left_out_clips_are_told_once(ntu_tree: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data.setup("test")
-    assert data.split_description["left_out"] == 1
+    assert data.split_description["excluded"] == 1
 
 
 def test_sizes_that_do_not_divide(ntu_tree: Path) -> None:

@@ -23,8 +23,8 @@ def test_ntu_tree(ntu_tree: Path) -> None:
     assert (index.frames[row], index.fps[row], index.duration[row]) == (13, 25.0, pytest.approx(13 / 25))
     assert index.identity[row].startswith(f"{index.size[row]}-")
     assert len(set(index.identity)) == 6  # the two actions of a person have the same pictures
-    assert index.good.tolist() == list(range(12))
-    assert index.left_out() == ""
+    assert index.usable.tolist() == list(range(12))
+    assert index.excluded() == ""
 
 
 def test_official_names_without_a_classes_file(tmp_path: Path, make_video: Callable[..., Path]) -> None:
@@ -50,7 +50,7 @@ def test_bad_clips_are_named_counted_and_left_out(ntu_tree: Path, tmp_path: Path
         "s1/S001C001P001R001A007_rgb.avi": "the same clip as again/S001C001P001R001A007_rgb.mp4",
         "S001C001P009R001A007_rgb.avi": "empty file (0 bytes)",
     }
-    assert len(index.good) == 12
+    assert len(index.usable) == 12
     with pytest.warns(UserWarning, match=r"4 of 16 clips are left out: .*foo_rgb\.avi \(not an NTU clip name"):
         index.warn_left_out()
 
@@ -194,7 +194,7 @@ def test_an_unreadable_file_is_tried_again(ntu_tree: Path, tmp_path: Path, make_
 
 def test_real_clips(test_data: Path) -> None:
     index = scan(test_data / "weizmann")
-    assert len(index.good) == 56
+    assert len(index.usable) == 56
     assert len(index.classes) == 9
     assert (int(index.frames.min()), int(index.frames.max())) == (23, 146)
     assert not (test_data / "weizmann" / ".vtlvlm").exists()

@@ -104,7 +104,7 @@ def test_all_looks_agree_on_what_is_shown(codec: str, suffix: str, tmp_path: Pat
     assert not wrong
     assert len(made) >= 3
     index = ClipIndex.scan(tmp_path, csv=listed(made), workers=1, progress=False, store=tmp_path / "index.parquet")
-    for row in index.good:
+    for row in index.usable:
         assert index.frames[row] == verify(index.file(row))
 
 

@@ -105,7 +105,7 @@ def make_copies(index: ClipIndex, store: Path, table: Path | None, args: argpars
     if failed:
         index.write(store)
     labels = f" --data.labels {args.transcode / TABLE}" if index.layout == "csv" else ""
-    print(f"{len(index.good):,} copies: use --data.root {args.transcode}{labels} from now on")
+    print(f"{len(index.usable):,} copies: use --data.root {args.transcode}{labels} from now on")
     return 0
 
 
@@ -129,25 +129,25 @@ def report(index: ClipIndex, splits: list[Split], most: int | None = None) -> It
     from vtlvlm.data.twins import across
     from vtlvlm.system.text import shown
 
-    good = index.good
+    usable = index.usable
     kinds = {"ntu": "NTU names", "folders": "a folder for each class", "csv": "a CSV table"}
-    yield f"{shown(index.root)}: {len(index):,} clips ({kinds[index.layout]}), {len(good):,} usable, {len(index.classes)} classes"
-    frames = index.frames[good][index.frames[good] > 0]
+    yield f"{shown(index.root)}: {len(index):,} clips ({kinds[index.layout]}), {len(usable):,} usable, {len(index.classes)} classes"
+    frames = index.frames[usable][index.frames[usable] > 0]
     if len(frames):
-        hours = np.nansum(index.duration[good]) / 3600
+        hours = np.nansum(index.duration[usable]) / 3600
         low, middle, high = np.percentile(frames, [0, 50, 100]).astype(int)
-        sizes, counts = np.unique(np.stack([index.width[good], index.height[good]]), axis=1, return_counts=True)
+        sizes, counts = np.unique(np.stack([index.width[usable], index.height[usable]]), axis=1, return_counts=True)
         common = sizes[:, counts.argmax()]
         others = f" (and {len(counts) - 1} other sizes)" if len(counts) > 1 else ""
-        yield f"frames a clip: {low} to {high}, median {middle}; {hours:.2f} hours, {index.size[good].sum() / 1e9:.2f} GB"
-        yield f"picture: {common[0]} x {common[1]}{others}, {np.median(index.fps[good]):g} frames a second"
+        yield f"frames a clip: {low} to {high}, median {middle}; {hours:.2f} hours, {index.size[usable].sum() / 1e9:.2f} GB"
+        yield f"picture: {common[0]} x {common[1]}{others}, {np.median(index.fps[usable]):g} frames a second"
     else:
         yield "frames: not counted (names only)"
     yield ""
-    counts = np.bincount(index.label[good], minlength=len(index.classes))
+    counts = np.bincount(index.label[usable], minlength=len(index.classes))
     yield from _table("class", dict(zip(index.classes, counts.tolist(), strict=True)))
     for column in ("subject", "camera", "setup") if index.layout == "ntu" else ("group",):
-        values, counts = np.unique(getattr(index, column)[good].astype(str if column == "group" else int), return_counts=True)
+        values, counts = np.unique(getattr(index, column)[usable].astype(str if column == "group" else int), return_counts=True)
         if len(values) > 1 or str(values[0]):
             yield from _table(column, dict(zip(values.tolist(), counts.tolist(), strict=True)))
     yield f"{'protocol':32s} {'train':>8s} {'val':>8s} {'test':>8s}"
@@ -164,12 +164,12 @@ def report(index: ClipIndex, splits: list[Split], most: int | None = None) -> It
     peculiar = list(_peculiar(index))
     yield from [*peculiar, ""] if peculiar else []
     problem = index.problem
-    left_out = np.flatnonzero(problem != "")
-    if len(left_out):
-        yield f"left out: {len(left_out):,}"
-        yield from (f"  {shown(index.path[row])}: {shown(problem[row])}" for row in left_out[:most])
-        if most is not None and len(left_out) > most:
-            yield f"  and {len(left_out) - most:,} more"
+    excluded = np.flatnonzero(problem != "")
+    if len(excluded):
+        yield f"left out: {len(excluded):,}"
+        yield from (f"  {shown(index.path[row])}: {shown(problem[row])}" for row in excluded[:most])
+        if most is not None and len(excluded) > most:
+            yield f"  and {len(excluded) - most:,} more"
     else:
         yield "left out: none"
     yield from map(shown, (*index.lost, *index.notes))
@@ -189,8 +189,8 @@ def _peculiar(index: ClipIndex) -> Iterator[str]:
         if pairs:
             yield f"the same content {'twice' if same_label else 'under two labels'}: {some(pairs)}"
     for title, rows in (
-        ("stored turned, shown upright", index.good[index.rotation[index.good] > 0]),
-        ("variable frame rate, sampled by frame number", index.good[index.variable[index.good]]),
+        ("stored turned, shown upright", index.usable[index.rotation[index.usable] > 0]),
+        ("variable frame rate, sampled by frame number", index.usable[index.variable[index.usable]]),
     ):
         if len(rows):
             yield f"{title}: {some([str(index.path[row]) for row in rows])}"
@@ -213,7 +213,7 @@ def _peculiar(index: ClipIndex) -> Iterator[str]:
         others = int((~np.isin(present, wanted)).sum())
         if others:
             yield f"{others:,} clips have names that are not in the official list"
-        lacking = int(np.isin(index.name[index.good].astype(str), list(missing_skeletons())).sum())
+        lacking = int(np.isin(index.name[index.usable].astype(str), list(missing_skeletons())).sum())
         yield f"{lacking:,} clips lack a skeleton; they are kept unless exclude_missing_skeletons is set"
 
 

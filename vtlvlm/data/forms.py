@@ -328,7 +328,7 @@ def _plain(index: ClipIndex) -> ClipIndex:
 
 def drop_empty(index: ClipIndex) -> None:
     """Leave out the categories without a usable clip, and say so in ``lost``. For sets whose categories no list defines."""
-    kept = np.bincount(index.label[index.good], minlength=len(index.classes)) > 0
+    kept = np.bincount(index.label[index.usable], minlength=len(index.classes)) > 0
     if kept.all():
         return
     gone = [name for name, keep in zip(index.classes, kept, strict=True) if not keep]

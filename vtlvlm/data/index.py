@@ -134,7 +134,7 @@ class ClipIndex:
         return np.where(self.misfit != "", self.misfit, self.damage)
 
     @property
-    def good(self) -> NDArray[np.int64]:
+    def usable(self) -> NDArray[np.int64]:
         """Rows of the usable clips."""
         return np.flatnonzero(self.problem == "")
 
@@ -144,10 +144,10 @@ class ClipIndex:
 
     def warn_left_out(self) -> None:
         """Warn once, with names, if clips are left out."""
-        if message := self.left_out():
+        if message := self.excluded():
             warnings.warn(message, stacklevel=2)
 
-    def left_out(self, most: int = 5) -> str:
+    def excluded(self, most: int = 5) -> str:
         """One line on the clips left out; "" if there are none."""
         problem = self.problem
         rows = np.flatnonzero(problem != "")

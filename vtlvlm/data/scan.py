@@ -68,7 +68,7 @@ def scan(
         drop_empty(index)
     if kept is None or _differ(kept, index):
         _save(index, place)
-    if not len(index.good):
+    if not len(index.usable):
         first = f"{shown(index.path[0])} ({shown(index.problem[0])})"
         raise DataError(f"{root}: none of its {len(index)} clips can be used, the first being {first}")
     return vars(index)

@@ -102,7 +102,7 @@ def split(index: ClipIndex, protocol: str, *, validation: float = 0.0, seed: int
         "classes": len(classes),
         "clips": {side: int(mask.sum()) for side, mask in sides.items()},
         "groups": {side: _plain(column[mask]) for side, mask in sides.items()} if _grouped(index, protocol) else None,
-        "left_out": int((~readable).sum()),
+        "excluded": int((~readable).sum()),
         "train_hash": train_hash,
         "val_hash": val_hash,
         "present": _present(index, protocol, readable),

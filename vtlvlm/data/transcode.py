@@ -114,7 +114,7 @@ def transcode(
     """
     from tqdm import tqdm
 
-    rows = index.good
+    rows = index.usable
     require_place(folder, index.root, [classes, table])
     _require_apart(index, rows, folder)
     names = copy_names(index, rows)

@@ -28,7 +28,7 @@ def twins(index: ClipIndex, rows: NDArray[np.int64] | None = None) -> Iterator[t
         index: The clips.
         rows: (n,) those to look at, in this order; None for all usable ones.
     """
-    rows = index.good if rows is None else rows
+    rows = index.usable if rows is None else rows
     first: dict[str, list[int]] = {}
     compared = 0
     for row, identity in zip(rows.tolist(), index.identity[rows].tolist(), strict=True):
