@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from vtlvlm.callbacks.predictions import PredictionTable
 from vtlvlm.cli import main
 from vtlvlm.report.codebook import CodebookFacts, CodePictures, Pair, SalientClip, codebook_figure
-from vtlvlm.report.page import Picture, Report, Section, Setting, print_table, write_html, write_markdown
+from vtlvlm.report.page import Conditions, Picture, Report, Section, print_table, write_html, write_markdown
 from vtlvlm.report.style import new_figure, png
 from vtlvlm.report.tables import ResultRow, Table
 from vtlvlm.system.text import plain_cell
@@ -34,7 +34,7 @@ def report() -> Report:
     return Report(
         title=EVIL,
         summary=f"{EVIL}\n\n{EVIL}",
-        setting=Setting(EVIL, {"train": 1, "val": 0, "test": 2}, 3, 7, 1, 2, 0.1, EVIL),
+        conditions=Conditions(EVIL, {"train": 1, "val": 0, "test": 2}, 3, 7, 1, 2, 0.1, EVIL),
         rows=[ResultRow(EVIL, 0.5, 0.6, 0.7, 2, EVIL, ours=True)],
         difficulty=Table((EVIL, "b"), [(EVIL, "1")]),
         sections=[

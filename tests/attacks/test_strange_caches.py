@@ -15,7 +15,7 @@ from events import EventRun
 from strangers import bulk, spring
 
 from vtlvlm.data.cache import EventCache, EventCacheWriter, FeatureCacheWriter
-from vtlvlm.data.cache_format import content_hash
+from vtlvlm.data.cache_format import provenance_hash
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import DataError
 
@@ -200,7 +200,7 @@ def test_a_description_that_is_none(
     else:
         meta[name] = value
     if hashed and isinstance(meta.get("hash"), str) and isinstance(meta.get("provenance"), dict):
-        meta["hash"] = content_hash(meta["provenance"])
+        meta["hash"] = provenance_hash(meta["provenance"])
     (cache / "meta.json").write_text(json.dumps(meta))
     assert str(cache) in caches.spring(capsys, cache)
 

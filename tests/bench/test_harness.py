@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vtlvlm.bench.harness import Figure, alternate, finish, peak_bytes, ratio
+from vtlvlm.bench.harness import Measurement, alternate, finish, peak_bytes, ratio
 
 
 def test_rounds_alternate_and_the_first_is_not_counted() -> None:
@@ -47,11 +47,11 @@ def test_peak_is_what_a_job_holds_at_once() -> None:
     ],
 )
 def test_holds(value: float | None, target: float | None, sense: str, holds: bool | None) -> None:
-    assert Figure("work", value, target=target, sense=sense).holds is holds  # type: ignore[arg-type]
+    assert Measurement("work", value, target=target, sense=sense).holds is holds  # type: ignore[arg-type]
 
 
 def test_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = [Figure("fast", 1.0, target=2), Figure("slow", 3.0, target=2), Figure("seen", None, note="no such library")]
+    figures = [Measurement("fast", 1.0, target=2), Measurement("slow", 3.0, target=2), Measurement("seen", None, note="no such library")]
     assert finish("data", figures, tmp_path / "deep" / "b.json", {"clips": 1}) == 1
     content = json.loads((tmp_path / "deep" / "b.json").read_text())
     assert [row["holds"] for row in content["rows"]] == [True, False, None]

@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.cli import LightningCLI
 
 from vtlvlm.cli import main
-from vtlvlm.commands.demo import SUBJECTS, steps
+from vtlvlm.commands.demo import DEMO_SUBJECTS, steps
 from vtlvlm.commands.trainer import NTUDataModule  # beside the stages, whose names configurations use
 from vtlvlm.stages.stage import Stage
 from vtlvlm.synth import dataset
@@ -38,7 +38,7 @@ def test_only_what_trains_is_tested_with_a_checkpoint(step) -> None:
 
 
 def test_results_of_another_seed_are_not_taken_for_this_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = {"version": dataset.VERSION, "seed": 1, "subjects": SUBJECTS}
+    settings = {"version": dataset.SYNTH_VERSION, "seed": 1, "subjects": DEMO_SUBJECTS}
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "synth.json").write_text(json.dumps(settings))
     assert main(["demo", str(tmp_path), "--seed", "2"]) == 2

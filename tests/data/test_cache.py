@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vtlvlm.data import cache_writer
-from vtlvlm.data.cache import EventCache, EventCacheWriter, FeatureCache, FeatureCacheWriter, content_hash
+from vtlvlm.data.cache import EventCache, EventCacheWriter, FeatureCache, FeatureCacheWriter, provenance_hash
 from vtlvlm.data.cache_format import first_difference
 from vtlvlm.errors import DataError
 
@@ -39,7 +39,7 @@ def test_features_round_trip_in_any_order_over_shards(tmp_path: Path) -> None:
     cache = FeatureCache.open(filled(tmp_path / "f"), expect={"sampling": {"frames": 8, "size": 64}})
     assert len(list((tmp_path / "f").glob("features-*"))) == 3
     assert (cache.steps, cache.cells, cache.grid, cache.dim, len(cache)) == (2, 4, 2, 3, 10)
-    assert (cache.provenance, cache.hash) == (MADE, content_hash(MADE))
+    assert (cache.provenance, cache.hash) == (MADE, provenance_hash(MADE))
     rows = np.array([9, 0, 4, 4, 3])
     _, expected, times = features(0, 10)
     assert cache.features(rows).dtype == torch.float16
@@ -89,7 +89,7 @@ def test_notes_are_no_part_of_what_a_cache_is(tmp_path: Path) -> None:
                 writer.flush()
             writer.finish([("a", 0)])
         cache = EventCache.open(tmp_path)
-        assert (cache.hash, cache.provenance) == (content_hash(MADE), {**MADE, **place})
+        assert (cache.hash, cache.provenance) == (provenance_hash(MADE), {**MADE, **place})
 
 
 def test_another_provenance_is_refused_by_name(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_another_provenance_is_refused_by_name(tmp_path: Path) -> None:
 def test_first_difference() -> None:
     assert first_difference({"a": 1, "b": {"c": [1]}}, {"b": {"c": [2]}, "a": 1}) == ("b.c", [1], [2])
     assert first_difference({"a": 1}, {"a": 1}) is None
-    assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1}) != content_hash({"a": 1, "b": 3})
+    assert provenance_hash({"a": 1, "b": 2}) == provenance_hash({"b": 2, "a": 1}) != provenance_hash({"a": 1, "b": 3})
 
 
 def test_folders_that_are_no_such_cache(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from vtlvlm.errors import UsageError
 from vtlvlm.report.figures import Panel, accuracy_bars, confusion_figure, learning_curves, most_confused, running_mean, wilson_interval
-from vtlvlm.report.page import Picture, Report, Section, Setting, print_table, write_html, write_markdown
+from vtlvlm.report.page import Conditions, Picture, Report, Section, print_table, write_html, write_markdown
 from vtlvlm.report.runs import Confusion, Curve
 from vtlvlm.report.sentence import Sentence, sentence_figure
 from vtlvlm.report.style import code_colour
-from vtlvlm.report.tables import ResultRow, Table, as_markdown, as_text, quantity, seconds, summary_table
+from vtlvlm.report.tables import ResultRow, Table, as_markdown, as_text, duration_text, quantity, summary_table
 
 ROWS = (
     ResultRow("trained <model>", 0.9, 1.0, 0.88, 20, "M = 32", ours=True),
@@ -36,7 +36,7 @@ def report(name: str = "confusion") -> Report:
     return Report(
         title="A & B",
         summary="First.\n\nSecond <p>.",
-        setting=Setting("xsub60", {"train": 30, "val": 4, "test": 20}, 3, 7, 92_160, 134_600_000, 1.84, "a laptop", 861.0),
+        conditions=Conditions("xsub60", {"train": 30, "val": 4, "test": 20}, 3, 7, 92_160, 134_600_000, 1.84, "a laptop", 861.0),
         rows=ROWS,
         difficulty=Table(("probe", "top-1", "limit", "holds"), [("middle frame", "0.61", "≤ 0.70", "yes")]),
         sections=[
@@ -110,7 +110,7 @@ def test_tables() -> None:
     assert table.numeric == (False, True, True, True, True, False)
     assert "probe \\| mean feature" in as_markdown(table)
     assert as_text(Table(("a", "動"), [("x", "1"), ("動作", "22")])).splitlines() == ["a     動", "────  ──", "x      1", "動作  22"]
-    assert [seconds(s) for s in (0.0042, 0.25, 1.84, 59.4, 861, 11_100)] == [
+    assert [duration_text(s) for s in (0.0042, 0.25, 1.84, 59.4, 861, 11_100)] == [
         "4.2 ms",
         "250 ms",
         "1.84 s",

@@ -17,8 +17,20 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vtlvlm.bench.events import FULL, RAW, SEED, Setting, by_seed, command, fit, prepare, run_name, spread, stage1_configuration
-from vtlvlm.bench.harness import Figure
+from vtlvlm.bench.events import (
+    FULL,
+    RAW,
+    SEED,
+    ClipFolds,
+    by_seed,
+    command,
+    fit,
+    mean_and_deviation,
+    prepare,
+    run_name,
+    stage1_configuration,
+)
+from vtlvlm.bench.harness import Measurement
 from vtlvlm.configs import config
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
@@ -42,7 +54,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     UNTUNED: ("ablations/arm_none.yaml",),
 }
 """Name -> the overlays that make it, after the small stage-2 configuration; all but the last train the projector too"""
-SUBJECTS = 27
+ADAPTERS_SUBJECTS = 27
 """of the rendered videos: 12 of these people train, 3 validate and 12 test (504 clips)"""
 VALIDATION = 0.2
 """Share of the training people who choose learning rates and checkpoint and fit the temperature"""
@@ -90,7 +102,7 @@ class Runs:
     """All runs of this bench, each in a folder of its own, which says what it is; a finished one is only read.
 
     Attributes:
-        setting: Clips, features and folds.
+        source: Clips, features and folds.
         folder: Where the runs lie.
         llava: Folder of the small LLaVA.
         validation: Share of the training people who choose learning rates and checkpoint and fit the temperature.
@@ -99,7 +111,7 @@ class Runs:
         overlays: Configurations on top of every arm's.
     """
 
-    setting: Setting
+    source: ClipFolds
     folder: Path
     llava: Path
     validation: float = VALIDATION
@@ -114,16 +126,16 @@ class Runs:
 
     def data(self, fold: str) -> list[object]:
         """The clips, for the command line."""
-        return ["--data.root", self.setting.root, "--data.protocol", fold, "--data.validation", self.validation]
+        return ["--data.root", self.source.root, "--data.protocol", fold, "--data.validation", self.validation]
 
     def stage1(self, fold: str, seed: int) -> Path:
         """The checkpoint of stage 1, trained without the validation people."""
-        return fit(self.setting, self.folder / run_name("stage1", fold, seed), FULL, seed, fold, "--data.validation", self.validation)
+        return fit(self.source, self.folder / run_name("stage1", fold, seed), FULL, seed, fold, "--data.validation", self.validation)
 
     def events(self, fold: str, seed: int) -> Path:
         """The event cache that stage 1 makes."""
         checkpoint, cache = self.stage1(fold, seed), self.folder / run_name("events", fold, seed)
-        more = ["--data.features", self.setting.features, "--ckpt_path", checkpoint, "--output", cache]
+        more = ["--data.features", self.source.features, "--ckpt_path", checkpoint, "--output", cache]
         command("tokenize", *stage1_configuration(FULL), *self.data(fold), *more)
         return cache
 
@@ -132,7 +144,7 @@ class Runs:
         overlays = [part for overlay in (*map(config, ARMS[arm]), *self.overlays) for part in ("--config", overlay)]
         first = ["--config", config("stage2_small.yaml"), *overlays, "--seed_everything", seed, *rates.options()]
         llava = ["--model.init_args.reasoner.init_args.llava", self.llava]
-        steps = self.steps or (FEW_STEPS if len(self.setting.folds) > 1 else None)
+        steps = self.steps or (FEW_STEPS if len(self.source.folds) > 1 else None)
         return [*first, *llava, *self.data(fold), "--data.events", self.events(fold, seed), *(length(steps, 2) if steps else []), *QUIET]
 
     def fit(self, run: Path, options: Sequence[object]) -> Path:
@@ -146,7 +158,7 @@ class Runs:
 
     def cost(self, arm: str, rates: Rates) -> float:
         """The calibrated NLL on the validation people after a short training at these rates; infinite where it diverges."""
-        fold = self.setting.folds[0]
+        fold = self.source.folds[0]
         run = self.folder / self.name("rate", arm, *rates.options()[1::2], self.rate_steps)
         path = run / "score.json"
         if not path.is_file():
@@ -177,7 +189,7 @@ class Runs:
 
     def rates(self, arms: Sequence[str]) -> dict[str, Rates]:
         """Those of least cost for each arm: for the projector alone, and for every adapter beside that projector's rate."""
-        if len(self.setting.folds) > 1:
+        if len(self.source.folds) > 1:
             return dict.fromkeys(arms, Rates())
         found = {UNTUNED: Rates(), PROJECTOR: self.best(PROJECTOR, [Rates(projector=rate) for rate in RATES])}
         for arm in arms:
@@ -195,7 +207,7 @@ class Runs:
             command("test", *options, "--trainer.default_root_dir", run, *checkpoint)
             if arm != PREFIX:
                 shutil.rmtree(run / "checkpoints", ignore_errors=True)
-        return read(test_data(self.setting, fold, self.validation), run)
+        return read(test_data(self.source, fold, self.validation), run)
 
     def made_by(self) -> dict[str, Any]:
         """Run -> the state of the code that made it, as a work folder may hold older ones."""
@@ -206,7 +218,7 @@ class Runs:
         """(n,) whether the linear probe on the mean features is right on each test clip, learned without a share of validation people."""
         path = self.folder / f"{run_name('linear', fold, seed, *[validation] * bool(validation))}.json"
         if not path.is_file():
-            data = test_data(self.setting, fold, validation)
+            data = test_data(self.source, fold, validation)
             probe = step_probes(data, self.stage1(fold, seed), seed, (RAW,))[RAW]
             write_json(path, {"right": (np.asarray(probe.guesses) == data.index.label[data.split.test]).tolist()})
         return np.asarray(json.loads(path.read_text(encoding="utf-8"))["right"])
@@ -217,9 +229,9 @@ def length(steps: int, checks: int) -> list[object]:
     return ["--trainer.max_steps", steps, "--trainer.val_check_interval", max(1, steps // checks)]
 
 
-def test_data(setting: Setting, fold: str, validation: float) -> NTUDataModule:
+def test_data(source: ClipFolds, fold: str, validation: float) -> NTUDataModule:
     """The clips of a fold, set up for its test."""
-    data = NTUDataModule(str(setting.root), fold, features=str(setting.features), validation=validation)
+    data = NTUDataModule(str(source.root), fold, features=str(source.features), validation=validation)
     data.setup("test")
     return data
 
@@ -253,7 +265,7 @@ def measure(
     steps: int | None = None,
     rate_steps: int = RATE_STEPS,
     overlays: Sequence[Path] = (),
-) -> tuple[list[Figure], dict[str, Any]]:
+) -> tuple[list[Measurement], dict[str, Any]]:
     """All figures of this bench; what is done already in ``work`` is not done again.
 
     Args:
@@ -275,12 +287,12 @@ def measure(
     names = list(ARMS) if arms is None else [PREFIX, *(arm for arm in arms if arm != PREFIX)]
     if unknown := [arm for arm in names if arm not in ARMS]:
         raise UsageError(f"--arms {unknown[0]}: no such arm; there are {', '.join(ARMS)}")
-    setting = prepare(work, videos, SUBJECTS)
-    if len(setting.folds) == 1 and not validation:
+    source = prepare(work, videos, ADAPTERS_SUBJECTS)
+    if len(source.folds) == 1 and not validation:
         raise UsageError("--validation 0: learning rates are chosen on validation people; give a share above 0")
     folder = work / ("adapters" if validation == VALIDATION else f"adapters-{validation:g}")
-    runs = Runs(setting, folder, compose(work / "llava"), validation, steps, rate_steps, tuple(overlays))
-    folds, rates = runs.setting.folds, runs.rates(names)
+    runs = Runs(source, folder, compose(work / "llava"), validation, steps, rate_steps, tuple(overlays))
+    folds, rates = runs.source.folds, runs.rates(names)
     fewer = repeats if arm_repeats is None else min(arm_repeats, repeats)
     jobs = [(seed, fold, arm) for seed in range(repeats) for fold in folds for arm in names if arm == PREFIX or seed < fewer]
     found: dict[str, list[Tested]] = {arm: [] for arm in names}
@@ -307,36 +319,36 @@ def marks_by_seed(results: Sequence[Tested], folds: int) -> tuple[NDArray[np.boo
     return by_seed([(number // folds, tested.right, tested.groups) for number, tested in enumerate(results)])
 
 
-def against_linear(prompts: Sequence[Tested], linear: Sequence[NDArray[np.bool_]], folds: int, validation: float) -> Figure:
+def against_linear(prompts: Sequence[Tested], linear: Sequence[NDArray[np.bool_]], folds: int, validation: float) -> Measurement:
     """Prompts against the linear probe on the mean of the features that stage 1 reads, learned without that share of validation people."""
     ours, groups = marks_by_seed(prompts, folds)
     theirs = np.concatenate(linear).reshape(ours.shape)
     clips, people = paired_difference(ours, theirs), paired_difference(ours, theirs, groups)
-    note = f"{spread(ours)} and {spread(theirs)}; 95 % [{clips.low:+.3f}, {clips.high:+.3f}] over clips, "
+    note = f"{mean_and_deviation(ours)} and {mean_and_deviation(theirs)}; 95 % [{clips.low:+.3f}, {clips.high:+.3f}] over clips, "
     note += f"[{people.low:+.3f}, {people.high:+.3f}] over people; {ours.shape[1]} test clips of {len(np.unique(groups))} people, "
     note += f"{len(ours)} seeds; of many clips the probe learns the plain views only"
     if validation:
-        return Figure("... the probe trained without the validation people too", clips.mean, "", note=note)
-    return Figure("prompts minus linear probe on mean features, top-1", clips.mean, "", 0, ">=", note)
+        return Measurement("... the probe trained without the validation people too", clips.mean, "", note=note)
+    return Measurement("prompts minus linear probe on mean features, top-1", clips.mean, "", 0, ">=", note)
 
 
-def against_arms(found: dict[str, list[Tested]], folds: int, rates: dict[str, Rates]) -> list[Figure]:
+def against_arms(found: dict[str, list[Tested]], folds: int, rates: dict[str, Rates]) -> list[Measurement]:
     """Every arm's accuracy, and the prompts' gain over it with the same seeds."""
     ours = marks_by_seed(found[PREFIX], folds)[0]
     figures = []
     for arm, results in found.items():
         right = marks_by_seed(results, folds)[0]
-        note = f"{spread(right)}; {len(right)} seeds; {results[0].trained:,} trained"
+        note = f"{mean_and_deviation(right)}; {len(right)} seeds; {results[0].trained:,} trained"
         note += f"; learning rates: {rates[arm]}" * bool(str(rates[arm]))
         note += "; its projector was composed and never trained" * (arm == UNTUNED)
-        figures.append(Figure(f"{arm}, top-1", float(right.mean()), "", note=note))
+        figures.append(Measurement(f"{arm}, top-1", float(right.mean()), "", note=note))
         if arm != PREFIX:
             gain = paired_difference(ours[: len(right)], right)
-            figures.append(Figure(f"... prompts minus {arm}", gain.mean, "", -MARGIN if arm == LORA else None, ">=", str(gain)))
+            figures.append(Measurement(f"... prompts minus {arm}", gain.mean, "", -MARGIN if arm == LORA else None, ">=", str(gain)))
     return figures
 
 
-def calibration(prompts: Sequence[Tested]) -> list[Figure]:
+def calibration(prompts: Sequence[Tested]) -> list[Measurement]:
     """What the temperature does to the prompts' probabilities: pooled over folds, mean over seeds."""
     sizes = np.array([len(tested.right) for tested in prompts])
 
@@ -344,9 +356,11 @@ def calibration(prompts: Sequence[Tested]) -> list[Figure]:
         return float(np.average([tested.metrics[name] for tested in prompts], weights=sizes))
 
     before, after = mean("nll"), mean("nll_calibrated")
-    figures = [Figure("prompts, NLL with the temperature minus without", after - before, "nats", 0, note=f"{before:.3f} to {after:.3f}")]
+    figures = [
+        Measurement("prompts, NLL with the temperature minus without", after - before, "nats", 0, note=f"{before:.3f} to {after:.3f}")
+    ]
     if sizes.min() >= SURE:
         figures.append(
-            Figure("... ECE with it", mean("ece_calibrated"), "", 0.05, note=f"{mean('ece'):.3f} without; {sizes[0]} clips a test")
+            Measurement("... ECE with it", mean("ece_calibrated"), "", 0.05, note=f"{mean('ece'):.3f} without; {sizes[0]} clips a test")
         )
     return figures

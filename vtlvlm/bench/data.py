@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vtlvlm.bench.harness import Figure, alternate, ratio
+from vtlvlm.bench.harness import Measurement, alternate, ratio
 from vtlvlm.data.cache import EventCache, EventCacheWriter, FeatureCache, FeatureCacheWriter
 from vtlvlm.data.datasets import EventDataset
 from vtlvlm.data.listing import VIDEO_ENDINGS
@@ -44,7 +44,7 @@ LANGUAGE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 
 """SmolLM2-135M"""
 
 
-def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Figure], dict[str, Any]]:
+def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
     """All figures of this bench, and what they were measured on."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -54,9 +54,9 @@ def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Figu
         torch.set_num_threads(threads)
 
 
-def _measure(work: Path, videos: Path | None, repeats: int) -> tuple[list[Figure], dict[str, Any]]:
+def _measure(work: Path, videos: Path | None, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
     clips = camera_clips(work / "clips", videos)
-    figures: list[Figure] = []
+    figures: list[Measurement] = []
     costs: dict[str, float] = {}
     for name, file in clips.items():
         found, costs[name] = decoding(name, file, repeats)
@@ -197,7 +197,7 @@ def _torchcodec(file: Path, indices: NDArray[np.int64]) -> object:
     return transforms.resize(transforms.center_crop(frames, [HEIGHT, HEIGHT]), [SIZE, SIZE])
 
 
-def decoding(name: str, file: Path, repeats: int) -> tuple[list[Figure], float]:
+def decoding(name: str, file: Path, repeats: int) -> tuple[list[Measurement], float]:
     """32 frames at 224 over decode-only, beside the peers; and the seconds they take."""
     indices = segment_centres(num_frames=RATE * SECONDS, num_segments=FRAMES)
     jobs: dict[str, Callable[[], object]] = {
@@ -216,16 +216,16 @@ def decoding(name: str, file: Path, repeats: int) -> tuple[list[Figure], float]:
         seconds = alternate(jobs, repeats=repeats, tick=bar.update)
     ours = ratio(seconds, "vtlvlm", "unit")
     work = f"{FRAMES} frames at {SIZE} of 4 s of 1080p {name}, over decode-only"
-    figures = [Figure(work, ours, target=LIMITS[name], note=f"unit {statistics.median(seconds['unit']):.2f} s")]
+    figures = [Measurement(work, ours, target=LIMITS[name], note=f"unit {statistics.median(seconds['unit']):.2f} s")]
     for title in jobs:
         if title not in ("unit", "vtlvlm"):
             theirs = ratio(seconds, title, "unit")
-            figures.append(Figure(f"... {title}", theirs, target=ours, sense=">=", note="the target is our own"))
-    figures += [Figure(f"... {title}", None, note=reason) for title, reason in failed.items()]
+            figures.append(Measurement(f"... {title}", theirs, target=ours, sense=">=", note="the target is our own"))
+    figures += [Measurement(f"... {title}", None, note=reason) for title, reason in failed.items()]
     return figures, statistics.median(seconds["vtlvlm"])
 
 
-def small_copy(name: str, source: Path, target: Path, repeats: int) -> Figure:
+def small_copy(name: str, source: Path, target: Path, repeats: int) -> Measurement:
     """The 256-pixel copy against its source, read as in training: the index knows how many frames there are."""
     if not target.is_file():
         copy(source, target)
@@ -237,13 +237,13 @@ def small_copy(name: str, source: Path, target: Path, repeats: int) -> Figure:
     seconds = alternate(jobs, repeats=repeats)
     note = f"{target.stat().st_size / 1e6:.2f} MB"
     work = f"the 256-pixel copy of {name}, clips a second and core over the source's"
-    return Figure(work, ratio(seconds, "source", "copy"), "x", 8, ">=", note)
+    return Measurement(work, ratio(seconds, "source", "copy"), "x", 8, ">=", note)
 
 
 # -- caches --------------------------------------------------------------------------------------------------------------------------
 
 
-def feature_cache(folder: Path, decode_seconds: float, repeats: int) -> Figure:
+def feature_cache(folder: Path, decode_seconds: float, repeats: int) -> Measurement:
     """Random batches of features against decoding the source."""
     count, shape = 1024, (FRAMES, 4, 1280)
     if not (folder / "meta.json").is_file():
@@ -258,10 +258,10 @@ def feature_cache(folder: Path, decode_seconds: float, repeats: int) -> Figure:
     seconds = alternate({"batches": lambda: [cache.features(next(rows)) for _ in range(20)]}, repeats=repeats)
     each = statistics.median(seconds["batches"]) / (20 * 64)
     note = f"{1 / each:,.0f} clips/s of {np.prod(shape) * 2 / 1e6:.2f} MB; in the page cache"
-    return Figure("feature cache, clips a second over decoding MPEG-4", decode_seconds / each, "x", 300, ">=", note)
+    return Measurement("feature cache, clips a second over decoding MPEG-4", decode_seconds / each, "x", 300, ">=", note)
 
 
-def event_cache(work: Path, repeats: int) -> list[Figure]:
+def event_cache(work: Path, repeats: int) -> list[Measurement]:
     """The whole of NTU-120 as event sentences of 256 codes."""
     folder = work / "events"
     names = ntu_names()
@@ -283,9 +283,9 @@ def event_cache(work: Path, repeats: int) -> list[Figure]:
     reading = alternate({"read": lambda: [dataset.__getitems__(batch) for batch in batches]}, repeats=repeats)
     speed = len(batches) * 128 / statistics.median(reading["read"])
     return [
-        Figure(f"event cache of {CLIPS:,} clips x {WINDOWS} ids: the ids", size / 1e6, "MB", 60),
-        Figure("... opening it", statistics.median(opening["open"]), "s", 1),
-        Figure("... random batches of 128 with labels and spans", speed, "clips/s", 100_000, ">="),
+        Measurement(f"event cache of {CLIPS:,} clips x {WINDOWS} ids: the ids", size / 1e6, "MB", 60),
+        Measurement("... opening it", statistics.median(opening["open"]), "s", 1),
+        Measurement("... random batches of 128 with labels and spans", speed, "clips/s", 100_000, ">="),
     ]
 
 
@@ -315,18 +315,18 @@ print((resident() - before) / 2**20)
 """
 
 
-def memory_growth(source: Path, target: Path) -> Figure:
+def memory_growth(source: Path, target: Path) -> Measurement:
     """Resident memory after thousands of opens in one process."""
     work = f"memory growth over {GROWTH_OPENS:,} opens in one worker"
     if not Path("/proc/self/statm").is_file():
-        return Figure(work, None, "MiB", 20, note="only measured on Linux")
+        return Measurement(work, None, "MiB", 20, note="only measured on Linux")
     if not target.is_file():
         copy(source, target)
     done = subprocess.run([sys.executable, "-c", _GROWTH, str(target), str(GROWTH_OPENS)], capture_output=True, text=True, check=True)
-    return Figure(work, float(done.stdout), "MiB", 20)
+    return Measurement(work, float(done.stdout), "MiB", 20)
 
 
-def waiting(folder: Path) -> Figure:
+def waiting(folder: Path) -> Measurement:
     """Share of a stage-2 step spent on getting its batch from the event cache: SmolLM2's size, 8 clips, 32 events."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -347,6 +347,6 @@ def waiting(folder: Path) -> Figure:
         if number:
             wait, step = wait + middle - start, step + time.perf_counter() - middle
     share = 100 * wait / (wait + step)
-    return Figure(
+    return Measurement(
         "share of a stage-2 step that waits for its events", share, "%", 2, note=f"8 clips, SmolLM2's size, {step / 3:.1f} s a step"
     )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtlvlm.bench.harness import Figure
+from vtlvlm.bench.harness import Measurement
 from vtlvlm.errors import UsageError
 from vtlvlm.metrics.paired import Difference, paired_difference
 
@@ -31,7 +31,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "FSQ": ("ablations/fsq.yaml",),
 }
 """Name -> the overlays that make it, after the small stage-1 configuration"""
-SUBJECTS, SEED = 16, 1
+EVENTS_SUBJECTS, SEED = 16, 1
 """of the rendered videos, where no others are given: those of the demo"""
 MOST_FOLDS = 8
 """with more people than this, one split (X-Sub) instead of leaving out each in turn"""
@@ -40,7 +40,7 @@ RAW, FEATURES, SENTENCE, MEAN = "features: linear, mean", "features: attention",
 
 
 @dataclass(frozen=True)
-class Setting:
+class ClipFolds:
     """Where the clips and their features lie, and how they are divided.
 
     Attributes:
@@ -54,7 +54,9 @@ class Setting:
     folds: Sequence[str]
 
 
-def measure(work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str] | None = None) -> tuple[list[Figure], dict[str, Any]]:
+def measure(
+    work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str] | None = None
+) -> tuple[list[Measurement], dict[str, Any]]:
     """All figures of this bench; what is done already in ``work`` is not done again.
 
     Args:
@@ -71,22 +73,22 @@ def measure(work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str
     names = list(ARMS) if arms is None else [FULL, *(arm for arm in arms if arm != FULL)]
     if unknown := [arm for arm in names if arm not in ARMS]:
         raise UsageError(f"--arms {unknown[0]}: no such arm; there are {', '.join(ARMS)}")
-    setting = prepare(work, videos)
-    jobs = [(arm, seed, fold) for seed in range(repeats) for arm in names for fold in setting.folds]
+    source = prepare(work, videos)
+    jobs = [(arm, seed, fold) for seed in range(repeats) for arm in names for fold in source.folds]
     found: dict[str, dict[str, list[Any]]] = {arm: {} for arm in names}
     for arm, seed, fold in tqdm(jobs, desc="stage 1 and probes", unit="run", smoothing=0.1):
-        result = one_run(setting, work / "runs", arm, seed, fold)
+        result = one_run(source, work / "runs", arm, seed, fold)
         for name, guesses in result["guesses"].items():
             right = np.asarray(guesses) == np.asarray(result["labels"])
             found[arm].setdefault(name, []).append((seed, right, np.asarray(result["groups"])))
     figures = [*against_raw(found[FULL], repeats), *against_full(found, repeats)]
     if arms is None or "K = 512" in arms:
-        figures += codebook_use(setting, work / "runs")
-    facts = {"videos": str(videos or f"rendered, seed {SEED}"), "folds": list(setting.folds), "seeds": repeats, "arms": names}
+        figures += codebook_use(source, work / "runs")
+    facts = {"videos": str(videos or f"rendered, seed {SEED}"), "folds": list(source.folds), "seeds": repeats, "arms": names}
     return figures, facts
 
 
-def prepare(work: Path, videos: Path | None, subjects: int = SUBJECTS) -> Setting:
+def prepare(work: Path, videos: Path | None, subjects: int = EVENTS_SUBJECTS) -> ClipFolds:
     """The videos, the folds their people make, and one feature cache for all folds.
 
     Args:
@@ -107,7 +109,7 @@ def prepare(work: Path, videos: Path | None, subjects: int = SUBJECTS) -> Settin
     each = len(people) <= MOST_FOLDS
     protocol = ["--data.protocol", "all" if each else "xsub60"]  # each person trains in some fold, and then in all views
     command("extract", "--config", config("stage1_small.yaml"), "--data.root", root, *protocol, "--output", features)
-    return Setting(root, features, [f"leave:{person}" for person in people] if each else ["xsub60"])
+    return ClipFolds(root, features, [f"leave:{person}" for person in people] if each else ["xsub60"])
 
 
 def command(*arguments: object) -> None:
@@ -129,7 +131,7 @@ def stage1_configuration(arm: str) -> list[object]:
     return [part for name in ("stage1_small.yaml", *ARMS[arm]) for part in ("--config", config(name))]
 
 
-def fit(setting: Setting, run: Path, arm: str, seed: int, fold: str, *more: object) -> Path:
+def fit(source: ClipFolds, run: Path, arm: str, seed: int, fold: str, *more: object) -> Path:
     """Train stage 1 and return its last checkpoint; a finished run is not repeated, an unfinished one begins anew."""
     import shutil
 
@@ -138,7 +140,7 @@ def fit(setting: Setting, run: Path, arm: str, seed: int, fold: str, *more: obje
     checkpoint = run / "checkpoints" / "last.ckpt"
     if not (checkpoint.is_file() and fit_finished(run)):
         shutil.rmtree(run, ignore_errors=True)
-        data = ["--data.root", setting.root, "--data.features", setting.features, "--data.protocol", fold, "--data.validation", 0]
+        data = ["--data.root", source.root, "--data.features", source.features, "--data.protocol", fold, "--data.validation", 0]
         quiet = ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
         command("fit", *stage1_configuration(arm), "--seed_everything", seed, *data, *quiet, "--trainer.default_root_dir", run, *more)
     return checkpoint
@@ -149,7 +151,7 @@ def run_name(*parts: object) -> str:
     return "-".join("".join(c if c.isalnum() or c == "." else "_" for c in str(part)) for part in parts)
 
 
-def one_run(setting: Setting, runs: Path, arm: str, seed: int, fold: str) -> dict[str, Any]:
+def one_run(source: ClipFolds, runs: Path, arm: str, seed: int, fold: str) -> dict[str, Any]:
     """Train one arm on one fold with one seed and probe it: ``{"guesses": {probe: [...]}, "labels", "groups"}`` of the test clips."""
     from vtlvlm.data.datamodule import NTUDataModule
     from vtlvlm.probes.stage1 import step_probes
@@ -158,8 +160,8 @@ def one_run(setting: Setting, runs: Path, arm: str, seed: int, fold: str) -> dic
     run = runs / run_name(arm, fold, seed)
     path = run / "probes.json"
     if not path.is_file():
-        checkpoint = fit(setting, run, arm, seed, fold)
-        data = NTUDataModule(str(setting.root), fold, features=str(setting.features), validation=0.0)
+        checkpoint = fit(source, run, arm, seed, fold)
+        data = NTUDataModule(str(source.root), fold, features=str(source.features), validation=0.0)
         data.setup("test")
         wanted = (RAW, FEATURES, SENTENCE, MEAN) if arm == FULL else (SENTENCE, MEAN)
         probes = step_probes(data, checkpoint, seed, wanted)
@@ -177,29 +179,29 @@ def by_seed(results: list[Any]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
     return right, np.concatenate([g for s, _, g in results if s == seeds[0]])
 
 
-def spread(right: NDArray[np.bool_]) -> str:
+def mean_and_deviation(right: NDArray[np.bool_]) -> str:
     """``0.912 ± 0.010`` over seeds."""
     each = right.mean(axis=1)
     return f"{each.mean():.3f}" + (f" ± {each.std(ddof=1):.3f}" if len(each) > 1 else "")
 
 
-def against_raw(found: dict[str, list[Any]], repeats: int) -> list[Figure]:
+def against_raw(found: dict[str, list[Any]], repeats: int) -> list[Measurement]:
     """Event sentences, read by attention, against the mean of the raw features, read linearly."""
     sentence, groups = by_seed(found[SENTENCE])
     raw = by_seed(found[RAW])[0]
     clips: Difference = paired_difference(sentence, raw)
     people = paired_difference(sentence, raw, groups)
     size = f"{sentence.shape[1]} test clips of {len(np.unique(groups))} people, {repeats} seeds"
-    note = f"{spread(sentence)} and {spread(raw)}; 95 % [{clips.low:+.3f}, {clips.high:+.3f}] over clips, "
+    note = f"{mean_and_deviation(sentence)} and {mean_and_deviation(raw)}; 95 % [{clips.low:+.3f}, {clips.high:+.3f}] over clips, "
     note += f"[{people.low:+.3f}, {people.high:+.3f}] over people; {size}"
-    figures = [Figure("attention on codes minus linear on mean features, top-1", clips.mean, "", -0.03, ">=", note)]
+    figures = [Measurement("attention on codes minus linear on mean features, top-1", clips.mean, "", -0.03, ">=", note)]
     for name in (MEAN, FEATURES):
         right = by_seed(found[name])[0]
-        figures.append(Figure(f"... {name}, top-1", float(right.mean()), "", note=spread(right)))
+        figures.append(Measurement(f"... {name}, top-1", float(right.mean()), "", note=mean_and_deviation(right)))
     return figures
 
 
-def against_full(found: dict[str, dict[str, list[Any]]], repeats: int) -> list[Figure]:
+def against_full(found: dict[str, dict[str, list[Any]]], repeats: int) -> list[Measurement]:
     """Each arm's event sentences against the full form's, both read by attention."""
     full = by_seed(found[FULL][SENTENCE])[0]
     figures = []
@@ -207,21 +209,25 @@ def against_full(found: dict[str, dict[str, list[Any]]], repeats: int) -> list[F
         if arm != FULL:
             right = by_seed(results[SENTENCE])[0]
             difference = paired_difference(full, right)
-            figures.append(Figure(f"full minus {arm}, top-1", difference.mean, "", note=f"{spread(right)}; {difference}, {repeats} seeds"))
+            figures.append(
+                Measurement(
+                    f"full minus {arm}, top-1", difference.mean, "", note=f"{mean_and_deviation(right)}; {difference}, {repeats} seeds"
+                )
+            )
     return figures
 
 
 @torch.no_grad()
-def codebook_use(setting: Setting, runs: Path) -> list[Figure]:
+def codebook_use(source: ClipFolds, runs: Path) -> list[Measurement]:
     """How much of a codebook of 512 codes validation people use, in eval mode, over all their stored views."""
     from vtlvlm.data.datamodule import NTUDataModule
     from vtlvlm.metrics.codebook import CodebookHealth
     from vtlvlm.stages.vtem import VTEMModule
 
-    fold = setting.folds[0]
-    checkpoint = fit(setting, runs / "use", f"K = {CODES}", 0, fold, "--data.validation", CODES_VALIDATION)
+    fold = source.folds[0]
+    checkpoint = fit(source, runs / "use", f"K = {CODES}", 0, fold, "--data.validation", CODES_VALIDATION)
     module = VTEMModule.load_from_checkpoint(checkpoint)
-    data = NTUDataModule(str(setting.root), fold, features=str(setting.features), validation=CODES_VALIDATION)
+    data = NTUDataModule(str(source.root), fold, features=str(source.features), validation=CODES_VALIDATION)
     data.setup("validate")
     cache, health = data.features_cache, CodebookHealth(module.quantizer.num_codes, data.num_classes, module.pooler.windows)
     assert cache is not None
@@ -235,6 +241,6 @@ def codebook_use(setting: Setting, runs: Path) -> list[Figure]:
     people = len(np.unique(data.index.group[data.split.val]))
     note = f"{total:,} tokens of {len(data.split.val)} clips in {data.num_views} views, {people} validation people, eval mode"
     return [
-        Figure(f"K = {CODES}, codes in use", 100 * float(found["used_share"]), "%", 80, ">=", note),
-        Figure("... perplexity over K", float(found["perplexity_share"]), "", 0.3, ">="),
+        Measurement(f"K = {CODES}, codes in use", 100 * float(found["used_share"]), "%", 80, ">=", note),
+        Measurement("... perplexity over K", float(found["perplexity_share"]), "", 0.3, ">="),
     ]

@@ -21,7 +21,7 @@ from vtlvlm.system.files import write_json
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measurement:
     """One line of a bench.
 
     Attributes:
@@ -95,7 +95,7 @@ def peak_bytes(job: Callable[[], object]) -> int:
     return max(itertools.accumulate((size for _, size in changes), initial=0))
 
 
-def finish(name: str, figures: Iterable[Figure], output: Path, facts: Mapping[str, Any] | None = None) -> int:
+def finish(name: str, figures: Iterable[Measurement], output: Path, facts: Mapping[str, Any] | None = None) -> int:
     """Print the table and write ``{"machine", "rows", …}``; returns how many targets were missed."""
     rows = list(figures)
     cells = [(f.work, _number(f.value), f.unit, _target(f), {True: "yes", False: "NO", None: ""}[f.holds], f.note) for f in rows]
@@ -114,5 +114,5 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _target(figure: Figure) -> str:
+def _target(figure: Measurement) -> str:
     return "" if figure.target is None else f"{figure.sense} {_number(figure.target)}"

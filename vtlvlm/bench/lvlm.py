@@ -19,7 +19,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.bench import prompt_training as training
-from vtlvlm.bench.harness import Figure, alternate, ratio
+from vtlvlm.bench.harness import Measurement, alternate, ratio
 from vtlvlm.bench.vtem import LLAVA, TOWER
 from vtlvlm.data.ntu import ACTIONS
 from vtlvlm.lvlm.compose import compose
@@ -40,7 +40,7 @@ PROMPTS = {"last:9": 1_179_648, "all": 4_194_304}
 """Layers of LLaVA-1.5-7B that carry 16 prompt tokens, and the numbers that are trained in them"""
 
 
-def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Figure], dict[str, Any]]:
+def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
     """All figures of this bench; it needs no videos."""
     del videos
     llava = compose(work / "llava")
@@ -51,7 +51,7 @@ def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Figu
 # -- label scores --------------------------------------------------------------------------------------------------------------------
 
 
-def label_scores(llava: Path, repeats: int) -> tuple[list[Figure], dict[str, Any]]:
+def label_scores(llava: Path, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
     """One pass against the context alone, one pass a label, and labels as a batch, for each number of names; with sizes in tokens."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -63,7 +63,7 @@ def label_scores(llava: Path, repeats: int) -> tuple[list[Figure], dict[str, Any
 
 
 @torch.inference_mode()
-def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Figure], dict[str, int]]:
+def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Measurement], dict[str, int]]:
     names = ACTIONS[:number]
     width = projector_width(load_config(str(llava)))
     reasoner = EventReasoner(str(llava), DeepPrompts(0), Instruction()).eval()
@@ -79,7 +79,7 @@ def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Figure],
     shares = iter(list(pairwise(edges)))
     apart: list[Tensor] = []
 
-    def share() -> None:
+    def score_apart() -> None:
         start, end = next(shares)
         apart.extend(one_label(base, events, context, label) for label in labels[start:end])
 
@@ -88,7 +88,7 @@ def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Figure],
         "packed": lambda: score(base, events, context, trie),
         "parts": lambda: score(base, events, context, parts),
         "batched": lambda: score(base, events, context, trie, "batched"),
-        "apart": share,
+        "apart": score_apart,
     }
     with tqdm(total=len(jobs) * (repeats + 1), desc=f"scoring {number} names", unit="job") as bar:
         seconds = alternate(jobs, repeats=repeats, tick=bar.update)
@@ -101,10 +101,12 @@ def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Figure],
     work = f"{number} NTU names after {EVENTS} events, in one pass"
     sizes_text = f"{len(context)} tokens before, {len(trie)} label tokens read; {statistics.median(seconds['context']):.2f} s context"
     figures = [
-        Figure(f"{work}: against one pass a label, largest difference of log P", float((packed - expected).abs().max()), "nats", 1e-3),
-        Figure("... labels whose rank differs", misplaced, "labels", 0),
-        Figure("... time over the context alone", ratio(seconds, "packed", "context"), "x", most, note=f"{sizes_text}, processor time"),
-        Figure(
+        Measurement(f"{work}: against one pass a label, largest difference of log P", float((packed - expected).abs().max()), "nats", 1e-3),
+        Measurement("... labels whose rank differs", misplaced, "labels", 0),
+        Measurement(
+            "... time over the context alone", ratio(seconds, "packed", "context"), "x", most, note=f"{sizes_text}, processor time"
+        ),
+        Measurement(
             "... how much faster than one pass a label",
             statistics.median(faster),
             "x",
@@ -112,10 +114,12 @@ def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Figure],
             ">=",
             note=f"every label once, {number // (repeats + 1)} or so beside each measurement of all",
         ),
-        Figure(
+        Measurement(
             "... how much faster than labels as a padded batch over the cached context", ratio(seconds, "batched", "packed"), "x", 1, ">="
         ),
-        Figure(f"... in passes of at most {PART} label tokens: time over one pass", ratio(seconds, "parts", "packed"), note="not a target"),
+        Measurement(
+            f"... in passes of at most {PART} label tokens: time over one pass", ratio(seconds, "parts", "packed"), note="not a target"
+        ),
     ]
     return figures, {"names": number, "context": len(context), "nodes": len(trie)}
 
@@ -137,7 +141,7 @@ def one_label(model: LlavaForConditionalGeneration, events: Tensor, context: Ten
 # -- trained numbers -----------------------------------------------------------------------------------------------------------------
 
 
-def trained_numbers() -> Iterator[Figure]:
+def trained_numbers() -> Iterator[Measurement]:
     """What requires gradients in LLaVA-1.5-7B with prompts attached, counted on the meta device."""
     for layers, expected in PROMPTS.items():
         prompts = DeepPrompts(16, layers)
@@ -147,4 +151,4 @@ def trained_numbers() -> Iterator[Figure]:
             prompts.build(config.text_config)
         prompts.attach(model)
         count = sum(p.numel() for p in {*model.parameters(), *prompts.parameters()} if p.requires_grad)
-        yield Figure(f"LLaVA-1.5-7B with 16 prompt tokens in {len(prompts.chosen)} layers: trained numbers", count, "", expected, "==")
+        yield Measurement(f"LLaVA-1.5-7B with 16 prompt tokens in {len(prompts.chosen)} layers: trained numbers", count, "", expected, "==")

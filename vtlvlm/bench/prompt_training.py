@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtlvlm.bench.harness import Figure, alternate, peak_bytes, ratio
+from vtlvlm.bench.harness import Measurement, alternate, peak_bytes, ratio
 from vtlvlm.bench.vtem import LLAVA, TOWER
 from vtlvlm.data.ntu import ACTIONS
 from vtlvlm.lvlm.generative import PADDING
@@ -125,7 +125,7 @@ class BareSteps:
         return float(loss.detach())
 
 
-def figures(llava: Path, repeats: int) -> Iterator[Figure]:
+def figures(llava: Path, repeats: int) -> Iterator[Measurement]:
     """All of them.
 
     Args:
@@ -137,7 +137,7 @@ def figures(llava: Path, repeats: int) -> Iterator[Figure]:
     yield from wide_step(llava)
 
 
-def steps(llava: Path, repeats: int) -> Iterator[Figure]:
+def steps(llava: Path, repeats: int) -> Iterator[Measurement]:
     """A training step against the bare loop, the listwise objective's factor, and what checkpointing saves."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -156,17 +156,17 @@ def steps(llava: Path, repeats: int) -> Iterator[Figure]:
     finally:
         torch.set_num_threads(threads)
     size = f"{CLIPS} clips of {EVENTS} events, {PROMPTS} prompt tokens in all layers"
-    yield Figure(f"first loss of a generative step ({size}): difference to peft's", abs(losses[0] - losses[1]), "nats", 1e-4)
+    yield Measurement(f"first loss of a generative step ({size}): difference to peft's", abs(losses[0] - losses[1]), "nats", 1e-4)
     note = f"{statistics.median(seconds['bare']):.2f} s peft, processor time"
-    yield Figure("... time over transformers + peft", ratio(seconds, "ours", "bare"), "x", 1.10, note=note)
-    yield Figure(
+    yield Measurement("... time over transformers + peft", ratio(seconds, "ours", "bare"), "x", 1.10, note=note)
+    yield Measurement(
         "... peak memory over transformers + peft", peaks["ours"] / peaks["bare"], "x", 1.05, note=f"{peaks['bare'] / 2**20:,.0f} MiB there"
     )
     note = f"{NAMES} names instead of one; not a target"
-    yield Figure("... listwise step: time over transformers + peft", ratio(seconds, "listwise", "bare"), "x", note=note)
-    yield Figure("... listwise step: peak memory over transformers + peft", peaks["listwise"] / peaks["bare"], "x", note=note)
+    yield Measurement("... listwise step: time over transformers + peft", ratio(seconds, "listwise", "bare"), "x", note=note)
+    yield Measurement("... listwise step: peak memory over transformers + peft", peaks["listwise"] / peaks["bare"], "x", note=note)
     work = f"listwise step with checkpointing ({size})"
-    yield Figure(
+    yield Measurement(
         f"{work}: peak memory over that without",
         peaks["recomputed"] / peaks["kept"],
         "x",
@@ -174,7 +174,7 @@ def steps(llava: Path, repeats: int) -> Iterator[Figure]:
         note=f"{peaks['kept'] / 2**20:,.0f} MiB there",
     )
     apart = max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
-    yield Figure("... largest difference of a gradient, over the largest gradient", apart, "x", 1e-4)
+    yield Measurement("... largest difference of a gradient, over the largest gradient", apart, "x", 1e-4)
 
 
 def _same_prompts(steps: Steps, like: Steps) -> Steps:
@@ -188,7 +188,7 @@ def _paper_config(layers: int = 32, words: int = int(LLAVA["vocab_size"])) -> Ll
     return LlavaConfig(text_config=text, vision_config=CLIPVisionConfig(**TOWER), image_token_id=words - 1)
 
 
-def checkpoint_size() -> Figure:
+def checkpoint_size() -> Measurement:
     """What ``last.ckpt`` of stage 2 holds of LLaVA-1.5-7B's prompts: them and the optimiser's two moments, written to memory."""
     prompts = DeepPrompts(PROMPTS, PAPER_LAYERS)
     prompts.build(_paper_config().text_config)
@@ -200,10 +200,10 @@ def checkpoint_size() -> Figure:
     torch.save({"state_dict": prompts.state_dict(), "optimizer_states": [optimizer.state_dict()]}, file)
     layers = len(prompts.chosen)
     work = f"checkpoint of {PROMPTS} prompt tokens in {layers} layers of LLaVA-1.5-7B with optimiser state"
-    return Figure(work, file.getbuffer().nbytes / 1e6, "MB", MEGABYTES, note="and a few kilobytes of settings")
+    return Measurement(work, file.getbuffer().nbytes / 1e6, "MB", MEGABYTES, note="and a few kilobytes of settings")
 
 
-def wide_step(llava: Path) -> Iterator[Figure]:
+def wide_step(llava: Path) -> Iterator[Measurement]:
     """A listwise training step of a language model as wide as LLaVA-1.5-7B's, with a few layers and random weights, in float32.
 
     The words are SmolLM2's, renumbered to fit, so that context and tree have about the size they have there.
@@ -240,5 +240,5 @@ def wide_step(llava: Path) -> Iterator[Figure]:
     held = sum(parameter.numel() * 4 for parameter in model.parameters())
     size = f"width {LLAVA['hidden_size']}, {WIDE_LAYERS} layers, {WIDE_WORDS:,} words, float32, M = {WIDE_EVENTS}"
     note = f"{held / 2**30:.1f} of it weights; {len(context)} + {len(trie)} tokens"
-    yield Figure(f"training step with {NAMES} names ({size}): weights and peak", (held + more) / 2**30, "GiB", GIBIBYTES, note=note)
-    yield Figure("... time, the first step", spent[0], "s", note="wall time while the profiler counts memory, not a target")
+    yield Measurement(f"training step with {NAMES} names ({size}): weights and peak", (held + more) / 2**30, "GiB", GIBIBYTES, note=note)
+    yield Measurement("... time, the first step", spent[0], "s", note="wall time while the profiler counts memory, not a target")

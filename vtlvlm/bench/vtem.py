@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vtlvlm.bench.harness import Figure, alternate, ratio
+from vtlvlm.bench.harness import Measurement, alternate, ratio
 from vtlvlm.vtem.extractors import Backbone, ClipExtractor, TimmExtractor, VideoExtractor
 from vtlvlm.vtem.losses import InfoNCE
 from vtlvlm.vtem.model import VTEM, absolute_change
@@ -41,7 +41,7 @@ TEXT_TOKENS, LISTED_TOKENS, TRIE_NODES = 23, 329, 232
 its ends: counted with a SentencePiece vocabulary of 32,000 words of the same family, since LLaVA-1.5's own is not freely to be had"""
 
 
-def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Figure], dict[str, Any]]:
+def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
     """All figures of this bench; it needs no videos."""
     del videos
     figures = [*pooling_and_quantisation(repeats), *long_video(), *shares(), training_step(work)]
@@ -63,7 +63,7 @@ def saved_bytes(job: Callable[[], object]) -> int:
     return total
 
 
-def pooling_and_quantisation(repeats: int) -> list[Figure]:
+def pooling_and_quantisation(repeats: int) -> list[Measurement]:
     """Features to event tokens, forward and backward, against the library's bare quantisation of the same tensors."""
     from vector_quantize_pytorch import VectorQuantize
 
@@ -94,9 +94,9 @@ def pooling_and_quantisation(repeats: int) -> list[Figure]:
     work = f"pooling and quantisation, forward and backward, M = {WINDOWS * CELLS}, over bare vector-quantize-pytorch"
     note = f"{statistics.median(seconds['bare']):.2f} s bare, processor time"
     return [
-        Figure(f"{work}: time", ratio(seconds, "ours", "bare"), "x", 1.25, note=note),
-        Figure("... with movement pooled beside the means: time", ratio(seconds, "movement", "bare"), "x", 1.25),
-        Figure("... memory kept for the backward pass", saved_bytes(ours) / max(saved_bytes(theirs), 1), "x", 1.25),
+        Measurement(f"{work}: time", ratio(seconds, "ours", "bare"), "x", 1.25, note=note),
+        Measurement("... with movement pooled beside the means: time", ratio(seconds, "movement", "bare"), "x", 1.25),
+        Measurement("... memory kept for the backward pass", saved_bytes(ours) / max(saved_bytes(theirs), 1), "x", 1.25),
     ]
 
 
@@ -119,18 +119,18 @@ with torch.no_grad():
 """
 
 
-def long_video() -> list[Figure]:
+def long_video() -> list[Measurement]:
     """Pooling of half an hour; its memory is read where Linux tells it."""
     if not Path("/proc/self/clear_refs").exists():
-        return [Figure("pooling of a 30-minute video", None, "s", note="measured on Linux only")]
+        return [Measurement("pooling of a 30-minute video", None, "s", note="measured on Linux only")]
     arguments = [sys.executable, "-c", _LONG, str(LONG_STEPS), str(LONG_WINDOWS), str(DIM)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     seconds, megabytes = map(float, done.stdout.split())
     work = f"pooling of a 30-minute video ({LONG_STEPS:,} steps, W = {LONG_WINDOWS})"
-    return [Figure(f"{work}: time", seconds, "s", 1), Figure("... memory beyond its input", megabytes, "MB", 500)]
+    return [Measurement(f"{work}: time", seconds, "s", 1), Measurement("... memory beyond its input", megabytes, "MB", 500)]
 
 
-def shares() -> list[Figure]:
+def shares() -> list[Measurement]:
     """FLOPs of mapping a clip to its event sentence over those of LLaVA-1.5-7B reading it with the instruction of ``stage2_prompt.yaml``,
     which lists the 60 categories, and scoring them in the same pass; counted on the meta device."""
     bare, reading = llava_flops(TEXT_TOKENS), llava_flops(LISTED_TOKENS + TRIE_NODES)
@@ -149,7 +149,7 @@ def shares() -> list[Figure]:
         target = 3.0 if name == "swin3d_t, 64 frames" else None
         note = f"{flops / 1e9:,.0f} GFLOP; {100 * flops / bare:.2g} % where the instruction lists no categories and scores none"
         note += "; costs more than LLaVA itself" * (share > 100)
-        figures.append(Figure(f"VTEM with {name}, FLOPs over LLaVA-1.5-7B's on the same clip", share, "%", target, note=note))
+        figures.append(Measurement(f"VTEM with {name}, FLOPs over LLaVA-1.5-7B's on the same clip", share, "%", target, note=note))
     return figures
 
 
@@ -192,7 +192,7 @@ def llava_flops(text_tokens: int) -> int:
     return int(counting.get_total_flops()) + projector
 
 
-def training_step(work: Path) -> Figure:
+def training_step(work: Path) -> Measurement:
     """Share of a stage-1 step that is neither forward, backward nor optimiser, in a real training from a feature cache."""
     from lightning import Trainer
     from lightning.pytorch.profilers import SimpleProfiler
@@ -233,4 +233,6 @@ def training_step(work: Path) -> Figure:
     found = profiler.recorded_durations
     busy = sum(found["[LightningModule]VTEMModule.optimizer_step"])  # Lightning runs forward and backward inside it
     share = 100 * (1 - busy / sum(found["run_training_epoch"]))
-    return Figure("stage-1 step from the feature cache, time outside forward, backward and optimiser", share, "%", 5, note=f"{BATCH} clips")
+    return Measurement(
+        "stage-1 step from the feature cache, time outside forward, backward and optimiser", share, "%", 5, note=f"{BATCH} clips"
+    )

@@ -167,7 +167,7 @@ class CodebookPanel(Callback):
         error = float(errors[split].values[-1]) if split in errors else math.nan
         pairs = [Pair(found.code, data.classes[found.label], found.pmi, found.tokens, found.clips) for found in tally.top_pmi_pairs()]
         path = Path(trainer.default_root_dir) / f"codebook_{split}.png"
-        content = {"split": split, "step": step, **record(tally, module), "reconstruction": finite(error), "pairs": [*map(asdict, pairs)]}
+        content = {"split": split, "step": step, **panel_facts(tally, module), "reconstruction": error, "pairs": [*map(asdict, pairs)]}
         write_json(path.with_suffix(".json"), content)
 
         with beside_the_result("the picture of the codebook"):
@@ -230,19 +230,14 @@ def action_name(label: int, data: Any) -> str:
     return str(data.classes[label]) if label >= 0 else "unknown"
 
 
-def finite(value: Any) -> float | None:
-    """A number for JSON, which knows no nan."""
-    return number if math.isfinite(number := float(value)) else None
-
-
-def record(tally: CodeTally, module: VTEMModule) -> dict[str, Any]:
+def panel_facts(tally: CodeTally, module: VTEMModule) -> dict[str, Any]:
     """What was counted, in plain values: codes in use by falling frequency, run lengths from 1 window up, figures, collapse and remedy."""
     kinds = tally.collapse()
     order = tally.counts.argsort(descending=True, stable=True)[: int((tally.counts > 0).sum())]
     return {
         "num_codes": len(tally.counts),
         "tokens": tally.tokens,
-        "figures": {name: finite(value) for name, value in tally.figures().items()},
+        "figures": {name: float(value) for name, value in tally.figures().items()},
         "codes": order.tolist(),
         "frequencies": tally.counts[order].tolist(),
         "run_lengths": tally.runs.tolist(),

@@ -75,7 +75,7 @@ class PredictionTable(BasePredictionWriter):
         if trainer.world_size > 1:
             everyone: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
             torch.distributed.gather_object(parts, everyone)
-            parts = [part for share in everyone or () for part in share]
+            parts = [part for rank in everyone or () for part in rank]
         if not parts:
             return
         clips, times, labels, probs = map(np.concatenate, zip(*parts, strict=True))

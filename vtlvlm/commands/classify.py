@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from vtlvlm.system.files import finite
+from vtlvlm.system.files import nan_as_none
 
 DEFAULT_MODEL = "runs/demo/bundle"
 
@@ -105,4 +105,4 @@ def bar(probability: float) -> str:
 
 def json_line(value: object) -> str:
     """One line of JSON, plain ASCII; what is not a number there (nan, infinity) is null."""
-    return json.dumps(finite(value), allow_nan=False)
+    return json.dumps(nan_as_none(value), allow_nan=False)

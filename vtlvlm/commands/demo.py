@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-SUBJECTS = 16
+DEMO_SUBJECTS = 16
 """People in the videos: 10 train, 6 test"""
 
 
@@ -68,7 +68,7 @@ def steps(out: Path, seed: int) -> list[Step]:
     to = "--trainer.default_root_dir"
     return [
         Step(
-            "render the videos", ["synth", str(videos), "--subjects", str(SUBJECTS), "--seed", str(seed)], lambda: False
+            "render the videos", ["synth", str(videos), "--subjects", str(DEMO_SUBJECTS), "--seed", str(seed)], lambda: False
         ),  # which also refuses a folder of another seed
         Step("compose a small LLaVA", ["compose", str(llava)], lambda: False),
         Step("videos to features", ["extract", *first, *data, "--output", str(features)], lambda: False),

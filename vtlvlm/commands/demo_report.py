@@ -18,7 +18,7 @@ from vtlvlm.errors import DataError
 from vtlvlm.recognizer import ActionRecognizer
 from vtlvlm.recognizers.base import Recognition
 from vtlvlm.report.figures import Panel, accuracy_bars, confusion_figure, learning_curves
-from vtlvlm.report.page import Picture, Report, Section, Setting
+from vtlvlm.report.page import Conditions, Picture, Report, Section
 from vtlvlm.report.runs import Curve, Metrics, Run
 from vtlvlm.report.sentence import Sentence, sentence_figure
 from vtlvlm.report.tables import ResultRow, Table
@@ -57,7 +57,7 @@ def pipeline_report(folder: Path, protocol: str = "xsub60") -> Report:
     return Report(
         title="Video → event sentences → recognised actions",
         summary=_summary(reached, probes, tested, data.num_classes),
-        setting=Setting(
+        conditions=Conditions(
             protocol=protocol,
             split_sizes={side: sizes[side] for side in ("train", "val", "test")},
             num_classes=data.num_classes,

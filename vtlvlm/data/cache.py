@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtlvlm.data.cache_format import MAKERS, Key, content_hash, digest, main_files, open_shard, plain, read_meta, require_same, rows_file
+from vtlvlm.data.cache_format import MAKERS, Key, digest, main_files, open_shard, plain, provenance_hash, read_meta, require_same, rows_file
 from vtlvlm.data.cache_writer import EventCacheWriter, FeatureCacheWriter
 from vtlvlm.data.shards import TensorFile, open_tensor
 from vtlvlm.errors import DataError
 
-__all__ = ["EventCache", "EventCacheWriter", "FeatureCache", "FeatureCacheWriter", "Key", "content_hash"]
+__all__ = ["EventCache", "EventCacheWriter", "FeatureCache", "FeatureCacheWriter", "Key", "provenance_hash"]
 
 
 MOST_VIEWS = 4_096
@@ -72,7 +72,7 @@ class _Cache:
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
         self.folder, self.provenance = folder, dict(meta["provenance"])
-        self.hash = content_hash(self.provenance)
+        self.hash = provenance_hash(self.provenance)
         shards = [open_shard(path, self.kind) for path in main_files(folder)]
         if not shards:
             raise DataError(f"{folder}: an empty cache; delete it and run `{MAKERS[self.kind]}`")

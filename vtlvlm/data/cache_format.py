@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 Key = tuple[str, int]
 """Clip name and view."""
 
-VERSION = 2
+CACHE_VERSION = 2
 MAKERS = {"features": "vtlvlm extract", "events": "vtlvlm tokenize"}
 
 
@@ -40,7 +40,7 @@ def unnoted(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in provenance.items() if key not in NOTES}
 
 
-def content_hash(provenance: Mapping[str, Any]) -> str:
+def provenance_hash(provenance: Mapping[str, Any]) -> str:
     """Hash of plain values, the same for any order of keys and any ``NOTES``."""
     text = json.dumps(unnoted(provenance), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return blake2b(text.encode(), digest_size=16).hexdigest()
@@ -92,13 +92,13 @@ def read_meta(folder: Path, kind: str) -> dict[str, Any]:
             raise ValueError("larger than any description")
         meta = dict(json.loads(path.read_text(encoding="utf-8")))
         found, version = meta["kind"], meta["version"]
-        if found == kind and version == VERSION:
+        if found == kind and version == CACHE_VERSION:
             _require_meta(meta)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not the description of a cache; name another folder, or delete this one and make it anew") from error
-    if found != kind or version != VERSION:
+    if found != kind or version != CACHE_VERSION:
         what = f"a cache of {shown(found, 40)} (version {shown(version, 40)})"
-        raise DataError(f"{folder}: {what}, expected one of {kind} (version {VERSION}); name another folder")
+        raise DataError(f"{folder}: {what}, expected one of {kind} (version {CACHE_VERSION}); name another folder")
     return meta
 
 

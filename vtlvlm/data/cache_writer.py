@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vtlvlm.data.cache_format import (
-    VERSION,
+    CACHE_VERSION,
     Key,
     Rows,
-    content_hash,
     digest,
     main_files,
     open_shard,
     plain,
+    provenance_hash,
     read_meta,
     require_same,
     rows_file,
@@ -71,7 +71,7 @@ class _CacheWriter:
         self._bytes, self._since = 0, time.monotonic()
 
     def _describe(self, *, complete: bool, expected: int) -> None:
-        meta = {"version": VERSION, "kind": self.kind, "provenance": self.provenance, "hash": content_hash(self.provenance)}
+        meta = {"version": CACHE_VERSION, "kind": self.kind, "provenance": self.provenance, "hash": provenance_hash(self.provenance)}
         save_json(self.folder / "meta.json", {**meta, "complete": complete, "expected": expected})
 
     def done(self) -> set[Key]:

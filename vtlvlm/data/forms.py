@@ -38,7 +38,7 @@ def found(root: Path, classes: str | Path | None) -> ClipIndex:
         index = _class_folders(root, listing, _names_for_folders(given) if listed else None, given)
     index.modified[:] = listing.modified
     index.notes, index.lost = (*index.notes, *listing.notes), (*index.lost, *listing.lost)
-    return _plain(index)
+    return _with_escapes(index)
 
 
 def _names_for_folders(given: Path) -> list[str]:
@@ -217,7 +217,7 @@ def listed(root: Path, csv: Path) -> ClipIndex:
         where.setdefault(label, []).append(line)
     _label(index, table.labels, None, {label: _in_lines(lines) for label, lines in where.items() if label}, file)
     index.split, index.group = strings(table.splits), strings(table.groups)
-    return _plain(index)
+    return _with_escapes(index)
 
 
 def table_file(root: Path, csv: Path) -> Path:
@@ -318,7 +318,7 @@ def _index(root: Path, layout: Layout, paths: list[str], sizes: list[int], misfi
     )
 
 
-def _plain(index: ClipIndex) -> ClipIndex:
+def _with_escapes(index: ClipIndex) -> ClipIndex:
     """Write the bytes of names that are not UTF-8 as escapes. Such clips are left out, but messages can name them."""
     for column in (index.path, index.name, index.misfit, index.split, index.group):
         odd = [row for row, text in enumerate(column.tolist()) if not text.isascii() and not encodable(text)]

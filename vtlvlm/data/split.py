@@ -101,7 +101,7 @@ def split(index: ClipIndex, protocol: str, *, validation: float = 0.0, seed: int
         "exclude_missing_skeletons": exclude_missing_skeletons,
         "classes": len(classes),
         "clips": {side: int(mask.sum()) for side, mask in sides.items()},
-        "groups": {side: _plain(column[mask]) for side, mask in sides.items()} if _grouped(index, protocol) else None,
+        "groups": {side: _distinct(column[mask]) for side, mask in sides.items()} if _grouped(index, protocol) else None,
         "excluded": int((~readable).sum()),
         "train_hash": train_hash,
         "val_hash": val_hash,
@@ -119,7 +119,7 @@ def _known(index: ClipIndex, protocol: str) -> NDArray[np.bool_]:
             raise UsageError(f"protocol {protocol} needs NTU clip names; {index.root} has none: use the protocol csv or group")
         return known & (index.label < PROTOCOLS[protocol].num_actions) if index.official else known
     if protocol.startswith(LEAVE):
-        groups = _plain(index.group[known & (index.group != "")])
+        groups = _distinct(index.group[known & (index.group != "")])
         if protocol.removeprefix(LEAVE) not in groups:
             raise UsageError(f"protocol {protocol}: no such group; there are {', '.join(groups) or 'none'}")
     elif protocol not in ("csv", "group", "all"):
@@ -177,7 +177,7 @@ def _draw(column: NDArray[Any], share: float, seed: int, what: str, labels: NDAr
     return groups[min(draws, key=lambda drawn: float(((rows[drawn].sum(axis=0) - wanted) ** 2 / wanted).sum()))]
 
 
-def _plain(column: NDArray[Any]) -> list[Any]:
+def _distinct(column: NDArray[Any]) -> list[Any]:
     return list(np.unique(column).tolist())
 
 
@@ -186,7 +186,7 @@ def _present(index: ClipIndex, protocol: str, readable: NDArray[np.bool_]) -> st
     if protocol not in PROTOCOLS:
         return f"{int(readable.sum())} usable clips"
     rule = PROTOCOLS[protocol]
-    parts = (f"{name}s {_ranges(_plain(getattr(index, name)[readable]))}" for name in ("subject", "camera", "setup"))
+    parts = (f"{name}s {_ranges(_distinct(getattr(index, name)[readable]))}" for name in ("subject", "camera", "setup"))
     return f"it trains on {rule.column}s {_ranges(sorted(rule.train_ids))} and tests on the others; present are {', '.join(parts)}"
 
 

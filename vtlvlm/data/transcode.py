@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from vtlvlm.data.container import VideoError, container_of, opened, packets_of
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.shards import LOCK, FolderLock
-from vtlvlm.data.video import all_frames, linked, scaling, seconds, turns, verify
+from vtlvlm.data.video import all_frames, frame_times, linked, scaling, turns, verify
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.disk import require_space
@@ -279,7 +279,7 @@ def _encode(source: Path, container: av.container.OutputContainer, side: int) ->
             picture.pict_type = 0  # the encoder chooses
             stamps.append(frame.pts)
             packets += output.encode(picture)
-        times = seconds(stamps, stream)
+        times = frame_times(stamps, stream)
     if output is None:
         raise VideoError(f"{source}: no frame in it can be decoded")
     packets += output.encode(None)

@@ -146,7 +146,7 @@ def probe(path: str | Path) -> VideoInfo:
             with opened(path) as (again, same):
                 stamps = [frame.pts for frame in all_frames(path, packets_of(path, again, same))]
         fps = frame_rate(stream)
-        times = seconds(stamps, stream)
+        times = frame_times(stamps, stream)
         steps = np.diff(times)
         variable = bool(len(steps) > 1 and steps.max() > 1.5 * np.median(steps))
         turned = -round(first.rotation / 90) % 4 * 90
@@ -215,7 +215,7 @@ def decode(
             graph.push(frame)
             pictures[count] = graph.pull().to_ndarray().transpose(2, 0, 1)
             count += 1
-        times = seconds(stamps, stream)
+        times = frame_times(stamps, stream)
     if count < len(unique):
         if len(stamps) > last:
             raise VideoError(f"{path}: damaged: {len(unique) - count} of {len(unique)} wanted frames do not decode")
@@ -340,7 +340,7 @@ def _made_up(stream: av.VideoStream) -> bool:
     return name == "mpeg" or (name == "avi" and bool(stream.codec_context.has_b_frames))
 
 
-def seconds(stamps: list[int | None], stream: av.VideoStream) -> NDArray[np.float64]:
+def frame_times(stamps: list[int | None], stream: av.VideoStream) -> NDArray[np.float64]:
     """(n,) seconds from the first frame; each depends on the frames before it alone.
 
     Times follow from the timestamps as long as these are known and rise. Where one does not, as at the joint of two recordings, the frame

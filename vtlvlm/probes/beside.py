@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from vtlvlm.data.cache import FeatureCache
-from vtlvlm.data.cache_format import content_hash, made_of, read_meta
+from vtlvlm.data.cache_format import made_of, provenance_hash, read_meta
 from vtlvlm.errors import DataError
 from vtlvlm.metrics.paired import Difference, paired_difference
 from vtlvlm.probes.linear import best_probe, clip_vectors, probes_of
@@ -64,7 +64,7 @@ class ProbeBeside(Callback):
         if trainer.world_size > 1:
             everyone: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
             torch.distributed.gather_object(self._parts, everyone)
-            self._parts = [part for share in everyone or () for part in share]
+            self._parts = [part for rank in everyone or () for part in rank]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fit, compare, say and write; no other process waits for it."""
@@ -154,7 +154,7 @@ def features_of(data: Any) -> FeatureCache:
     folder = made_of(events, "features_folder", str)
     if len(folder) > LONGEST_PATH or "\0" in folder:
         raise DataError(f"{events.folder}: names no place of its features")
-    if content_hash(read_meta(Path(folder), FeatureCache.kind)["provenance"]) != made_of(events, "features", str):
+    if provenance_hash(read_meta(Path(folder), FeatureCache.kind)["provenance"]) != made_of(events, "features", str):
         raise DataError(f"{folder}: holds other features by now than those that {events.folder} was made from")
     return FeatureCache.open(folder)
 

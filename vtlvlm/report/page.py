@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from vtlvlm.errors import UsageError
 from vtlvlm.report.style import png
-from vtlvlm.report.tables import ResultRow, Table, as_markdown, as_text, markdown, quantity, seconds, summary_table
+from vtlvlm.report.tables import ResultRow, Table, as_markdown, as_text, duration_text, markdown, quantity, summary_table
 from vtlvlm.system.files import replacing, write_text
 from vtlvlm.system.text import shown
 
@@ -59,7 +59,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Conditions:
     """What was tested, and what it takes: all that a reader needs in order to place the figures."""
 
     protocol: str
@@ -82,7 +82,7 @@ class Report:
     title: str
     summary: str
     """plain paragraphs: what was done and what came out"""
-    setting: Setting
+    conditions: Conditions
     rows: Sequence[ResultRow]
     difficulty: Table
     """how hard the videos are, fixed before any training: probe, accuracy, limit, whether it holds"""
@@ -106,7 +106,7 @@ def write_markdown(report: Report, folder: Path) -> Path:
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     files = file_names(report)
     parts = [f"# {markdown(report.title)}", *_blocks(report.summary, markdown), as_markdown(summary_table(report.rows))]
-    parts += ["## Setting", as_markdown(setting_table(report.setting))]
+    parts += ["## Setting", as_markdown(conditions_table(report.conditions))]
     parts += ["## Difficulty of the videos (fixed before training)", as_markdown(report.difficulty)]
     for section in report.sections:
         parts.append(f"## {markdown(section.title)}")
@@ -148,7 +148,7 @@ def write_html(report: Report, path: Path) -> Path:
         line_end=Markup("\n"),
         summary=summary_table(report.rows),
         facts=facts(report),
-        setting=setting_table(report.setting),
+        setting=conditions_table(report.conditions),
         versions=versions_table(report),
     )
     write_text(path, page)
@@ -156,52 +156,52 @@ def write_html(report: Report, path: Path) -> Path:
 
 
 def print_table(report: Report, file: TextIO | None = None) -> None:
-    """Print the title, the summary and one line on the setting, as plain aligned text."""
-    setting = report.setting
-    sizes = ", ".join(f"{count:,} {name}" for name, count in setting.split_sizes.items())
+    """Print the title, the summary and one line on the conditions, as plain aligned text."""
+    conditions = report.conditions
+    sizes = ", ".join(f"{count:,} {name}" for name, count in conditions.split_sizes.items())
     lines = [
         shown(report.title),
         "",
         as_text(summary_table(report.rows)),
         "",
-        f"protocol {shown(setting.protocol)} ({sizes} clips, {setting.num_classes} actions) · seed {setting.seed}",
-        f"{quantity(setting.trainable_parameters)} of {quantity(setting.total_parameters)} parameters trained · "
-        f"{seconds(setting.seconds_per_clip)} a clip on {shown(setting.machine)}",
+        f"protocol {shown(conditions.protocol)} ({sizes} clips, {conditions.num_classes} actions) · seed {conditions.seed}",
+        f"{quantity(conditions.trainable_parameters)} of {quantity(conditions.total_parameters)} parameters trained · "
+        f"{duration_text(conditions.seconds_per_clip)} a clip on {shown(conditions.machine)}",
     ]
     print("\n".join(lines), file=file or sys.stdout)
 
 
 def facts(report: Report) -> list[tuple[str, str]]:
     """The few figures that head the page: (value, what it is)."""
-    setting = report.setting
+    conditions = report.conditions
     ours = [(f"{row.top1:.3f}", f"top-1 accuracy, {row.name}") for row in report.rows if row.ours]
     return [
         *ours[:1],
-        (f"{setting.split_sizes.get('test', 0):,}", f"test clips, {setting.num_classes} actions"),
-        (quantity(setting.trainable_parameters), f"parameters trained of {quantity(setting.total_parameters)}"),
-        (seconds(setting.seconds_per_clip), "per clip, file to answer"),
+        (f"{conditions.split_sizes.get('test', 0):,}", f"test clips, {conditions.num_classes} actions"),
+        (quantity(conditions.trainable_parameters), f"parameters trained of {quantity(conditions.total_parameters)}"),
+        (duration_text(conditions.seconds_per_clip), "per clip, file to answer"),
     ]
 
 
-def setting_table(setting: Setting) -> Table:
+def conditions_table(conditions: Conditions) -> Table:
     """Protocol, split sizes, seed, parameters and times, one a row."""
     rows = [
-        ("protocol", setting.protocol),
-        ("clips", ", ".join(f"{count:,} {name}" for name, count in setting.split_sizes.items())),
-        ("actions", str(setting.num_classes)),
-        ("seed", str(setting.seed)),
-        ("trainable parameters", f"{setting.trainable_parameters:,} of {setting.total_parameters:,}"),
-        ("seconds per clip", f"{setting.seconds_per_clip:.3f}"),
-        ("machine", setting.machine),
+        ("protocol", conditions.protocol),
+        ("clips", ", ".join(f"{count:,} {name}" for name, count in conditions.split_sizes.items())),
+        ("actions", str(conditions.num_classes)),
+        ("seed", str(conditions.seed)),
+        ("trainable parameters", f"{conditions.trainable_parameters:,} of {conditions.total_parameters:,}"),
+        ("seconds per clip", f"{conditions.seconds_per_clip:.3f}"),
+        ("machine", conditions.machine),
     ]
-    if setting.training_seconds is not None:
-        rows.insert(6, ("training", seconds(setting.training_seconds)))
+    if conditions.training_seconds is not None:
+        rows.insert(6, ("training", duration_text(conditions.training_seconds)))
     return Table(("", "value"), rows)
 
 
 def versions_table(report: Report) -> Table:
     """Seed first, then every version."""
-    return Table(("", "version"), [("seed", str(report.setting.seed)), *report.versions.items()])
+    return Table(("", "version"), [("seed", str(report.conditions.seed)), *report.versions.items()])
 
 
 def _paragraphs(text: str) -> Markup:

@@ -47,7 +47,7 @@ class Table:
 def summary_table(rows: Sequence[ResultRow]) -> Table:
     """The summary rows as a table of text; the column of notes is left out where no row has one."""
     header = ["", "top-1", "top-5", "mean class", "clips"]
-    cells = [[r.name, share(r.top1), share(r.top5), share(r.mean_class), "" if r.num_clips is None else f"{r.num_clips:,}"] for r in rows]
+    cells = [[r.name, *map(accuracy_text, (r.top1, r.top5, r.mean_class)), "" if r.num_clips is None else f"{r.num_clips:,}"] for r in rows]
     if any(row.note for row in rows):
         header.append("note")
         for line, row in zip(cells, rows, strict=True):
@@ -77,12 +77,12 @@ def as_markdown(table: Table) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def share(value: float | None) -> str:
+def accuracy_text(value: float | None) -> str:
     """An accuracy with three digits; nothing for None."""
     return "" if value is None else f"{value:.3f}"
 
 
-def seconds(value: float) -> str:
+def duration_text(value: float) -> str:
     """A duration in the unit one would say it in: ``12 ms``, ``1.84 s``, ``14 min 20 s``, ``3 h 05 min``."""
     if value < 1:
         return f"{value * 1000:.0f} ms" if value >= 0.01 else f"{value * 1000:.1f} ms"

@@ -27,7 +27,7 @@ from vtlvlm.synth.skeleton import skeleton_text
 from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.files import replacing, tidied
 
-VERSION = 2
+SYNTH_VERSION = 2
 """Raised whenever the same settings would give other videos."""
 VIDEOS, SKELETONS, CLASSES, MANIFEST, STARTED = "nturgb+d_rgb", "nturgb+d_skeletons", "classes.txt", "synth.json", ".synth-started.json"
 MAX_SUBJECTS = 100
@@ -117,7 +117,7 @@ def generate(
     filmed = sorted(set(cameras))
     _check(seed, subjects, replications, chosen, filmed, workers)
     settings = {
-        "version": VERSION, "seed": seed, "subjects": subjects, "replications": replications, "actions": chosen, "cameras": filmed,
+        "version": SYNTH_VERSION, "seed": seed, "subjects": subjects, "replications": replications, "actions": chosen, "cameras": filmed,
         "width": WIDTH, "height": HEIGHT, "fps": FPS,
     }  # fmt: skip
     output = Path(output)
@@ -165,14 +165,14 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     for folder in (output / VIDEOS, output / SKELETONS):
         if folder.is_symlink():
             raise DataError(f"{folder}: leads out of the folder to write; remove the link, or choose another folder")
-    for record in (output / MANIFEST, output / STARTED):
-        if not record.exists():
+    for file in (output / MANIFEST, output / STARTED):
+        if not file.exists():
             continue
         try:
-            before = json.loads(record.read_text(encoding="utf-8"))
+            before = json.loads(file.read_text(encoding="utf-8"))
             differing = next((name for name in settings if before.get(name) != settings[name]), None)
         except (ValueError, AttributeError):
-            raise DataError(f"{record}: not a record of rendered clips; delete it, or choose another folder") from None
+            raise DataError(f"{file}: not a record of rendered clips; delete it, or choose another folder") from None
         if differing:
             raise UsageError(
                 f"{output}: made with {differing} {before.get(differing)} and not {settings[differing]}; "

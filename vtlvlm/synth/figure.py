@@ -63,7 +63,7 @@ def between(a: Point, b: Point, share: float) -> tuple[float, float, float]:
 
 
 @dataclass(frozen=True)
-class Figure:
+class DrawnPerson:
     """One person of one performance as one camera sees it: projected once, drawn frame by frame."""
 
     person: Person
@@ -82,7 +82,7 @@ class Figure:
     @classmethod
     def of(
         cls, person: Person, joints: Array, jacket: Array, working: str, project: Callable[[Array], Array], eye: Array, focal: float
-    ) -> Figure:
+    ) -> DrawnPerson:
         """From world joints (F, 25, 3) and jacket states (F, 3); ``project`` gives pixels and distance, ``eye`` is where the camera is."""
         head, neck = joints[:, J["head"]], joints[:, J["neck"]]
         across = unit(joints[:, J["shoulder_left"]] - joints[:, J["shoulder_right"]])

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from vtlvlm.synth.body import PARENTS, Array
-from vtlvlm.synth.figure import Draw, Figure, Piece, ball, tones
+from vtlvlm.synth.figure import Draw, DrawnPerson, Piece, ball, tones
 from vtlvlm.synth.people import Colour
 from vtlvlm.synth.performance import Performance
 from vtlvlm.synth.scene import FPS, HEIGHT, SUPERSAMPLING, WIDTH, Camera, Setup, backdrop
@@ -41,7 +41,7 @@ def frames(performance: Performance, setup: Setup, camera: Camera, rng: np.rando
         return camera.project(points, scale)
 
     figures = [
-        Figure.of(person, joints, jacket, working, project, camera.position, focal)
+        DrawnPerson.of(person, joints, jacket, working, project, camera.position, focal)
         for person, joints, jacket, working in zip(
             performance.people, performance.joints, performance.jacket, performance.working, strict=True
         )

@@ -87,18 +87,18 @@ def write_text(path: str | Path, text: str, *, follow: bool = True) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON (UTF-8, indented), whole or not at all; nan and infinity, which JSON does not know, are null. Folders above are made."""
-    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(nan_as_none(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def finite(value: Any) -> Any:
+def nan_as_none(value: Any) -> Any:
     """The same value for JSON, with None for every number in it that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    return [*map(finite, value)] if isinstance(value, list | tuple) else value
+        return {key: nan_as_none(inner) for key, inner in value.items()}
+    return [*map(nan_as_none, value)] if isinstance(value, list | tuple) else value
 
 
 def sync(path: Path) -> None:
