@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import torch
+from modules import data_of
 from tiny import tiny_llava
 from videos import block_clips
 
 from vtlvlm.cli import main
 from vtlvlm.data.cache import EventCacheWriter
-from vtlvlm.data.datamodule import NTUDataModule
 
 STAGE2 = """
 seed_everything: 3
@@ -18,10 +18,10 @@ model:
     reasoner:
       class_path: EventReasoner
       init_args:
-        llava: LLAVA
+        llava: {path: LLAVA}
         adapter: {class_path: DeepPrompts, init_args: {tokens: 2}}
         instruction: {class_path: Instruction, init_args: {list_categories: false}}
-data: {root: ROOT, events: EVENTS, batch_size: 4, micro_batch_size: 2, num_workers: 0, validation: 0.5}
+data: {source: {root: ROOT, validation: 0.5}, events: EVENTS, batch_size: 4, micro_batch_size: 2, num_workers: 0}
 trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
 """
 
@@ -52,11 +52,11 @@ class EventRun:
         self.config = folder / "stage2.yaml"
         text = STAGE2.replace("ROOT", str(self.root)).replace("LLAVA", str(self.llava)).replace("EVENTS", str(self.events))
         self.config.write_text(text)
-        data = NTUDataModule(str(self.root), validation=0.5)
+        data = data_of(self.root, validation=0.5)
         data.prepare_data()
         data.setup()
         keys = data.predict_keys()
-        made = {"vtem": "no.ckpt", "vtem_hash": stage1, "protocol": data.protocol, "train_hash": data.train_hash}
+        made = {"vtem": "no.ckpt", "vtem_hash": stage1, "protocol": data.source.protocol, "train_hash": data.train_hash}
         generator = torch.Generator().manual_seed(0)
         action = torch.tensor([float(name.endswith("A002")) for name, _ in keys])[:, None, None]
         vectors = torch.randn(len(keys), 6, 16, generator=generator) + 2 * action - 1

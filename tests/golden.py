@@ -163,12 +163,12 @@ def stage2(root: Path, folder: Path) -> list[Any]:
     """Ten steps of stage 2 on random events, in which the action shows."""
     config = resolved("stage2_small.yaml")
     _small(config, root, folder / "run2")
-    put(config, llava=str(tiny_llava(folder / "llava", event_dim=EVENT_DIM)))
+    config["model"]["init_args"]["reasoner"]["init_args"]["llava"]["path"] = str(tiny_llava(folder / "llava", event_dim=EVENT_DIM))
     data, keys, action = _keys(root, config)
     generator = torch.Generator().manual_seed(2)
     vectors = torch.randn(len(keys), TOKENS, EVENT_DIM, generator=generator)
     vectors += (action[:, None] * torch.randn(EVENT_DIM, generator=generator))[:, None]
-    made = {"vtem": "no.ckpt", "vtem_hash": "0" * 32, "protocol": data.protocol, "train_hash": data.train_hash}
+    made = {"vtem": "no.ckpt", "vtem_hash": "0" * 32, "protocol": data.source.protocol, "train_hash": data.train_hash}
     with EventCacheWriter(folder / "events", made, None) as writer:
         writer.add(keys, torch.full((len(keys), TOKENS), -1), vectors, torch.zeros(len(keys), TOKENS // CELLS, 2))
         writer.flush()

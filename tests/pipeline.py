@@ -24,11 +24,13 @@ model:
     quantizer: {class_path: EMAQuantizer, init_args: {codes: 8}}
     contrast: {class_path: InfoNCE}
     event_dim: 16
-    motion: 0.6
-    centre: 0.5
-    movement: 1.0
-    discriminant: 1.0
-data: {root: ROOT, sampling: {frames: 8, size: 64, views: 2}, batch_size: 2, micro_batch_size: 2, num_workers: 0, validation: 0.5}
+    inputs: {delta_weight: 0.6, subtract_clip_mean: 0.5, abs_delta_weight: 1.0, lda_weight: 1.0}
+data:
+  source: {root: ROOT, validation: 0.5}
+  sampling: {frames: 8, size: 64, views: 2}
+  batch_size: 2
+  micro_batch_size: 2
+  num_workers: 0
 trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
 """
 STAGE2 = """
@@ -39,14 +41,14 @@ model:
     reasoner:
       class_path: EventReasoner
       init_args:
-        llava: LLAVA
+        llava: {path: LLAVA}
         adapter: {class_path: DeepPrompts, init_args: {tokens: 2}}
         instruction: {class_path: Instruction, init_args: {list_categories: false}}
         train_projector: true
-        align_projector: true
-        mean_share: 0.5
-        scores: pmi
-data: {root: ROOT, batch_size: 2, micro_batch_size: 1, num_workers: 0, validation: 0.5}
+        init_projector: probe
+        sentence_mean_weight: 0.5
+        label_score: pmi
+data: {source: {root: ROOT, validation: 0.5}, batch_size: 2, micro_batch_size: 1, num_workers: 0}
 trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
 """
 

@@ -115,7 +115,7 @@ def test_every_error_is_one_line(
         (["bench", "x\x1b[1m"], "invalid choice: 'x\\x1b[1m'"),
         (["fit", "--config", "nothing.yaml"], "nothing.yaml"),
         (["fit", "--nothing", "1"], "unrecognized arguments: --nothing 1"),
-        (["extract", "--data.root", "a", "--data.batch_size", "x"], '"data.batch_size": expected int. Got value: x'),
+        (["extract", "--data.source.root", "a", "--data.batch_size", "x"], '"data.batch_size": expected int. Got value: x'),
         (["fit"], "the following arguments are required: fit.data.root, fit.model"),
     ],
 )

@@ -51,14 +51,14 @@ ARMS = {
     "factorised": (
         "quantizer",
         "FactorisedQuantizer",
-        {"codes": 2048, "code_dim": 32, "decay": 0.99, "dead_below": 0.125, "commitment": 0.25, "rotation": False},
+        {"codes": 2048, "code_dim": 32, "decay": 0.99, "dead_code_threshold": 0.125, "commitment": 0.25, "rotation": False},
     ),
     "learned": ("quantizer", "LearnedQuantizer", {"codes": 2048, "commitment": 0.25, "rotation": False}),
     "simvq": ("quantizer", "SimVQQuantizer", {"codes": 2048, "commitment": 0.25, "rotation": False}),
     "fsq": ("quantizer", "FSQQuantizer", {"levels": [8, 8, 8, 4]}),
-    "plain_tokens": None,
-    "no_movement": None,
-    "no_discriminant": None,
+    "paper_tokens": None,
+    "no_abs_delta": None,
+    "no_lda": None,
     "target_llava": None,
     "extractor_clip": (
         "extractor",
@@ -69,15 +69,15 @@ ARMS = {
 
 
 ADAPTERS = {
-    "arm_none": ("NoAdapter", {}, None),
-    "arm_projector": ("NoAdapter", {}, None),
-    "arm_lora": ("LoRA", {"rank": 16, "alpha": 32.0, "dropout": 0.05, "targets": "all-linear"}, 2e-4),
-    "arm_full": ("FullFineTuning", {}, 2e-5),
+    "adapter_none": ("NoAdapter", {}, None),
+    "adapter_projector": ("NoAdapter", {}, None),
+    "adapter_lora": ("LoRA", {"rank": 16, "alpha": 32.0, "dropout": 0.05, "targets": "all-linear"}, 2e-4),
+    "adapter_full": ("FullFineTuning", {}, 2e-5),
 }
 """Stage-2 overlays: the adapter, its settings, and the learning rate where it is another"""
 STAGE2_ARMS = {
     "objective_generative": {"objective": ("generative", "listwise")},
-    "no_mean_share": {"reasoner.init_args.mean_share": (0.0, 0.7)},
+    "no_sentence_mean": {"reasoner.init_args.sentence_mean_weight": (0.0, 0.7)},
 }
 """Overlays of stage 2: what they set, and what the configurations say without them."""
 OVERLAYS = sorted((FOLDER / "ablations").glob("*.yaml"))
@@ -92,7 +92,7 @@ def test_ablations_of_stage2_change_what_they_say_and_nothing_else(base: str, pa
     for place, values in STAGE2_ARMS[path.stem].items():
         *parents, name = place.split(".")
         found = [reduce(dict.__getitem__, parents, config["model"]["init_args"]).pop(name) for config in (arm, plain)]
-        without = path.stem == "no_mean_share" and base == "stage2_prompt.yaml"  # the paper's has none to begin with
+        without = path.stem == "no_sentence_mean" and base == "stage2_prompt.yaml"  # the paper's has none to begin with
         assert tuple(found) == ((values[0],) * 2 if without else values)
     assert arm == plain
 
@@ -107,15 +107,17 @@ def test_ablations_change_what_they_say_and_nothing_else(base: str, path: Path, 
     model, other = arm["model"]["init_args"], plain["model"]["init_args"]
     change = ARMS[path.stem]
     if path.stem == "target_llava":
-        assert (model.pop("target"), other.pop("target"), model.pop("centre"), model.pop("discriminant")) == ("llava", "features", 0.0, 0.0)
-        other.pop("centre"), other.pop("discriminant")
-    elif path.stem == "plain_tokens":
-        names = ("motion", "centre", "movement", "discriminant")
-        assert [model.pop(name) for name in names] == [0.0] * 4
-        assert [other.pop(name) for name in names] in ([0.0] * 4, [0.6, 0.5, 1.0, 1.0])
-    elif path.stem in ("no_movement", "no_discriminant"):
-        name = path.stem.removeprefix("no_")
-        assert (model.pop(name), other.pop(name)) in ((0.0, 0.0), (0.0, 1.0))
+        assert (model.pop("target"), other.pop("target")) == ("llava", "features")
+        inputs = model.pop("inputs")
+        assert (inputs["subtract_clip_mean"], inputs["lda_weight"]) == (0.0, 0.0)
+        other.pop("inputs")
+    elif path.stem == "paper_tokens":
+        names = ("delta_weight", "subtract_clip_mean", "abs_delta_weight", "lda_weight")
+        assert [model["inputs"].pop(name) for name in names] == [0.0] * 4
+        assert [other["inputs"].pop(name) for name in names] in ([0.0] * 4, [0.6, 0.5, 1.0, 1.0])
+    elif path.stem in ("no_abs_delta", "no_lda"):
+        name = f"{path.stem.removeprefix('no_')}_weight"
+        assert (model["inputs"].pop(name), other["inputs"].pop(name)) in ((0.0, 0.0), (0.0, 1.0))
     elif change is None:
         assert (model.pop("beta"), other.pop("beta")) == (0.0, 0.1)
     else:
@@ -153,12 +155,12 @@ def test_arms_change_the_adapter_and_nothing_else(base: str, name: str, capsys: 
     assert adapter.get("init_args", {}) == settings
     if rate is not None:
         assert (after["optimizer"].pop("learning_rate"), before["optimizer"].pop("learning_rate") > rate) == (rate, True)
-    if name == "arm_none":  # nothing at all is trained
-        assert [after["reasoner"]["init_args"].pop(key) for key in ("train_projector", "align_projector")] == [False, False]
-        assert [before["reasoner"]["init_args"].pop(key) for key in ("train_projector", "align_projector")] == 2 * [
+    if name == "adapter_none":  # nothing at all is trained
+        assert [after["reasoner"]["init_args"].pop(key) for key in ("train_projector", "init_projector")] == [False, None]
+        assert [before["reasoner"]["init_args"].pop(key) for key in ("train_projector", "init_projector")] == 2 * [
             base == "stage2_small.yaml"
         ]
-    if name == "arm_projector":
+    if name == "adapter_projector":
         assert after["reasoner"]["init_args"].pop("train_projector") is True
         assert before["reasoner"]["init_args"].pop("train_projector") is (base == "stage2_small.yaml")
     assert arm == plain
@@ -166,7 +168,7 @@ def test_arms_change_the_adapter_and_nothing_else(base: str, name: str, capsys: 
 
 def test_trainer_for_full_fine_tuning(capsys: pytest.CaptureFixture[str]) -> None:
     """Given as --trainer, it wins over the stage's own."""
-    files = [FOLDER / "stage2_prompt.yaml", FOLDER / "ablations" / "arm_full.yaml"]
+    files = [FOLDER / "stage2_prompt.yaml", FOLDER / "ablations" / "adapter_full.yaml"]
     overlay = ["--trainer", str(FOLDER / "trainer" / "gpu_full.yaml"), "--print_config"]
     with pytest.raises(SystemExit):
         main(["fit", *(argument for file in files for argument in ("--config", str(file))), *overlay])
@@ -208,7 +210,7 @@ def test_shipped_configurations_are_found_from_everywhere(
 
 def test_a_file_of_that_name_here_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert located(["--config", "stage1_small.yaml", "--data.root", "x"])[1] == str(FOLDER / "stage1_small.yaml")
+    assert located(["--config", "stage1_small.yaml", "--data.source.root", "x"])[1] == str(FOLDER / "stage1_small.yaml")
     assert located(["--model=model/vtem_small.yaml", "--model", "VTEMModule"]) == [
         f"--model={FOLDER / 'model' / 'vtem_small.yaml'}", "--model", "VTEMModule",
     ]  # fmt: skip

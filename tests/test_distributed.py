@@ -95,7 +95,7 @@ def test_temperature_of_two_ranks_is_that_of_one(pair: Pipeline) -> None:
     people = json.loads((pair.run2 / "metrics.json").read_text())["provenance"]["split"]["groups"]["val"]
     names = sorted({name for name in cache.names.tolist() if int(name[9:12]) in people})
     with torch.inference_mode():
-        scores = module.reasoner(torch.nn.functional.embedding(cache.ids(cache.rows(names)), cache.table))
+        scores = module.reasoner(torch.nn.functional.embedding(cache.ids(cache.rows(names)), cache.table)).score
     labels = torch.tensor([int(name.endswith("A002")) for name in names])
     found = float(module.reasoner.temperature)
     assert found != 1

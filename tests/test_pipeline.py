@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning import Trainer
+from modules import data_of
 from pipeline import Pipeline
+from reasoners import reasoner_of
 from safetensors.torch import load_file
 
 from vtlvlm.data.cache import EventCache
-from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.prefix import DeepPrompts
@@ -50,7 +51,7 @@ def test_run_folder_of_stage1_shows_its_codebook(chain: Pipeline, tmp_path: Path
     shutil.copytree(chain.root, root, ignore=shutil.ignore_patterns(".vtlvlm"))
     for file in root.glob("*.avi"):
         file.write_bytes(b"")
-    elsewhere = ["--data.root", root, "--trainer.default_root_dir", tmp_path / "run", "--ckpt_path", chain.best1]
+    elsewhere = ["--data.source.root", root, "--trainer.default_root_dir", tmp_path / "run", "--ckpt_path", chain.best1]
     assert chain("validate", *chain.on_features, *elsewhere) == 0
     again = json.loads((tmp_path / "run" / "codebook_val.json").read_text())
     assert again["tokens"] == found["tokens"]
@@ -79,9 +80,9 @@ def test_the_projector_starts_from_events_as_it_reads_them(chain: Pipeline, monk
     """With half of their sentence's mean in each, on all training clips and views; votes by their sentences' means and groups.
 
     Training clips are of one person here, so each clip is its own group."""
-    data = NTUDataModule(str(chain.root), events=str(chain.events), batch_size=2, micro_batch_size=2, num_workers=0, validation=0.5)
-    settings = {"train_projector": True, "align_projector": True, "mean_share": 0.5}
-    module = PromptTuningModule(EventReasoner(str(chain.llava), DeepPrompts(0), Instruction(), **settings))
+    data = data_of(chain.root, events=str(chain.events), batch_size=2, micro_batch_size=2, num_workers=0, validation=0.5)
+    settings = {"train_projector": True, "init_projector": "probe", "sentence_mean_weight": 0.5}
+    module = PromptTuningModule(reasoner_of(chain.llava, DeepPrompts(0), Instruction(), **settings))
     taken: list[tuple[Votes, EventMoments]] = []
     monkeypatch.setattr(EventReasoner, "align", lambda self, *found: taken.append(found))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -101,22 +102,22 @@ def test_the_projector_starts_from_events_as_it_reads_them(chain: Pipeline, monk
     torch.testing.assert_close(votes.weight, expected.weight)
 
 
-def test_batch_calibration_without_training_looks_at_training_clips_only(chain: Pipeline) -> None:
-    """The zero-shot arm: its prior is the log of the mean share of each name over training clips and views."""
-    data = NTUDataModule(str(chain.root), events=str(chain.events), batch_size=2, micro_batch_size=2, num_workers=0, validation=0.5)
-    reasoner = EventReasoner(str(chain.llava), DeepPrompts(0), Instruction(list_categories=False), scores="batch_cal")
-    module = PromptTuningModule(reasoner)
+def test_the_prior_is_the_mean_log_likelihood_over_training_clips(chain: Pipeline) -> None:
+    """Of every clip in all its views, by a reasoner without a prior; never of those it is tested on."""
+    data = data_of(chain.root, events=str(chain.events), batch_size=2, micro_batch_size=2, num_workers=0, validation=0.5)
+    asked = DeepPrompts(2, init_text="a video of"), Instruction(list_categories=False)
+    module = PromptTuningModule(reasoner_of(chain.llava, *asked, label_score="pmi"))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    Trainer(accelerator="cpu", devices=1, **quiet).test(module, data, verbose=False)
-    plain = EventReasoner(str(chain.llava), DeepPrompts(0), Instruction(list_categories=False)).eval()
-    plain.build(data.classes, reasoner.num_events, 16)
-    shares, loader = [], data.train_dataloader()
+    Trainer(accelerator="cpu", devices=1, max_steps=1, limit_val_batches=0, **quiet).fit(module, data)
+    plain = reasoner_of(chain.llava, DeepPrompts(2, init_text="a video of"), Instruction(list_categories=False)).eval()
+    plain.build(data.classes, module.reasoner.num_events, 16)
+    likelihoods, loader = [], data.train_dataloader()
     for epoch in range(data.num_views):
         loader.sampler.set_epoch(epoch)
         for batch in loader:
             with torch.no_grad():
-                shares.append(plain(torch.nn.functional.embedding(batch.ids, module.table)).softmax(-1))
-    torch.testing.assert_close(reasoner.prior, torch.cat(shares).mean(0).log(), atol=1e-5, rtol=1e-5)
+                likelihoods.append(plain(torch.nn.functional.embedding(batch.ids, module.table)).log_likelihood)
+    torch.testing.assert_close(module.reasoner.prior, torch.cat(likelihoods).mean(0), atol=1e-5, rtol=1e-5)
     assert "reasoner.prior" in module.state_dict()
 
 
@@ -192,8 +193,8 @@ def test_a_machine_of_its_own(chain: Pipeline, tmp_path: Path, capsys: pytest.Ca
 
     assert dtype(quantization=None) == torch.float32
     assert dtype(quantization=None, dtype="bfloat16") == torch.bfloat16
-    with pytest.raises(UsageError, match="scores: part of what was trained"):
-        dtype(scores="sum")
+    with pytest.raises(UsageError, match="label_score: part of what was trained"):
+        dtype(label_score="pmi")
     file = chain.root / "S001C001P003R001A001_rgb.avi"
     moved = Path(shutil.copy(chain.best1, tmp_path / "stage1.ckpt"))
     checkpoint = torch.load(chain.best2, weights_only=True)
@@ -251,7 +252,7 @@ def test_a_requeued_job_goes_on(chain: Pipeline, tmp_path: Path, monkeypatch: py
 
 def test_bundles_hold_plain_prompts(chain: Pipeline, tmp_path: Path) -> None:
     """Trained through an MLP: the bundle has keys and values alone, knows of no MLP, and answers as the checkpoint does."""
-    width = ["--model.init_args.reasoner.init_args.adapter.init_args.reparameterise", 6]
+    width = ["--model.init_args.reasoner.init_args.adapter.init_args.reparam_hidden_dim", 6]
     assert chain("fit", *chain.on_events, *width, "--trainer.default_root_dir", tmp_path / "run") == 0
     assert chain("export", tmp_path / "run", tmp_path / "bundle") == 0
     held = load_file(tmp_path / "bundle" / "adapter.safetensors")
@@ -274,7 +275,7 @@ def test_recognizer_agrees_with_the_cached_route(chain: Pipeline) -> None:
     found = recognizer.classify(chain.root / f"{name}_rgb.avi", top=2)
     assert torch.equal(found.events.ids, cache.ids(row))
     with torch.inference_mode():
-        scores = module.reasoner(torch.nn.functional.embedding(cache.ids(row), cache.table))
+        scores = module.reasoner(torch.nn.functional.embedding(cache.ids(row), cache.table)).score
         expected = module.reasoner.probabilities(scores)[0]
     torch.testing.assert_close(torch.tensor(dict(found.actions)["fall down"]), expected[0], atol=1e-4, rtol=1e-3)
 

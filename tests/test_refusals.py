@@ -47,7 +47,7 @@ def test_other_settings_than_the_checkpoint(chain: Pipeline, tmp_path: Path, cap
 
 def test_projector_of_another_width(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wide = tiny_llava(tmp_path / "wide", event_dim=32)
-    llava = ["--model.init_args.reasoner.init_args.llava", wide, "--trainer.default_root_dir", tmp_path / "run"]
+    llava = ["--model.init_args.reasoner.init_args.llava.path", wide, "--trainer.default_root_dir", tmp_path / "run"]
     code = chain("fit", *chain.on_events, *llava)
     assert_refused(capsys, code, 2, "32", "16", "event_dim")
 
@@ -82,23 +82,23 @@ def test_a_device_without_float64(chain: Pipeline, capsys: pytest.CaptureFixture
 
 
 def test_stage1_of_another_split(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = chain("fit", *chain.on_events, "--data.protocol", "group", "--trainer.default_root_dir", tmp_path)
+    code = chain("fit", *chain.on_events, "--data.source.protocol", "group", "--trainer.default_root_dir", tmp_path)
     assert_refused(capsys, code, 2, "xsub60", "group")
 
 
 def test_stage1_goes_on_only_with_its_own_split(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Else a checkpoint would say that it has never seen clips which it was trained on."""
     root = block_clips(tmp_path / "videos", people=(1, 2, 4, 3, 6))
-    there = ["--data.root", root, "--trainer.default_root_dir", tmp_path / "run", "--ckpt_path", chain.best1]
+    there = ["--data.source.root", root, "--trainer.default_root_dir", tmp_path / "run", "--ckpt_path", chain.best1]
     for command in ("fit", "test"):
         assert_refused(capsys, chain(command, "--config", chain.stage1, *there), 2, "the checkpoint was trained on xsub60")
 
 
 def test_stage1_is_not_validated_on_whom_it_was_trained_on(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     there = ["--trainer.default_root_dir", tmp_path]
-    assert chain("fit", *chain.on_features, *there, "--data.validation", 0, "--trainer.max_epochs", 1) == 0
+    assert chain("fit", *chain.on_features, *there, "--data.source.validation", 0, "--trainer.max_epochs", 1) == 0
     code = chain("validate", *chain.on_features, *there, "--ckpt_path", tmp_path / "checkpoints" / "last.ckpt")
-    assert_refused(capsys, code, 2, "the checkpoint was trained on what would validate it now", "--data.validation 0")
+    assert_refused(capsys, code, 2, "the checkpoint was trained on what would validate it now", "--data.source.validation 0")
 
 
 def test_features_of_another_extractor(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,13 +124,21 @@ def test_one_category(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFix
     for path in root.glob("*A002_rgb.avi"):
         path.unlink()
     (root / "classes.txt").write_text("A001 fall down\n")
-    code = chain("fit", *chain.on_events, "--data.root", root, "--trainer.default_root_dir", tmp_path / "run")
+    code = chain("fit", *chain.on_events, "--data.source.root", root, "--trainer.default_root_dir", tmp_path / "run")
     assert_refused(capsys, code, 2, "one category (fall down)", "two or more")
 
 
 def test_empty_split(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = chain(
-        "fit", "--config", chain.stage1, "--data.protocol", "xview60", "--data.validation", 0, "--trainer.default_root_dir", tmp_path
+        "fit",
+        "--config",
+        chain.stage1,
+        "--data.source.protocol",
+        "xview60",
+        "--data.source.validation",
+        0,
+        "--trainer.default_root_dir",
+        tmp_path,
     )
     assert_refused(capsys, code, 1, "xview60", "train")
 

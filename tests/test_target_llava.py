@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from modules import data_of
 from pipeline import STAGE2, launch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_distributed import DUMP, TWO
@@ -14,7 +15,6 @@ from videos import encode, moving_block
 
 from vtlvlm.cli import main
 from vtlvlm.data.cache import EventCache, FeatureCache
-from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.probes.stage1 import step_tokens
 from vtlvlm.stages.checkpoints import read_record
 from vtlvlm.stages.vtem import VTEMModule
@@ -32,7 +32,12 @@ model:
     contrast: {class_path: InfoNCE}
     event_dim: 16
     optimizer: {learning_rate: 0.001}
-data: {root: ROOT, sampling: {frames: 8, size: 64, views: 2}, batch_size: 4, micro_batch_size: 2, num_workers: 0, validation: 0.3}
+data:
+  source: {root: ROOT, validation: 0.3}
+  sampling: {frames: 8, size: 64, views: 2}
+  batch_size: 4
+  micro_batch_size: 2
+  num_workers: 0
 trainer: {accelerator: cpu, devices: 1, max_epochs: 4, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
 """
 
@@ -166,7 +171,7 @@ def test_refused_before_anything_is_built(run: Towards, tmp_path: Path, capsys: 
     plain = ["--config", run.stage1, "--data.features", run.features, "--data.target_features", run.targets]
     assert "target 'features' looks at no targets: leave data.target_features out" in refused(*plain)
     assert "targets are 16 wide, event_dim=8" in refused(*run.on_both, "--model.init_args.event_dim", 8)
-    assert "set centre to 0" in refused(*run.on_both, "--model.init_args.centre", 0.5)
+    assert "set subtract_clip_mean to 0" in refused(*run.on_both, "--model.init_args.inputs.subtract_clip_mean", 0.5)
     assert "extractor.grid=0: must be at least 1" in refused(*run.on_both, "--model.init_args.extractor.init_args.grid", 0)
     coarse, foreign = tmp_path / "coarse", tmp_path / "foreign"
     grid = ["--model.init_args.extractor.init_args.grid", 1]
@@ -183,7 +188,7 @@ def test_refused_before_anything_is_built(run: Towards, tmp_path: Path, capsys: 
 
 
 def test_the_probe_needs_no_targets(run: Towards) -> None:
-    data = NTUDataModule(str(run.root), features=str(run.features), validation=0.0)
+    data = data_of(run.root, features=str(run.features), validation=0.0)
     data.setup("test")
     steps = step_tokens(data, run.last("codes"), data.split.test, np.zeros_like(data.split.test))
     assert steps["continuous events"][0].shape == steps["codes"][0].shape == (len(data.split.test), 16, 16)

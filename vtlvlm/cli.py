@@ -30,7 +30,7 @@ COMMANDS = {
     "test": "measure a checkpoint on the test split",
     "predict": "probabilities for every clip",
 }
-MEMORY = "Lower --data.micro_batch_size, which leaves the batch as it is; stage 2 also has reasoner.gradient_checkpointing."
+MEMORY = "Lower --data.micro_batch_size, which leaves the batch as it is; stage 2 also has reasoner.llava.gradient_checkpointing."
 """What to do when a GPU is full"""
 SHORT = {
     **dict.fromkeys(
@@ -150,6 +150,7 @@ def attempt(arguments: Sequence[str], debug: bool) -> int:
 def told(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
     """The exit code of an error and the line that says it, with what to do."""
     from vtlvlm.errors import DataError, UsageError
+    from vtlvlm.system.renamed import in_refusal
     from vtlvlm.system.streams import gist
     from vtlvlm.system.text import shown
 
@@ -158,7 +159,8 @@ def told(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
         return 2 if isinstance(error, UsageError) else 1, shown(error)
     if isinstance(error, argparse.ArgumentError):
         command = arguments[0] if arguments and arguments[0] in COMMANDS else "COMMAND"
-        return 2, f"{shown(_flat(error.message), 1200)}; `vtlvlm {command} --help` lists the options"
+        line = _flat(error.message)
+        return 2, f"{shown(line, 1200)}{in_refusal(line)}; `vtlvlm {command} --help` lists the options"
     if kind == "OutOfMemoryError":  # torch's, which is not imported for this
         advice = MEMORY if arguments[0] in (*TRAINER_COMMANDS, "extract", "tokenize") else ""
         return 1, f"{gist(error)} {advice}".rstrip()

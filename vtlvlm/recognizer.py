@@ -67,9 +67,8 @@ class ActionRecognizer(Recognizer):
             path: folder with ``bundle.json``, folder with ``checkpoints/``, or a ``.ckpt`` file.
             vtem: where the stage-1 checkpoint lies now, if not where it was; bundles hold their own.
             device: ``auto``, ``cpu``, ``cuda``, …
-            computed: what is another matter here than where it was trained, by :class:`EventReasoner`'s names: ``llava``, the place of the
-                base model, ``dtype`` (on a CPU float32 instead of half precision, unless it is given), ``attention``,
-                ``quantization`` and the like.
+            computed: settings of ``Llava`` that may differ from training: ``llava`` for its path, ``dtype`` (on a CPU float32 instead of
+                half precision, unless it is given), ``attention``, ``quantization``, ``gradient_checkpointing``, ``max_positions``.
 
         Raises:
             UsageError: if something is missing or is not what it should be.
@@ -89,9 +88,9 @@ class ActionRecognizer(Recognizer):
         require_stage2(record, checkpoint)
         settings = record["settings"]["init_args"].get("reasoner")
         changed = changed_for(settings, device, computed)
-        if "llava" not in computed:
-            base_place(path, None, settings["init_args"].get("llava"))
-        overrides = {f"reasoner.{name}": value for name, value in changed.items()}
+        if "path" not in changed:
+            base_place(path, None, llava_settings(settings).get("path"))
+        overrides = {f"reasoner.llava.{name}": value for name, value in changed.items()}
         stage1 = load_stage1(record, checkpoint, vtem)
         module = PromptTuningModule.load_from_checkpoint(checkpoint, overrides=overrides)
         sampling = build_from(stage1.provenance()["sampling"], FrameSampling, checkpoint)
@@ -101,15 +100,16 @@ class ActionRecognizer(Recognizer):
     def _from_bundle(cls, folder: Path, described: dict[str, Any], computed: dict[str, Any], device: str) -> Self:
         require_bundle(folder, described)
         settings, made = described["reasoner"], described["origin"]["reasoning"]["llava"]
-        settings["init_args"] |= changed_for(settings, device, computed)
-        if "llava" not in computed:
-            settings["init_args"]["llava"] = base_place(folder, described.get("llava"), settings["init_args"].get("llava"))
+        changed, base = changed_for(settings, device, computed), llava_settings(settings)
+        base |= changed
+        if "path" not in changed:
+            base["path"] = base_place(folder, described.get("llava"), base.get("path"))
         vtem, reasoner = build_from(described.get("vtem"), VTEM, folder), build_from(settings, EventReasoner, folder)
         sampling = build_from(described.get("sampling"), FrameSampling, folder)
         first, second = (read_weights(folder, name, described["sha256"]) for name in (VTEM_FILE, ADAPTER_FILE))
         vtem.require_fit({name: tensor.shape for name, tensor in first.items()}, folder)
         reasoner.adapter.require_fit({name: tensor.shape for name, tensor in second.items()}, folder)
-        require_same_base(made, reasoner.llava, reasoner.revision, str(folder))
+        require_same_base(made, reasoner.llava.path, reasoner.llava.revision, str(folder))
         vtem.build()
         load_into(vtem, first, folder / VTEM_FILE)
         reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim, fresh=False)
@@ -122,7 +122,7 @@ class ActionRecognizer(Recognizer):
     def recognise(self, clip: Clip) -> tuple[Tensor, EventTokens]:
         """(A,) probabilities of a clip, and its event sentence."""
         events = self.vtem(clip.frames[None].to(self.device), clip.times[None].to(self.device))
-        return self.reasoner.probabilities(self.reasoner(events.vectors))[0].cpu(), events
+        return self.reasoner.probabilities(self.reasoner(events.vectors).score)[0].cpu(), events
 
 
 def _probe(folder: Path, described: dict[str, Any], computed: dict[str, Any], device: str) -> ProbeRecognizer:
@@ -133,21 +133,33 @@ def _probe(folder: Path, described: dict[str, Any], computed: dict[str, Any], de
     return ProbeRecognizer.from_bundle(folder, described, device)
 
 
+def llava_settings(reasoner: Any) -> dict[str, Any]:
+    """The settings of a reasoner's LLaVA, in place.
+
+    Raises:
+        UsageError: There are none.
+    """
+    llava: Any = reasoner["init_args"].get("llava") if is_part(reasoner) else None
+    if not is_part(llava):
+        raise UsageError("the model's settings have no reasoner with a LLaVA; get the file again, or make it again")
+    found: dict[str, Any] = llava["init_args"]
+    return found
+
+
 def changed_for(settings: dict[str, Any], device: str, computed: dict[str, Any]) -> dict[str, Any]:
-    """What to change in a reasoner's settings, to run it on a device: what is asked for, and float32 instead of half precision, which
-    most CPUs compute far slower.
+    """What to change in the settings of a reasoner's LLaVA, to run it on a device: what is asked for, and float32 instead of half
+    precision, which most CPUs compute far slower.
 
     Raises:
         UsageError: asked for what would make another model of it.
     """
-    if not is_part(settings):
-        raise UsageError("the model's settings have no reasoner; get the file again, or make it again")
-    if wrong := sorted(computed.keys() - {"llava", *(name.partition(".")[2] for name in PromptTuningModule.machine_only)}):
+    made = llava_settings(settings)
+    if wrong := sorted(computed.keys() - {"llava", *(name.rpartition(".")[2] for name in PromptTuningModule.machine_only)}):
         raise UsageError(f"{wrong[0]}: part of what was trained; it cannot be changed afterwards")
-    made = settings["init_args"]
     whole = computed.get("quantization", made.get("quantization")) is None
     slow = found_device(device).type == "cpu" and whole and made.get("dtype") in ("bfloat16", "float16")
-    return ({"dtype": "float32"} if slow else {}) | computed
+    asked = {"path" if name == "llava" else name: value for name, value in computed.items()}
+    return ({"dtype": "float32"} if slow else {}) | asked
 
 
 def require_bundle(folder: Path, described: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reasoners import reasoner_of
 from safetensors.torch import load_file, save_file
 from tiny import tiny_llava
 from videos import block_clips
@@ -19,7 +20,6 @@ from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import base_identity
 from vtlvlm.lvlm.prefix import DeepPrompts
-from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.stages.compatibility import content_hash
 from vtlvlm.stages.parts import settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
@@ -62,7 +62,7 @@ class Stranger:
         first.restore(made)
         first.vtem.fitted.fill_(True)
         self.save(self.stage1, first)
-        second = PromptTuningModule(EventReasoner(str(self.llava), DeepPrompts(2), Instruction("What?", False)))
+        second = PromptTuningModule(reasoner_of(self.llava, DeepPrompts(2), Instruction("What?", False)))
         stage1 = {"checkpoint": str(self.stage1), "hash": content_hash(first), "events": None}
         of = {"classes": CLASSES, "protocol": "all", "train_hash": "0", "split": SPLIT, "stage1": stage1, "event_dim": 16, "num_tokens": 2}
         second.restore({**of, "llava": base_identity(str(self.llava))})

@@ -116,7 +116,7 @@ def test_predictions_are_no_formulas(tmp_path: Path) -> None:
         ["export", EVIL, EVIL],
         ["consolidate", EVIL, EVIL],
         ["fit", "--config", EVIL],
-        ["fit", "--data.root", EVIL, "--model", EVIL],
+        ["fit", "--data.source.root", EVIL, "--model", EVIL],
         [EVIL],
     ],
 )

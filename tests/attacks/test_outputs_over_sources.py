@@ -22,8 +22,8 @@ class Command(NamedTuple):
 
 
 SHORT = "--trainer.max_steps 1 --trainer.limit_val_batches 0"
-STAGE1 = "--config <stage1> --data.root <videos>"
-STAGE2 = "--config <stage2> --data.root <videos> --data.events <events>"
+STAGE1 = "--config <stage1> --data.source.root <videos>"
+STAGE2 = "--config <stage2> --data.source.root <videos> --data.events <events>"
 COMMANDS = {
     "prepare": Command("prepare <videos> --csv <table> --output <new>", ("new",), ("videos", "table")),
     "prepare --transcode": Command("prepare <videos> --transcode <new>", ("new",), ("videos",)),

@@ -62,21 +62,22 @@ def test_a_bundle_that_names_a_function_calls_nothing(
             ("llava", "x" * 10**5),
             ("llava", "../../../../../../../../etc"),
             (f"{REASONER}/llava", 7),
-            (f"{REASONER}/revision", 7),
-            (f"{REASONER}/dtype", "float8"),
-            (f"{REASONER}/attention", "evil/kernel"),
-            (f"{REASONER}/quantization", "evil"),
+            (f"{REASONER}/llava/init_args/path", 7),
+            (f"{REASONER}/llava/init_args/revision", 7),
+            (f"{REASONER}/llava/init_args/dtype", "float8"),
+            (f"{REASONER}/llava/init_args/attention", "evil/kernel"),
+            (f"{REASONER}/llava/init_args/quantization", "evil"),
             (f"{REASONER}/adapter/init_args/tokens", 3),
             (f"{REASONER}/adapter/init_args/tokens", 65_000),
-            (f"{REASONER}/adapter/init_args/reparameterise", 4_096),
+            (f"{REASONER}/adapter/init_args/reparam_hidden_dim", 4_096),
             (f"{REASONER}/adapter/init_args/layers", [0, 1, 2, 3, 4]),
             (f"{REASONER}/instruction/init_args/text", "x" * 10**6),
             (f"{REASONER}/instruction/init_args/text", "<image>"),
-            (f"{REASONER}/max_positions", -1),
+            (f"{REASONER}/llava/init_args/max_positions", -1),
             (f"{VTEM}/event_dim", 2**20),
             (f"{VTEM}/quantizer/init_args/codes", 2**20),
             (f"{VTEM}/pooler/init_args/windows", 65_536),
-            (f"{VTEM}/motion", float("nan")),
+            (f"{VTEM}/inputs/init_args/delta_weight", float("nan")),
             (f"{VTEM}/extractor/init_args/model", "convnext_large"),
             (f"{VTEM}/extractor/init_args/grid", 64),
             (f"{VTEM}/extractor/init_args/image_size", 10**9),
@@ -239,7 +240,7 @@ def test_a_bundle_finds_the_llava_beside_it(
     shutil.copytree(stranger.bundle, there / "bundle")
     described = json.loads((there / "bundle" / "bundle.json").read_text())
     assert described["llava"] == "../llava"
-    described["reasoner"]["init_args"]["llava"] = "runs/demo/llava"
+    described["reasoner"]["init_args"]["llava"]["init_args"]["path"] = "runs/demo/llava"
     (there / "bundle" / "bundle.json").write_text(json.dumps(described))
     assert main(["classify", "--model", str(there / "bundle"), str(stranger.video)]) == 0
     (tmp_path / "link").symlink_to(there / "bundle")

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from events import EventRun
+from modules import data_of
 from strangers import bulk, spring
 
 from vtlvlm.data.cache import EventCache, EventCacheWriter, FeatureCacheWriter
 from vtlvlm.data.cache_format import provenance_hash
-from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import DataError
 
 REMOVED = object()
@@ -28,7 +28,7 @@ class Caches:
     def __init__(self, folder: Path) -> None:
         self.run = EventRun(folder, people=(1, 2, 3))
         self.features, self.codes = folder / "features", folder / "codes"
-        data = NTUDataModule(str(self.run.root), validation=0.0)
+        data = data_of(self.run.root, validation=0.0)
         data.prepare_data()
         data.setup()
         keys = data.predict_keys()
@@ -37,7 +37,7 @@ class Caches:
             writer.add(keys, torch.randn(len(keys), 6, 4, 3), torch.arange(6.0).expand(len(keys), 6))
             writer.flush()
             writer.finish(keys)
-        made = {"vtem": "no.ckpt", "vtem_hash": "0" * 32, "protocol": data.protocol, "train_hash": data.train_hash}
+        made = {"vtem": "no.ckpt", "vtem_hash": "0" * 32, "protocol": data.source.protocol, "train_hash": data.train_hash}
         with EventCacheWriter(self.codes, made, torch.randn(8, 16)) as writer:
             writer.add(keys, torch.randint(8, (len(keys), 6)), None, torch.zeros(len(keys), 1, 2))
             writer.flush()

@@ -83,14 +83,14 @@ for _ in range(40):
             (f"{REASONER}/adapter/init_args/tokens", 2**40),
             (f"{REASONER}/adapter/init_args/tokens", 60_000),
             (f"{REASONER}/adapter/init_args/tokens", "2"),
-            (f"{REASONER}/adapter/init_args/reparameterise", 2**20),
+            (f"{REASONER}/adapter/init_args/reparam_hidden_dim", 2**20),
             (f"{REASONER}/adapter/init_args/layers", "every:0"),
             (f"{REASONER}/adapter", {"class_path": "vtlvlm.lvlm.adapters.LoRA", "init_args": {"rank": 65_536}}),
-            (f"{REASONER}/quantization", "os.system"),
-            (f"{REASONER}/attention", "kernels-community/evil"),
-            (f"{REASONER}/llava", "/etc"),
-            (f"{REASONER}/llava", "a" * 70_000),
-            (f"{REASONER}/mean_share", float("nan")),
+            (f"{REASONER}/llava/init_args/quantization", "os.system"),
+            (f"{REASONER}/llava/init_args/attention", "kernels-community/evil"),
+            (f"{REASONER}/llava/init_args/path", "/etc"),
+            (f"{REASONER}/llava/init_args/path", "a" * 70_000),
+            (f"{REASONER}/sentence_mean_weight", float("nan")),
             ("vtlvlm", []),
             ("vtlvlm", {"stage": "prompt_tuning"}),
             ("vtlvlm/stage", ["prompt_tuning"]),
@@ -267,7 +267,7 @@ model:
         llava: {llava}
         adapter: {{class_path: DeepPrompts, init_args: {{tokens: 2}}}}
         instruction: {{class_path: Instruction}}
-data: {{root: {root}, protocol: all}}
+data: {{source: {{root: {root}, protocol: all}}}}
 trainer: {{accelerator: cpu, devices: 1, default_root_dir: {run}}}
 """
 

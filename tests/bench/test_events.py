@@ -25,7 +25,7 @@ def test_folds_are_people_and_every_clip_is_tested_once(tmp_path: Path, monkeypa
     arguments = ["bench", "events", "--videos", str(videos), "--work", str(work), "--repeats", "1", "--output", str(output)]
     assert main([*arguments, "--arms", "w/o quantisation"]) == 0
     found = json.loads(output.read_text())
-    assert found["folds"] == ["leave:P001", "leave:P002", "leave:P003"]
+    assert found["folds"] == ["leave_out:P001", "leave_out:P002", "leave_out:P003"]
     probes = [json.loads(path.read_text()) for path in sorted((work / "runs").glob("full-*/probes.json"))]
     assert [set(probe["groups"]) for probe in probes] == [{"P001"}, {"P002"}, {"P003"}]
     ours, raw = (

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from modules import data_of
 from videos import block_clips
 
 from vtlvlm.callbacks.code_crops import CELL_PIXELS, KEPT, KeptEvents, Place, decode_crops, select_crops
-from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import decode_sampled
 
@@ -47,7 +47,7 @@ def test_kept_clips_are_spread_over_the_epoch() -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = block_clips(tmp_path_factory.mktemp("exemplars"))
-    found = NTUDataModule(str(root), sampling=FrameSampling(frames=8, size=64, views=2), validation=0, num_workers=0)
+    found = data_of(root, sampling=FrameSampling(frames=8, size=64, views=2), validation=0, num_workers=0)
     found.setup("fit")
     return found
 

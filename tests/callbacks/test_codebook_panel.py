@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
+from modules import data_of
 from pixels import PixelExtractor
 from torch import Tensor
 from videos import block_clips
@@ -42,7 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def clips(root: Path, validation: float) -> NTUDataModule:
     sampling = FrameSampling(frames=8, size=32)
-    return NTUDataModule(str(root), sampling=sampling, batch_size=2, micro_batch_size=2, num_workers=0, validation=validation)
+    return data_of(root, sampling=sampling, batch_size=2, micro_batch_size=2, num_workers=0, validation=validation)
 
 
 def trainer(folder: Path, **settings: Any) -> Trainer:
@@ -121,7 +122,7 @@ def test_collapse_is_warned_of_once(root: Path, tmp_path: Path, caplog: pytest.L
     ]
     assert len(told) == 1
     assert "perplexity 1.0 of 12 codes (8.3%), 8.3% of them in use over 128 tokens (train tokens, step 4)" in told[0]
-    assert "--model.init_args.quantizer.init_args.dead_below 0.25" in told[0]
+    assert "--model.init_args.quantizer.init_args.dead_code_threshold 0.25" in told[0]
     assert "\n" not in told[0]
     found = read(tmp_path, "train")
     assert found["collapse"] == ["perplexity", "unused"]
@@ -139,13 +140,17 @@ TALLY = CodeTally(torch.tensor([9000, 9000, *[0] * 998]), *(torch.zeros(1000, 0,
 @pytest.mark.parametrize(
     ("quantizer", "said", "unsaid"),
     [
-        (EMAQuantizer(1000), [".codes 16)", ".dead_below 0.25)", ".commitment 0.5)", "SimVQQuantizer"], ["levels"]),
-        (EMAQuantizer(1000, dead_below=0.0), ["remedies: revival of dead codes, which is off", ".dead_below 0.125)"], ["earlier"]),
-        (EMAQuantizer(16, dead_below=0.5), ["commitment"], [".codes", "dead_below"]),
-        (FactorisedQuantizer(1000), [".dead_below"], ["levels"]),
-        (LearnedQuantizer(1000, commitment=0.0), [".codes 16)", ".commitment 0.25)", "SimVQQuantizer"], ["dead_below"]),
-        (SimVQQuantizer(1000), [".codes 16)", "(FSQQuantizer)"], ["dead_below", "SimVQ"]),
-        (FSQQuantizer([10, 10, 10]), ["levels, [10, 10, 10] now"], ["dead_below", ".codes", "commitment"]),
+        (EMAQuantizer(1000), [".codes 16)", ".dead_code_threshold 0.25)", ".commitment 0.5)", "SimVQQuantizer"], ["levels"]),
+        (
+            EMAQuantizer(1000, dead_code_threshold=0.0),
+            ["remedies: revival of dead codes, which is off", ".dead_code_threshold 0.125)"],
+            ["earlier"],
+        ),
+        (EMAQuantizer(16, dead_code_threshold=0.5), ["commitment"], [".codes", "dead_code_threshold"]),
+        (FactorisedQuantizer(1000), [".dead_code_threshold"], ["levels"]),
+        (LearnedQuantizer(1000, commitment=0.0), [".codes 16)", ".commitment 0.25)", "SimVQQuantizer"], ["dead_code_threshold"]),
+        (SimVQQuantizer(1000), [".codes 16)", "(FSQQuantizer)"], ["dead_code_threshold", "SimVQ"]),
+        (FSQQuantizer([10, 10, 10]), ["levels, [10, 10, 10] now"], ["dead_code_threshold", ".codes", "commitment"]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Quantizer) else "",
 )

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from modules import data_of
 
 from vtlvlm.batches import VideoBatch
 from vtlvlm.data.augment import ClipAugmentation
-from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.sampling import TEST_VIEWS, FrameSampling
 from vtlvlm.errors import UsageError
 
@@ -50,7 +50,7 @@ def test_impossible_settings(name: str, value: float) -> None:
 
 
 def test_only_training_views_are_changed(ntu_tree: Path) -> None:
-    data = NTUDataModule(str(ntu_tree), "xsub60", sampling=FrameSampling(frames=4, size=16, views=2), validation=0, augmentation=STRONG)
+    data = data_of(ntu_tree, "xsub60", sampling=FrameSampling(frames=4, size=16, views=2), validation=0, augmentation=STRONG)
     data.setup("test")
     views = torch.tensor([0, 1, TEST_VIEWS])
     batch = VideoBatch(still(3), torch.zeros(3, 4), torch.zeros(3), torch.tensor([0, 0, 0]), views)
@@ -58,6 +58,6 @@ def test_only_training_views_are_changed(ntu_tree: Path) -> None:
     assert (changed == still(3)).flatten(1).all(1).tolist() == [True, False, True]
     assert torch.equal(data.on_after_batch_transfer(batch, 0).frames, changed)
     with pytest.raises(UsageError, match=r"set sampling\.views to 2 or more"):
-        NTUDataModule(str(ntu_tree), "xsub60", augmentation=STRONG)
-    plain = NTUDataModule(str(ntu_tree), "xsub60", validation=0)
+        data_of(ntu_tree, "xsub60", augmentation=STRONG)
+    plain = data_of(ntu_tree, "xsub60", validation=0)
     assert plain.on_after_batch_transfer(batch, 0) is batch

@@ -10,6 +10,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from modules import data_of
 from videos import damaged
 
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
@@ -24,7 +25,7 @@ SMALL = FrameSampling(frames=4, size=16, views=2)
 
 def module(root: Path, **options: object) -> NTUDataModule:
     settings = {"sampling": SMALL, "batch_size": 4, "micro_batch_size": 2, "num_workers": 0, "validation": 0.25, **options}
-    return NTUDataModule(str(root), **settings)  # type: ignore[arg-type]
+    return data_of(root, **settings)  # type: ignore[arg-type]
 
 
 class Recorder(lightning.LightningModule):

@@ -88,7 +88,9 @@ def test_validation_needs_two_people() -> None:
         split(index, "xsub60", validation=0.5)
     with pytest.raises(UsageError, match="validation=1"):
         split(index, "xsub60", validation=1.0)
-    with pytest.raises(UsageError, match="no such protocol; there are xsub60, xview60, xsub120, xset120, csv, group, leave:GROUP and all"):
+    with pytest.raises(
+        UsageError, match="no such protocol; there are xsub60, xview60, xsub120, xset120, csv, group, leave_out:GROUP and all"
+    ):
         split(index, "xsub")
     with pytest.raises(UsageError, match="needs a CSV"):
         split(index, "csv")
@@ -119,7 +121,7 @@ def test_csv_and_group_protocols(tmp_path: Path, make_video: Callable[..., Path]
 
 def test_leaving_one_group_out_and_leaving_out_none() -> None:
     index = named([f"S001C001P{person:03}R001A{action:03}" for person in (1, 2, 3) for action in (1, 2)])
-    sides = split(index, "leave:P002", validation=0.4)
+    sides = split(index, "leave_out:P002", validation=0.4)
     assert sides.test.tolist() == [2, 3]
     assert len(sides.val) == 2
     assert sorted([*sides.train, *sides.val]) == [0, 1, 4, 5]
@@ -127,9 +129,9 @@ def test_leaving_one_group_out_and_leaving_out_none() -> None:
     everything = split(index, "all")
     assert everything.train.tolist() == list(range(6))
     assert not len(everything.test)
-    assert len({split(index, key).train_hash for key in ("all", "leave:P001", "leave:P002")}) == 3
-    with pytest.raises(UsageError, match="leave:P009: no such group; there are P001, P002, P003"):
-        split(index, "leave:P009")
+    assert len({split(index, key).train_hash for key in ("all", "leave_out:P001", "leave_out:P002")}) == 3
+    with pytest.raises(UsageError, match="leave_out:P009: no such group; there are P001, P002, P003"):
+        split(index, "leave_out:P009")
 
 
 def test_groups_of_different_size_are_drawn_so_that_each_class_is_shared_out_evenly() -> None:
@@ -139,9 +141,9 @@ def test_groups_of_different_size_are_drawn_so_that_each_class_is_shared_out_eve
     names += [f"S001C001P{person:03}R001A{1 + person % 2:03}" for person in range(3, 23)]
     index = named(names)
     for seed in range(5):
-        sides = split(index, "leave:P022", validation=0.3, seed=seed)
+        sides = split(index, "leave_out:P022", validation=0.3, seed=seed)
         held = np.bincount(index.label[sides.val], minlength=2)
         assert len(set(index.group[sides.val].astype(str))) == 6  # 0.3 of 21 people
         assert all(15 <= number <= 25 for number in held)  # of 50 and 49 clips
         assert not set(index.group[sides.val]) & set(index.group[sides.train])
-    assert len({split(index, "leave:P022", validation=0.3, seed=seed).description["val_hash"] for seed in range(5)}) > 1
+    assert len({split(index, "leave_out:P022", validation=0.3, seed=seed).description["val_hash"] for seed in range(5)}) > 1

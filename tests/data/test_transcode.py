@@ -146,6 +146,6 @@ def test_the_command_leaves_out_what_proves_damaged(tmp_path: Path, capsys: pyte
     assert main(["prepare", str(root), "--transcode", str(tmp_path / "c")]) == 0
     text = capsys.readouterr().out
     assert "left out: wave/damaged.avi: damaged: a frame is corrupt" in text
-    assert f"1 copies: use --data.root {tmp_path}/c from now on" in text
+    assert f"1 copies: use --data.source.root {tmp_path}/c from now on" in text
     assert scanned(root).problem.tolist().count("") == 1
     assert main(["prepare", str(root), "--fast", "--transcode", str(tmp_path / "c")]) == 2

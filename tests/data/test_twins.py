@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from modules import data_of
 from videos import encode, moving_block
 
 from vtlvlm.cli import main
-from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.split import split
 from vtlvlm.data.twins import across, same_content, twins
@@ -39,9 +39,9 @@ def test_training_on_what_is_tested_is_refused_unless_allowed(leaking: Path, cap
             DataError,
             match=r"train/run/b\.mp4 \(training or validation\) and test/run/copy\.mp4 \(test\) have the same content under protocol",
         ):
-            NTUDataModule(str(leaking), protocol="csv").setup(stage)
-    NTUDataModule(str(leaking), protocol="csv", allow_duplicates=True).setup("fit")
-    NTUDataModule(str(leaking), protocol="all", validation=0).setup("fit")
+            data_of(leaking, protocol="csv").setup(stage)
+    data_of(leaking, protocol="csv", allow_duplicates=True).setup("fit")
+    data_of(leaking, protocol="all", validation=0).setup("fit")
     assert main(["prepare", str(leaking)]) == 0
     text = capsys.readouterr().out
     assert "the same content on the training and the test side of csv: 2 (" in text

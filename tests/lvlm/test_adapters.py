@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reasoners import reasoner_of
 from sizes import LANGUAGE_PARAMETERS, llava_without_weights
 from test_scoring import one_forward_per_label
 from tiny import tiny_llava
@@ -23,7 +24,7 @@ TRAINED = ALL[1:]
 
 def make(path: Path, classes: tuple[str, ...], adapter: Adapter, **settings: object) -> EventReasoner:
     torch.manual_seed(7)
-    reasoner = EventReasoner(str(path), adapter, Instruction(list_categories=False), **settings)
+    reasoner = reasoner_of(path, adapter, Instruction(list_categories=False), **settings)
     reasoner.build(classes, 6, 16)
     return reasoner.eval()
 
@@ -57,8 +58,8 @@ def test_it_starts_as_the_untouched_model(llava_path: Path, classes: tuple[str, 
     plain = make(llava_path, classes, DeepPrompts(0))
     vectors = torch.randn(2, 6, 16)
     with torch.no_grad():
-        scores = make(llava_path, classes, adapter(), attention=attention)(vectors)
-    torch.testing.assert_close(scores, plain(vectors), atol=2e-5, rtol=1e-5)
+        scores = make(llava_path, classes, adapter(), attention=attention)(vectors).score
+    torch.testing.assert_close(scores, plain(vectors).score, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("adapter", [lambda: DeepPrompts(4, std=1.0), lambda: LoRA(2, 4.0)], ids=["prefix", "lora"])
@@ -84,7 +85,7 @@ def test_packed_scores_are_those_of_one_forward_per_label(llava_path: Path, clas
     vectors = torch.randn(2, 6, 16)
     labels = reasoner.instruction.labels(load_tokenizer(str(llava_path)), classes)
     with torch.no_grad():
-        torch.testing.assert_close(reasoner(vectors), one_forward_per_label(reasoner, vectors, labels), atol=1e-3, rtol=0)
+        torch.testing.assert_close(reasoner(vectors).score, one_forward_per_label(reasoner, vectors, labels), atol=1e-3, rtol=0)
 
 
 def test_lora_is_the_product_of_two_matrices_added_to_the_weight(llava_path: Path, classes: tuple[str, ...]):
@@ -99,7 +100,7 @@ def test_lora_is_the_product_of_two_matrices_added_to_the_weight(llava_path: Pat
             layer = reasoner.base.get_submodule(name)
             plain.base.get_submodule(name).weight += 3.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     vectors = torch.randn(2, 6, 16)
-    torch.testing.assert_close(reasoner(vectors), plain(vectors), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(reasoner(vectors).score, plain(vectors).score, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("adapter", TRAINED, ids=NAMES[1:])
@@ -111,7 +112,7 @@ def test_gradients_survive_checkpointing(llava_path: Path, classes: tuple[str, .
         disturb(reasoner)
         reasoner.train()
         torch.manual_seed(3)  # of the dropout
-        reasoner(vectors).logsumexp(1).sum().backward()
+        reasoner(vectors).score.logsumexp(1).sum().backward()
         gradients.append({name: p.grad for name, p in reasoner.named_parameters() if p.requires_grad})
     assert all(gradient is not None and gradient.dtype == torch.float32 for gradient in gradients[0].values())
     for name, gradient in gradients[0].items():
@@ -122,9 +123,9 @@ def test_dropout_of_lora_only_while_training(llava_path: Path, classes: tuple[st
     reasoner = make(llava_path, classes, LoRA(2, 4.0, dropout=0.5))
     disturb(reasoner)
     vectors = torch.randn(2, 6, 16)
-    assert torch.equal(reasoner(vectors), reasoner(vectors))
+    assert torch.equal(reasoner(vectors).score, reasoner(vectors).score)
     reasoner.train()
-    assert not torch.equal(reasoner(vectors), reasoner(vectors))
+    assert not torch.equal(reasoner(vectors).score, reasoner(vectors).score)
 
 
 @pytest.mark.parametrize("adapter", TRAINED, ids=NAMES[1:])
@@ -132,9 +133,9 @@ def test_state_goes_from_one_to_another(llava_path: Path, classes: tuple[str, ..
     first, second = make(llava_path, classes, adapter()), make(llava_path, classes, adapter())
     disturb(first)
     vectors = torch.randn(2, 6, 16)
-    assert not torch.equal(first(vectors), second(vectors))
+    assert not torch.equal(first(vectors).score, second(vectors).score)
     second.load_trainable_state({name: tensor.clone() for name, tensor in first.trainable_state().items()})
-    assert torch.equal(first(vectors), second(vectors))
+    assert torch.equal(first(vectors).score, second(vectors).score)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_all_weights_learn_where_embeddings_and_head_are_one(tmp_path: Path, cla
     optimizer = torch.optim.AdamW(reasoner.adapter.groups(reasoner.base), 3e-3)
     losses = []
     for _ in range(12):
-        loss = torch.nn.functional.cross_entropy(reasoner(vectors), labels)
+        loss = torch.nn.functional.cross_entropy(reasoner(vectors).score, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -197,7 +198,7 @@ def test_full_fine_tuning_decays_matrices_only(llava_path: Path, classes: tuple[
 )
 def test_trainable_parameters_of_llava_1_5(size: str, adapter: type, expected: int):
     """At the real size on the meta device, through the reasoner; the paper's 1.2 million are nine layers."""
-    reasoner = EventReasoner(f"llava-hf/llava-1.5-{size}-hf", adapter(), Instruction())
+    reasoner = reasoner_of(f"llava-hf/llava-1.5-{size}-hf", adapter(), Instruction())
     base = llava_without_weights(size)
     reasoner.adapter.build(base.config.text_config)
     reasoner.take(base)
@@ -228,8 +229,8 @@ def test_bad_settings_are_named(llava_path: Path, classes: tuple[str, ...]):
         (DeepPrompts(4), "eager", "DeepPrompts works with sdpa"),
     ]:
         with pytest.raises(UsageError, match=words):
-            EventReasoner(str(llava_path), adapter, Instruction(), attention=attention)
+            reasoner_of(llava_path, adapter, Instruction(), attention=attention)
     with pytest.raises(UsageError, match="over a cache, which gradient checkpointing forbids"):
-        EventReasoner(str(llava_path), NoAdapter(), Instruction(), attention="flash_attention_2", gradient_checkpointing=True)
+        reasoner_of(llava_path, NoAdapter(), Instruction(), attention="flash_attention_2", gradient_checkpointing=True)
     with pytest.raises(UsageError, match="FullFineTuning trains the language model's weights whole"):
-        EventReasoner(str(llava_path), FullFineTuning(), Instruction(), quantization="4bit")
+        reasoner_of(llava_path, FullFineTuning(), Instruction(), quantization="4bit")

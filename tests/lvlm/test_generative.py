@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reasoners import reasoner_of
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
@@ -15,7 +16,7 @@ from vtlvlm.lvlm.reasoner import EventReasoner
 
 
 def make(path: Path, classes: tuple[str, ...], **settings: object) -> EventReasoner:
-    reasoner = EventReasoner(str(path), DeepPrompts(4, **settings), Instruction(list_categories=False)).eval()
+    reasoner = reasoner_of(path, DeepPrompts(4, **settings), Instruction(list_categories=False)).eval()
     reasoner.build(classes, 6, 16)
     with torch.no_grad():
         reasoner.adapter.key.normal_()
@@ -57,7 +58,7 @@ def test_it_is_the_label_score_spread_over_its_tokens(llava_path: Path, classes:
     vectors = torch.randn(1, 6, 16).expand(len(classes), -1, -1)
     labels = torch.arange(len(classes))
     with torch.no_grad():
-        expected = -reasoner(vectors).diagonal().sum() / (reasoner.answers >= 0).sum()
+        expected = -reasoner(vectors).score.diagonal().sum() / (reasoner.answers >= 0).sum()
         torch.testing.assert_close(reasoner.generative_loss(vectors, labels), expected, atol=1e-5, rtol=1e-5)
 
 

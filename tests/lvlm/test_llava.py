@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reasoners import reasoner_of
 from tiny import tiny_llava
 from transformers import LlavaForConditionalGeneration
 
@@ -21,7 +22,6 @@ from vtlvlm.lvlm.llava import (
     require_same_base,
 )
 from vtlvlm.lvlm.prefix import DeepPrompts
-from vtlvlm.lvlm.reasoner import EventReasoner
 
 
 def test_loads_frozen_without_the_vision_tower_and_speaks_as_before(llava_path: Path):
@@ -66,7 +66,7 @@ def test_a_hub_name_without_network(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert_refused("nobody/no-such-llava", "nobody/no-such-llava: no such folder, and the Hugging Face hub did not give it")
     with pytest.raises(UsageError, match="did not give it at revision v2 ") as caught:
-        EventReasoner("nobody/no-such-llava", DeepPrompts(), Instruction(), revision="v2").build(("drink",), 4, 1024)
+        reasoner_of("nobody/no-such-llava", DeepPrompts(), Instruction(), revision="v2").build(("drink",), 4, 1024)
     assert "\n" not in str(caught.value)
 
 
@@ -201,22 +201,20 @@ def test_quantisation_settings():
 @pytest.mark.parametrize("adapter", [lambda: DeepPrompts(4), lambda: LoRA(2, 4.0)], ids=["prefix", "lora"])
 def test_a_quantised_model_learns(llava_path: Path, classes: tuple[str, ...], quantization: str, adapter: type):
     bnb = pytest.importorskip("bitsandbytes", reason="pip install 'vtlvlm[quantized]'")
-    reasoner = EventReasoner(
-        str(llava_path), adapter(), Instruction(list_categories=False), quantization=quantization, train_projector=True
-    )
+    reasoner = reasoner_of(llava_path, adapter(), Instruction(list_categories=False), quantization=quantization, train_projector=True)
     reasoner.build(classes, 6, 16)
     layer = reasoner.base.model.language_model.layers[0].mlp.down_proj
     assert isinstance(getattr(layer, "base_layer", layer), {"8bit": bnb.nn.Linear8bitLt, "4bit": bnb.nn.Linear4bit}[quantization])
     for whole in (reasoner.base.lm_head, reasoner.projector.linear_1):
         assert type(whole) is torch.nn.Linear
-    plain = EventReasoner(str(llava_path), adapter(), Instruction(list_categories=False), train_projector=True)
+    plain = reasoner_of(llava_path, adapter(), Instruction(list_categories=False), train_projector=True)
     plain.build(classes, 6, 16)
     assert reasoner.trainable_parameters() == plain.trainable_parameters()
     vectors, labels = torch.randn(8, 6, 16), torch.arange(8)
     optimizer = torch.optim.AdamW([p for p in reasoner.parameters() if p.requires_grad], 1e-2)
     losses = []
     for _ in range(20):
-        loss = torch.nn.functional.cross_entropy(reasoner.train()(vectors), labels)
+        loss = torch.nn.functional.cross_entropy(reasoner.train()(vectors).score, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from reasoners import reasoner_of
 from tiny import tiny_llava
 from torch import Tensor
 from transformers import LlamaConfig, LlavaForConditionalGeneration, MistralConfig, PretrainedConfig, Qwen2Config
@@ -16,7 +17,6 @@ from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import load_llava
 from vtlvlm.lvlm.peft_format import read_prefix, write_prefix
 from vtlvlm.lvlm.prefix import DeepPrompts
-from vtlvlm.lvlm.reasoner import EventReasoner
 
 
 def load(path: Path) -> LlavaForConditionalGeneration:
@@ -79,7 +79,7 @@ def test_the_files_are_as_peft_writes_them(llava_path: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("width", [None, 6])
 def test_prompts_start_from_what_peft_trained(llava_path: Path, tmp_path: Path, settings: dict, width: int | None) -> None:
     theirs = by_peft(llava_path, tmp_path, **settings)
-    model, prompts = prompted(llava_path, tokens=5, reparameterise=width)
+    model, prompts = prompted(llava_path, tokens=5, reparam_hidden_dim=width)
     prompts.read(tmp_path, 3)
     torch.testing.assert_close(logits(model, model), logits(theirs, theirs.get_base_model()), atol=1e-5, rtol=0)
 
@@ -89,13 +89,13 @@ def test_a_reasoner_starts_from_a_prefix_unless_trained_weights_follow(llava_pat
     wanted = read_prefix(tmp_path, (3, 2, 5, 8))
     for fresh in (True, False):
         prompts = DeepPrompts(5, init_from=str(tmp_path))
-        EventReasoner(str(llava_path), prompts, Instruction()).build(["walk", "run"], 4, 16, fresh=fresh)
+        reasoner_of(llava_path, prompts, Instruction()).build(["walk", "run"], 4, 16, fresh=fresh)
         assert torch.equal(prompts.key, wanted[0]) is torch.equal(prompts.value, wanted[1]) is fresh
 
 
 def test_prefixes_that_do_not_fit_are_refused(llava_path: Path, tmp_path: Path) -> None:
     def refused(words: str, folder: Path, path: Path = llava_path, **settings: object) -> None:
-        reasoner = EventReasoner(str(path), DeepPrompts(**{"tokens": 5, "init_from": str(folder), **settings}), Instruction())
+        reasoner = reasoner_of(path, DeepPrompts(**{"tokens": 5, "init_from": str(folder), **settings}), Instruction())
         with pytest.raises(UsageError, match=words) as caught:
             reasoner.build(["walk", "run"], 4, 16)
         assert "\n" not in str(caught.value)

@@ -123,7 +123,7 @@ def test_gradients_survive_checkpointing(llava_path: Path, layers: str | list[in
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(1)
-        model, prompts = prompted(llava_path, tokens=4, layers=layers, std=1.0, dropout=0.3, reparameterise=width)
+        model, prompts = prompted(llava_path, tokens=4, layers=layers, std=1.0, dropout=0.3, reparam_hidden_dim=width)
         prompts.train()
         if checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -139,7 +139,7 @@ def test_gradients_survive_checkpointing(llava_path: Path, layers: str | list[in
 
 @pytest.mark.parametrize(("layers", "width"), [("all", None), ("last:1", None), ("last:2", 6)])
 def test_generate_equals_recomputing(llava_path: Path, layers: str, width: int | None):
-    model, prompts = prompted(llava_path, tokens=4, layers=layers, std=1.0, reparameterise=width)
+    model, prompts = prompted(llava_path, tokens=4, layers=layers, std=1.0, reparam_hidden_dim=width)
     scatter(prompts)
     ids = words(model)
     made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, min_new_tokens=6, do_sample=False)
@@ -195,7 +195,7 @@ def test_left_and_right_padding_change_nothing(llava_path: Path, layers: str | l
 
 @pytest.mark.parametrize("width", [None, 6])
 def test_starting_from_a_text_is_reading_it_first(llava_path: Path, width: int | None):
-    plain, (model, prompts) = load(llava_path), prompted(llava_path, tokens=4, reparameterise=width)
+    plain, (model, prompts) = load(llava_path), prompted(llava_path, tokens=4, reparam_hidden_dim=width)
     text, ids = words(plain, 1, 4), words(plain)
     prompts.fill(plain, text[0].tolist())
     with torch.no_grad():
@@ -211,7 +211,7 @@ def test_an_mlp_starts_where_the_prompts_start_and_ends_as_plain_prompts(llava_p
     torch.manual_seed(5)
     plain, start = prompted(llava_path, tokens=4, layers="last:2", std=1.0)
     torch.manual_seed(5)
-    model, prompts = prompted(llava_path, tokens=4, layers="last:2", std=1.0, reparameterise=6)
+    model, prompts = prompted(llava_path, tokens=4, layers="last:2", std=1.0, reparam_hidden_dim=6)
     ids = words(model)
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, plain(input_ids=ids).logits)
@@ -250,7 +250,7 @@ def test_dropout_hides_prompt_tokens_in_training_only(llava_path: Path):
 @pytest.mark.parametrize("width", [None, 6])
 def test_a_copy_owns_its_prompts(llava_path: Path, width: int | None):
     holder = torch.nn.Module()
-    holder.model, holder.prompts = prompted(llava_path, tokens=4, std=1.0, reparameterise=width)
+    holder.model, holder.prompts = prompted(llava_path, tokens=4, std=1.0, reparam_hidden_dim=width)
     twin = copy.deepcopy(holder)
     ids = words(holder.model)
     before = holder.model(input_ids=ids).logits
@@ -262,7 +262,7 @@ def test_a_copy_owns_its_prompts(llava_path: Path, width: int | None):
 
 @pytest.mark.parametrize("width", [None, 6])
 def test_float32_prompts_on_a_bfloat16_model(llava_path: Path, width: int | None):
-    model, prompts = load_llava(str(llava_path), dtype="bfloat16")[0], DeepPrompts(4, reparameterise=width)
+    model, prompts = load_llava(str(llava_path), dtype="bfloat16")[0], DeepPrompts(4, reparam_hidden_dim=width)
     prompts.build(model.config.text_config)
     prompts.attach(model)
     ids = words(model)
@@ -278,8 +278,8 @@ def test_bad_settings_are_named(llava_path: Path):
         DeepPrompts(-1)
     with pytest.raises(UsageError, match=r"dropout 1\.0"):
         DeepPrompts(dropout=1.0)
-    with pytest.raises(UsageError, match="reparameterise -1"):
-        DeepPrompts(reparameterise=-1)
+    with pytest.raises(UsageError, match="reparam_hidden_dim -1"):
+        DeepPrompts(reparam_hidden_dim=-1)
     with pytest.raises(UsageError, match="init_text and init_from"):
         DeepPrompts(init_text="a", init_from="b")
     model, prompts = prompted(llava_path, tokens=4)

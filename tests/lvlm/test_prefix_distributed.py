@@ -7,18 +7,18 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from gloo import in_processes
+from reasoners import reasoner_of
 from torch.nn.parallel import DistributedDataParallel
 
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.prefix import DeepPrompts
-from vtlvlm.lvlm.reasoner import EventReasoner
 
 CLASSES = ("drink water", "drink", "eat meal", "clap")
 RANKS, STEPS = 2, 3
 ARMS = {
     "plain": {},
     "some layers": {"layers": [0, 2]},
-    "mlp": {"reparameterise": 6},
+    "mlp": {"reparam_hidden_dim": 6},
 }
 
 
@@ -26,7 +26,7 @@ def trained(llava: str, arm: str, vectors: torch.Tensor, labels: torch.Tensor, c
     """Gradients of the first step, and the weights after three."""
     torch.manual_seed(3)
     prompts = DeepPrompts(4, std=0.5, **ARMS[arm])
-    reasoner = EventReasoner(llava, prompts, Instruction(list_categories=False), train_projector=True, gradient_checkpointing=checkpointing)
+    reasoner = reasoner_of(llava, prompts, Instruction(list_categories=False), train_projector=True, gradient_checkpointing=checkpointing)
     reasoner.build(CLASSES, 6, 16)
     model = DistributedDataParallel(reasoner.train()) if dist.is_initialized() else reasoner.train()
     parameters = {name: p for name, p in reasoner.named_parameters() if p.requires_grad}
@@ -34,7 +34,7 @@ def trained(llava: str, arm: str, vectors: torch.Tensor, labels: torch.Tensor, c
     found = {}
     for step in range(STEPS):
         optimizer.zero_grad()
-        F.cross_entropy(model(vectors), labels).backward()
+        F.cross_entropy(model(vectors).score, labels).backward()
         if step == 0:
             found |= {f"gradient of {name}": p.grad.clone() for name, p in parameters.items()}
         optimizer.step()

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reasoners import reasoner_of
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
 from transformers import LlavaConfig
@@ -15,7 +16,6 @@ from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import load_tokenizer
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.projector_init import PENALTIES, EventMoments, Votes, align, fit_votes
-from vtlvlm.lvlm.reasoner import EventReasoner
 
 E, A, L = 6, 3, 32
 
@@ -153,13 +153,13 @@ def test_refusals(llava_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a projector with biases and GELU"):
         align(made, *fitted(vectors, labels), torch.randn(A, L), 1.0)
     with pytest.raises(UsageError, match="set train_projector too"):
-        EventReasoner(str(llava_path), DeepPrompts(2), Instruction(), align_projector=True)
+        reasoner_of(llava_path, DeepPrompts(2), Instruction(), init_projector="probe")
 
 
 def test_reasoner_aligns_towards_the_words_of_its_categories(llava_path: Path) -> None:
     names = ("drink water", "sit down", "jump")
-    reasoner = EventReasoner(
-        str(llava_path), DeepPrompts(2), Instruction(list_categories=False), train_projector=True, align_projector=True
+    reasoner = reasoner_of(
+        str(llava_path), DeepPrompts(2), Instruction(list_categories=False), train_projector=True, init_projector="probe"
     )
     reasoner.build(names, 4, 16)
     vectors, labels = events()

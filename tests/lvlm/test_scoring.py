@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reasoners import reasoner_of
 from tiny import tiny_llava
 from torch import Tensor
 from transformers import MistralConfig, PretrainedConfig, Qwen2Config
@@ -30,7 +31,7 @@ def one_forward_per_label(reasoner: EventReasoner, vectors: Tensor, labels: list
 
 
 def build(path: Path, classes: tuple[str, ...], event_dim: int, events: int, **prompts: object) -> tuple[EventReasoner, list[list[int]]]:
-    reasoner = EventReasoner(str(path), DeepPrompts(**prompts), Instruction()).eval()
+    reasoner = reasoner_of(path, DeepPrompts(**prompts), Instruction()).eval()
     reasoner.build(classes, events, event_dim)
     return reasoner, Instruction().labels(load_tokenizer(str(path)), classes)
 
@@ -48,7 +49,7 @@ def test_every_form_equals_one_forward_per_label(form: str, prompts: dict, class
     with torch.no_grad():
         apart = one_forward_per_label(reasoner, vectors, labels)
         assert apart.std(0).min() > 1e-2  # the events matter
-        torch.testing.assert_close(reasoner(vectors), apart, atol=1e-3, rtol=0)
+        torch.testing.assert_close(reasoner(vectors).score, apart, atol=1e-3, rtol=0)
         for kind, positions in FORMS:
             trie = LabelTrie(labels, positions)
             assert len(trie.parts) == 1 if positions is None else len(trie.parts) > 2
@@ -62,7 +63,7 @@ def test_other_language_models(language: type[PretrainedConfig], tmp_path: Path,
     assert type(reasoner.base.model.language_model.config) is language
     vectors = torch.randn(2, 6, 16)
     with torch.no_grad():
-        torch.testing.assert_close(reasoner(vectors), one_forward_per_label(reasoner, vectors, labels), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(reasoner(vectors).score, one_forward_per_label(reasoner, vectors, labels), atol=1e-4, rtol=1e-5)
 
 
 def test_gradients_of_labels_as_a_batch(llava_path: Path, classes: tuple[str, ...]):
@@ -93,7 +94,7 @@ def test_kernels_of_transformers_give_the_same_scores(kernel: str, llava_path: P
     reasoner, labels = build(llava_path, classes, 16, 6, tokens=0)
     vectors = torch.randn(2, 6, 16)
     with torch.no_grad():
-        expected = reasoner(vectors)
+        expected = reasoner(vectors).score
         reasoner.base.model.language_model.set_attn_implementation(kernel)
         for kind, positions in [(None, None), (None, 5), ("batched", 5)]:
             scores = score(reasoner.base, reasoner.project(vectors), reasoner.context, LabelTrie(labels, positions), kind)
@@ -118,7 +119,7 @@ GRADIENTS = [(None, False), (None, True), (3, False), (3, True)]
 
 @pytest.mark.parametrize(("positions", "checkpointing"), GRADIENTS)
 def test_gradients_of_all_ways_are_equal(positions: int | None, checkpointing: bool, llava_path: Path, classes: tuple[str, ...]):
-    reasoner = EventReasoner(
+    reasoner = reasoner_of(
         str(llava_path),
         DeepPrompts(4, std=1.0),
         Instruction(),
@@ -130,7 +131,7 @@ def test_gradients_of_all_ways_are_equal(positions: int | None, checkpointing: b
     labels = Instruction().labels(load_tokenizer(str(llava_path)), classes)
     vectors, trained = torch.randn(2, 6, 16), [p for p in reasoner.parameters() if p.requires_grad]
     gradients = []
-    for way in (lambda: reasoner.train()(vectors), lambda: one_forward_per_label(reasoner.eval(), vectors, labels)):
+    for way in (lambda: reasoner.train()(vectors).score, lambda: one_forward_per_label(reasoner.eval(), vectors, labels)):
         loss = torch.nn.functional.cross_entropy(way(), torch.tensor([0, 5]))
         gradients.append(torch.autograd.grad(loss, trained))
     assert len(trained) == 6
@@ -148,7 +149,7 @@ def test_hidden_prompts_are_hidden_from_all_parts_alike(llava_path: Path, classe
         torch.manual_seed(1)
         scores = score(reasoner.base, reasoner.project(vectors), reasoner.context, LabelTrie(labels, positions), kind)
         found.append((scores, torch.autograd.grad(scores[:, 2].sum(), reasoner.adapter.key)[0]))
-    plain = reasoner.eval()(vectors)
+    plain = reasoner.eval()(vectors).score
     assert (found[0][0] - plain).abs().max() > 1e-2
     for scores, gradient in found[1:]:
         torch.testing.assert_close(scores, found[0][0], atol=1e-4, rtol=1e-5)
@@ -177,7 +178,7 @@ def test_log_probabilities_stay_in_float32():
 
 def test_the_list_never_weighs_more_than_everything(llava_path: Path, classes: tuple[str, ...]):
     reasoner, _ = build(llava_path, classes, 16, 6, tokens=4)
-    mass = reasoner(torch.randn(4, 6, 16)).logsumexp(1).exp()
+    mass = reasoner(torch.randn(4, 6, 16)).in_list_mass
     assert ((mass > 0) & (mass < 1)).all()
 
 
@@ -186,6 +187,6 @@ def test_packed_scores_of_the_small_language_model(composed_path: Path, classes:
     reasoner, labels = build(composed_path, classes, 1024, 32, tokens=16, layers=[20, 22, 24, 26, 28])
     vectors = torch.randn(2, 32, 1024)
     with torch.no_grad():
-        packed, apart = reasoner(vectors), one_forward_per_label(reasoner, vectors, labels)
+        packed, apart = reasoner(vectors).score, one_forward_per_label(reasoner, vectors, labels)
     torch.testing.assert_close(packed, apart, atol=1e-3, rtol=0)
     assert torch.equal(packed.argsort(1), apart.argsort(1))

@@ -34,7 +34,7 @@ def test_it_starts_as_the_standardised_mean_of_each_cell() -> None:
         reader = AttentionReader(tokens, num_classes=5, heads=heads)
         assert torch.equal(reader(tokens), torch.zeros(9, 5))
         with torch.no_grad():
-            reader.outward.weight.view(5, 4, heads, 8)[:, :, 0] = 1.0  # the first head, which looks everywhere alike
+            reader.head.weight.view(5, 4, heads, 8)[:, :, 0] = 1.0  # the first head, which looks everywhere alike
         torch.testing.assert_close(reader(tokens)[:, 0], expected.flatten(1).sum(1), atol=1e-4, rtol=1e-4)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from modules import data_of
 from pipeline import Pipeline
 
 from vtlvlm.data.cache import EventCache, FeatureCache
-from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.metrics.paired import Difference
 from vtlvlm.probes import beside
 from vtlvlm.probes.linear import ProbeResult, best_probe, probe_suite
@@ -22,7 +22,7 @@ from vtlvlm.stages.prompt_tuning import PromptTuningModule
 
 def by_hand(chain: Pipeline) -> tuple[str, ProbeResult]:
     """The best probe on the plain views of all clips that are not tested."""
-    data = NTUDataModule(str(chain.root), features=str(chain.features), validation=0.0)
+    data = data_of(chain.root, features=str(chain.features), validation=0.0)
     data.setup("test")
     rows = np.concatenate([data.split.train, data.split.test])
     cache = FeatureCache.open(chain.features)
@@ -72,10 +72,10 @@ def test_a_better_probe_comes_with_the_command_that_makes_it_a_recogniser(
     chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The line can be typed as it stands."""
-    data = NTUDataModule(str(chain.root), "xsub60", labels="a b.csv", seed=4)
+    data = data_of(chain.root, "xsub60", labels="a b.csv", seed=4)
     line = beside.command(data, FeatureCache.open(chain.features))
     assert line == f"vtlvlm probe {chain.root} --features {chain.features} --protocol xsub60 --labels 'a b.csv' --seed 4 --export BUNDLE"
-    typed = beside.command(NTUDataModule(str(chain.root)), FeatureCache.open(chain.features)).replace("BUNDLE", str(tmp_path / "b"))
+    typed = beside.command(data_of(chain.root), FeatureCache.open(chain.features)).replace("BUNDLE", str(tmp_path / "b"))
     assert chain(*shlex.split(typed)[1:]) == 0
     assert (tmp_path / "b" / "bundle.json").is_file()
 
@@ -102,7 +102,7 @@ def test_a_better_probe_is_recommended(
     assert found["probe"]["difference"]["mean"] == -probe.top1
     untuned = tmp_path / "untuned.yaml"
     untuned.write_text(chain.stage2.read_text().replace("{class_path: DeepPrompts, init_args: {tokens: 2}}", "{class_path: NoAdapter}"))
-    untuned.write_text(untuned.read_text().replace("train_projector: true", "train_projector: false").replace("align_projector: true", ""))
+    untuned.write_text(untuned.read_text().replace("train_projector: true", "train_projector: false").replace("init_projector: probe", ""))
     assert chain("test", "--config", untuned, "--data.events", chain.events, "--trainer.default_root_dir", tmp_path / "untuned") == 0
     said = capsys.readouterr().out
     assert "event sentences 0.000, linear probe" in said

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from modules import data_of
 from pipeline import Pipeline
 from safetensors.torch import load_file
 from scipy.special import softmax
 
 from vtlvlm.data.cache import FeatureCache
-from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
 from vtlvlm.probes.linear import VECTORS, FittedProbe, LinearProbe, clip_vectors, fit_probe
 from vtlvlm.recognizer import ActionRecognizer
@@ -30,7 +30,7 @@ def exported(chain: Pipeline, folder: Path, *more: object) -> int:
 def test_classify_gives_what_the_probe_computes_from_the_cache(chain: Pipeline, tmp_path: Path, name: str) -> None:
     """From the file through the bundle, or from the cached features through scikit-learn's weights and the temperature."""
     assert exported(chain, tmp_path / "b", "--probe", name) == 0
-    data = NTUDataModule(str(chain.root), features=str(chain.features), validation=0.0)
+    data = data_of(chain.root, features=str(chain.features), validation=0.0)
     data.setup("test")
     cache, train = FeatureCache.open(chain.features), data.split.train
     vectors = clip_vectors(cache.features(cache.rows(data.index.name[train])).numpy())[name]

@@ -167,7 +167,7 @@ def test_a_refused_start_changes_nothing(trained: EventRun, copy: Path, capsys: 
     refused(capsys, trained("fit", run="copy"), "already holds a run")
     asked = ["--ckpt_path", "last", "--trainer.max_epochs", 3, "--trainer.logger", False]
     refused(capsys, trained("fit", *asked, "--model.init_args.reasoner.init_args.adapter.init_args.tokens", 3, run="copy"), "tokens")
-    refused(capsys, trained("fit", *asked, "--data.validation", 0.1, "--data.seed", 5, run="copy"), "the checkpoint")
+    refused(capsys, trained("fit", *asked, "--data.source.validation", 0.1, "--data.seed", 5, run="copy"), "the checkpoint")
     refused(capsys, trained("fit", *asked, "--weights_only", "false", run="copy"), "--weights_only false")
     now = content(copy)
     now.pop(".lock-fit", None)

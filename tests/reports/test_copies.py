@@ -18,7 +18,7 @@ def test_someone_copied_a_set_whose_table_names_the_videos_by_their_whole_path(t
     assert main(command) == 0
     assert [file.read_bytes() for file in files] == before
     assert sorted(path.name for path in files[0].parent.iterdir()) == ["one.mp4", "two.mp4"]
-    assert f"--data.labels {tmp_path}/copies/clips.csv" in capsys.readouterr().out
+    assert f"--data.source.labels {tmp_path}/copies/clips.csv" in capsys.readouterr().out
     assert main(["prepare", str(tmp_path / "copies"), "--csv", str(tmp_path / "copies" / "clips.csv")]) == 0
     assert "2 usable, 2 classes" in capsys.readouterr().out
 

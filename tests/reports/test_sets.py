@@ -72,7 +72,7 @@ def test_someone_unpacked_a_set_that_is_divided_into_train_and_test(tmp_path: Pa
         clip(tmp_path / f"{name}.mp4", 20 + 30 * number)
     text = prepared(capsys, tmp_path)
     assert "6 usable, 2 classes" in text
-    assert "--data.protocol csv uses this split" in text
+    assert "--data.source.protocol csv uses this split" in text
     assert next(line for line in text.splitlines() if line.startswith("csv ")).split() == ["csv", "2", "2", "2"]
     index = scan(tmp_path)
     assert index.classes == ("run", "walk")

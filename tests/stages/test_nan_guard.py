@@ -23,7 +23,7 @@ from vtlvlm.vtem import EMAQuantizer, InfoNCE, UniformPooler
 
 SPOILT = "S001C001P004R001A002"
 EXPLODING = ["--model.init_args.optimizer.learning_rate", 1e37]
-TWO = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.micro_batch_size", 1, "--data.validation", 0]
+TWO = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.micro_batch_size", 1, "--data.source.validation", 0]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_finite_looks_at_floats_alone() -> None:
 
 
 def test_a_clip_without_numbers_is_named(spoilt: EventRun, capsys: pytest.CaptureFixture[str]) -> None:
-    assert spoilt("fit", "--data.validation", 0, "--data.micro_batch_size", 1, run="nan") == 1
+    assert spoilt("fit", "--data.source.validation", 0, "--data.micro_batch_size", 1, run="nan") == 1
     line = last_line(capsys)
     assert line.startswith("vtlvlm: training stopped at step ")
     assert "features or events are NaN or infinite on rank 0, batch " in line

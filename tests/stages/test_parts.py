@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 import pytest
 import torch
+from reasoners import reasoner_of
 
 import vtlvlm
 from vtlvlm.data.augment import ClipAugmentation
@@ -25,6 +26,7 @@ from vtlvlm.stages.stage import AdamW, Stage
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import VTEM, EMAQuantizer, EqualSaliencePooler, IdentityQuantizer, InfoNCE, TimmExtractor, UniformPooler
 from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor, VideoExtractor
+from vtlvlm.vtem.inputs import TokenInputs
 from vtlvlm.vtem.poolers import TemporalPooler
 from vtlvlm.vtem.quantizers import FactorisedQuantizer, FSQQuantizer, LearnedQuantizer, Quantizer, SimVQQuantizer
 
@@ -34,17 +36,17 @@ def stage1(codes: int = 8) -> VTEMModule:
 
 
 def reasoner(adapter: Adapter) -> EventReasoner:
-    return EventReasoner("a folder", adapter, Instruction("What?", False), dtype="bfloat16", scores="pmi", max_positions=9)
+    return reasoner_of("a folder", adapter, Instruction("What?", False), dtype="bfloat16", label_score="pmi", max_positions=9)
 
 
 def examples() -> Iterator[object]:
     """Each part at least once."""
     yield from (stage1(9), PromptTuningModule(reasoner(DeepPrompts(4, layers=[0, 2], init_text="a")), vtem="x.ckpt"))
-    for adapter in (NoAdapter(), LoRA(4, targets=["q_proj"]), LoRA(), FullFineTuning(), DeepPrompts(layers="last:2", reparameterise=8)):
+    for adapter in (NoAdapter(), LoRA(4, targets=["q_proj"]), LoRA(), FullFineTuning(), DeepPrompts(layers="last:2", reparam_hidden_dim=8)):
         yield reasoner(adapter)
     quantizers: list[Quantizer] = [FactorisedQuantizer(8, 4), FSQQuantizer((3, 4)), LearnedQuantizer(7), SimVQQuantizer(7, rotation=True)]
     for quantizer in (*quantizers, IdentityQuantizer(), EMAQuantizer(5)):
-        yield VTEM(VideoExtractor("r3d_18"), UniformPooler(3), quantizer, motion=0.5, centre=1)
+        yield VTEM(VideoExtractor("r3d_18"), UniformPooler(3), quantizer, inputs=TokenInputs(delta_weight=0.5, subtract_clip_mean=1))
     yield VTEM(ClipExtractor("a folder"), EqualSaliencePooler(), IdentityQuantizer(), target="llava")
     yield from (FrameSampling(mode="fps", fps=2, test_crops=3), ClipAugmentation(blur=0.5))
 

@@ -11,15 +11,16 @@ import torch
 import torch.nn.functional as F
 from events import EventRun
 from lightning import Trainer
+from modules import data_of
 from peft import PeftModel, PrefixTuningConfig, get_peft_model
 from pixels import PixelExtractor
+from reasoners import reasoner_of
 from tiny import tiny_llava
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.data.cache import EventCache
-from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import load_llava
@@ -31,7 +32,7 @@ from vtlvlm.vtem import EMAQuantizer, IdentityQuantizer, InfoNCE, Quantizer, Uni
 
 MODEL = "--model.init_args"
 PROMPTS = f"{MODEL}.reasoner.init_args.adapter.init_args"
-LEVELLED = [f"{MODEL}.reasoner.init_args.scores", "pmi"]  # the tiny model's labels are then not twenty nats apart
+LEVELLED = [f"{MODEL}.reasoner.init_args.label_score", "pmi"]  # the tiny model's labels are then not twenty nats apart
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def scores_of(run: EventRun, people: tuple[str, ...]) -> tuple[PromptTuningModul
     module, cache = PromptTuningModule.load_from_checkpoint(best(run)), EventCache.open(run.events)
     names = sorted({name for name in cache.names.tolist() if name[8:12] in people})
     with torch.inference_mode():
-        scores = module.reasoner(cache.vectors(cache.rows(names)).float())
+        scores = module.reasoner(cache.vectors(cache.rows(names)).float()).score
     return module, scores, torch.tensor([int(name.endswith("A002")) for name in names])
 
 
@@ -103,7 +104,7 @@ def test_a_step_takes_the_temperature_back(trained: EventRun) -> None:
 
 
 def test_no_temperature_without_validation_people_or_where_it_is_switched_off(trained: EventRun) -> None:
-    for name, more in {"off": [f"{MODEL}.calibrate", "false"], "nobody": ["--data.validation", 0]}.items():
+    for name, more in {"off": [f"{MODEL}.calibrate", "false"], "nobody": ["--data.source.validation", 0]}.items():
         assert trained("fit", *more, run=name) == 0
         assert trained("test", *more, "--ckpt_path", trained.folder / name / "checkpoints" / "last.ckpt", run=name) == 0
         found = metrics(trained, name=name)
@@ -119,7 +120,7 @@ def test_the_generative_objective_trains_and_is_evaluated_like_the_other(trained
     assert one.keys() == two.keys()
     assert not torch.equal(one["reasoner.adapter.key"], two["reasoner.adapter.key"])
     with pytest.raises(UsageError, match="objective 'pairwise': use listwise or generative"):
-        PromptTuningModule(EventReasoner(str(trained.llava), DeepPrompts(), Instruction()), objective="pairwise")
+        PromptTuningModule(reasoner_of(trained.llava, DeepPrompts(), Instruction()), objective="pairwise")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_the_generative_objective_trains_and_is_evaluated_like_the_other(trained
 def test_training_resumes_to_the_bit(trained: EventRun, width: int, within: str, batch: int) -> None:
     """Three epochs at once, or a part and then the rest from its checkpoint, of an epoch or of two of an epoch's four steps: clips and
     dropout, weights, MLP, optimiser and schedule."""
-    more = ["--trainer.max_epochs", 3, f"{PROMPTS}.reparameterise", width, f"{PROMPTS}.dropout", 0.5]
+    more = ["--trainer.max_epochs", 3, f"{PROMPTS}.reparam_hidden_dim", width, f"{PROMPTS}.dropout", 0.5]
     more += ["--data.batch_size", batch, "--data.micro_batch_size", min(2, batch)]
     runs = f"{width}{within}"
     assert trained("fit", *more, "--trainer.callbacks+", f"rank_dump.{within}", run=f"whole{runs}") == 0
@@ -165,7 +166,7 @@ def by_peft(run: EventRun, folder: Path, vectors: Tensor, ids: Tensor) -> Tensor
 @pytest.mark.parametrize("width", [0, 6])
 def test_a_run_is_exported_for_peft_and_read_again(trained: EventRun, tmp_path: Path, width: int) -> None:
     name, adapter = f"peft{width}", tmp_path / "adapter"
-    settings = [f"{PROMPTS}.reparameterise", width]
+    settings = [f"{PROMPTS}.reparam_hidden_dim", width]
     assert trained("fit", *settings, f"{MODEL}.optimizer.learning_rate", 0.1, "--trainer.max_epochs", 1, run=name) == 0
     assert trained.command("export", trained.folder / name, adapter, "--format", "peft") == 0
     reasoner = PromptTuningModule.load_from_checkpoint(best(trained, name)).reasoner
@@ -191,7 +192,7 @@ def test_what_a_run_started_from_is_not_needed_any_more(trained: EventRun, tmp_p
 
 
 def test_what_peft_cannot_say_is_refused(trained: EventRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    short = ["--trainer.max_epochs", 1, "--data.validation", 0]
+    short = ["--trainer.max_epochs", 1, "--data.source.validation", 0]
     cases = {
         "layers": (
             [f"{PROMPTS}.layers", "last:2"],
@@ -225,7 +226,7 @@ def test_weights_are_refused_where_they_were_not_trained_for(
     """Other events, clips or categories, before the LLaVA is loaded; the same through the Python door."""
     data = EventRun(tmp_path, **other)
     monkeypatch.setattr(EventReasoner, "build", lambda *_, **__: pytest.fail("the LLaVA was loaded"))
-    there = ["--data.root", data.root, "--data.events", data.events, "--ckpt_path", best(trained), *LEVELLED]
+    there = ["--data.source.root", data.root, "--data.events", data.events, "--ckpt_path", best(trained), *LEVELLED]
     for command in ("test", "validate", "predict"):
         assert trained(command, *there, run="elsewhere") == 2
         assert words in capsys.readouterr().err
@@ -236,21 +237,21 @@ def test_weights_are_refused_where_they_were_not_trained_for(
 def test_a_module_is_refused_where_it_was_not_trained_for(trained: EventRun, tmp_path: Path) -> None:
     data = EventRun(tmp_path, stage1="1" * 32)
     module = PromptTuningModule.load_from_checkpoint(best(trained))
-    datamodule = NTUDataModule(str(data.root), events=str(data.events), validation=0.5, num_workers=0)
+    datamodule = data_of(data.root, events=str(data.events), validation=0.5, num_workers=0)
     with pytest.raises(UsageError, match="this module reads events of"):
         Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path).test(module, datamodule)
 
 
 def test_nobody_validates_whom_it_was_trained_on(trained: EventRun, capsys: pytest.CaptureFixture[str]) -> None:
     """Trained on everybody: tested as ever, but there is nobody left to choose a checkpoint or a temperature by."""
-    everybody = ["--data.validation", 0]
+    everybody = ["--data.source.validation", 0]
     assert trained("fit", *everybody, "--trainer.max_epochs", 1, run="everybody") == 0
     there = ["--ckpt_path", trained.folder / "everybody" / "checkpoints" / "last.ckpt"]
     for command, run in (("validate", "elsewhere"), ("fit", "everybody")):
         assert trained(command, *there, run=run) == 2
         said = capsys.readouterr().err
         assert "the checkpoint was trained on what would validate it now (clips of 1, 4): " in said
-        assert "--data.validation 0 --data.seed " in said
+        assert "--data.source.validation 0 --data.seed " in said
     assert trained("test", *there, run="elsewhere") == 0
     assert trained("fit", *everybody, *there, "--trainer.max_epochs", 2, run="everybody") == 0
 
@@ -261,7 +262,7 @@ def test_a_prefix_of_another_model_is_refused_before_training(
     """Of the same shape, but exported from a run on other weights."""
     assert trained.command("export", trained.folder / "run", tmp_path / "adapter", "--format", "peft") == 0
     other = tiny_llava(tmp_path / "llava", seed=1)
-    start = [f"{PROMPTS}.init_from", tmp_path / "adapter", f"{MODEL}.reasoner.init_args.llava", other]
+    start = [f"{PROMPTS}.init_from", tmp_path / "adapter", f"{MODEL}.reasoner.init_args.llava.path", other]
     assert trained("fit", *start, run="foreign") == 2
     assert f"{tmp_path / 'adapter'} was trained on {trained.llava}" in capsys.readouterr().err
 
@@ -294,7 +295,7 @@ def pictures(clips: int) -> Tensor:
 @pytest.mark.parametrize("quantizer", [EMAQuantizer(16), IdentityQuantizer()], ids=["codes", "continuous"])
 def test_events_features_and_videos_give_the_same_scores(trained: EventRun, quantizer: Quantizer) -> None:
     """One clip through each door: code numbers and table, or float16 vectors; features; frames."""
-    module = PromptTuningModule(EventReasoner(str(trained.llava), DeepPrompts(4, std=1.0), Instruction())).eval()
+    module = PromptTuningModule(reasoner_of(trained.llava, DeepPrompts(4, std=1.0), Instruction())).eval()
     module.reasoner.build(["walk", "run", "sit down"], 8, 16)
     module.mapper = stage1(quantizer)
     frames, times = pictures(3), (torch.arange(8) / 10).expand(3, -1)
@@ -310,7 +311,7 @@ def test_events_features_and_videos_give_the_same_scores(trained: EventRun, quan
         "video": VideoBatch(frames, times, *columns),
     }
     with torch.inference_mode():
-        found = {name: module.scores(batch) for name, batch in batches.items()}
+        found = {name: module.scores(batch).score for name, batch in batches.items()}
     assert (found["video"][0] - found["video"][1]).abs().max() > 1e-2
     torch.testing.assert_close(found["features"], found["video"], atol=0, rtol=0)
     torch.testing.assert_close(found["events"], found["video"], atol=2e-2 if continuous else 1e-5, rtol=0)
@@ -321,7 +322,7 @@ def test_events_features_and_videos_give_the_same_scores(trained: EventRun, quan
 
 def test_codes_are_looked_up_where_the_module_is(trained: EventRun) -> None:
     """On torch's meta device there are no numbers: what stayed behind on the CPU could not be looked up."""
-    module = PromptTuningModule(EventReasoner(str(trained.llava), DeepPrompts(), Instruction()))
+    module = PromptTuningModule(reasoner_of(trained.llava, DeepPrompts(), Instruction()))
     module.table = torch.randn(5, 16)
     assert "table" not in module.state_dict()
     ids = torch.tensor([[3, 0, 3]])

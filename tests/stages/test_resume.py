@@ -10,6 +10,7 @@ import torch
 from events import EventRun
 from lightning import Callback
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from modules import data_of
 from torch import Tensor, nn
 
 from vtlvlm.batches import EventBatch
@@ -73,9 +74,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> EventRun:
 
 
 def data(clips: EventRun, micro: int = 2, batch: int = 2) -> NTUDataModule:
-    return NTUDataModule(
-        str(clips.root), events=str(clips.events), batch_size=batch, micro_batch_size=micro, num_workers=0, validation=0.25
-    )
+    return data_of(clips.root, events=str(clips.events), batch_size=batch, micro_batch_size=micro, num_workers=0, validation=0.25)
 
 
 def fit(module: NTUDataModule, folder: Path, options: dict[str, Any], save: SaveAt | None = None, start: Path | None = None) -> Reader:

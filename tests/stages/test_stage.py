@@ -48,7 +48,7 @@ def test_a_setting_that_a_checkpoint_is_too_old_for_has_its_default() -> None:
     record = {"stage": "vtem", "settings": settings_of(module())}
     contrast = record["settings"]["init_args"]["contrast"]["init_args"]
     default = contrast.pop("max_anchors")
-    del record["settings"]["init_args"]["centre"]
+    del record["settings"]["init_args"]["inputs"]["init_args"]["subtract_clip_mean"]
     module().check(record, "a.ckpt", training=True)
     other = module()
     other.contrast.max_anchors = 7

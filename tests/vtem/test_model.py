@@ -16,7 +16,8 @@ from vtlvlm.vtem import (
     UniformPooler,
     reconstruction,
 )
-from vtlvlm.vtem.model import absolute_change, at_steps, change_between, window_spans
+from vtlvlm.vtem.inputs import TokenInputs, abs_delta, at_steps, delta
+from vtlvlm.vtem.poolers import window_spans
 
 DIM = 12
 
@@ -30,14 +31,12 @@ def training_features(clips: int = 40) -> Tensor:
 def make(
     quantizer: Quantizer | None = None,
     event_dim: int = 20,
-    motion: float = 0.0,
-    centre: float = 0.0,
     fit: bool = True,
-    movement: float = 0.0,
+    **inputs: float,
 ) -> VTEM:
     torch.manual_seed(0)
     pooler = EqualSaliencePooler(windows=4, hidden=8)
-    vtem = VTEM(PixelExtractor(), pooler, quantizer or EMAQuantizer(codes=32), event_dim, motion, centre, movement=movement)
+    vtem = VTEM(PixelExtractor(), pooler, quantizer or EMAQuantizer(codes=32), event_dim, TokenInputs(**inputs))
     vtem.build()
     if fit:
         vtem.fit_statistics(training_features(), seed=1)
@@ -92,8 +91,8 @@ def test_start_is_deterministic_and_seeded() -> None:
 
 @pytest.mark.parametrize(("motion", "movement"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.6, 1.0)])
 def test_state_dict_round_trip_is_exact(motion: float, movement: float) -> None:
-    vtem = make(motion=motion, movement=movement)
-    copy = make(motion=motion, movement=movement, fit=False)
+    vtem = make(delta_weight=motion, abs_delta_weight=movement)
+    copy = make(delta_weight=motion, abs_delta_weight=movement, fit=False)
     with pytest.raises(UsageError, match="train stage 1"):
         copy.tokens(training_features(), times(40))
     copy.load_state_dict(vtem.state_dict())
@@ -117,11 +116,11 @@ def test_from_frames() -> None:
 def test_motion_tells_the_direction_of_time_and_the_paper_does_not() -> None:
     features = training_features()[:4]
     for motion in (0.0, 1.0):
-        vtem = make(IdentityQuantizer(), event_dim=2 * DIM, motion=motion).eval()
+        vtem = make(IdentityQuantizer(), event_dim=2 * DIM, delta_weight=motion).eval()
         forth, back = (vtem.tokens(each, times(4)).vectors.mean(1) for each in (features, features.flip(1)))
         assert ((forth - back).abs().max() < 1e-4) == (motion == 0)
-    torch.testing.assert_close(change_between(torch.tensor([[1.0, 2.0, 5.0]])), torch.tensor([[0.5, 2.0, 1.5]]))
-    assert (change_between(torch.ones(2, 1, 3)) == 0).all()
+    torch.testing.assert_close(delta(torch.tensor([[1.0, 2.0, 5.0]])), torch.tensor([[0.5, 2.0, 1.5]]))
+    assert (delta(torch.ones(2, 1, 3)) == 0).all()
 
 
 def test_centring_in_full_forgets_what_stays_the_same() -> None:
@@ -129,7 +128,7 @@ def test_centring_in_full_forgets_what_stays_the_same() -> None:
     features = training_features()[:4]
     moved = []
     for centre in (0.0, 0.5, 1.0):
-        vtem = make(IdentityQuantizer(), event_dim=2 * DIM, centre=centre).eval()
+        vtem = make(IdentityQuantizer(), event_dim=2 * DIM, subtract_clip_mean=centre).eval()
         vtem.pooler = UniformPooler(vtem.pooler.windows)
         inputs = [vtem._projection_inputs(vtem.pooler(vtem._scaled(each)).segments) for each in (features, features + 1)]
         moved.append((inputs[1] - inputs[0]).abs().mean().item())
@@ -137,12 +136,12 @@ def test_centring_in_full_forgets_what_stays_the_same() -> None:
     assert moved[2] == pytest.approx(0, abs=1e-5)
 
 
-def test_absolute_change_by_hand() -> None:
+def test_abs_delta_by_hand() -> None:
     values = torch.tensor([[1.0, 4.0, 2.0, 2.0]])
-    assert absolute_change(values).tolist() == [[3, 3, 2, 0]]
-    assert absolute_change(values, torch.tensor([[True, True, True, False]])).tolist() == [[3, 3, 2, 0]]
-    assert absolute_change(values, torch.tensor([[True, False, False, False]])).tolist() == [[0, 0, 0, 0]]
-    assert absolute_change(torch.ones(2, 1, 3)).tolist() == torch.zeros(2, 1, 3).tolist()
+    assert abs_delta(values).tolist() == [[3, 3, 2, 0]]
+    assert abs_delta(values, torch.tensor([[True, True, True, False]])).tolist() == [[3, 3, 2, 0]]
+    assert abs_delta(values, torch.tensor([[True, False, False, False]])).tolist() == [[0, 0, 0, 0]]
+    assert abs_delta(torch.ones(2, 1, 3)).tolist() == torch.zeros(2, 1, 3).tolist()
 
 
 def test_movement_tells_shaking_from_standing_still_and_the_paper_does_not() -> None:
@@ -150,14 +149,14 @@ def test_movement_tells_shaking_from_standing_still_and_the_paper_does_not() -> 
     still = training_features()[:2].mean(dim=1, keepdim=True).expand(-1, 16, -1, -1)
     shaking = still + 3 * torch.tensor([1.0, -1.0]).repeat(8).view(1, 16, 1, 1)
     for movement in (0.0, 1.0):
-        vtem = make(IdentityQuantizer(), event_dim=3 * DIM, movement=movement).eval()
+        vtem = make(IdentityQuantizer(), event_dim=3 * DIM, abs_delta_weight=movement).eval()
         vtem.pooler = UniformPooler(4)
         one, other = (vtem.tokens(each, times(2)).vectors for each in (still, shaking))
         assert ((one - other).abs().max() < 1e-4) == (movement == 0)
 
 
 def test_movement_of_a_padded_clip_is_that_of_the_clip() -> None:
-    vtem = make(IdentityQuantizer(), event_dim=3 * DIM, motion=0.6, movement=1.0).eval()
+    vtem = make(IdentityQuantizer(), event_dim=3 * DIM, delta_weight=0.6, abs_delta_weight=1.0).eval()
     torch.nn.init.normal_(vtem.pooler.outer.weight, std=2)
     features = training_features()[:3]
     mask = torch.ones(3, 21, dtype=torch.bool)
@@ -169,19 +168,19 @@ def test_movement_of_a_padded_clip_is_that_of_the_clip() -> None:
 
 def test_movement_is_rebuilt_beside_the_features() -> None:
     """The decoder of the start gives windows and movement back; predicting the means costs 1."""
-    vtem = make(IdentityQuantizer(), event_dim=2 * DIM, movement=2.0).eval()
+    vtem = make(IdentityQuantizer(), event_dim=2 * DIM, abs_delta_weight=2.0).eval()
     features = training_features()
     encoding = vtem.encode(features, times(40))
     assert encoding.target.shape == encoding.reconstruction.shape == (40, 16, 4, 2 * DIM)
     scale = (2 / (1 + 2.0**2)) ** 0.5
     torch.testing.assert_close(encoding.target[..., :DIM], scale * (features - vtem.mean) / vtem.std, atol=1e-4, rtol=1e-4)
-    moved = absolute_change((features - vtem.mean) / vtem.std)
-    torch.testing.assert_close(encoding.target[..., DIM:], scale * 2 * (moved - vtem.movement_mean) / vtem.movement_std)
+    moved = abs_delta((features - vtem.mean) / vtem.std)
+    torch.testing.assert_close(encoding.target[..., DIM:], scale * 2 * (moved - vtem.abs_delta_mean) / vtem.abs_delta_std)
     decoded = vtem.decoder(encoding.continuous).view(40, 4, 4, 2 * DIM)
     torch.testing.assert_close(decoded[..., :DIM], scale * encoding.pooled.segments, atol=1e-4, rtol=0)
     windows = moved.view(40, 4, 4, 4, DIM).mean(2)  # the pooler starts as uniform
-    torch.testing.assert_close(decoded[..., DIM:], scale * 2 * (windows - vtem.movement_mean) / vtem.movement_std, atol=1e-3, rtol=0)
-    torch.testing.assert_close(windows.mean((0, 1, 2)), vtem.movement_mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(decoded[..., DIM:], scale * 2 * (windows - vtem.abs_delta_mean) / vtem.abs_delta_std, atol=1e-3, rtol=0)
+    torch.testing.assert_close(windows.mean((0, 1, 2)), vtem.abs_delta_mean, atol=1e-4, rtol=1e-4)
 
 
 def test_discriminants_have_codes_tell_the_action_and_not_the_scene() -> None:
@@ -196,7 +195,7 @@ def test_discriminants_have_codes_tell_the_action_and_not_the_scene() -> None:
 
     def nearest_class(discriminant: float) -> float:
         torch.manual_seed(0)
-        vtem = VTEM(PixelExtractor(), UniformPooler(4), EMAQuantizer(codes=8), 20, discriminant=discriminant)
+        vtem = VTEM(PixelExtractor(), UniformPooler(4), EMAQuantizer(codes=8), 20, TokenInputs(lda_weight=discriminant))
         features, labels = clips(0)
         vtem.fit_statistics(features, labels=labels)
         vtem.eval()
@@ -211,15 +210,15 @@ def test_discriminants_have_codes_tell_the_action_and_not_the_scene() -> None:
 
 
 def test_discriminants_ask_for_actions() -> None:
-    vtem = VTEM(PixelExtractor(), UniformPooler(4), IdentityQuantizer(), 20, discriminant=1.0)
-    with pytest.raises(UsageError, match="give labels, or set discriminant to 0"):
+    vtem = VTEM(PixelExtractor(), UniformPooler(4), IdentityQuantizer(), 20, TokenInputs(lda_weight=1.0))
+    with pytest.raises(UsageError, match="give labels, or set lda_weight to 0"):
         vtem.fit_statistics(training_features())
     with pytest.raises(UsageError, match="show 1 action"):
         vtem.fit_statistics(training_features(), labels=torch.zeros(40, dtype=torch.long))
     with pytest.raises(UsageError, match="leave no room"):
         vtem.fit_statistics(training_features(), labels=torch.arange(40) % 20)
-    with pytest.raises(UsageError, match="set discriminant to 0"):
-        VTEM(PixelExtractor(), UniformPooler(4), IdentityQuantizer(), 20, target="llava", discriminant=1.0)
+    with pytest.raises(UsageError, match="set lda_weight to 0"):
+        VTEM(PixelExtractor(), UniformPooler(4), IdentityQuantizer(), 20, TokenInputs(lda_weight=1.0), target="llava")
 
 
 def test_trains_on_both_losses_and_gradients_reach_every_part() -> None:
@@ -285,10 +284,10 @@ def test_refusals() -> None:
         vtem.fit_statistics(features)
     with pytest.raises(DataError, match="all training features are equal"):
         vtem.fit_statistics(torch.ones(4, 16, 4, DIM))
-    with pytest.raises(UsageError, match="motion=-1"):
-        make(motion=-1)
-    with pytest.raises(UsageError, match="movement=-1"):
-        make(movement=-1)
+    with pytest.raises(UsageError, match="delta_weight=-1"):
+        make(delta_weight=-1)
+    with pytest.raises(UsageError, match="abs_delta_weight=-1"):
+        make(abs_delta_weight=-1)
     assert not bool(vtem.fitted)
 
 
@@ -331,7 +330,9 @@ def seen_by_the_tower(features: Tensor) -> Tensor:
 
 
 def towards_llava(quantizer: Quantizer | None = None, windows: int = 16, motion: float = 0.0, targets: Tensor | None = None) -> VTEM:
-    vtem = VTEM(PixelExtractor(), UniformPooler(windows), quantizer or IdentityQuantizer(), WIDTH, motion, target="llava")
+    vtem = VTEM(
+        PixelExtractor(), UniformPooler(windows), quantizer or IdentityQuantizer(), WIDTH, TokenInputs(delta_weight=motion), target="llava"
+    )
     features = training_features()
     vtem.fit_statistics(features, seen_by_the_tower(features) if targets is None else targets, seed=1)
     return vtem
@@ -475,8 +476,8 @@ def test_targets_that_do_not_fit() -> None:
         vtem.encode(features, times(40), targets=targets[1:])
     with pytest.raises(UsageError, match="target 'features' looks at no targets"):
         make().encode(features, times(40), targets=targets)
-    with pytest.raises(UsageError, match=r"centre=0\.5 takes off what target 'llava' asks for: set centre to 0"):
-        VTEM(PixelExtractor(), UniformPooler(4), IdentityQuantizer(), WIDTH, centre=0.5, target="llava")
+    with pytest.raises(UsageError, match=r"subtract_clip_mean=0\.5 changes what target 'llava' asks for: set subtract_clip_mean to 0"):
+        VTEM(PixelExtractor(), UniformPooler(4), IdentityQuantizer(), WIDTH, TokenInputs(subtract_clip_mean=0.5), target="llava")
     with pytest.raises(UsageError, match="target='clip' must be"):
         VTEM(PixelExtractor(), UniformPooler(4), IdentityQuantizer(), WIDTH, target="clip")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="all training targets are equal"):

@@ -51,7 +51,7 @@ def test_straight_through_and_commitment_gradients() -> None:
 
 
 def test_moving_average_by_hand() -> None:
-    quantizer = by_hand(decay=0.9, dead_below=0.0).train()
+    quantizer = by_hand(decay=0.9, dead_code_threshold=0.0).train()
     quantizer(VECTORS)
     # 4 vectors, so the counts 1, 1, 1 are put to 4/3 each; code 1 gets two vectors with sum (8, 1).
     count, total = 0.9 * 4 / 3 + 0.1 * 2, 0.9 * 4 / 3 * CODES[1] + 0.1 * torch.tensor([8.0, 1.0])
@@ -274,8 +274,8 @@ def test_fsq_ids_by_hand() -> None:
     quantizer = FSQQuantizer(levels=(3, 3))
     quantizer.build(2)
     with torch.no_grad():
-        quantizer.inward.weight.copy_(torch.eye(2))
-        quantizer.inward.bias.zero_()
+        quantizer.project_in.weight.copy_(torch.eye(2))
+        quantizer.project_in.bias.zero_()
     # tanh squeezes into (-1, 1), which is rounded to -1, 0, 1: numbers 0, 1, 2 of each coordinate, the first one counting fastest
     found = quantizer.eval()(torch.tensor([[-9.0, -9.0], [0.0, -9.0], [9.0, 0.1], [9.0, 9.0]]))
     assert found.ids.tolist() == [0, 1, 5, 8]

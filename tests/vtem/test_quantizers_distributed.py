@@ -10,7 +10,7 @@ from vtlvlm.vtem.quantizers import EMAQuantizer, FactorisedQuantizer, FSQQuantiz
 
 RANKS, STEPS, DIM = 2, 20, 8
 MAKERS = {
-    "ema": lambda: EMAQuantizer(codes=32, decay=0.9, dead_below=0.5),  # the threshold is high enough for codes to be revived
+    "ema": lambda: EMAQuantizer(codes=32, decay=0.9, dead_code_threshold=0.5),  # the threshold is high enough for codes to be revived
     "rotation": lambda: EMAQuantizer(codes=32, decay=0.9, rotation=True),
     "factorised": lambda: FactorisedQuantizer(codes=32, code_dim=4, decay=0.9),
     "learned": lambda: LearnedQuantizer(codes=32),

@@ -33,6 +33,7 @@ from vtlvlm.bench.events import (
 from vtlvlm.bench.harness import Measurement
 from vtlvlm.configs import config
 from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.data.source import ClipSource
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.compose import compose
 from vtlvlm.metrics.paired import paired_difference
@@ -48,10 +49,10 @@ QUIET = ("--trainer.logger", "false", "--trainer.enable_model_summary", "false")
 PREFIX, PROJECTOR, LORA, UNTUNED = "prompts", "projector only", "LoRA", "zero-shot"
 ARMS: dict[str, tuple[str, ...]] = {
     PREFIX: (),
-    PROJECTOR: ("ablations/arm_projector.yaml",),
-    LORA: ("ablations/arm_lora.yaml",),
-    "full fine-tuning": ("ablations/arm_full.yaml",),
-    UNTUNED: ("ablations/arm_none.yaml",),
+    PROJECTOR: ("ablations/adapter_projector.yaml",),
+    LORA: ("ablations/adapter_lora.yaml",),
+    "full fine-tuning": ("ablations/adapter_full.yaml",),
+    UNTUNED: ("ablations/adapter_none.yaml",),
 }
 """Name -> the overlays that make it, after the small stage-2 configuration; all but the last train the projector too"""
 ADAPTERS_SUBJECTS = 27
@@ -126,11 +127,11 @@ class Runs:
 
     def data(self, fold: str) -> list[object]:
         """The clips, for the command line."""
-        return ["--data.root", self.source.root, "--data.protocol", fold, "--data.validation", self.validation]
+        return ["--data.source.root", self.source.root, "--data.source.protocol", fold, "--data.source.validation", self.validation]
 
     def stage1(self, fold: str, seed: int) -> Path:
         """The checkpoint of stage 1, trained without the validation people."""
-        return fit(self.source, self.folder / run_name("stage1", fold, seed), FULL, seed, fold, "--data.validation", self.validation)
+        return fit(self.source, self.folder / run_name("stage1", fold, seed), FULL, seed, fold, "--data.source.validation", self.validation)
 
     def events(self, fold: str, seed: int) -> Path:
         """The event cache that stage 1 makes."""
@@ -143,7 +144,7 @@ class Runs:
         """What ``fit`` and ``test`` of an arm share."""
         overlays = [part for overlay in (*map(config, ARMS[arm]), *self.overlays) for part in ("--config", overlay)]
         first = ["--config", config("stage2_small.yaml"), *overlays, "--seed_everything", seed, *rates.options()]
-        llava = ["--model.init_args.reasoner.init_args.llava", self.llava]
+        llava = ["--model.init_args.reasoner.init_args.llava.path", self.llava]
         steps = self.steps or (FEW_STEPS if len(self.source.folds) > 1 else None)
         return [*first, *llava, *self.data(fold), "--data.events", self.events(fold, seed), *(length(steps, 2) if steps else []), *QUIET]
 
@@ -231,7 +232,7 @@ def length(steps: int, checks: int) -> list[object]:
 
 def test_data(source: ClipFolds, fold: str, validation: float) -> NTUDataModule:
     """The clips of a fold, set up for its test."""
-    data = NTUDataModule(str(source.root), fold, features=str(source.features), validation=validation)
+    data = NTUDataModule(ClipSource(str(source.root), fold, validation=validation), features=str(source.features))
     data.setup("test")
     return data
 

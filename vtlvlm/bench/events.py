@@ -22,7 +22,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "w/o quantisation": ("ablations/no_quantization.yaml",),
     "w/o adaptive pooling": ("ablations/uniform_pooling.yaml",),
     "w/o event coherence": ("ablations/no_coherence.yaml",),
-    "paper's form: no motion, not centred": ("ablations/plain_tokens.yaml",),
+    "paper's form: no motion, not centred": ("ablations/paper_tokens.yaml",),
     "K = 512": ("ablations/codes_512.yaml",),
     "rotation trick": ("ablations/rotation.yaml",),
     "learned codebook": ("ablations/learned.yaml",),
@@ -98,18 +98,19 @@ def prepare(work: Path, videos: Path | None, subjects: int = EVENTS_SUBJECTS) ->
     """
     from vtlvlm.configs import config
     from vtlvlm.data.datamodule import NTUDataModule
+    from vtlvlm.data.source import ClipSource
 
     root, features = videos or work / "videos", work / "features"
     if videos is None:
         command("synth", root, "--subjects", subjects, "--seed", SEED)
-    data = NTUDataModule(str(root), "all", validation=0.0)
+    data = NTUDataModule(ClipSource(str(root), "all", validation=0.0))
     data.prepare_data()
     data.setup("fit")
     people = np.unique(data.index.group[data.split.train]).tolist()
     each = len(people) <= MOST_FOLDS
-    protocol = ["--data.protocol", "all" if each else "xsub60"]  # each person trains in some fold, and then in all views
-    command("extract", "--config", config("stage1_small.yaml"), "--data.root", root, *protocol, "--output", features)
-    return ClipFolds(root, features, [f"leave:{person}" for person in people] if each else ["xsub60"])
+    protocol = ["--data.source.protocol", "all" if each else "xsub60"]  # each person trains in some fold, and then in all views
+    command("extract", "--config", config("stage1_small.yaml"), "--data.source.root", root, *protocol, "--output", features)
+    return ClipFolds(root, features, [f"leave_out:{person}" for person in people] if each else ["xsub60"])
 
 
 def command(*arguments: object) -> None:
@@ -140,7 +141,8 @@ def fit(source: ClipFolds, run: Path, arm: str, seed: int, fold: str, *more: obj
     checkpoint = run / "checkpoints" / "last.ckpt"
     if not (checkpoint.is_file() and fit_finished(run)):
         shutil.rmtree(run, ignore_errors=True)
-        data = ["--data.root", source.root, "--data.features", source.features, "--data.protocol", fold, "--data.validation", 0]
+        data = ["--data.source.root", source.root, "--data.source.protocol", fold, "--data.source.validation", 0]
+        data += ["--data.features", source.features]
         quiet = ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
         command("fit", *stage1_configuration(arm), "--seed_everything", seed, *data, *quiet, "--trainer.default_root_dir", run, *more)
     return checkpoint
@@ -154,6 +156,7 @@ def run_name(*parts: object) -> str:
 def one_run(source: ClipFolds, runs: Path, arm: str, seed: int, fold: str) -> dict[str, Any]:
     """Train one arm on one fold with one seed and probe it: ``{"guesses": {probe: [...]}, "labels", "groups"}`` of the test clips."""
     from vtlvlm.data.datamodule import NTUDataModule
+    from vtlvlm.data.source import ClipSource
     from vtlvlm.probes.stage1 import step_probes
     from vtlvlm.system.files import write_json
 
@@ -161,7 +164,7 @@ def one_run(source: ClipFolds, runs: Path, arm: str, seed: int, fold: str) -> di
     path = run / "probes.json"
     if not path.is_file():
         checkpoint = fit(source, run, arm, seed, fold)
-        data = NTUDataModule(str(source.root), fold, features=str(source.features), validation=0.0)
+        data = NTUDataModule(ClipSource(str(source.root), fold, validation=0.0), features=str(source.features))
         data.setup("test")
         wanted = (RAW, FEATURES, SENTENCE, MEAN) if arm == FULL else (SENTENCE, MEAN)
         probes = step_probes(data, checkpoint, seed, wanted)
@@ -221,13 +224,14 @@ def against_full(found: dict[str, dict[str, list[Any]]], repeats: int) -> list[M
 def codebook_use(source: ClipFolds, runs: Path) -> list[Measurement]:
     """How much of a codebook of 512 codes validation people use, in eval mode, over all their stored views."""
     from vtlvlm.data.datamodule import NTUDataModule
+    from vtlvlm.data.source import ClipSource
     from vtlvlm.metrics.codebook import CodebookHealth
     from vtlvlm.stages.vtem import VTEMModule
 
     fold = source.folds[0]
-    checkpoint = fit(source, runs / "use", f"K = {CODES}", 0, fold, "--data.validation", CODES_VALIDATION)
+    checkpoint = fit(source, runs / "use", f"K = {CODES}", 0, fold, "--data.source.validation", CODES_VALIDATION)
     module = VTEMModule.load_from_checkpoint(checkpoint)
-    data = NTUDataModule(str(source.root), fold, features=str(source.features), validation=CODES_VALIDATION)
+    data = NTUDataModule(ClipSource(str(source.root), fold, validation=CODES_VALIDATION), features=str(source.features))
     data.setup("validate")
     cache, health = data.features_cache, CodebookHealth(module.quantizer.num_codes, data.num_classes, module.pooler.windows)
     assert cache is not None

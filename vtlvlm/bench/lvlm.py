@@ -24,7 +24,7 @@ from vtlvlm.bench.vtem import LLAVA, TOWER
 from vtlvlm.data.ntu import ACTIONS
 from vtlvlm.lvlm.compose import compose
 from vtlvlm.lvlm.instruction import Instruction
-from vtlvlm.lvlm.llava import load_config, load_tokenizer, projector_width
+from vtlvlm.lvlm.llava import Llava, load_config, load_tokenizer, projector_width
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.lvlm.scoring import score
@@ -66,7 +66,7 @@ def label_scores(llava: Path, repeats: int) -> tuple[list[Measurement], dict[str
 def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Measurement], dict[str, int]]:
     names = ACTIONS[:number]
     width = projector_width(load_config(str(llava)))
-    reasoner = EventReasoner(str(llava), DeepPrompts(0), Instruction()).eval()
+    reasoner = EventReasoner(Llava(str(llava)), DeepPrompts(0), Instruction()).eval()
     reasoner.build(names, EVENTS, width)
     base, context, trie = reasoner.base, reasoner.context, reasoner.trie
     assert base is not None

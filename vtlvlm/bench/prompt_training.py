@@ -25,7 +25,7 @@ from vtlvlm.data.ntu import ACTIONS
 from vtlvlm.lvlm.generative import PADDING
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.kernel import use_kernel
-from vtlvlm.lvlm.llava import load_config, load_llava, load_tokenizer, projector_width
+from vtlvlm.lvlm.llava import Llava, load_config, load_llava, load_tokenizer, projector_width
 from vtlvlm.lvlm.peft_format import prefix_table
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
@@ -53,7 +53,7 @@ class Steps:
         torch.manual_seed(0)
         width = projector_width(load_config(str(llava)))
         self.reasoner = EventReasoner(
-            str(llava), DeepPrompts(PROMPTS, std=1.0), Instruction(list_categories=False), gradient_checkpointing=checkpointing
+            Llava(str(llava), gradient_checkpointing=checkpointing), DeepPrompts(PROMPTS, std=1.0), Instruction(list_categories=False)
         )
         self.reasoner.build(ACTIONS[:NAMES], EVENTS, width)
         self.reasoner.train()
@@ -79,11 +79,11 @@ class Steps:
 
     def listwise(self) -> float:
         """A step with the cross-entropy over the categories."""
-        return self._step(F.cross_entropy(self.reasoner(self.vectors), self.labels))
+        return self._step(F.cross_entropy(self.reasoner(self.vectors).score, self.labels))
 
     def gradients(self) -> list[Tensor]:
         """Of the prompts, in a listwise step that is not taken."""
-        loss = F.cross_entropy(self.reasoner(self.vectors), self.labels)
+        loss = F.cross_entropy(self.reasoner(self.vectors).score, self.labels)
         return list(torch.autograd.grad(loss, self.prompts))
 
 

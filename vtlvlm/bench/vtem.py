@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vtlvlm.bench.harness import Measurement, alternate, ratio
 from vtlvlm.vtem.extractors import Backbone, ClipExtractor, TimmExtractor, VideoExtractor
+from vtlvlm.vtem.inputs import abs_delta
 from vtlvlm.vtem.losses import InfoNCE
-from vtlvlm.vtem.model import VTEM, absolute_change
+from vtlvlm.vtem.model import VTEM
 from vtlvlm.vtem.poolers import EqualSaliencePooler
 from vtlvlm.vtem.quantizers import EMAQuantizer
 
@@ -81,7 +82,7 @@ def pooling_and_quantisation(repeats: int) -> list[Measurement]:
 
     def with_movement() -> Tensor:
         pooled = pooler(features)
-        moved = pooler.pool(absolute_change(features), pooled.cumulative)
+        moved = pooler.pool(abs_delta(features), pooled.cumulative)
         found = quantizer((pooled.segments + moved).flatten(1, 2))
         return found.vectors.square().mean() + found.loss
 
@@ -200,6 +201,7 @@ def training_step(work: Path) -> Measurement:
     from vtlvlm.data.cache import FeatureCacheWriter
     from vtlvlm.data.datamodule import NTUDataModule
     from vtlvlm.data.ntu import clip_name, official_clips
+    from vtlvlm.data.source import ClipSource
     from vtlvlm.stages.vtem import VTEMModule
 
     root, cache = work / "names", work / "features"
@@ -213,10 +215,8 @@ def training_step(work: Path) -> Measurement:
                 writer.add([(name, 0)], torch.randn(1, STEPS, CELLS, DIM), torch.arange(STEPS).float()[None])
             writer.flush()
             writer.finish(writer.done())
-    data = NTUDataModule(str(root), features=str(cache), batch_size=BATCH, micro_batch_size=BATCH, num_workers=1, validation=0)
-    module = VTEMModule(
-        VideoExtractor("swin3d_t"), EqualSaliencePooler(WINDOWS), EMAQuantizer(CODES), InfoNCE(), event_dim=WIDTH, statistics_clips=64
-    )
+    data = NTUDataModule(ClipSource(str(root), validation=0), features=str(cache), batch_size=BATCH, micro_batch_size=BATCH, num_workers=1)
+    module = VTEMModule(VideoExtractor("swin3d_t"), EqualSaliencePooler(WINDOWS), EMAQuantizer(CODES), InfoNCE(), event_dim=WIDTH)
     profiler = SimpleProfiler(dirpath=work, filename="profile")
     trainer = Trainer(
         default_root_dir=work,

@@ -303,7 +303,7 @@ def remedy(module: VTEMModule, tally: CodeTally) -> str:
 
 def _revival(quantizer: Quantizer) -> list[str]:
     """More revival of dead codes, where the quantiser has it."""
-    if not isinstance(quantizer, EMAQuantizer) or quantizer.dead_below >= 0.5:
+    if not isinstance(quantizer, EMAQuantizer) or quantizer.dead_code_threshold >= 0.5:
         return []
-    revive = f"({OPTION}.dead_below {min(2 * quantizer.dead_below, 0.5) or 0.125:g})"
-    return [f"earlier revival of dead codes {revive}" if quantizer.dead_below else f"revival of dead codes, which is off {revive}"]
+    revive = f"({OPTION}.dead_code_threshold {min(2 * quantizer.dead_code_threshold, 0.5) or 0.125:g})"
+    return [f"earlier revival of dead codes {revive}" if quantizer.dead_code_threshold else f"revival of dead codes, which is off {revive}"]

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 class ValidateFirst(Callback):
     """Validates before the first step too, so that the model as it starts can be the best one: where clips are few, training may only take
-    away from a start in closed form (``EventReasoner.align_projector``). Does nothing without validation clips, or where a run goes on."""
+    away from a start in closed form (``EventReasoner.init_projector``). Does nothing without validation clips, or where a run goes on."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step or not trainer.enable_validation:

@@ -57,14 +57,14 @@ def steps(out: Path, seed: int) -> list[Step]:
     first, second = ["--config", config("stage1_small.yaml")], ["--config", config("stage2_small.yaml")]
     seeded = ["--seed_everything", str(seed)]
     data = [
-        "--data.root",
+        "--data.source.root",
         str(videos),
-        "--data.validation",
+        "--data.source.validation",
         "0",
     ]  # settings and steps were chosen on other videos: all training people train
     read_features = [*data, "--data.features", str(features)]
     read_events = [*data, "--data.events", str(events)]
-    model = ["--model.init_args.reasoner.init_args.llava", str(llava)]
+    model = ["--model.init_args.reasoner.init_args.llava.path", str(llava)]
     to = "--trainer.default_root_dir"
     return [
         Step(
@@ -103,7 +103,7 @@ def steps(out: Path, seed: int) -> list[Step]:
                 "test",
                 *second,
                 "--config",
-                config("ablations/arm_none.yaml"),
+                config("ablations/adapter_none.yaml"),
                 *seeded,
                 *read_events,
                 *model,

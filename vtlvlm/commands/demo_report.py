@@ -13,6 +13,7 @@ import torch
 
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.sampling import segment_centres
+from vtlvlm.data.source import ClipSource
 from vtlvlm.data.video import decode, probe
 from vtlvlm.errors import DataError
 from vtlvlm.recognizer import ActionRecognizer
@@ -44,7 +45,7 @@ def pipeline_report(folder: Path, protocol: str = "xsub60") -> Report:
         raise DataError(f"{folder}: not all steps have been run: `vtlvlm demo {folder}` continues")
     probed = json.loads((folder / "probes.json").read_text(encoding="utf-8"))
     probes = probed["probes"]
-    data = NTUDataModule(str(folder / "videos"), protocol, features=str(folder / "features"), validation=0.0)
+    data = NTUDataModule(ClipSource(str(folder / "videos"), protocol, validation=0.0), features=str(folder / "features"))
     data.setup("test")
     recognizer = ActionRecognizer.from_checkpoint(folder / "bundle")
     if not isinstance(recognizer, ActionRecognizer):

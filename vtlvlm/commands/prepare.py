@@ -104,8 +104,8 @@ def make_copies(index: ClipIndex, store: Path, table: Path | None, args: argpars
         print(f"  left out: {shown(path)}: {shown(reason)}")
     if failed:
         index.write(store)
-    labels = f" --data.labels {args.transcode / TABLE}" if index.layout == "csv" else ""
-    print(f"{len(index.usable):,} copies: use --data.root {args.transcode}{labels} from now on")
+    labels = f" --data.source.labels {args.transcode / TABLE}" if index.layout == "csv" else ""
+    print(f"{len(index.usable):,} copies: use --data.source.root {args.transcode}{labels} from now on")
     return 0
 
 

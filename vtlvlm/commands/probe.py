@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", type=Path, help="folder of the videos")
     parser.add_argument("--features", type=Path, required=True, help="feature cache of these videos")
     parser.add_argument("--protocol", default="xsub60", help="which clips train and which test (default: %(default)s)")
-    parser.add_argument("--labels", help="classes.txt or CSV, as for data.labels")
+    parser.add_argument("--labels", help="classes.txt or CSV, as for data.source.labels")
     parser.add_argument("--seed", type=int, default=0, help="of the folds in which the regularisation is chosen (default: %(default)s)")
     parser.add_argument("--vtem", type=Path, help="stage-1 checkpoint: probe each of its steps too")
     parser.add_argument("--output", type=Path, help="JSON file to write")
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from vtlvlm.data.datamodule import NTUDataModule
+    from vtlvlm.data.source import ClipSource
     from vtlvlm.errors import DataError, UsageError
     from vtlvlm.probes.linear import VECTORS, best_probe, probe_suite
     from vtlvlm.report.provenance import environment
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{'--probe' if args.probe else '--weights'} is for what --export writes: give that too, or leave it out")
     if args.probe is not None and args.probe not in VECTORS:
         raise UsageError(f"--probe {args.probe}: no probe to export; there are {', '.join(VECTORS)}")
-    data = NTUDataModule(str(args.root), args.protocol, features=str(args.features), labels=args.labels, validation=0.0)
+    data = NTUDataModule(ClipSource(str(args.root), args.protocol, args.labels, validation=0.0), features=str(args.features))
     data.setup("test")
     index, cache = data.index, data.features_cache
     assert cache is not None
@@ -129,7 +130,7 @@ def export(args: argparse.Namespace, data: NTUDataModule, extractor: FeatureExtr
     fitted = fit_probe(clip_vectors(features)[name], labels, groups=data.index.group[rows], num_classes=data.num_classes, seed=args.seed)
     temperature = temperature_of(fitted, labels)
     origin = {
-        "protocol": data.protocol,
+        "protocol": data.source.protocol,
         "split": data.split_description,
         "train_hash": data.train_hash,
         "seed": args.seed,

@@ -174,7 +174,7 @@ class CLI(Guarded):
             self.model.check(record, found, training)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise UsageError(f"{found}: not a readable checkpoint (its record: {guard.in_a_line(error)})") from error
-        self.model.coming = record
+        self.model.expect(record)
 
     def fit(self, **given: Any) -> None:
         """Train, alone in the run folder."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,10 @@ from vtlvlm.data.cache import EventCache, FeatureCache, Key
 from vtlvlm.data.cache_format import first_difference, frames_taken
 from vtlvlm.data.datasets import PATIENCE, ClipDataset, ClipLoader, EventDataset, FeatureDataset, Targets, VideoDataset, passed_on
 from vtlvlm.data.index import ClipIndex
-from vtlvlm.data.samplers import Begun, ExactSampler, Item, TrainSampler
+from vtlvlm.data.samplers import EpochProgress, ExactSampler, Item, TrainSampler
 from vtlvlm.data.sampling import TEST_VIEWS, FrameSampling
-from vtlvlm.data.split import Split, split
+from vtlvlm.data.source import ClipSource
+from vtlvlm.data.split import Split
 from vtlvlm.data.twins import refuse_leak
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.system.seeds import require_seed
@@ -34,10 +34,7 @@ class NTUDataModule(LightningDataModule):
     """Clips of NTU RGB+D, or of one's own folder, as batches of events, features or frames: whichever comes first of those given.
 
     Args:
-        root: Folder of videos: NTU names in any tree, or a folder for each class, or what the CSV's paths are relative to.
-        protocol: xsub60, xview60, xsub120 or xset120 for NTU names; csv (the CSV's split, or that of folders such as train) or group
-            (whole groups, seeded) otherwise;
-            leave:P003 tests on one group and trains on the others; all trains on every clip (for a cache that serves several protocols).
+        source: Where the clips come from, and how they are divided.
         features: Feature cache to read instead of videos (``vtlvlm extract``).
         events: Event cache to read instead of features or videos (``vtlvlm tokenize``).
         target_features: Feature cache of the same clips and views by another extractor, which stage 1 has to rebuild from ``features``
@@ -46,13 +43,9 @@ class NTUDataModule(LightningDataModule):
         batch_size: Clips for each optimiser step, over all processes and accumulated batches.
         micro_batch_size: Clips that one process takes at once; how many of these are accumulated is derived.
         num_workers: Loading processes for each rank; event caches need none and use none.
-        validation: Share of the training people (X-Set: setups; otherwise groups or clips) to validate on, in [0, 1); 0 for none.
         seed: Of the validation choice, the order of clips, and the views.
-        labels: A classes.txt (lines such as 'A008 sitting down') for NTU names, or a CSV table path,label[,split,group].
-        exclude_missing_skeletons: Leave out the 535 clips that skeleton methods have to leave out.
         augmentation: How training views from 1 up are changed, on the device: anew in each epoch of a training from videos, once in
             ``extract``.
-        allow_duplicates: Accept videos of the same content among training and test clips.
 
     Raises:
         UsageError: ``batch_size`` is not a multiple of ``micro_batch_size`` times the processes; the protocol does not fit the data;
@@ -62,8 +55,7 @@ class NTUDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str,
-        protocol: str = "xsub60",
+        source: ClipSource,
         features: str | None = None,
         events: str | None = None,
         target_features: str | None = None,
@@ -71,12 +63,8 @@ class NTUDataModule(LightningDataModule):
         batch_size: int = 128,
         micro_batch_size: int = 8,
         num_workers: int = 2,
-        validation: float = 0.1,
         seed: int = 0,
-        labels: str | None = None,
-        exclude_missing_skeletons: bool = False,
         augmentation: ClipAugmentation | None = None,
-        allow_duplicates: bool = False,
     ) -> None:
         super().__init__()
         if min(batch_size, micro_batch_size) < 1 or num_workers < 0:
@@ -88,12 +76,10 @@ class NTUDataModule(LightningDataModule):
             raise UsageError("augmentation changes the training views from 1 up: set sampling.views to 2 or more")
         if target_features is not None and (features is None or events is not None):
             raise UsageError("data.target_features is what stage 1 rebuilds from a feature cache: give data.features, and no data.events")
-        self.root, self.protocol, self.features, self.events = root, protocol, features, events
+        self.source, self.features, self.events = source, features, events
         self.target_features = target_features
         self.sampling, self.batch_size, self.micro_batch_size, self.num_workers = sampling, batch_size, micro_batch_size, num_workers
-        self.validation, self.seed, self.labels = validation, seed, labels
-        self.exclude_missing_skeletons, self.augmentation = exclude_missing_skeletons, augmentation
-        self.allow_duplicates = allow_duplicates
+        self.seed, self.augmentation = seed, augmentation
         self.features_cache: FeatureCache | None = None
         self.events_cache: EventCache | None = None
         self.targets_cache: FeatureCache | None = None
@@ -103,7 +89,7 @@ class NTUDataModule(LightningDataModule):
         self._views: NDArray[np.int64] | None = None
         self._target_rows: NDArray[np.int64] | None = None
         self._skipped: frozenset[Key] = frozenset()
-        self._begun: Begun | None = None
+        self._progress: EpochProgress | None = None
         self._sampler: TrainSampler | None = None
 
     # -- setting up --------------------------------------------------------------------------------------------------------------
@@ -121,7 +107,7 @@ class NTUDataModule(LightningDataModule):
         if self._split is None:
             self._index = self._scan(progress=False)
             self._split = self.split_of(self._index)
-            if not self.allow_duplicates:
+            if not self.source.allow_duplicates:
                 refuse_leak(self._index, self._split)
             if self.events is not None:
                 self.events_cache = EventCache.open(self.events)
@@ -143,27 +129,14 @@ class NTUDataModule(LightningDataModule):
                     f"it {derived}: leave it out, and set data.batch_size"
                 )
             self.trainer.accumulate_grad_batches = derived
-            self._begun = self._sampler = None
+            self._progress = self._sampler = None
 
     def _scan(self, progress: bool) -> ClipIndex:
-        table = self.labels is not None and Path(self.labels).suffix.lower() != ".txt"
-        return ClipIndex.scan(
-            self.root,
-            classes=None if table else self.labels,
-            csv=self.labels if table else None,
-            fast=self.features is not None or self.events is not None,
-            progress=progress,
-        )
+        return self.source.scan(fast=self.features is not None or self.events is not None, progress=progress)
 
     def split_of(self, index: ClipIndex) -> Split:
         """The sides of an index under these settings."""
-        return split(
-            index,
-            self.protocol,
-            validation=self.validation,
-            seed=self.seed,
-            exclude_missing_skeletons=self.exclude_missing_skeletons,
-        )
+        return self.source.split(index, self.seed)
 
     def _accumulation(self, world: int) -> int:
         if self.batch_size % (self.micro_batch_size * world):
@@ -274,7 +247,7 @@ class NTUDataModule(LightningDataModule):
     @property
     def validates(self) -> bool:
         """Whether there is a validation side; known before ``setup`` from the settings."""
-        return self.validation > 0 if self._split is None else len(self._split.val) > 0
+        return self.source.validation > 0 if self._split is None else len(self._split.val) > 0
 
     @property
     def num_views(self) -> int:
@@ -340,13 +313,13 @@ class NTUDataModule(LightningDataModule):
         within an epoch, training goes on with the rest of it."""
         clips = self.split.require("train")
         sampler = TrainSampler(clips, self._stored_views(clips), seed=self.seed, rank=self._rank(), world=self._world())
-        if self._sampler is None and self._begun is not None:
-            sampler.done = self._begun.clips
+        if self._sampler is None and self._progress is not None:
+            sampler.done = self._progress.clips
         self._sampler = sampler
         return self._loader(sampler, drop_last=len(sampler) > self.micro_batch_size)
 
     @property
-    def at_once(self) -> int:
+    def global_micro_batch(self) -> int:
         """Training clips that all processes together take in one pass."""
         return self.micro_batch_size * self._world()
 
@@ -355,9 +328,9 @@ class NTUDataModule(LightningDataModule):
         read again."""
         progress: Any = None if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress
         if progress is None or progress.is_last_batch:
-            return Begun(0, self.at_once)._asdict()
-        clips = progress.current.processed * self.at_once
-        return Begun(clips - clips % self.batch_size, self.at_once)._asdict()
+            return EpochProgress(0, self.global_micro_batch)._asdict()
+        clips = progress.current.processed * self.global_micro_batch
+        return EpochProgress(clips - clips % self.batch_size, self.global_micro_batch)._asdict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From the checkpoint.
@@ -367,14 +340,14 @@ class NTUDataModule(LightningDataModule):
         """
         if self.trainer is None or not self.trainer.training:
             return
-        self._begun = Begun(**state_dict)
-        if self._begun.clips % self.at_once:
+        self._progress = EpochProgress(**state_dict)
+        if self._progress.clips % self.global_micro_batch:
             raise UsageError(
-                f"the checkpoint was written {self._begun.clips} clips into an epoch, which {self.at_once} at once (data.micro_batch_size "
-                "times processes) do not divide; keep data.batch_size, or continue from the end of an epoch"
+                f"the checkpoint was written {self._progress.clips} clips into an epoch, which {self.global_micro_batch} at once "
+                "(data.micro_batch_size times processes) do not divide; keep data.batch_size, or continue from the end of an epoch"
             )
         if self._sampler is not None:  # a model that is split over processes asks for it first
-            self._sampler.done = self._begun.clips
+            self._sampler.done = self._progress.clips
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
         """Validation clips, view 0, each exactly once over all ranks; no loader if there are none."""

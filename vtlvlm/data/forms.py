@@ -130,7 +130,7 @@ def _class_folders(root: Path, listing: Listing, names: list[str] | None, given:
     index.defined = names is not None
     if order is not None:
         which = "train/CLASS" if order == 0 else "CLASS/train"
-        index.notes = (f"folders such as {which} divide the clips: --data.protocol csv uses this split",)
+        index.notes = (f"folders such as {which} divide the clips: --data.source.protocol csv uses this split",)
     at = 1 if order is None else 2
     inner: dict[str, set[str]] = {}
     for folders in parts:

@@ -29,7 +29,7 @@ class Counter:
     """
 
     def __init__(self, extradata: bytes) -> None:
-        self._begun = False
+        self._progress = False
 
     def __call__(self, packet: memoryview) -> int:
         """Pictures that a packet shows.
@@ -156,9 +156,9 @@ class H264(Counter):
                 continue
             kind = unit[0] & 31
             if kind in (1, 5):
-                if not self._begun and kind != 5:
+                if not self._progress and kind != 5:
                     raise Unsure
-                self._begun = True
+                self._progress = True
                 if unit[1] >> 7:  # first_mb_in_slice is 0
                     shown += 1
                     self._follow(unit)
@@ -167,7 +167,7 @@ class H264(Counter):
             elif kind == 7:
                 self._header(unit)
             elif kind == 10:  # end of sequence
-                self._begun = False
+                self._progress = False
         if shown != 1 or not self._progressive:  # no picture at all: a damaged packet
             raise Unsure
         return shown
@@ -269,12 +269,12 @@ class HEVC(Counter):
             kind = (unit[0] >> 1) & 63
             if kind < 32:
                 random_access = 16 <= kind <= 23
-                if kind in (16, 17, 18) or (not self._begun and kind not in (19, 20)) or (random_access and unit[2] & 0x40):
+                if kind in (16, 17, 18) or (not self._progress and kind not in (19, 20)) or (random_access and unit[2] & 0x40):
                     raise Unsure
-                self._begun = True
+                self._progress = True
                 shown += unit[2] >> 7
             elif kind in (36, 37):  # end of sequence, of bitstream
-                self._begun = False
+                self._progress = False
             else:
                 self._header(unit)
         if shown != 1:  # no picture at all: a damaged packet
@@ -358,9 +358,9 @@ class VP8(Counter):
     """Counts frames with ``show_frame``."""
 
     def __call__(self, packet: memoryview) -> int:
-        if not packet or (not self._begun and packet[0] & 1):  # begins with no key frame
+        if not packet or (not self._progress and packet[0] & 1):  # begins with no key frame
             raise Unsure
-        self._begun = True
+        self._progress = True
         return (packet[0] >> 4) & 1
 
 
@@ -392,9 +392,9 @@ class VP9(Counter):
             bits.take(1)
         if bits.take(1):  # show_existing_frame
             return 1
-        if bits.take(1) and not self._begun:  # begins with no key frame
+        if bits.take(1) and not self._progress:  # begins with no key frame
             raise Unsure
-        self._begun = True
+        self._progress = True
         return bits.take(1)
 
 
@@ -434,9 +434,9 @@ class AV1(Counter):
         bits = Bits(payload)
         if bits.take(1):  # show_existing_frame
             return 1
-        if not self._described or (bits.take(2) != 0 and not self._begun):  # begins with no key frame
+        if not self._described or (bits.take(2) != 0 and not self._progress):  # begins with no key frame
             raise Unsure
-        self._begun = True
+        self._progress = True
         return bits.take(1)
 
 

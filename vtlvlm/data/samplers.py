@@ -13,12 +13,12 @@ Item = tuple[int, int]
 """Row of the index and view."""
 
 
-class Begun(NamedTuple):
+class EpochProgress(NamedTuple):
     """How far into an epoch a training is."""
 
     clips: int
     """that all processes together have learned from"""
-    at_once: int
+    global_micro_batch: int
     """that they take in one pass"""
 
 

@@ -19,7 +19,7 @@ TEST_SHARE = 0.3
 DRAWS = 64
 """Seeded draws of groups that are compared; the one that shares out the clips most evenly is taken. Official protocols take the first."""
 
-LEAVE = "leave:"
+LEAVE_OUT = "leave_out:"
 """Beginning of the protocols that test on one group and train on all others."""
 
 Side = Literal["train", "val", "test"]
@@ -68,7 +68,7 @@ def split(index: ClipIndex, protocol: str, *, validation: float = 0.0, seed: int
         index: The clips.
         protocol: ``xsub60``, ``xview60``, ``xsub120``, ``xset120``; ``csv`` for the CSV's split, or that of folders such as
             ``train``; ``group`` for a seeded split of
-            whole groups, 30 % of them for testing; ``leave:P003`` to test on that group (NTU names: that person) and train on all
+            whole groups, 30 % of them for testing; ``leave_out:P003`` to test on that group (NTU names: that person) and train on all
             others; ``all`` to train on every clip, which is what a feature cache for several protocols is made with.
         validation: Share of the training groups, in [0, 1).
         seed: Of the choice of groups.
@@ -118,12 +118,12 @@ def _known(index: ClipIndex, protocol: str) -> NDArray[np.bool_]:
         if index.layout != "ntu":
             raise UsageError(f"protocol {protocol} needs NTU clip names; {index.root} has none: use the protocol csv or group")
         return known & (index.label < PROTOCOLS[protocol].num_actions) if index.official else known
-    if protocol.startswith(LEAVE):
+    if protocol.startswith(LEAVE_OUT):
         groups = _distinct(index.group[known & (index.group != "")])
-        if protocol.removeprefix(LEAVE) not in groups:
+        if protocol.removeprefix(LEAVE_OUT) not in groups:
             raise UsageError(f"protocol {protocol}: no such group; there are {', '.join(groups) or 'none'}")
     elif protocol not in ("csv", "group", "all"):
-        raise UsageError(f"{protocol}: no such protocol; there are {', '.join(PROTOCOLS)}, csv, group, {LEAVE}GROUP and all")
+        raise UsageError(f"{protocol}: no such protocol; there are {', '.join(PROTOCOLS)}, csv, group, {LEAVE_OUT}GROUP and all")
     if protocol == "csv" and not (index.split != "").any():
         raise UsageError(
             "protocol csv needs a CSV table with a split column (train, val, test), or folders of these names; use the protocol group"
@@ -152,8 +152,8 @@ def _test_mask(index: ClipIndex, protocol: str, known: NDArray[np.bool_], column
         return np.asarray(index.split == "test")
     if protocol == "all":
         return np.zeros(len(index), dtype=np.bool_)
-    if protocol.startswith(LEAVE):
-        return np.asarray(index.group == protocol.removeprefix(LEAVE))
+    if protocol.startswith(LEAVE_OUT):
+        return np.asarray(index.group == protocol.removeprefix(LEAVE_OUT))
     return np.isin(column, _draw(column[known], TEST_SHARE, seed, "protocol group", index.label[known]))
 
 

@@ -82,5 +82,5 @@ def refuse_leak(index: ClipIndex, sides: Split) -> None:
         raise DataError(
             f"{index.root}: {one} (training or validation) and {other} (test) have the same content under protocol "
             f"{sides.description['protocol']}; "
-            "`vtlvlm prepare` lists all such pairs: remove one of each, or set data.allow_duplicates"
+            "`vtlvlm prepare` lists all such pairs: remove one of each, or set data.source.allow_duplicates"
         )

@@ -7,6 +7,7 @@ import json
 import logging as standard_logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,41 @@ RECORD = "composed.json"
 """What `vtlvlm compose` writes beside the weights it makes"""
 UNQUANTIZED = ["lm_head", "model.multi_modal_projector", "model.vision_tower"]
 """Parts that stay as they are: scores come from the head, the projector may be trained, the tower is dropped"""
+
+
+@dataclass(frozen=True)
+class Llava:
+    """Which LLaVA reads the events, and how it is computed. Only ``path`` and ``revision`` decide what it computes, up to rounding.
+
+    Attributes:
+        path: Folder or hub name of a LLaVA-family checkpoint.
+        revision: The hub's branch, tag or commit.
+        dtype: Of the frozen weights. Trained weights are float32.
+        attention: The attention kernel: ``sdpa``, or another one that the adapter supports (``eager``, ``flash_attention_2``). Kernels that
+            take no attention mask score the labels as a batch over the cached context. That is slower and rules out gradient checkpointing.
+        quantization: ``8bit`` or ``4bit`` for the frozen language model, through bitsandbytes. None keeps its weights whole.
+        gradient_checkpointing: Recompute each layer in the backward pass: about half the memory for a third more time.
+        max_positions: Label tokens that one pass reads, for thousands of categories. The label tree is cut into passes over one reading of
+            the context (with ``eager`` over one each). The scores stay the same. It saves memory in evaluation. In training it keeps the
+            context's keys and values of all layers, which costs more than a tree of some hundred tokens. Kernels without a mask copy the
+            context for every label of a pass, so they need it with long contexts. None reads all labels in one pass, and halves the pass
+            each time an evaluation on a GPU runs out of memory.
+
+    Raises:
+        UsageError: ``max_positions`` below 1.
+    """
+
+    path: str
+    revision: str | None = None
+    dtype: Dtype = "float32"
+    attention: str = "sdpa"
+    quantization: Quantization | None = None
+    gradient_checkpointing: bool = False
+    max_positions: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_positions is not None and self.max_positions < 1:
+            raise UsageError(f"max_positions {self.max_positions}: use 1 or more, or leave it out for one pass")
 
 
 @contextmanager

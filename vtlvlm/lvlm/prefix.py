@@ -87,7 +87,7 @@ class DeepPrompts(Adapter):
             read them first. The words are repeated or cut to P tokens.
         init_from: Start from the prefix in this folder, which peft saved (``PREFIX_TUNING``) or ``vtlvlm export --format peft`` wrote;
             it has prompts in all layers and as many tokens as ``tokens`` says.
-        reparameterise: Hidden width of an MLP that is trained instead of the keys and values (see :class:`PromptEncoder`); None or 0
+        reparam_hidden_dim: Hidden width of an MLP that is trained instead of the keys and values (see :class:`PromptEncoder`); None or 0
             for none. Only training knows it: bundles hold plain keys and values.
 
     Attributes:
@@ -112,25 +112,25 @@ class DeepPrompts(Adapter):
         dropout: float = 0.0,
         init_text: str | None = None,
         init_from: str | None = None,
-        reparameterise: int | None = None,
+        reparam_hidden_dim: int | None = None,
     ) -> None:
         super().__init__()
         if tokens < 0:
             raise UsageError(f"prompt tokens {tokens}: use 0 or more")
         if not 0 <= dropout < 1:
             raise UsageError(f"prompt dropout {dropout}: use a share in [0, 1)")
-        if (reparameterise or 0) < 0:
-            raise UsageError(f"reparameterise {reparameterise}: use the MLP's hidden width, or 0 for none")
+        if (reparam_hidden_dim or 0) < 0:
+            raise UsageError(f"reparam_hidden_dim {reparam_hidden_dim}: use the MLP's hidden width, or 0 for none")
         if init_text is not None and init_from is not None:
             raise UsageError("init_text and init_from: prompts start from one of them; leave the other out")
         self.tokens, self.layers, self.std, self.dropout = tokens, layers, std, dropout
-        self.init_text, self.init_from, self.reparameterise = init_text, init_from, reparameterise
+        self.init_text, self.init_from, self.reparam_hidden_dim = init_text, init_from, reparam_hidden_dim
         self.chosen: list[int] = []
         self.active = True
         if tokens:
             self.kernels = ("sdpa",)  # the prompts' own kernel is built on it
         for name in ("key", "value"):
-            if reparameterise:
+            if reparam_hidden_dim:
                 self.register_buffer(name, None)
             else:
                 self.register_parameter(name, None)
@@ -168,10 +168,10 @@ class DeepPrompts(Adapter):
         key, encoder = shapes.get("adapter.key", ()), shapes.get("adapter.encoder.embedding")
         prompts = key[2] if len(key) == 4 else None
         width = None if encoder is None or len(encoder) != 2 else encoder[1]
-        if (self.tokens and prompts != self.tokens) or (width or 0) != (self.reparameterise or 0):
+        if (self.tokens and prompts != self.tokens) or (width or 0) != (self.reparam_hidden_dim or 0):
             raise UsageError(
                 f"{source}: its weights are not those of its settings ({self.tokens} prompt tokens, the file has {prompts}; MLP "
-                f"{self.reparameterise}, the file has {width}); get the file again, or make it again"
+                f"{self.reparam_hidden_dim}, the file has {width}); get the file again, or make it again"
             )
 
     def build(self, config: PretrainedConfig) -> None:
@@ -189,8 +189,8 @@ class DeepPrompts(Adapter):
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (len(self.chosen), config.num_key_value_heads, self.tokens, width)
         key, value = torch.randn(shape) * self.std, torch.randn(shape) * self.std
-        if self.reparameterise:
-            self.key, self.value, self.encoder = key, value, PromptEncoder(self.reparameterise, shape)
+        if self.reparam_hidden_dim:
+            self.key, self.value, self.encoder = key, value, PromptEncoder(self.reparam_hidden_dim, shape)
         else:
             self.key, self.value = nn.Parameter(key), nn.Parameter(value)
 

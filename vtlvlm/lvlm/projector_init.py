@@ -68,7 +68,7 @@ def fit_votes(means: Tensor, labels: Tensor, groups: Tensor, num_classes: int) -
     if len(np.unique(place)) < 2:
         place = np.arange(len(y))
     if len(y) < 2 or not bool((x - x[0]).square().sum() > 0):
-        raise UsageError("align_projector: the training events are all equal, there is nothing to fit; look at stage 1")
+        raise UsageError("init_projector: the training events are all equal, there is nothing to fit; look at stage 1")
     folds = GroupKFold(min(FOLDS, len(np.unique(place))), shuffle=True, random_state=0)
     predicted = x.new_zeros(len(PENALTIES), len(y), num_classes)
     for inner, outer in folds.split(place, groups=place):
@@ -97,7 +97,7 @@ class _Ridges(NamedTuple):
 def _ridges(x: Tensor, target: Tensor, weights: Tensor) -> _Ridges:
     """Weighted ridge regression of centred ``target`` (n, A) on standardised ``x`` (n, E), for all ``PENALTIES`` from one decomposition.
 
-    Standardised, since stage 1 may have made a few components large that tell the training clips' actions apart (``discriminant``): they
+    Standardised, since stage 1 may have made a few components large that tell the training clips' actions apart (``lda_weight``): they
     would be all that counts, and they flatter.
     """
     share = weights / weights.sum()
@@ -167,33 +167,33 @@ def align(projector: LlavaMultiModalProjector, votes: Votes, moments: EventMomen
     first, second = projector.linear_1, projector.linear_2
     probe = torch.linspace(-3, 3, 7, device=first.weight.device)
     if first.bias is None or not torch.allclose(projector.act(probe) - projector.act(-probe), probe, atol=1e-5):
-        raise UsageError("align_projector: needs a projector with biases and GELU, SiLU or ReLU between its layers; switch it off")
+        raise UsageError("init_projector: needs a projector with biases and GELU, SiLU or ReLU between its layers; switch it off")
     words, covariance, mean = words.float(), moments.covariance(), votes.mean
     middle = words.mean(0)
     said = nn.functional.normalize(words - middle) * scale * words.shape[1] ** 0.5
     pairs = first.out_features // 2
     left, values, right = torch.linalg.svd(votes.weight @ said, full_matrices=False)
     rank = min(int((values > values[0] * 1e-5).sum()), pairs, len(words))
-    inward, outward = left[:, :rank], values[:rank, None] * right[:rank]
+    project_in, project_out = left[:, :rank], values[:rank, None] * right[:rank]
     others = min(pairs - rank, len(mean))
     if others:
         components = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :others]
         generator = torch.Generator().manual_seed(0)
-        directions = torch.randn(others, second.out_features, generator=generator).to(inward)
+        directions = torch.randn(others, second.out_features, generator=generator).to(project_in)
         directions = directions * (REST * scale / spread(components, directions, covariance))
-        inward, outward = torch.cat([inward, components], 1), torch.cat([outward, directions])
-    size = (inward * (covariance @ inward)).sum(0).clamp(min=1e-12).sqrt()  # hidden units of unit deviation learn at one rate
-    inward, outward = inward / size, outward * size[:, None]
+        project_in, project_out = torch.cat([project_in, components], 1), torch.cat([project_out, directions])
+    size = (project_in * (covariance @ project_in)).sum(0).clamp(min=1e-12).sqrt()  # hidden units of unit deviation learn at one rate
+    project_in, project_out = project_in / size, project_out * size[:, None]
     for parameter in (first.weight, first.bias, second.weight):
         parameter.zero_()
-    used = inward.shape[1]
-    first.weight[: 2 * used] = torch.cat([inward, -inward], 1).T
-    first.bias[: 2 * used] = torch.cat([-mean @ inward, mean @ inward])
-    second.weight[:, : 2 * used] = torch.cat([outward, -outward]).T
+    used = project_in.shape[1]
+    first.weight[: 2 * used] = torch.cat([project_in, -project_in], 1).T
+    first.bias[: 2 * used] = torch.cat([-mean @ project_in, mean @ project_in])
+    second.weight[:, : 2 * used] = torch.cat([project_out, -project_out]).T
     second.bias.copy_(middle)
 
 
-def spread(inward: Tensor, outward: Tensor, covariance: Tensor) -> Tensor:
-    """Root mean square of ``x @ inward @ outward`` over x of that covariance and over the outputs."""
-    mapped = inward @ outward
-    return ((mapped * (covariance @ mapped)).sum() / outward.shape[1]).clamp(min=1e-20).sqrt()
+def spread(project_in: Tensor, project_out: Tensor, covariance: Tensor) -> Tensor:
+    """Root mean square of ``x @ project_in @ project_out`` over x of that covariance and over the outputs."""
+    mapped = project_in @ project_out
+    return ((mapped * (covariance @ mapped)).sum() / project_out.shape[1]).clamp(min=1e-20).sqrt()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,7 @@ from vtlvlm.lvlm.adapters import Adapter, FullFineTuning
 from vtlvlm.lvlm.generative import answer_table, language_loss
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.kernel import use_kernel
-from vtlvlm.lvlm.llava import Dtype, Quantization, load_config, load_llava, load_tokenizer, projector_width
-from vtlvlm.lvlm.priors import PER_TOKEN, RELATIVE, PriorSums, ScoreMode
+from vtlvlm.lvlm.llava import Llava, load_config, load_llava, load_tokenizer, projector_width
 from vtlvlm.lvlm.projector_init import EventMoments, Votes, align
 from vtlvlm.lvlm.scoring import MASKED, score
 from vtlvlm.lvlm.trie import LabelTrie, require_room
@@ -28,8 +27,25 @@ from vtlvlm.lvlm.trie import LabelTrie, require_room
 LOG = logging.getLogger(__name__)
 
 
-class TrainedShare(NamedTuple):
-    """How much of a model is trained, by group; ``str`` makes a line of it."""
+LabelScore = Literal["log_likelihood", "pmi"]
+
+
+class LabelScores(NamedTuple):
+    """What the language model says of every category after a batch of event sentences."""
+
+    log_likelihood: Tensor
+    """(B, A) float32 log P(label | context), natural logarithm, not normalised over the labels (eq. 6)"""
+    score: Tensor
+    """(B, A) float32 ``log_likelihood`` minus the prior: softmax over A is P(A = a), argmax the prediction (eq. 7)"""
+
+    @property
+    def in_list_mass(self) -> Tensor:
+        """(B,) probability in [0, 1] that the model answers with any of the categories."""
+        return self.log_likelihood.logsumexp(-1).exp()
+
+
+class TrainableCount(NamedTuple):
+    """How many numbers of a model are trained, by group; ``str`` makes a line of it."""
 
     group: str
     trained: int
@@ -44,38 +60,29 @@ class EventReasoner(nn.Module):
     """A LLaVA that reads [soft prompts; event sentence; instruction] and scores the categories (eq. 5 to 7).
 
     Args:
-        llava: Folder or hub name of a LLaVA-family checkpoint.
+        llava: The LLaVA, and how it is computed.
         adapter: What is trained in its language model, which is frozen otherwise: ``DeepPrompts`` (the paper's), ``LoRA``,
             ``FullFineTuning``, or ``NoAdapter`` for the untuned model.
         instruction: What the model is asked.
-        revision: The hub's branch, tag or commit.
-        dtype: Of the frozen weights. What is trained is float32.
-        attention: The attention kernel: ``sdpa``, or one that the adapter works with too (``eager``, ``flash_attention_2``). Those that
-            take no mask of their own score labels as a batch over the cached context, which is slower and forbids gradient checkpointing.
-        quantization: ``8bit`` or ``4bit`` for the frozen language model, through bitsandbytes; None keeps its weights whole.
-        train_projector: Train LLaVA's projector along, as a freshly composed one needs.
-        align_projector: Before training starts, fit the projector to the training side in closed form (``projector_init``), so that a
-            sentence looks like the words of its category. For projectors that were never aligned; needs ``train_projector``.
-        mean_share: Share of the sentence's mean in every event that the projector reads, in [0, 1]. With 0, the paper's, an event describes
-            its own moment alone; with 1 all events are the mean and the order is lost. Single events are read badly by a projector that
-            only a few hundred clips have trained (figures: docs/log.md). Actions that are each other's reversal in time need ``motion``.
-        scores: What the score of a label is: ``sum``, ``mean``, ``pmi``, ``batch_cal`` or ``ncc`` (see ``priors.py``). The last three
-            subtract a prior, so that long and rare names start level with short ones and training need not unlearn the difference: that
-            of the model as it stands when training starts; in a model never trained, after empty events (all zero) without the adapter,
-            with ``batch_cal`` after training clips.
-        max_positions: Label tokens that are read in one pass, for thousands of categories: the tree is cut into passes over one reading of
-            the context (with ``eager`` over one each), with the same scores. It saves memory in evaluation; in training it keeps the
-            context's keys and values of all layers, which costs more than a tree of some hundred tokens. Kernels that take no mask (flash
-            attention) copy the context for every label of a pass: there it is needed with long contexts. None: all, halved as often as
-            needed where an evaluation on a GPU runs out of memory.
-        gradient_checkpointing: Recompute each layer in the backward pass: about half the memory for a third more time.
+        train_projector: Also train LLaVA's projector. A freshly composed LLaVA needs it.
+        init_projector: ``probe`` fits the projector to the training clips in closed form before training starts (``projector_init``), so
+            that a sentence looks like the words of its category. It is for projectors that were never aligned, and needs
+            ``train_projector``. None keeps the projector of the checkpoint.
+        sentence_mean_weight: Weight of the sentence's mean in every event that the projector reads, in [0, 1]. With 0, the paper's, an
+            event describes its own moment alone. With 1 all events are the mean, and the order is lost. A projector that only a few hundred
+            clips have trained reads single events badly (figures: docs/log.md). Actions that are each other's reversal in time need
+            ``delta_weight`` in stage 1.
+        label_score: ``log_likelihood`` takes log P(label | context), as eq. 6 does. ``pmi`` subtracts each label's prior, so that long and
+            rare names start level with short ones (domain-conditional PMI, arXiv 2104.08315). The prior is the mean log-likelihood over
+            training clips, measured when training starts. An untrained model takes the one after empty events (all zero), without the
+            adapter.
 
     Attributes:
         base: The LLaVA, None before :meth:`build`.
         classes: Category names in the order of the scores.
-        prior: (A,) nats, what is subtracted from the scores; zero for ``sum`` and ``mean``.
+        prior: (A,) nats, subtracted from the log-likelihoods; zero for ``log_likelihood``.
         sharded: Whether the weights are split over processes, all of which must then take part in each forward pass.
-        temperature: Scalar that divides the scores before they become probabilities; 1 unless somebody has fitted it.
+        temperature: Scalar that divides the scores before they become probabilities; 1 unless it has been fitted.
     """
 
     base: LlavaForConditionalGeneration | None
@@ -88,42 +95,32 @@ class EventReasoner(nn.Module):
 
     def __init__(
         self,
-        llava: str,
+        llava: Llava,
         adapter: Adapter,
         instruction: Instruction,
-        revision: str | None = None,
-        dtype: Dtype = "float32",
-        attention: str = "sdpa",
-        quantization: Quantization | None = None,
         train_projector: bool = False,
-        align_projector: bool = False,
-        mean_share: float = 0.0,
-        scores: ScoreMode = "sum",
-        max_positions: int | None = None,
-        gradient_checkpointing: bool = False,
+        init_projector: Literal["probe"] | None = None,
+        sentence_mean_weight: float = 0.0,
+        label_score: LabelScore = "log_likelihood",
     ) -> None:
         super().__init__()
-        self.llava, self.revision, self.dtype = llava, revision, dtype
-        self.adapter, self.instruction = adapter, instruction
-        self.attention, self.quantization = attention, quantization
-        if attention not in adapter.kernels:
-            raise UsageError(f"attention {attention!r}: {type(adapter).__name__} works with {' or '.join(adapter.kernels)}")
-        if attention not in MASKED and gradient_checkpointing:
-            raise UsageError(f"attention {attention!r}: scores labels over a cache, which gradient checkpointing forbids; leave it out")
-        if quantization is not None and isinstance(adapter, FullFineTuning):
-            raise UsageError(f"quantization {quantization}: FullFineTuning trains the language model's weights whole; leave it out")
-        if align_projector and not train_projector:
-            raise UsageError("align_projector changes the projector: set train_projector too, so that checkpoints hold it")
-        if not 0 <= mean_share <= 1:
-            raise UsageError(f"mean_share {mean_share}: use a share from 0 to 1")
-        if scores not in get_args(ScoreMode):
-            raise UsageError(f"scores {scores!r}: use one of {', '.join(get_args(ScoreMode))}")
-        if max_positions is not None and max_positions < 1:
-            raise UsageError(f"max_positions {max_positions}: use 1 or more, or leave it out for one pass")
-        self.train_projector, self.align_projector, self.scores = train_projector, align_projector, scores
-        self.mean_share = mean_share
-        self.max_positions = max_positions
-        self.gradient_checkpointing = gradient_checkpointing
+        if llava.attention not in adapter.kernels:
+            raise UsageError(f"attention {llava.attention!r}: {type(adapter).__name__} works with {' or '.join(adapter.kernels)}")
+        if llava.attention not in MASKED and llava.gradient_checkpointing:
+            raise UsageError(
+                f"attention {llava.attention!r}: scores labels over a cache, which gradient checkpointing forbids; leave it out"
+            )
+        if llava.quantization is not None and isinstance(adapter, FullFineTuning):
+            raise UsageError(f"quantization {llava.quantization}: FullFineTuning trains the language model's weights whole; leave it out")
+        if init_projector and not train_projector:
+            raise UsageError("init_projector changes the projector: set train_projector too, so that checkpoints hold it")
+        if not 0 <= sentence_mean_weight <= 1:
+            raise UsageError(f"sentence_mean_weight {sentence_mean_weight}: use a number from 0 to 1")
+        if label_score not in get_args(LabelScore):
+            raise UsageError(f"label_score {label_score!r}: use one of {', '.join(get_args(LabelScore))}")
+        self.llava, self.adapter, self.instruction = llava, adapter, instruction
+        self.train_projector, self.init_projector = train_projector, init_projector
+        self.sentence_mean_weight, self.label_score = sentence_mean_weight, label_score
         self.base = None
         self.trie: LabelTrie | None = None
         self._shorter: LabelTrie | None = None
@@ -151,26 +148,28 @@ class EventReasoner(nn.Module):
             UsageError: No such LLaVA, a projector of another width, layers that do not exist, a prefix of another model to start from,
                 categories that cannot be told apart, or more tokens than the model has positions.
         """
-        config = load_config(self.llava, self.revision)
+        path, revision = self.llava.path, self.llava.revision
+        config = load_config(path, revision)
         if projector_width(config) != event_dim:
             raise UsageError(
-                f"{self.llava}: its projector reads vectors {projector_width(config)} wide, the events have {event_dim}; "
+                f"{path}: its projector reads vectors {projector_width(config)} wide, the events have {event_dim}; "
                 f"set event_dim to {projector_width(config)} in stage 1, or use another LLaVA"
             )
         self.adapter.build(config.text_config)
         starts = fresh and self.base is None
         if starts:
-            self.adapter.find_start(config.text_config, self.llava, self.revision)
-        tokenizer = load_tokenizer(self.llava, self.revision)
+            self.adapter.find_start(config.text_config, path, revision)
+        tokenizer = load_tokenizer(path, revision)
         positions = config.text_config.max_position_embeddings
         if num_events > positions:
             raise UsageError(f"{num_events:,} events a sentence: the LLaVA has positions for {positions:,}; use fewer windows or cells")
         labels = self.instruction.labels(tokenizer, classes)
-        trie = LabelTrie(labels, self.max_positions)
+        trie = LabelTrie(labels, self.llava.max_positions)
         context = self.instruction.context(tokenizer, num_events, classes)
         require_room(trie, self.adapter.tokens + len(context), positions, classes)
         if self.base is None:
-            base, _ = load_llava(self.llava, self.revision, self.dtype, attention=self.attention, quantization=self.quantization)
+            computed = self.llava
+            base, _ = load_llava(path, revision, computed.dtype, attention=computed.attention, quantization=computed.quantization)
             if starts:
                 self.adapter.start(base, tokenizer)
             self.take(base)
@@ -186,12 +185,12 @@ class EventReasoner(nn.Module):
 
     def take(self, base: LlavaForConditionalGeneration) -> None:
         """Make a frozen LLaVA the base, with the adapter attached; :meth:`build` does so with the one it loads."""
-        if self.attention == "sdpa":
+        if self.llava.attention == "sdpa":
             use_kernel(base)
         self.adapter.attach(base)
         if self.train_projector:
             base.model.multi_modal_projector.requires_grad_(True)
-        if self.gradient_checkpointing:
+        if self.llava.gradient_checkpointing:
             enable = (
                 getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             )  # as older releases call it
@@ -211,8 +210,8 @@ class EventReasoner(nn.Module):
             UsageError: Not built, or quantised weights, which cannot be split.
         """
         base = self._built()
-        if self.quantization is not None:
-            raise UsageError(f"quantization {self.quantization}: quantised weights cannot be split over processes; use strategy ddp")
+        if self.llava.quantization is not None:
+            raise UsageError(f"quantization {self.llava.quantization}: quantised weights cannot be split over processes; use strategy ddp")
         compute = base.get_input_embeddings().weight.dtype
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
         for module in (*base.model.language_model.layers, self.projector, self):
@@ -221,7 +220,7 @@ class EventReasoner(nn.Module):
         register_fsdp_forward_method(self, "generative_loss")
         self.sharded = True
 
-    def trainable_parameters(self) -> tuple[TrainedShare, TrainedShare]:
+    def trainable_parameters(self) -> tuple[TrainableCount, TrainableCount]:
         """What is trained in the adapter and in the projector, of how much.
 
         Raises:
@@ -231,22 +230,20 @@ class EventReasoner(nn.Module):
         total = sum(map(_size, self.parameters()))
         projector = sum(_size(p) for p in self.projector.parameters() if p.requires_grad)
         return (
-            TrainedShare(f"adapter ({type(self.adapter).__name__})", sum(map(_size, self.adapter.trained(base))), total),
-            TrainedShare("projector", projector, total),
+            TrainableCount(f"adapter ({type(self.adapter).__name__})", sum(map(_size, self.adapter.trained(base))), total),
+            TrainableCount("projector", projector, total),
         )
 
     @torch.no_grad()
     def _prior(self, event_dim: int) -> Tensor:
-        """(A,) the prior after empty events, without the adapter; zero for ``sum`` and ``mean``."""
+        """(A,) the prior after empty events, without the adapter; zero for ``log_likelihood``."""
         base = self._built()
-        if self.scores not in RELATIVE:
+        if self.label_score == "log_likelihood":
             return torch.zeros(len(self.classes), device=self.context.device)
         assert self.trie is not None
         with self.adapter.off(base):
             empty = torch.zeros(1, self.num_events, event_dim, device=self.context.device)
-            sums = PriorSums(self.scores, len(self.classes)).to(empty.device)
-            sums.add(score(base, self.project(empty), self.context, self.trie) / self._tokens())
-            return sums.solve()
+            return score(base, self.project(empty), self.context, self.trie)[0]
 
     @torch.no_grad()
     def align(self, votes: Votes, moments: EventMoments) -> None:
@@ -256,27 +253,16 @@ class EventReasoner(nn.Module):
             UsageError: Not built, events that are all equal, or a projector that cannot carry a linear map.
         """
         table = self._built().get_input_embeddings().weight
-        tokenizer = load_tokenizer(self.llava, self.revision)
+        tokenizer = load_tokenizer(self.llava.path, self.llava.revision)
         ids = tokenizer([f" {name}" for name in self.classes], add_special_tokens=False).input_ids
         words = torch.stack([table[torch.tensor(row, device=table.device)].float().mean(0) for row in ids])
         align(self.projector, votes, moments, words, float(table.float().square().mean().sqrt()))
-
-    @torch.no_grad()
-    def prior_sums(self, vectors: Tensor) -> PriorSums:
-        """What the prior follows from, over event sentences (n, M, E) as the model stands."""
-        mode = self.training
-        self.eval()
-        sums = PriorSums(self.scores, len(self.classes)).to(vectors.device)
-        for part in vectors.split(8):
-            sums.add(self(part) + self.prior)
-        self.train(mode)
-        return sums
 
     def train(self, mode: bool = True) -> EventReasoner:
         """Training mode for what is trained; a frozen model leaves evaluation mode only where checkpointing asks for it."""
         super().train(mode)
         if self.base is not None:
-            self.base.train(mode and (self.gradient_checkpointing or self.adapter.inner))
+            self.base.train(mode and (self.llava.gradient_checkpointing or self.adapter.inner))
         return self
 
     @property
@@ -288,24 +274,20 @@ class EventReasoner(nn.Module):
         """
         return self._built().model.multi_modal_projector
 
-    def blend(self, vectors: Tensor) -> Tensor:
-        """Event vectors (B, M, E) as the projector reads them, (B, M, E): each with ``mean_share`` of the sentence's mean."""
-        return vectors.lerp(vectors.mean(1, keepdim=True), self.mean_share) if self.mean_share else vectors
+    def mix_sentence_mean(self, vectors: Tensor) -> Tensor:
+        """Event vectors (B, M, E) as the projector reads them, (B, M, E): each with ``sentence_mean_weight`` of the sentence's mean."""
+        return vectors.lerp(vectors.mean(1, keepdim=True), self.sentence_mean_weight) if self.sentence_mean_weight else vectors
 
     def project(self, vectors: Tensor) -> Tensor:
-        """Blended and through the projector: (B, M, E) → (B, M, L)."""
+        """Event vectors (B, M, E) through the mix with their mean and the projector, (B, M, L)."""
         projector = self.projector
-        return projector(self.blend(vectors).to(projector.linear_1.weight.dtype))
+        return projector(self.mix_sentence_mean(vectors).to(projector.linear_1.weight.dtype))
 
-    def forward(self, vectors: Tensor) -> Tensor:
+    def forward(self, vectors: Tensor) -> LabelScores:
         """Score the categories.
 
         Args:
             vectors: (B, M, E) event vectors.
-
-        Returns:
-            (B, A) float32 scores (log P(label) with ``sum``), natural logarithm, not normalised: softmax over A is P(A = a) (eq. 6) and
-            argmax the prediction (eq. 7).
 
         Raises:
             UsageError: Not built, or sentences of another length than M.
@@ -316,7 +298,8 @@ class EventReasoner(nn.Module):
             trie = self.trie if training or self._shorter is None else self._shorter
             assert trie is not None
             try:
-                return score(base, projected, self.context, trie) / self._tokens() - self.prior
+                found = score(base, projected, self.context, trie)
+                return LabelScores(found, found - self.prior)
             except torch.OutOfMemoryError:
                 if training or self.sharded or not self._shorten(trie):
                     raise
@@ -332,15 +315,6 @@ class EventReasoner(nn.Module):
         self._shorter = shorter.to(self.context.device)
         LOG.warning("memory is short: labels are scored %d tokens a pass instead of %d from here on", now // 2, now)
         return True
-
-    def _tokens(self) -> Tensor | int:
-        """What log-likelihoods are divided by: (A,) tokens where scores are per token, else 1."""
-        assert self.trie is not None
-        return self.trie.lengths if self.scores in PER_TOKEN else 1
-
-    def log_likelihoods(self, scores: Tensor) -> Tensor:
-        """(B, A) scores → (B, A) log P(label) behind them, natural logarithm."""
-        return (scores + self.prior) * self._tokens()
 
     def generative_loss(self, vectors: Tensor, labels: Tensor) -> Tensor:
         """The language model's own loss on the answers: see ``generative.py``.
@@ -361,16 +335,12 @@ class EventReasoner(nn.Module):
         """(B, A) scores → (B, A) calibrated probabilities."""
         return (scores / self.temperature).softmax(-1)
 
-    def in_list_mass(self, scores: Tensor) -> Tensor:
-        """(B, A) scores → (B,) probability in [0, 1] that the model answers with any of the categories."""
-        return self.log_likelihoods(scores).logsumexp(-1).exp()
-
     def trainable_state(self) -> dict[str, Tensor]:
-        """What training made, by its name in this module: the adapter's, the projector's if it is trained, the prior of relative scores,
+        """What training made, by its name in this module: the adapter's weights, the projector's if it is trained, the prior of ``pmi``,
         the temperature."""
         state = {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
         state |= {f"adapter.{name}": buffer for name, buffer in self.adapter.named_buffers()}  # where an MLP's output is added to them
-        return state | {"temperature": self.temperature} | ({"prior": self.prior} if self.scores in RELATIVE else {})
+        return state | {"temperature": self.temperature} | ({"prior": self.prior} if self.label_score == "pmi" else {})
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`trainable_state` gave.

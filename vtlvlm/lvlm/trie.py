@@ -74,7 +74,7 @@ class LabelTrie(nn.Module):
         if not pieces and len(nodes) > MOST_NODES:
             raise UsageError(
                 f"{len(labels):,} categories make a tree of {len(nodes):,} tokens, at most {MOST_NODES:,} are read in one pass; set "
-                "reasoner.max_positions to cut it, or give fewer categories"
+                "reasoner.llava.max_positions to cut it, or give fewer categories"
             )
         ancestors = torch.eye(0 if pieces else len(nodes), dtype=torch.bool)
         for node, parent in enumerate(parents[: len(ancestors)]):

@@ -47,9 +47,9 @@ class AttentionReader(nn.Module):
         self.register_buffer("start", torch.cat([torch.zeros(1, windows), -((place - centres) / 0.25).square()]).T)
         self.query = nn.Parameter(torch.zeros(dim, heads))
         self.when = nn.Parameter(torch.zeros(windows, heads))
-        self.outward = nn.Linear(heads * cells * dim, num_classes)
-        nn.init.zeros_(self.outward.weight)
-        nn.init.zeros_(self.outward.bias)
+        self.head = nn.Linear(heads * cells * dim, num_classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
         with torch.no_grad():
             seen = self.look(tokens)
         self.register_buffer("mean", seen.mean(dim=0))
@@ -62,12 +62,12 @@ class AttentionReader(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, S, W, D) -> logits (B, A)."""
-        logits: Tensor = self.outward((self.look(tokens) - self.mean) / self.std)
+        logits: Tensor = self.head((self.look(tokens) - self.mean) / self.std)
         return logits
 
     def distance(self) -> tuple[Tensor, Tensor]:
         """Squared distance from the start, of the linear map and of the attention."""
-        return self.outward.weight.square().sum(), self.query.square().sum() + self.when.square().sum()
+        return self.head.weight.square().sum(), self.query.square().sum() + self.when.square().sum()
 
 
 def attention_probe(

@@ -131,8 +131,8 @@ def learning(clips: int, validation: int) -> str:
 
 def command(data: Any, cache: FeatureCache) -> str:
     """What makes a recogniser of the probe, for the command line."""
-    more = [*(["--labels", data.labels] if data.labels else []), *(["--seed", str(data.seed)] if data.seed else [])]
-    words = ["vtlvlm", "probe", data.root, "--features", str(cache.folder), "--protocol", data.protocol, *more]
+    more = [*(["--labels", data.source.labels] if data.source.labels else []), *(["--seed", str(data.seed)] if data.seed else [])]
+    words = ["vtlvlm", "probe", data.source.root, "--features", str(cache.folder), "--protocol", data.source.protocol, *more]
     return f"{shown(shlex.join(words))} --export BUNDLE"
 
 

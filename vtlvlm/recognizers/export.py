@@ -90,7 +90,7 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
     stage1 = load_stage1(record, checkpoint, vtem)
     reasoner = record["settings"]["init_args"]["reasoner"]
     adapter = reasoner["init_args"]["adapter"]["init_args"]
-    adapter |= {name: None for name in ("init_from", "reparameterise") if name in adapter}
+    adapter |= {name: None for name in ("init_from", "reparam_hidden_dim") if name in adapter}
     described: dict[str, Any] = {
         "format": FORMAT,
         "version": __version__,
@@ -101,7 +101,7 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
         "origin": {"reasoning": record["provenance"], "vtem": stage1.provenance()},
     }
     require_apart(folder, [checkpoint, vtem], "the bundle")
-    if (llava := Path(reasoner["init_args"]["llava"])).is_dir():
+    if (llava := Path(reasoner["init_args"]["llava"]["init_args"]["path"])).is_dir():
         described["llava"] = os.path.relpath(real(llava), real(folder.parent) / folder.name)
     weights = {VTEM_FILE: stage1.vtem.state_dict(), ADAPTER_FILE: trained_state(loaded["state_dict"])}
     with saving(folder), appearing(folder) as partial:
@@ -134,7 +134,8 @@ def export_prefix(run: str | Path, output: str | Path) -> Path:
         raise UsageError(f"{checkpoint} has no prompts to export: export a bundle")
     if settings["train_projector"]:
         raise UsageError(f"{checkpoint}: its projector was trained too, which peft's prefix format has no place for: export a bundle")
-    layers = load_config(settings["llava"], settings["revision"]).text_config.num_hidden_layers
+    llava = settings["llava"]["init_args"]
+    layers = load_config(llava["path"], llava["revision"]).text_config.num_hidden_layers
     if len(chosen_layers(prompts["layers"], layers)) < layers:
         raise UsageError(
             f"{checkpoint} has prompts in {prompts['layers']} of {layers} layers, peft's prefixes are for all: export a bundle, or train "
@@ -142,5 +143,5 @@ def export_prefix(run: str | Path, output: str | Path) -> Path:
         )
     with saving(folder), appearing(folder) as partial:
         keys, values = trained["adapter.key"], trained["adapter.value"]
-        write_prefix(partial, keys, values, settings["llava"], settings["revision"], loaded[RECORD]["provenance"]["llava"])
+        write_prefix(partial, keys, values, llava["path"], llava["revision"], loaded[RECORD]["provenance"]["llava"])
     return folder

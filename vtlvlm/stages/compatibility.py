@@ -216,7 +216,8 @@ def require_unseen_validation(made: dict[str, Any], now: dict[str, Any], what: s
     else:
         seen, reason = [True], "other clips are left for validation"
     if seen:
-        remedy = f"set data.validation and data.seed as they were, --data.validation {made['validation']:g} --data.seed {made['seed']}"
+        words = f"--data.source.validation {made['validation']:g} --data.seed {made['seed']}"
+        remedy = f"set data.source.validation and data.seed as they were, {words}"
         if made["protocol"] == "csv":
             remedy += ", or the table's val rows"
         raise UsageError(f"{what} was trained on what would validate it now ({reason}): {remedy}")

@@ -97,9 +97,9 @@ def _trained_llava(
             f"{source}: trained no weights of the language model, so that its LLaVA is the one it names; give a full fine-tuning"
         )
     reasoner = build_from(record["settings"], PromptTuningModule, source).reasoner
-    name = llava or reasoner.llava
-    require_same_base(record["provenance"]["llava"], name, reasoner.revision, str(source))
-    model, tokenizer = load_llava(name, reasoner.revision, reasoner.dtype, vision=True)
+    name = llava or reasoner.llava.path
+    require_same_base(record["provenance"]["llava"], name, reasoner.llava.revision, str(source))
+    model, tokenizer = load_llava(name, reasoner.llava.revision, reasoner.llava.dtype, vision=True)
     trained = {key.removeprefix(BASE): tensor for key, tensor in checkpoint["state_dict"].items() if key.startswith(BASE)}
     try:
         foreign = model.load_state_dict(trained, strict=False).unexpected_keys

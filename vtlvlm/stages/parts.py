@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from vtlvlm.errors import UsageError
+from vtlvlm.system.renamed import present_name
 from vtlvlm.system.text import encodable, shown
 
 Part = TypeVar("Part")
@@ -30,6 +31,7 @@ PARTS = frozenset(
         "lvlm.adapters.LoRA",
         "lvlm.adapters.NoAdapter",
         "lvlm.instruction.Instruction",
+        "lvlm.llava.Llava",
         "lvlm.prefix.DeepPrompts",
         "lvlm.reasoner.EventReasoner",
         "stages.prompt_tuning.PromptTuningModule",
@@ -38,6 +40,7 @@ PARTS = frozenset(
         "vtem.extractors.ClipExtractor",
         "vtem.extractors.TimmExtractor",
         "vtem.extractors.VideoExtractor",
+        "vtem.inputs.TokenInputs",
         "vtem.losses.InfoNCE",
         "vtem.model.VTEM",
         "vtem.poolers.EqualSaliencePooler",
@@ -66,7 +69,7 @@ LARGEST = {
     "head_dim": 2**20,
     "tokens": 65_536,
     "rank": 65_536,
-    "reparameterise": 2**20,
+    "reparam_hidden_dim": 2**20,
 }
 """The largest whole numbers that a file may give, by the setting's name: what is computed takes memory in proportion"""
 WHOLE, REAL, TEXT, LONG, DEEP = 2**31 - 1, 1e9, 65_536, 4_096, 16
@@ -146,9 +149,9 @@ def _part(settings: Any, base: type, place: str, depth: int) -> Any:
     given, known = settings["init_args"], _parameters(kind)
     unknown = sorted(map(str, given.keys() - {p.name for p in known}))
     if unknown:
-        raise UsageError(
-            f"{name} has no setting {shown(', '.join(unknown), 100)} in this version of vtlvlm: use the version that wrote the file"
-        )
+        now = present_name(unknown[0])
+        remedy = f"{shown(unknown[0])} is called {now} now; make the file again" if now else "use the version that wrote the file"
+        raise UsageError(f"{name} has no setting {shown(', '.join(unknown), 100)} in this version of vtlvlm: {remedy}")
     missing = [p.name for p in known if p.default is p.empty and p.name not in given]
     if missing:
         raise UsageError(f"{name} lacks its setting {', '.join(missing)}; make the file again")

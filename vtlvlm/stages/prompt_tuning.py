@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +19,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.data.cache_format import made_of
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.llava import base_identity, projector_origin, require_same_base
-from vtlvlm.lvlm.priors import FROM_CLIPS, RELATIVE
+from vtlvlm.lvlm.llava import Llava, base_identity, projector_origin, require_same_base
 from vtlvlm.lvlm.projector_init import EventMoments, fit_votes
-from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.lvlm.reasoner import EventReasoner, LabelScores
 from vtlvlm.metrics.actions import action_metrics, confusion, mean_over_views
 from vtlvlm.metrics.calibration import FittedTemperature, calibration_metrics
 from vtlvlm.stages.compatibility import content_hash, require_same_origin, require_same_split, require_unseen_validation
-from vtlvlm.stages.stage import AdamW, Stage
+from vtlvlm.stages.stage import AdamW, Stage, Start
 from vtlvlm.stages.vtem import VTEMModule
 
 START_CLIPS = 4096
@@ -57,8 +57,8 @@ class PromptTuningModule(Stage):
 
     stage = "prompt_tuning"
     training_only = ("optimizer", "projector_learning_rate", "vtem", "objective", "calibrate")
-    machine_only = tuple(f"reasoner.{name}" for name in ("dtype", "attention", "quantization", "max_positions", "gradient_checkpointing"))
-    compared_elsewhere = ("reasoner.llava", "reasoner.revision", "reasoner.adapter.init_from")
+    machine_only = tuple(f"reasoner.llava.{field.name}" for field in fields(Llava) if field.name not in ("path", "revision"))
+    compared_elsewhere = ("reasoner.llava.path", "reasoner.llava.revision", "reasoner.adapter.init_from")
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class PromptTuningModule(Stage):
         self.monitor = "val/nll_calibrated" if calibrate else "val/nll"  # a model may be right and too sure of itself
         self.classes: tuple[str, ...] = ()
         self.confusion: Any = None
-        self._origin: dict[str, Any] = {}
+        self._provenance: dict[str, Any] = {}
         self._batches = self._most_batches = 0
         self.table: Tensor | None
         self.register_buffer("table", None, persistent=False)
@@ -108,7 +108,7 @@ class PromptTuningModule(Stage):
             width, tokens = cache.event_dim, cache.num_tokens
             self.table = None if cache.table is None else cache.table.float()
             stage1 = {"checkpoint": made["vtem"], "hash": made["vtem_hash"], "events": cache.hash}
-            require_same_split(made, data.protocol, data.train_hash)
+            require_same_split(made, data.source.protocol, data.train_hash)
         else:
             if self.vtem is None:
                 raise UsageError(
@@ -122,18 +122,18 @@ class PromptTuningModule(Stage):
         self.classes = tuple(data.classes)
         origin = {
             "classes": list(self.classes),
-            "protocol": data.protocol,
+            "protocol": data.source.protocol,
             "train_hash": data.train_hash,
             "split": data.split_description,
             "stage1": stage1,
             "event_dim": width,
             "num_tokens": tokens,
         }
-        if self.coming is not None:
-            self._require(self.coming["provenance"], origin, "the checkpoint")
-        elif self._origin:
-            self._require(self._origin, origin, "this module")
-        self._origin = origin
+        if self.pending_record is not None:
+            self._require(self.pending_record["provenance"], origin, "the checkpoint")
+        elif self._provenance:
+            self._require(self._provenance, origin, "this module")
+        self._provenance = origin
 
     def _require(self, made: dict[str, Any], now: dict[str, Any], what: str) -> None:
         """Refuse weights that do not go with the data, or that have learned from what would validate them."""
@@ -144,9 +144,9 @@ class PromptTuningModule(Stage):
     def configure_model(self) -> None:
         if self.reasoner.base is not None:
             return
-        fresh = self._trainer is not None and self.coming is None
-        self.reasoner.build(self.classes, self._origin["num_tokens"], self._origin["event_dim"], self._mesh(), fresh)
-        self._origin["llava"] = base_identity(self.reasoner.llava, self.reasoner.revision)
+        width, tokens = self._provenance["event_dim"], self._provenance["num_tokens"]
+        self.reasoner.build(self.classes, tokens, width, self._mesh(), fresh=self.start is Start.FRESH)
+        self._provenance["llava"] = base_identity(self.reasoner.llava.path, self.reasoner.llava.revision)
         self.val_metrics = action_metrics(len(self.classes)).clone(prefix="val/")
         self.test_metrics = action_metrics(len(self.classes)).clone(prefix="test/")
         self.val_calibrated = calibration_metrics().clone(prefix="val/", postfix="_calibrated")
@@ -163,8 +163,8 @@ class PromptTuningModule(Stage):
             raise UsageError(
                 f"ModelParallelStrategy: set data_parallel_size to the number of processes ({mesh.size()}) and tensor_parallel_size to 1"
             )
-        if self.reasoner.align_projector:
-            raise UsageError("align_projector: cannot change a model that is split over processes; use another strategy")
+        if self.reasoner.init_projector:
+            raise UsageError("init_projector: cannot change a model that is split over processes; use another strategy")
         return mesh["data_parallel"]
 
     def require_fit(self, shapes: dict[str, torch.Size], path: str | Path) -> None:
@@ -172,8 +172,8 @@ class PromptTuningModule(Stage):
         self.reasoner.adapter.require_fit(own, path)
 
     def restore(self, provenance: dict[str, Any]) -> None:
-        require_same_base(provenance["llava"], self.reasoner.llava, self.reasoner.revision, "the checkpoint")
-        self._origin = dict(provenance)
+        require_same_base(provenance["llava"], self.reasoner.llava.path, self.reasoner.llava.revision, "the checkpoint")
+        self._provenance = dict(provenance)
         self.classes = tuple(provenance["classes"])
         self.configure_model()
 
@@ -182,23 +182,24 @@ class PromptTuningModule(Stage):
         if "prompts" in made.get("init_args", {}):
             raise UsageError(f"{path}: was made when `reasoner.adapter` was still called `prompts`; train anew")
         super().check(record, path, training)
-        if self._origin:  # set up already
-            self._require(record["provenance"], self._origin, path)
-        require_same_base(record["provenance"]["llava"], self.reasoner.llava, self.reasoner.revision, path)
+        if self._provenance:  # set up already
+            self._require(record["provenance"], self._provenance, path)
+        require_same_base(record["provenance"]["llava"], self.reasoner.llava.path, self.reasoner.llava.revision, path)
 
     @property
     def projector(self) -> str:
         """What LLaVA's projector has learned: ``trained`` here, ``pretrained`` as it came, or ``untrained``."""
         fitted = self._trainer is not None and self.trainer.state.fn == "fit"
-        return "trained" if self.reasoner.train_projector and (self.trained or fitted) else projector_origin(self.reasoner.llava)
+        trained = self.reasoner.train_projector and (self.start is Start.LOADED or fitted)
+        return "trained" if trained else projector_origin(self.reasoner.llava.path)
 
     def provenance(self) -> dict[str, Any]:
         """With ``adapter``, ``projector`` and the trainable parameters of both, beside what they were made from."""
         if self.reasoner.base is None:
-            return self._origin
+            return self._provenance
         adapter, projector = self.reasoner.trainable_parameters()
         return {
-            **self._origin,
+            **self._provenance,
             "adapter": type(self.reasoner.adapter).__name__,
             "projector": self.projector,
             "trainable_parameters": {"adapter": adapter.trained, "projector": projector.trained, "total": adapter.total},
@@ -211,7 +212,8 @@ class PromptTuningModule(Stage):
     def _say_untrained(self) -> None:
         """One line in the log where results say nothing about LLaVA, because its projector has never seen anything."""
         if self.projector == "untrained":
-            rank_zero_info(f"{self.reasoner.llava}: its projector was composed and never trained, so it tells the language model nothing")
+            path = self.reasoner.llava.path
+            rank_zero_info(f"{path}: its projector was composed and never trained, so it tells the language model nothing")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What training made (see ``EventReasoner.trainable_state``). The provenance names the base model."""
@@ -219,23 +221,21 @@ class PromptTuningModule(Stage):
         return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in kept}
 
     def on_fit_start(self) -> None:
-        """Say what is trained; align the projector and level the scores, where the reasoner asks for it and no checkpoint has them."""
+        """Say what is trained. Fit the projector's start and the prior, where the reasoner asks for them and no checkpoint has them."""
         self._say_trained()
         self._say_untrained()
-        if self.trained or self.coming is not None:  # with ModelParallelStrategy the weights come after this
+        if self.start is not Start.FRESH:  # with ModelParallelStrategy the weights come after this
             return
-        if self.reasoner.align_projector:
+        if self.reasoner.init_projector:
             self._align()
-        if self.reasoner.scores in RELATIVE:
-            self._level()
+        if self.reasoner.label_score == "pmi":
+            self._measure_prior()
 
     def on_test_start(self) -> None:
-        """Say what was trained. Batch calibration needs clips also where nothing was: training ones, never those it is tested on."""
+        """Say what was trained."""
         self._count_batches()
         self._say_trained()
         self._say_untrained()
-        if self.reasoner.scores == "batch_cal" and not self.trained:
-            self._level()
 
     on_predict_start = on_test_start
 
@@ -264,7 +264,7 @@ class PromptTuningModule(Stage):
         """After the last batch, pass empty events until every process has had as many passes."""
         if self.reasoner.sharded and index + 1 == self._batches:
             for _ in range(self._most_batches - self._batches):
-                self.reasoner(torch.zeros(1, self._origin["num_tokens"], self._origin["event_dim"], device=self.device))
+                self.reasoner(torch.zeros(1, self._provenance["num_tokens"], self._provenance["event_dim"], device=self.device))
 
     def _training_vectors(self, clips: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Event vectors (b, M, E), labels (b,) and groups (b,) of batches, until this rank has its share of that many clips and views."""
@@ -276,10 +276,10 @@ class PromptTuningModule(Stage):
                 return
 
     def _align(self) -> None:
-        moments = EventMoments(self._origin["event_dim"]).to(self.device)
+        moments = EventMoments(self._provenance["event_dim"]).to(self.device)
         sentences = []
         for vectors, label, group in self._training_vectors(START_CLIPS):
-            moments.add(self.reasoner.blend(vectors))
+            moments.add(self.reasoner.mix_sentence_mean(vectors))
             sentences.append((vectors.mean(1), label, group))
         means, labels, groups = map(torch.cat, zip(*sentences, strict=True))
         if self.trainer.world_size > 1:
@@ -296,16 +296,14 @@ class PromptTuningModule(Stage):
             for parameter in self.reasoner.projector.parameters():
                 torch.distributed.broadcast(parameter.detach(), src=0)
 
-    def _level(self) -> None:
-        if self.reasoner.scores in FROM_CLIPS:
-            vectors = torch.cat([vectors for vectors, _, _ in self._training_vectors(PRIOR_CLIPS)])
-        else:
-            vectors = torch.zeros(1, self._origin["num_tokens"], self._origin["event_dim"], device=self.device)
-        sums = self.reasoner.prior_sums(vectors)
-        if self.trainer.world_size > 1:
-            for buffer in sums.buffers():
-                torch.distributed.all_reduce(buffer)
-        self.reasoner.prior = sums.solve()
+    @torch.no_grad()
+    def _measure_prior(self) -> None:
+        """The prior of ``pmi``: each label's mean log-likelihood over training clips of all ranks."""
+        vectors = torch.cat([vectors for vectors, _, _ in self._training_vectors(PRIOR_CLIPS)])
+        self.reasoner.eval()
+        likelihoods = torch.cat([self.reasoner(part).log_likelihood for part in vectors.split(8)])
+        self.reasoner.train()
+        self.reasoner.prior = self.of_all_ranks(likelihoods).double().mean(0).float()
 
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
@@ -319,9 +317,10 @@ class PromptTuningModule(Stage):
         with torch.no_grad():
             return self.mapper.predict_step(batch, 0).vectors
 
-    def scores(self, batch: EventBatch | FeatureBatch | VideoBatch) -> Tensor:
-        """(B, A) scores of the categories, as ``reasoner.scores`` says."""
-        return self.reasoner(self.vectors(batch))
+    def scores(self, batch: EventBatch | FeatureBatch | VideoBatch) -> LabelScores:
+        """The categories' log-likelihoods and scores, each (B, A)."""
+        found: LabelScores = self.reasoner(self.vectors(batch))
+        return found
 
     def on_train_batch_start(self, batch: EventBatch | FeatureBatch | VideoBatch, batch_idx: int) -> None:
         """What is random in a step follows from seed, epoch, batch and rank, so that a training that goes on draws the same; without
@@ -337,9 +336,9 @@ class PromptTuningModule(Stage):
             self.log_terms("train", {"loss": loss}, len(batch.labels))
             return loss
         scores = self.scores(batch)
-        loss = F.cross_entropy(scores, batch.labels)
-        top1 = (scores.argmax(-1) == batch.labels).float().mean()
-        mass = self.reasoner.in_list_mass(scores.detach()).mean()
+        loss = F.cross_entropy(scores.score, batch.labels)
+        top1 = (scores.score.argmax(-1) == batch.labels).float().mean()
+        mass = scores.in_list_mass.detach().mean()
         self.log_terms("train", {"loss": loss, "top1": top1, "in_list_mass": mass}, len(batch.labels))
         return loss
 
@@ -350,13 +349,12 @@ class PromptTuningModule(Stage):
     def _evaluate(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int, split: str) -> dict[str, Tensor]:
         scores = self.scores(batch)
         self._keep_pace(index)
-        log_probs, first = mean_over_views(scores.log_softmax(-1), batch.clips)
+        log_probs, first = mean_over_views(scores.score.log_softmax(-1), batch.clips)
         labels = batch.labels[first]
         metrics, calibrated = (self.val_metrics, self.val_calibrated) if split == "val" else (self.test_metrics, self.test_calibrated)
         metrics.update(log_probs, labels)
         self.confusion.update(log_probs.argmax(-1), labels)
-        mass = self.reasoner.in_list_mass(scores).mean()
-        self.log_terms(split, {"in_list_mass": mass}, len(batch.labels))
+        self.log_terms(split, {"in_list_mass": scores.in_list_mass.mean()}, len(batch.labels))
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
         if self._fits_temperature:
             self.fitted.update(log_probs, labels)
@@ -392,7 +390,7 @@ class PromptTuningModule(Stage):
         """(B, A) calibrated probabilities, each view by itself."""
         scores = self.scores(batch)
         self._keep_pace(index)
-        return self.reasoner.probabilities(scores)
+        return self.reasoner.probabilities(scores.score)
 
     def configure_optimizers(self) -> Any:
         assert self.reasoner.base is not None

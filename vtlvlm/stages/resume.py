@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 
-def go_on(loop: dict[str, Any], clips: int, at_once: int, now: int) -> None:
+def adjust_loop_counters(loop: dict[str, Any], clips: int, global_micro_batch: int, now: int) -> None:
     """Change the counters of a checkpoint in place.
 
     Args:
         loop: State of the fit loop, in ``checkpoint["loops"]``.
         clips: Those of the epoch that all processes together have learned from; 0 when an epoch has ended.
-        at_once: Clips that all processes together took in one pass when the checkpoint was written.
+        global_micro_batch: Clips that all processes together took in one pass when the checkpoint was written.
         now: ... and now.
     """
     epoch, batch = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
@@ -29,8 +29,8 @@ def go_on(loop: dict[str, Any], clips: int, at_once: int, now: int) -> None:
     elif ended:  # Lightning ends the epoch
         return
     left = clips // now
-    if left == passed and at_once == now:
+    if left == passed and global_micro_batch == now:
         return
     earlier = batch["total"]["processed"] - passed * (not ended)
     batch["current"] = dict.fromkeys(batch["current"], left)
-    batch["total"] = dict.fromkeys(batch["total"], round(earlier * at_once / now) + left)
+    batch["total"] = dict.fromkeys(batch["total"], round(earlier * global_micro_batch / now) + left)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,7 +21,7 @@ from vtlvlm.stages.checkpoints import RECORD, RunCheckpoint, harmless, is_defaul
 from vtlvlm.stages.compatibility import require_numbers
 from vtlvlm.stages.nan_guard import FiniteTraining
 from vtlvlm.stages.parts import build_from, flat, is_part, settings_of, with_defaults
-from vtlvlm.stages.resume import go_on
+from vtlvlm.stages.resume import adjust_loop_counters
 
 
 @dataclass
@@ -45,6 +46,17 @@ class AdamW:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+class Start(Enum):
+    """Where a stage's weights come from. ``Stage.start`` is set in one place each, and read wherever something is made only once."""
+
+    FRESH = "fresh"
+    """From the settings: statistics, projector and prior are measured before training."""
+    RESUMED = "resumed"
+    """From a checkpoint that the trainer loads after ``setup``; ``Stage.expect`` was told of it."""
+    LOADED = "loaded"
+    """From a checkpoint that has been loaded."""
+
+
 class Stage(LightningModule):
     """A stage of the pipeline. Its constructor takes typed parts; its checkpoints say with which settings they were made."""
 
@@ -56,8 +68,8 @@ class Stage(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.means = nn.ModuleDict()  # of what evaluations log
-        self.trained = False  # weights come from a checkpoint: what a training starts from is not made anew
-        self.coming: dict[str, Any] | None = None  # record of a checkpoint that is loaded after setup, if it is known before
+        self.start = Start.FRESH
+        self.pending_record: dict[str, Any] | None = None  # of the checkpoint that the trainer will load
         self.strict_loading = False  # frozen models are left out of checkpoints; on_load_checkpoint checks what must be there
 
     @property
@@ -121,9 +133,9 @@ class Stage(LightningModule):
         self.check(checkpoint[RECORD], "the checkpoint", training)
         begun = checkpoint.get(type(self.data).__qualname__) if training else None  # the data module's own state, which is loaded next
         if begun is not None:
-            go_on(checkpoint["loops"]["fit_loop"], **begun, now=self.data.at_once)
+            adjust_loop_counters(checkpoint["loops"]["fit_loop"], **begun, now=self.data.global_micro_batch)
         if "state_dict" not in checkpoint:  # ModelParallelStrategy has read the weights by now and took them out
-            self.trained = True
+            self.start = Start.LOADED
             return
         mine, held = self.state_dict(), checkpoint["state_dict"]
         missing = sorted(set(mine) - set(held))
@@ -136,7 +148,11 @@ class Stage(LightningModule):
                     "give the checkpoint of this configuration"
                 )
         require_numbers(held, mine, "the checkpoint")
-        self.trained = True
+        self.start = Start.LOADED
+
+    def expect(self, record: dict[str, Any]) -> None:
+        """Be told of the checkpoint that the trainer will load after ``setup``, by its record."""
+        self.start, self.pending_record = Start.RESUMED, record
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -147,7 +163,7 @@ class Stage(LightningModule):
         Args:
             checkpoint_path: the file.
             map_location: device to put it on.
-            overrides: settings to replace, by dotted name, such as ``{"reasoner.llava": "folder"}`` for a base model that has moved.
+            overrides: settings to replace, by dotted name, such as ``{"reasoner.llava.path": "folder"}`` for a base model that has moved.
 
         Raises:
             UsageError: if the file is not a checkpoint of this stage.
@@ -179,9 +195,9 @@ class Stage(LightningModule):
         Raises:
             UsageError: weights of other settings.
         """
+        self.start = Start.LOADED
         self.restore(checkpoint[RECORD]["provenance"])
         self.take(checkpoint["state_dict"], path)
-        self.trained = True
         self.eval()
 
     def take(self, state: dict[str, Tensor], path: str | Path) -> None:

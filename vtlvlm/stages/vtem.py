@@ -22,11 +22,14 @@ from vtlvlm.stages.compatibility import require_same_extractor, require_same_spl
 from vtlvlm.stages.parts import build_from, flat, settings_of, with_defaults
 from vtlvlm.stages.stage import AdamW, Stage
 from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor, VideoExtractor
+from vtlvlm.vtem.inputs import TokenInputs, at_steps
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
-from vtlvlm.vtem.model import VTEM, Target, at_steps
+from vtlvlm.vtem.model import VTEM, Target
 from vtlvlm.vtem.poolers import TemporalPooler
 from vtlvlm.vtem.quantizers import Quantizer
 
+STATISTICS_CLIPS = 2048
+"""Training clips and views, of all ranks together, from which standardisation, principal components and k-means start"""
 HOW_MANY = ("views", "test_clips", "test_crops")
 """Settings of the sampling that say how often a clip is looked at, not how"""
 
@@ -40,20 +43,14 @@ class VTEMModule(Stage):
         quantizer: codebook (eq. 3), or the identity for the continuous arm.
         contrast: the event coherence bias, InfoNCE between temporal neighbours.
         event_dim: E, the width of an event vector; the input width of the LLaVA's projector.
-        motion: weight of the change between windows, next to each window's mean, so that a code can tell the direction of time; 0 is the
-            paper's form.
-        centre: share of the clip's own mean that is taken off before quantising, in [0, 1]; 0 is the paper's form.
+        inputs: what a token holds beside its window's mean; the paper's is nothing.
         target: what the events have to rebuild. ``features`` is the paper's: the standardised features, through a decoder. With ``llava``
             the events themselves have to be what the CLIP tower of the LLaVA sees in those frames (``data.target_features``, filled by
             ``extract`` with ClipExtractor), so that its frozen projector can read them; ``event_dim`` is then the tower's width, and
             nothing of the tower is needed any more once stage 1 is trained.
-        movement: weight of the mean absolute change within each window, next to its mean: how much moves, cell by cell; 0 is the paper's.
-        discriminant: weight of linear discriminants of the training clips' actions in the projection's start; 0 is the paper's form, whose
-            events do not know the actions.
         alpha: weight of the reconstruction of the target.
         beta: weight of the contrastive term; 0 is the "w/o event coherence bias" arm.
         optimizer: AdamW and its schedule.
-        statistics_clips: training clips and views (all ranks together) from which standardisation, principal components and k-means start.
     """
 
     stage = "vtem"
@@ -66,28 +63,22 @@ class VTEMModule(Stage):
         quantizer: Quantizer,
         contrast: InfoNCE,
         event_dim: int = 1024,
-        motion: float = 0.0,
-        centre: float = 0.0,
+        inputs: TokenInputs = TokenInputs(),  # noqa: B008 - frozen
         target: Target = "features",
         alpha: float = 1.0,
         beta: float = 0.1,
         optimizer: AdamW = AdamW(),  # noqa: B008 - a plain value, never changed
-        statistics_clips: int = 2048,
-        movement: float = 0.0,
-        discriminant: float = 0.0,
     ) -> None:
         super().__init__()
-        self.vtem = VTEM(extractor, pooler, quantizer, event_dim, motion, centre, target, movement, discriminant)
-        self.movement, self.discriminant = movement, discriminant
+        self.vtem = VTEM(extractor, pooler, quantizer, event_dim, inputs, target)
         self.contrast = contrast
-        self.event_dim, self.motion, self.centre, self.target = event_dim, motion, centre, target
+        self.event_dim, self.inputs, self.target = event_dim, inputs, target
         self.alpha, self.beta = alpha, beta
         self.optimizer = optimizer
-        self.statistics_clips = statistics_clips
         self.train_codes: CodebookHealth | None = None
         self.val_codes: CodebookHealth | None = None
         self.seen: SeenEvents | None = None
-        self._origin: dict[str, Any] = {}
+        self._provenance: dict[str, Any] = {}
 
     @property
     def extractor(self) -> FeatureExtractor:
@@ -117,8 +108,8 @@ class VTEMModule(Stage):
             self.train_codes, self.val_codes = CodebookHealth(codes, classes, windows), CodebookHealth(codes, classes, windows)
         if stage == "fit":
             build_from(data.sampling_settings, FrameSampling, "the feature cache" if data.features else "data.sampling")
-            self._origin = {
-                "protocol": data.protocol,
+            self._provenance = {
+                "protocol": data.source.protocol,
                 "train_hash": data.train_hash,
                 "split": data.split_description,
                 "sampling": data.sampling_settings,
@@ -157,8 +148,8 @@ class VTEMModule(Stage):
         Raises:
             UsageError: naming both.
         """
-        made = self._origin
-        require_same_split(made, data.protocol, data.train_hash)
+        made = self._provenance
+        require_same_split(made, data.source.protocol, data.train_hash)
         cache = data.features_cache
         if cache is not None and (made["extractor"], made["sampling"]) != (
             made_of(cache, "extractor", dict),
@@ -202,24 +193,24 @@ class VTEMModule(Stage):
             raise UsageError(f"{path}: its weights are not those of its settings (contrast.head); get the file again, or make it again")
 
     def restore(self, provenance: dict[str, Any]) -> None:
-        self._origin = provenance
+        self._provenance = provenance
         self.configure_model()
 
     def provenance(self) -> dict[str, Any]:
-        return self._origin
+        return self._provenance
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         made, cache = checkpoint[RECORD]["provenance"], None
         if self._trainer is not None:
             cache = self.data.targets_cache
-            require_same_split(made, self.data.protocol, self.data.train_hash, "the checkpoint")
+            require_same_split(made, self.data.source.protocol, self.data.train_hash, "the checkpoint")
             if self.trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING):
                 require_unseen_validation(made["split"], self.data.split_description, "the checkpoint")
         if cache is not None and cache.hash != made.get("targets"):
             raise UsageError(f"{cache.folder} is another target than the checkpoint was trained on: give data.target_features that one")
-        if not self._origin:
-            self._origin = made
+        if not self._provenance:
+            self._provenance = made
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Everything trained or measured; a frozen extractor is named by its fingerprint and left out."""
@@ -233,7 +224,7 @@ class VTEMModule(Stage):
     @torch.no_grad()
     def fit_statistics(self) -> None:
         """Standardisation, principal components and the k-means start, from training clips of all ranks; the same on every rank."""
-        wanted = -(-self.statistics_clips // self.trainer.world_size)
+        wanted = -(-STATISTICS_CLIPS // self.trainer.world_size)
         parts: list[Tensor] = []
         aims: list[Tensor] = []
         actions: list[Tensor] = []

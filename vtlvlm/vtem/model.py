@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtlvlm.batches import EventTokens
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.vtem.extractors import FeatureExtractor
-from vtlvlm.vtem.poolers import PooledSegments, TemporalPooler
+from vtlvlm.vtem.inputs import TokenInputs, abs_delta, at_steps, delta
+from vtlvlm.vtem.poolers import PooledSegments, TemporalPooler, window_spans
 from vtlvlm.vtem.quantizers import FSQQuantizer, IdentityQuantizer, Quantizer
 from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, discriminants, least_squares, moments, principal_components, variances
 
@@ -55,8 +55,8 @@ class Encoding(NamedTuple):
     reconstruction: Tensor
     """(B, T', S, D, 2D or E) what was rebuilt from the tokens, in standardised units: predicting the training mean costs 1.0"""
     target: Tensor
-    """(B, T', S, D, 2D or E) the standardised features, with ``movement`` their absolute change beside them, or the targets in units of
-    their training deviation; without gradient"""
+    """(B, T', S, D, 2D or E) the standardised features, with ``abs_delta_weight`` their absolute change beside them, or the targets in
+    units of their training deviation; without gradient"""
 
 
 class VTEM(nn.Module):
@@ -76,27 +76,15 @@ class VTEM(nn.Module):
         pooler: features -> windows.
         quantizer: event vectors -> codes.
         event_dim: E, the width the language model's projector expects.
-        motion: weight of the change between windows in a token, so that a code can tell the direction of time; 0 is the paper's.
-            The projection then reads [p_w, motion·(p_{w+1} - p_{w-1})/2] per cell, the change in units of its own standard
-            deviation, a missing neighbour replaced by the window itself. The reconstruction's target stays the same.
-        movement: weight of how much moves within a window: the mean over its steps of the absolute change from the step before, feature by
-            feature and cell by cell, in units of its own standard deviation. The projection reads it beside the window's mean, and the
-            reconstruction has to rebuild both. Fast movement back and forth cancels out in a mean, and in ``motion``. 0 is the paper's.
-        centre: share in [0, 1] of the clip's own mean, cell by cell, that is taken off its windows before they are projected, so that
-            a codebook of few codes spends them on what happens rather than on who does it where; 0 is the paper's, and a must where the
-            target holds that mean.
+        inputs: what the projection reads beside each window's mean.
         target: what the tokens have to rebuild: the standardised ``features``, through the decoder, or what the tower of ``llava`` sees.
-        discriminant: weight of linear discriminants of the training clips' actions in the projection's start, beside the principal
-            components: their outputs together have ``discriminant`` squared times the variance of all components. k-means then spends codes
-            on what tells actions apart, and not on what varies most, which in uncontrolled video is the scene. 0 is the paper's, whose
-            stage 1 does not know the actions.
     """
 
     mean: Tensor
     std: Tensor
-    motion_std: Tensor
-    movement_mean: Tensor
-    movement_std: Tensor
+    delta_std: Tensor
+    abs_delta_mean: Tensor
+    abs_delta_std: Tensor
     target_scale: Tensor
     """scalar, the root of the mean variance of a training target's numbers; only with ``target="llava"``"""
     fitted: Tensor
@@ -107,34 +95,25 @@ class VTEM(nn.Module):
         pooler: TemporalPooler,
         quantizer: Quantizer,
         event_dim: int = 1024,
-        motion: float = 0.0,
-        centre: float = 0.0,
+        inputs: TokenInputs = TokenInputs(),  # noqa: B008 - frozen
         target: Target = "features",
-        movement: float = 0.0,
-        discriminant: float = 0.0,
     ) -> None:
         super().__init__()
-        if event_dim < 1 or motion < 0 or not 0 <= centre <= 1:
-            raise UsageError(f"VTEM: event_dim={event_dim}, motion={motion}, centre={centre}: need at least 1, at least 0, and 0 to 1")
-        if movement < 0 or discriminant < 0:
-            raise UsageError(f"VTEM: movement={movement}, discriminant={discriminant}: both need at least 0")
+        if event_dim < 1:
+            raise UsageError(f"VTEM: event_dim={event_dim}: need at least 1")
         if target not in ("features", "llava"):
             raise UsageError(f"VTEM: target={target!r} must be 'features' or 'llava'")
-        if target == "llava" and centre:
-            raise UsageError(f"VTEM: centre={centre} takes off what target 'llava' asks for: set centre to 0")
-        if target == "llava" and discriminant:
-            raise UsageError(f"VTEM: discriminant={discriminant} changes what target 'llava' asks for: set discriminant to 0")
+        for name in ("subtract_clip_mean", "lda_weight"):
+            if target == "llava" and (value := getattr(inputs, name)):
+                raise UsageError(f"VTEM: inputs.{name}={value} changes what target 'llava' asks for: set {name} to 0")
         if pooler.windows * extractor.cells > MOST_TOKENS:
             raise UsageError(f"VTEM: {pooler.windows} windows of {extractor.cells} cells: at most {MOST_TOKENS:,} tokens a clip")
         self.extractor = extractor
         self.pooler = pooler
         self.quantizer = quantizer
         self.event_dim = event_dim
-        self.motion = motion
-        self.centre = centre
+        self.inputs = inputs
         self.target: Target = target
-        self.movement = movement
-        self.discriminant = discriminant
         self.projection: nn.Linear | None = None
         self.decoder: nn.Linear | nn.Identity | None = None
 
@@ -156,19 +135,19 @@ class VTEM(nn.Module):
         dim = self.extractor.dim
         self.pooler.build(dim)
         self.quantizer.build(self.event_dim)
-        self.projection = nn.Linear(dim * (1 + bool(self.motion) + bool(self.movement)), self.event_dim)
+        self.projection = nn.Linear(dim * self.inputs.parts, self.event_dim)
         if self.target == "llava":
             self.decoder = nn.Identity()
             self.register_buffer("target_scale", torch.tensor(1.0))
         else:
-            self.decoder = nn.Linear(self.event_dim, dim * (1 + bool(self.movement)))
+            self.decoder = nn.Linear(self.event_dim, dim * (1 + bool(self.inputs.abs_delta_weight)))
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
-        if self.motion:
-            self.register_buffer("motion_std", torch.ones(dim))
-        if self.movement:
-            self.register_buffer("movement_mean", torch.zeros(dim))
-            self.register_buffer("movement_std", torch.ones(dim))
+        if self.inputs.delta_weight:
+            self.register_buffer("delta_std", torch.ones(dim))
+        if self.inputs.abs_delta_weight:
+            self.register_buffer("abs_delta_mean", torch.zeros(dim))
+            self.register_buffer("abs_delta_std", torch.ones(dim))
         self.register_buffer("fitted", torch.tensor(False))
 
     def require_fit(self, shapes: Mapping[str, torch.Size], source: str | Path) -> None:
@@ -230,8 +209,8 @@ class VTEM(nn.Module):
             decoded = self.decoder(events.tokens.vectors).unflatten(1, (self.pooler.windows, -1))
             rebuilt = self.pooler.unpool(decoded, events.pooled.cumulative)
             target = standardised
-            if self.movement and targets is None:
-                target = self._beside(standardised, self._moved(absolute_change(standardised, mask)))
+            if self.inputs.abs_delta_weight and targets is None:
+                target = self._beside(standardised, self._moved(abs_delta(standardised, mask)))
             if targets is not None:
                 rebuilt, target = rebuilt / self.target_scale, at_steps(targets, features.shape[1]).float() / self.target_scale
         # a target that is itself trained would make the loss meaningless
@@ -270,12 +249,12 @@ class VTEM(nn.Module):
             features: (N, T', S, D).
             targets: (N, T'', S, E) with ``target="llava"``, None otherwise.
             seed: of the choice of clips and of the codebook's start.
-            labels: (N,) the clips' actions, -1 where unknown; only looked at with ``discriminant``.
+            labels: (N,) the clips' actions, -1 where unknown; only looked at with ``lda_weight``.
 
         Raises:
             DataError: NaN or infinite features, all equal ones, or fewer token vectors than codes.
             UsageError: features of another width or number of cells than the extractor's; targets as for :meth:`check_targets`; with
-                ``discriminant`` fewer than two actions, or more than event vectors have room for.
+                ``lda_weight`` fewer than two actions, or more than event vectors have room for.
         """
         self.build()
         self._check(features)
@@ -295,27 +274,27 @@ class VTEM(nn.Module):
             pooled = self.pooler(scaled)
             parts.append(pooled.segments)
             shares.append(pooled.cumulative)
-            if self.movement:
-                changes.append(self.pooler.pool(absolute_change(scaled), pooled.cumulative))
+            if self.inputs.abs_delta_weight:
+                changes.append(self.pooler.pool(abs_delta(scaled), pooled.cumulative))
         windows = torch.cat(parts)
         parts.clear()
         moved = None
-        if self.movement:
+        if self.inputs.abs_delta_weight:
             change = torch.cat(changes)
             changes.clear()
             size = moments(change)
-            self.movement_mean.copy_(size.mean)
-            self.movement_std.copy_(size.std)
-            moved = change.sub_(self.movement_mean).div_(self.movement_std)
-        if self.motion:
-            spread = change_between(windows).square().flatten(0, 2).mean(dim=0).sqrt()
-            self.motion_std.copy_(torch.where(spread > 1e-6, spread, 1.0))
+            self.abs_delta_mean.copy_(size.mean)
+            self.abs_delta_std.copy_(size.std)
+            moved = change.sub_(self.abs_delta_mean).div_(self.abs_delta_std)
+        if self.inputs.delta_weight:
+            spread = delta(windows).square().flatten(0, 2).mean(dim=0).sqrt()
+            self.delta_std.copy_(torch.where(spread > 1e-6, spread, 1.0))
         inputs = self._projection_inputs(windows, moved).flatten(0, 2)
         if targets is None:
             actions = None
-            if self.discriminant:
+            if self.inputs.lda_weight:
                 if labels is None:
-                    raise UsageError("discriminant asks for the actions of the training clips: give labels, or set discriminant to 0")
+                    raise UsageError("inputs.lda_weight asks for the actions of the training clips: give labels, or set lda_weight to 0")
                 actions = labels[order.to(labels.device)].to(inputs.device).repeat_interleave(self.num_tokens)
             vectors = self._start_at_components(inputs, windows, moved, actions)
         else:
@@ -342,12 +321,12 @@ class VTEM(nn.Module):
         total = components.variances.sum()
         if not bool(total > 0):
             raise DataError("all training features are equal: nothing to learn from; look at the videos and the sampling")
-        scale = (self.event_dim / (total * (1 + self.discriminant**2))).sqrt()
+        scale = (self.event_dim / (total * (1 + self.inputs.lda_weight**2))).sqrt()
         rank = components.directions.shape[1]
         self.projection.weight.zero_()
         self.projection.weight[:rank] = scale * components.directions.T
         if len(telling):
-            self.projection.weight[-len(telling) :] = scale * self.discriminant * total.sqrt() * telling
+            self.projection.weight[-len(telling) :] = scale * self.inputs.lda_weight * total.sqrt() * telling
         self.projection.bias.copy_(-self.projection.weight @ components.mean)
         vectors = self.projection(inputs)
         dim = windows.shape[-1]
@@ -380,8 +359,8 @@ class VTEM(nn.Module):
         pooled = self.pooler(standardised, mask)
         with torch.autocast(standardised.device.type, enabled=False):
             moved = None
-            if self.movement:
-                moved = self._moved(self.pooler.pool(absolute_change(standardised, mask), pooled.cumulative))
+            if self.inputs.abs_delta_weight:
+                moved = self._moved(self.pooler.pool(abs_delta(standardised, mask), pooled.cumulative))
             continuous = self._project(self._projection_inputs(pooled.segments, moved)).flatten(1, 2)
             quantized = self.quantizer(continuous)
             spans = window_spans(pooled.edges, times, mask)
@@ -396,22 +375,23 @@ class VTEM(nn.Module):
 
     def _projection_inputs(self, segments: Tensor, moved: Tensor | None = None) -> Tensor:
         """Windows (B, W, S, D) and how much moves in them (B, W, S, D) -> what the projection reads, (B, W, S, D, 2D or 3D)."""
-        parts = [segments - self.centre * segments.mean(dim=1, keepdim=True) if self.centre else segments]
-        if self.motion:
-            parts.append(self.motion * change_between(segments) / self.motion_std)
+        mean_weight = self.inputs.subtract_clip_mean
+        parts = [segments - mean_weight * segments.mean(dim=1, keepdim=True) if mean_weight else segments]
+        if self.inputs.delta_weight:
+            parts.append(self.inputs.delta_weight * delta(segments) / self.delta_std)
         if moved is not None:
-            parts.append(self.movement * moved)
+            parts.append(self.inputs.abs_delta_weight * moved)
         return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
     def _moved(self, change: Tensor) -> Tensor:
         """Absolute change (..., D) of steps, or its mean over windows, standardised."""
-        return (change - self.movement_mean) / self.movement_std
+        return (change - self.abs_delta_mean) / self.abs_delta_std
 
     def _weights(self) -> tuple[float, float]:
         """Of what is there and of how much of it moves, in what the decoder rebuilds: as a token reads them, with a mean square of 1
         together."""
-        scale = (2 / (1 + self.movement**2)) ** 0.5 if self.movement else 1.0
-        return scale, scale * self.movement
+        scale = (2 / (1 + self.inputs.abs_delta_weight**2)) ** 0.5 if self.inputs.abs_delta_weight else 1.0
+        return scale, scale * self.inputs.abs_delta_weight
 
     def _beside(self, values: Tensor, moved: Tensor) -> Tensor:
         """What is there (..., D) and how much of it moves (..., D), weighed: (..., 2D)."""
@@ -444,50 +424,3 @@ class VTEM(nn.Module):
         if targets is not None and (targets.ndim != 4 or len(targets) != len(features)):
             raise UsageError(f"targets of shape {tuple(targets.shape)}, expected ({len(features)}, steps, cells, event_dim)")
         self.check_targets(None if targets is None else (targets.shape[2], targets.shape[3]))
-
-
-def at_steps(values: Tensor, steps: int) -> Tensor:
-    """Values (B, T'', S, C) averaged onto feature steps (B, T', S, C), as :meth:`FeatureExtractor.step_times` averages times; in
-    float32, or as they are where the numbers of steps agree."""
-    if values.shape[1] == steps:
-        return values
-    flat = F.adaptive_avg_pool1d(values.flatten(2).transpose(1, 2).float(), steps)
-    return flat.transpose(1, 2).unflatten(2, values.shape[2:])
-
-
-def change_between(segments: Tensor) -> Tensor:
-    """Central difference over windows (B, W, ...): (p_{w+1} - p_{w-1}) / 2, a missing neighbour replaced by the window itself."""
-    after = torch.cat([segments[:, 1:], segments[:, -1:]], dim=1)
-    before = torch.cat([segments[:, :1], segments[:, :-1]], dim=1)
-    return (after - before) / 2
-
-
-def absolute_change(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """How much each step (B, T', ...) differs from the one before, number by number. The first step has what the second has. A clip of one
-    step has none, nor has padding (``mask`` (B, T') is False on it, at the end)."""
-    change = torch.zeros_like(values)
-    if values.shape[1] > 1:
-        change[:, 1:] = (values[:, 1:] - values[:, :-1]).abs()
-        if mask is not None:
-            change = change * mask.reshape(mask.shape + (1,) * (values.ndim - 2))
-        change[:, 0] = change[:, 1]
-    return change
-
-
-def window_spans(edges: Tensor, times: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Window edges (B, W+1) in feature steps -> start and end of each window (B, W, 2) in seconds, never below zero.
-
-    Steps meet half-way between their centres ``times`` (B, T'); the outer ones are as long as their neighbours. Padding
-    (mask False, at the end) takes no time.
-    """
-    times = times.float()
-    if mask is not None:
-        times = times.masked_fill(~mask, -torch.inf).cummax(dim=1).values
-    middles = (times[:, 1:] + times[:, :-1]) / 2
-    first, last = times[:, :1], times[:, -1:]
-    if times.shape[1] > 1:
-        first, last = 2 * first - middles[:, :1], 2 * last - middles[:, -1:]
-    borders = torch.cat([first, middles, last], dim=1).clamp(min=0)  # (B, T'+1)
-    step = edges.floor().long().clamp(0, times.shape[1] - 1)
-    seconds = borders.gather(1, step) + (edges - step) * (borders.gather(1, step + 1) - borders.gather(1, step))
-    return torch.stack([seconds[:, :-1], seconds[:, 1:]], dim=-1)

@@ -214,3 +214,22 @@ def window_edges(cumulative: Tensor, windows: int) -> Tensor:
     step = torch.searchsorted(ends, levels).clamp(max=ends.shape[1] - 1)
     start, end = cumulative.gather(1, step), ends.gather(1, step)
     return (step + (levels - start) / (end - start).clamp(min=torch.finfo(end.dtype).tiny)).float()
+
+
+def window_spans(edges: Tensor, times: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Window edges (B, W+1) in feature steps -> start and end of each window (B, W, 2) in seconds, never below zero.
+
+    Steps meet half-way between their centres ``times`` (B, T'); the outer ones are as long as their neighbours. Padding
+    (mask False, at the end) takes no time.
+    """
+    times = times.float()
+    if mask is not None:
+        times = times.masked_fill(~mask, -torch.inf).cummax(dim=1).values
+    middles = (times[:, 1:] + times[:, :-1]) / 2
+    first, last = times[:, :1], times[:, -1:]
+    if times.shape[1] > 1:
+        first, last = 2 * first - middles[:, :1], 2 * last - middles[:, -1:]
+    borders = torch.cat([first, middles, last], dim=1).clamp(min=0)  # (B, T'+1)
+    step = edges.floor().long().clamp(0, times.shape[1] - 1)
+    seconds = borders.gather(1, step) + (edges - step) * (borders.gather(1, step + 1) - borders.gather(1, step))
+    return torch.stack([seconds[:, :-1], seconds[:, 1:]], dim=-1)

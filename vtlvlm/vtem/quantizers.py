@@ -120,7 +120,8 @@ class EMAQuantizer(CodebookQuantizer):
     Args:
         codes: K >= 2.
         decay: of the moving averages, in (0, 1).
-        dead_below: a code is dead when its moving count falls below this share of a uniform share (vectors of the step / K); 0 never.
+        dead_code_threshold: a code is dead when its moving count falls below this fraction of a uniform share (vectors of the step / K);
+            0 never.
             0.125 is 2 vectors a step at the paper's 32,768 vectors and 2,048 codes.
         commitment: weight of the mean squared distance between vectors and their codes in :attr:`Quantized.loss`.
         rotation: the rotation trick (arXiv 2410.06424) instead of the straight-through gradient.
@@ -129,13 +130,15 @@ class EMAQuantizer(CodebookQuantizer):
     cosine = False
 
     def __init__(
-        self, codes: int = 2048, decay: float = 0.99, dead_below: float = 0.125, commitment: float = 0.25, rotation: bool = False
+        self, codes: int = 2048, decay: float = 0.99, dead_code_threshold: float = 0.125, commitment: float = 0.25, rotation: bool = False
     ) -> None:
         super().__init__(codes, commitment)
-        if not 0 < decay < 1 or not 0 <= dead_below < 1:
-            raise UsageError(f"quantizer: decay={decay}, dead_below={dead_below}: need 0 < decay < 1, 0 <= dead_below < 1")
+        if not 0 < decay < 1 or not 0 <= dead_code_threshold < 1:
+            raise UsageError(
+                f"quantizer: decay={decay}, dead_code_threshold={dead_code_threshold}: need 0 < decay < 1, 0 <= dead_code_threshold < 1"
+            )
         self.decay = decay
-        self.dead_below = dead_below
+        self.dead_code_threshold = dead_code_threshold
         self.rotation = rotation
 
     def build(self, dim: int) -> None:
@@ -151,7 +154,7 @@ class EMAQuantizer(CodebookQuantizer):
             codebook_size=self.codes,
             decay=self.decay,
             use_cosine_sim=self.cosine,
-            threshold_ema_dead_code=self.dead_below,
+            threshold_ema_dead_code=self.dead_code_threshold,
             kmeans_init=False,  # the library's own start would also run in eval mode, on validation data
             rotation_trick=self.rotation,
             commitment_weight=0.0,  # ours is also reported in eval mode
@@ -190,7 +193,7 @@ class EMAQuantizer(CodebookQuantizer):
         scale = count / book.cluster_size.sum()
         book.cluster_size.mul_(scale)
         book.embed_avg.mul_(scale)
-        book.threshold_ema_dead_code = self.dead_below * count / self.codes
+        book.threshold_ema_dead_code = self.dead_code_threshold * count / self.codes
         book.reset_cluster_size = count / self.codes  # a revived code gets the time of an average one to prove itself
 
 
@@ -212,11 +215,11 @@ class FactorisedQuantizer(EMAQuantizer):
         codes: int = 2048,
         code_dim: int = 32,
         decay: float = 0.99,
-        dead_below: float = 0.125,
+        dead_code_threshold: float = 0.125,
         commitment: float = 0.25,
         rotation: bool = False,
     ) -> None:
-        super().__init__(codes, decay, dead_below, commitment, rotation)
+        super().__init__(codes, decay, dead_code_threshold, commitment, rotation)
         if code_dim < 1:
             raise UsageError(f"quantizer.code_dim={code_dim}: must be at least 1")
         self.code_dim = code_dim
@@ -224,25 +227,25 @@ class FactorisedQuantizer(EMAQuantizer):
     def build(self, dim: int) -> None:
         if self.vq is None:
             super().build(self.code_dim)
-            self.inward, self.outward = nn.Linear(dim, self.code_dim), nn.Linear(self.code_dim, dim)
+            self.project_in, self.project_out = nn.Linear(dim, self.code_dim), nn.Linear(self.code_dim, dim)
 
     def initialise(self, samples: Tensor, seed: int = 0) -> None:
         self._built()
-        _start_inward(self.inward, samples)
+        _start_project_in(self.project_in, samples)
         with torch.no_grad():
-            directions = F.normalize(self.inward(samples), dim=-1)
+            directions = F.normalize(self.project_in(samples), dim=-1)
             super().initialise(directions, seed)
             codes = super().table()
-            _start_outward(self.outward, codes[(directions @ codes.T).argmax(dim=-1)], samples)
+            _start_project_out(self.project_out, codes[(directions @ codes.T).argmax(dim=-1)], samples)
 
     @torch.no_grad()
     def table(self) -> Tensor:
-        found: Tensor = self.outward(super().table())
+        found: Tensor = self.project_out(super().table())
         return found
 
     def quantize(self, flat: Tensor) -> Quantized:
-        found = super().quantize(F.normalize(self.inward(flat), dim=-1))
-        return found._replace(vectors=self.outward(found.vectors))
+        found = super().quantize(F.normalize(self.project_in(flat), dim=-1))
+        return found._replace(vectors=self.project_out(found.vectors))
 
 
 class GradientQuantizer(CodebookQuantizer):
@@ -351,40 +354,40 @@ class FSQQuantizer(CodebookQuantizer):
             from vector_quantize_pytorch import FSQ
 
             self.vq = FSQ(list(self.levels))
-            self.inward, self.outward = nn.Linear(dim, len(self.levels)), nn.Linear(len(self.levels), dim)
+            self.project_in, self.project_out = nn.Linear(dim, len(self.levels)), nn.Linear(len(self.levels), dim)
 
     def initialise(self, samples: Tensor, seed: int = 0) -> None:
         self._built()
-        _start_inward(self.inward, samples)
+        _start_project_in(self.project_in, samples)
         with torch.no_grad():
-            _start_outward(self.outward, self.vq(self.inward(samples)[None])[0][0], samples)
+            _start_project_out(self.project_out, self.vq(self.project_in(samples)[None])[0][0], samples)
 
     @torch.no_grad()
     def table(self) -> Tensor:
-        found: Tensor = self.outward(self._built().implicit_codebook)
+        found: Tensor = self.project_out(self._built().implicit_codebook)
         return found
 
     def quantize(self, flat: Tensor) -> Quantized:
-        codes, ids = self.vq(self.inward(flat)[None])
-        return Quantized(self.outward(codes[0]), ids[0], flat.new_zeros(()))
+        codes, ids = self.vq(self.project_in(flat)[None])
+        return Quantized(self.project_out(codes[0]), ids[0], flat.new_zeros(()))
 
 
-def _start_inward(inward: nn.Linear, samples: Tensor) -> None:
+def _start_project_in(project_in: nn.Linear, samples: Tensor) -> None:
     """Let a map read the first principal components of samples (N, E), each with a standard deviation of 1."""
-    found = principal_components(samples, inward.out_features)
+    found = principal_components(samples, project_in.out_features)
     rank = int((found.variances > 1e-9 * found.variances[0].clamp(min=1e-12)).sum())
     with torch.no_grad():
-        inward.weight.zero_()
-        inward.weight[:rank] = found.directions[:, :rank].T / found.variances[:rank, None].sqrt()
-        inward.bias.copy_(-inward.weight @ found.mean)
+        project_in.weight.zero_()
+        project_in.weight[:rank] = found.directions[:, :rank].T / found.variances[:rank, None].sqrt()
+        project_in.bias.copy_(-project_in.weight @ found.mean)
 
 
-def _start_outward(outward: nn.Linear, codes: Tensor, samples: Tensor) -> None:
+def _start_project_out(project_out: nn.Linear, codes: Tensor, samples: Tensor) -> None:
     """Let a map lead from the samples' codes (N, d) back to the samples (N, E) as well as a linear one can."""
     back = least_squares(codes, samples)
     with torch.no_grad():
-        outward.weight.copy_(back.weight)
-        outward.bias.copy_(back.bias)
+        project_out.weight.copy_(back.weight)
+        project_out.bias.copy_(back.bias)
 
 
 class IdentityQuantizer(Quantizer):

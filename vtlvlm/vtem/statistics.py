@@ -127,13 +127,13 @@ def discriminants(inputs: Tensor, actions: Tensor, ridge: float = 10.0) -> Tenso
     """
     kinds, numbers = torch.unique(actions[actions >= 0], return_inverse=True)
     if len(kinds) < 2:
-        raise UsageError(f"discriminant: the training clips show {len(kinds)} action; give clips of two or more, or set it to 0")
+        raise UsageError(f"lda_weight: the training clips show {len(kinds)} action; give clips of two or more, or set it to 0")
     known = inputs[actions >= 0]
     _, _, squares = covariances(known, known)
     _, _, products = covariances(known, torch.nn.functional.one_hot(numbers, len(kinds)))
     level = squares.diagonal().mean()
     if not bool(level > 0):
-        raise UsageError("discriminant: all training features are equal; look at the videos and the sampling")
+        raise UsageError("lda_weight: all training features are equal; look at the videos and the sampling")
     weight = torch.linalg.solve(squares + ridge * level * torch.eye(len(squares)).to(squares), products).T
     total = ((weight @ squares) * weight).sum() / len(known)
     return (weight / total.sqrt()).float()

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from pipeline import Pipeline, launch
+from reasoners import reasoner_of
 from safetensors.torch import load_file
 from tiny import tiny_llava
 
 from vtlvlm.cli import main
 from vtlvlm.lvlm.adapters import NoAdapter
 from vtlvlm.lvlm.llava import load_llava
-from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.recognizer import ActionRecognizer
 from vtlvlm.stages.checkpoints import read_record
 from vtlvlm.stages.consolidate import BASE
@@ -34,7 +34,7 @@ trainer:
   strategy: {class_path: ModelParallelStrategy, init_args: {data_parallel_size: 2, tensor_parallel_size: 1}}
   inference_mode: false
   gradient_clip_val: 0.1
-model: {init_args: {reasoner: {init_args: {align_projector: false, gradient_checkpointing: true}}}}
+model: {init_args: {reasoner: {init_args: {init_projector: null, llava: {gradient_checkpointing: true}}}}}
 """
 
 
@@ -95,18 +95,18 @@ def test_every_arm_trains_tests_and_classifies(arms: Arms, name: str, caplog: py
 def test_zero_shot_with_a_composed_projector_is_labelled(arms: Arms, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     composed = Path(shutil.copytree(arms.llava, tmp_path / "llava"))
     (composed / "composed.json").write_text(json.dumps({"projector": "untrained"}))
-    frozen = [f"{REASONER}.train_projector", "false", f"{REASONER}.align_projector", "false"]
+    frozen = [f"{REASONER}.train_projector", "false", f"{REASONER}.init_projector", "null"]
     for llava, label in ((composed, "untrained"), (arms.llava, "pretrained")):
         folder = tmp_path / label
         caplog.clear()
         with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
-            there = [f"{REASONER}.llava", llava, "--trainer.default_root_dir", folder]
+            there = [f"{REASONER}.llava.path", llava, "--trainer.default_root_dir", folder]
             assert arms("test", *arms.config("projector"), *frozen, *there) == 0
         assert metrics(folder)["provenance"]["projector"] == label
         assert any("never trained" in message for message in caplog.messages) is (label == "untrained")
         counts = [message.split(":")[-1].split()[0] for message in caplog.messages if "parameters trained" in message]
         assert counts == ["0", "0"]
-    trained = ["--trainer.default_root_dir", tmp_path / "lora", f"{REASONER}.llava", composed]
+    trained = ["--trainer.default_root_dir", tmp_path / "lora", f"{REASONER}.llava.path", composed]
     assert arms("fit", *arms.config("lora"), *trained, *frozen) == 0
     assert read_record(tmp_path / "lora" / "checkpoints" / "best.ckpt")["provenance"]["projector"] == "untrained"
     assert arms("fit", *arms.config("lora"), *trained, "--trainer.default_root_dir", tmp_path / "both") == 0
@@ -147,10 +147,10 @@ class TestRefusals:
     def test_another_model(self, arms: Arms, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         other = tiny_llava(tmp_path / "llava", seed=1)
         state = torch.load(checkpoint, weights_only=True)
-        state["vtlvlm"]["settings"]["init_args"]["reasoner"]["init_args"]["llava"] = str(other)
+        state["vtlvlm"]["settings"]["init_args"]["reasoner"]["init_args"]["llava"]["init_args"]["path"] = str(other)
         torch.save(state, tmp_path / "moved.ckpt")
         to = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", tmp_path / "moved.ckpt"]
-        self.assert_refused(capsys, arms("test", *arms.config("prefix"), f"{REASONER}.llava", other, *to), "is another LLaVA")
+        self.assert_refused(capsys, arms("test", *arms.config("prefix"), f"{REASONER}.llava.path", other, *to), "is another LLaVA")
         file = arms.root / "S001C001P003R001A001_rgb.avi"
         self.assert_refused(capsys, arms("classify", "--model", checkpoint, "--llava", other, file), "is another LLaVA")
         assert arms("export", checkpoint, tmp_path / "bundle") == 0
@@ -160,7 +160,7 @@ class TestRefusals:
         """Tested: the same weights in another place, and other ways to compute them."""
         moved = shutil.copytree(arms.llava, tmp_path / "moved")
         to = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", checkpoint]
-        other = [f"{REASONER}.llava", moved, f"{REASONER}.gradient_checkpointing", "true", f"{REASONER}.max_positions", 3]
+        other = [f"{REASONER}.llava.path", moved, f"{REASONER}.llava.gradient_checkpointing", "true", f"{REASONER}.llava.max_positions", 3]
         assert arms("test", *arms.config("prefix"), *other, f"{REASONER}.dtype", "bfloat16", *to) == 0
 
     def test_a_checkpoint_of_before(self, arms: Arms, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,7 +174,7 @@ class TestRefusals:
         self.assert_refused(capsys, code, "EventReasoner has no setting prompts in this version")
 
     def test_nothing_to_train(self, arms: Arms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        frozen = [f"{REASONER}.train_projector", "false", f"{REASONER}.align_projector", "false"]
+        frozen = [f"{REASONER}.train_projector", "false", f"{REASONER}.init_projector", "null"]
         code = arms("fit", *arms.config("projector"), *frozen, "--trainer.default_root_dir", tmp_path)
         self.assert_refused(capsys, code, "nothing to train")
 
@@ -202,7 +202,7 @@ def sharded(arms: Arms) -> Path:
 
 @pytest.mark.slow
 def test_two_parts_train_like_one_process(arms: Arms, sharded: Path, tmp_path: Path) -> None:
-    same = [f"{REASONER}.align_projector", "false", "--trainer.gradient_clip_val", 0.1, "--trainer.default_root_dir", tmp_path / "one"]
+    same = [f"{REASONER}.init_projector", "null", "--trainer.gradient_clip_val", 0.1, "--trainer.default_root_dir", tmp_path / "one"]
     assert arms("fit", *arms.config("full"), *same) == 0
     assert arms("consolidate", sharded / "checkpoints" / "last.ckpt", tmp_path / "two.ckpt") == 0
     one, two = (
@@ -243,7 +243,8 @@ def test_shards_become_a_checkpoint_and_a_llava(arms: Arms, sharded: Path, tmp_p
     assert arms("consolidate", last, folder) == 0
     module = PromptTuningModule.load_from_checkpoint(whole)
     trained, vectors = module.reasoner, torch.randn(2, module.reasoner.num_events, 16)
-    plain = EventReasoner(str(folder), NoAdapter(), trained.instruction, scores="pmi", mean_share=trained.mean_share).eval()
+    settings = {"label_score": "pmi", "sentence_mean_weight": trained.sentence_mean_weight}
+    plain = reasoner_of(folder, NoAdapter(), trained.instruction, **settings).eval()
     plain.build(module.classes, trained.num_events, 16)
     plain.prior = trained.prior
     torch.testing.assert_close(plain(vectors), trained(vectors), atol=1e-5, rtol=1e-5)
@@ -260,7 +261,7 @@ def test_a_sharded_training_is_tested_and_goes_on(arms: Arms, sharded: Path, tmp
     launch("fit", *split, "--trainer.default_root_dir", tmp_path / "more", "--ckpt_path", last, "--trainer.max_epochs", 3)
     assert json.loads((tmp_path / "more" / "fit.json").read_text())["sessions"][-1]["last_step"] == 3
     assert arms("consolidate", last, tmp_path / "whole.ckpt") == 0
-    same = [f"{REASONER}.align_projector", "false"]
+    same = [f"{REASONER}.init_projector", "null"]
     alone = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", tmp_path / "whole.ckpt"]
     assert arms("test", *arms.config("full"), *same, *alone) == 0
     assert metrics(tmp_path)["metrics"] == pytest.approx(metrics(sharded)["metrics"], abs=1e-5)
@@ -271,7 +272,15 @@ def test_processes_with_fewer_clips_keep_pace(arms: Arms, sharded: Path, tmp_pat
     """Nine clips and views over two processes: every forward pass of a split model needs both."""
     root, run = Path(shutil.copytree(arms.root, tmp_path / "videos")), tmp_path / "run"
     (root / "S001C001P003R001A002_rgb.avi").unlink()
-    split = [*arms.config("full"), "--config", arms.folder / "two_parts.yaml", "--data.root", root, "--trainer.default_root_dir", run]
+    split = [
+        *arms.config("full"),
+        "--config",
+        arms.folder / "two_parts.yaml",
+        "--data.source.root",
+        root,
+        "--trainer.default_root_dir",
+        run,
+    ]
     launch("predict", *split, "--ckpt_path", sharded / "checkpoints" / "last.ckpt")
     rows = [line.split(",")[:2] for line in (run / "predictions.csv").read_text().splitlines()[1:]]
     assert len(rows) == 9

@@ -1,0 +1,58 @@
+"""Where clips come from: a folder, its labels, and which clips train, validate and test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtlvlm.data.index import ClipIndex
+from vtlvlm.data.split import Split, split
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """A folder of videos, and how it is divided.
+
+    Attributes:
+        root: Folder of videos: NTU names in any tree, or a folder for each class, or the folder that a CSV's paths are relative to.
+        protocol: xsub60, xview60, xsub120 or xset120 for NTU names. csv takes the CSV's split, or that of folders such as train. group
+            draws whole groups by the seed. leave_out:P003 tests on one group and trains on the others. all trains on every clip, for a
+            cache that serves several protocols.
+        labels: A classes.txt (lines such as 'A008 sitting down') for NTU names, or a CSV table path,label[,split,group].
+        validation: Fraction of the training people (X-Set: setups; otherwise groups or clips) to validate on, in [0, 1); 0 for none.
+        exclude_missing_skeletons: Leave out the 535 clips that skeleton methods have to leave out.
+        allow_duplicates: Accept videos of the same content among training and test clips.
+    """
+
+    root: str
+    protocol: str = "xsub60"
+    labels: str | None = None
+    validation: float = 0.1
+    exclude_missing_skeletons: bool = False
+    allow_duplicates: bool = False
+
+    def scan(self, fast: bool, progress: bool) -> ClipIndex:
+        """The index of the folder's clips.
+
+        Args:
+            fast: Do not look into videos.
+            progress: Show a bar.
+
+        Raises:
+            DataError: No usable clip.
+        """
+        table = self.labels is not None and Path(self.labels).suffix.lower() != ".txt"
+        named, listed = (None, self.labels) if table else (self.labels, None)
+        return ClipIndex.scan(self.root, classes=named, csv=listed, fast=fast, progress=progress)
+
+    def split(self, index: ClipIndex, seed: int) -> Split:
+        """The sides of an index.
+
+        Args:
+            index: As :meth:`scan` gave it.
+            seed: Of the groups that are drawn.
+
+        Raises:
+            UsageError: A protocol that does not exist, or that the clips cannot follow.
+        """
+        return split(index, self.protocol, validation=self.validation, seed=seed, exclude_missing_skeletons=self.exclude_missing_skeletons)
