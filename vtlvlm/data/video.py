@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtlvlm.data.container import VideoError, opened, packets_of, place, unusable
-from vtlvlm.data.pictures import Unsure, counter
+from vtlvlm.data.headers import Unsure
+from vtlvlm.data.pictures import counter
 from vtlvlm.data.sampling import FrameSampling
 
 if TYPE_CHECKING:  # probing does not need torch, and `vtlvlm prepare` starts without it

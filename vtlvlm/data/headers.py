@@ -1,0 +1,58 @@
+"""Reading headers of coded packets: numbers of any width, and the base of what counts pictures by them."""
+
+from __future__ import annotations
+
+MANY = 4096
+"""Units of a packet that are read, at most: a picture has tens of slices."""
+
+
+class Unsure(Exception):
+    """The headers of the packets do not say which pictures are shown."""
+
+
+class Counter:
+    """Base of the counters of pictures. A counter is given a stream's packets in order.
+
+    Args:
+        extradata: The stream's header.
+    """
+
+    def __init__(self, extradata: bytes) -> None:
+        self._progress = False
+
+    def __call__(self, packet: memoryview) -> int:
+        """Pictures that a packet shows.
+
+        Raises:
+            Unsure: Only a decoder can tell.
+        """
+        raise NotImplementedError
+
+    @property
+    def settled(self) -> bool:
+        """Whether the packets so far hold all the data of their pictures."""
+        return True
+
+
+class Bits:
+    """Reads numbers of any width, first bit first.
+
+    Raises:
+        Unsure: The data end.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left = int.from_bytes(data), len(data) * 8
+
+    def take(self, count: int) -> int:
+        self._left -= count
+        if self._left < 0:
+            raise Unsure
+        return (self._value >> self._left) & ((1 << count) - 1)
+
+    def golomb(self) -> int:
+        """An unsigned Exp-Golomb number (H.264, 9.1)."""
+        zeros = 0
+        while not self.take(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.take(zeros)
