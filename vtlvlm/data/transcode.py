@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from vtlvlm.data.container import VideoError, container_of, opened, packets_of
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.shards import LOCK, FolderLock
-from vtlvlm.data.video import all_frames, frame_times, linked, scaling, turns, verify
+from vtlvlm.data.timestamps import frame_times
+from vtlvlm.data.video import all_frames, linked, scaling, turns, verify
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.disk import require_space
