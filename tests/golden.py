@@ -20,7 +20,6 @@ import math
 import os
 import platform
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,14 +41,12 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from lightning import Callback, LightningModule, Trainer
-from shipped import holders, put, resolved
+from shipped import data_of, holders, put, resolved, write_events, write_features
 from tiny import tiny_llava
 from videos import block_clips
 
 from vtlvlm.cli import main
-from vtlvlm.data.cache import EventCacheWriter, FeatureCacheWriter
 from vtlvlm.data.datamodule import NTUDataModule
 
 RECORDED = Path(__file__).with_suffix(".json")
@@ -107,14 +104,9 @@ def _sums(tensors: list[torch.Tensor]) -> Iterator[float]:
 # -- the two runs ----------------------------------------------------------------------------------------------------------------------
 
 
-def _keys(root: Path, config: dict[str, Any]) -> tuple[NTUDataModule, list[tuple[str, int]], torch.Tensor]:
+def _keys(config: dict[str, Any]) -> tuple[NTUDataModule, list[tuple[str, int]], torch.Tensor]:
     """The data module of a configuration, its clips and views, and the (n,) number of each one's action."""
-    parser = ArgumentParser()
-    parser.add_class_arguments(NTUDataModule, "data")
-    with warnings.catch_warnings(action="ignore"):
-        data = parser.instantiate_classes(parser.parse_object({"data": config["data"]})).data
-    data.prepare_data()
-    data.setup()
+    data = data_of(config)
     keys = data.predict_keys()
     return data, keys, torch.tensor([float(name.endswith("A002")) for name, _ in keys])
 
@@ -143,18 +135,13 @@ def stage1(root: Path, folder: Path) -> list[Any]:
     config = resolved("stage1_small.yaml")
     put(next(holders(config, "image_size")), model=BACKBONE, weights=None)
     _small(config, root, folder / "run1")
-    data, keys, action = _keys(root, config)
+    data, keys, action = _keys(config)
     generator = torch.Generator().manual_seed(1)
     cells = torch.randn(len(keys), FRAMES, CELLS, FEATURE_DIM, generator=generator)
     side = torch.randn(2, FEATURE_DIM, generator=generator)
     drift = torch.linspace(-1, 1, FRAMES)[:, None, None]
     cells += (action[:, None] * side[0])[:, None, None] + drift * ((1 - action)[:, None] * side[1])[:, None, None]
-    times = torch.linspace(0, 1, FRAMES).expand(len(keys), -1)
-    made = {"extractor": {"extractor": "TimmExtractor"}, "sampling": data.sampling_settings}
-    with FeatureCacheWriter(folder / "features", made) as writer:
-        writer.add(keys, cells, times)
-        writer.flush()
-        writer.finish(keys)
+    write_features(folder / "features", data, cells, {"extractor": "TimmExtractor"})
     put(config, event_dim=EVENT_DIM, codes=CODES, features=str(folder / "features"))
     return _run(config, folder / "run1")
 
@@ -164,15 +151,11 @@ def stage2(root: Path, folder: Path) -> list[Any]:
     config = resolved("stage2_small.yaml")
     _small(config, root, folder / "run2")
     config["model"]["init_args"]["reasoner"]["init_args"]["llava"]["path"] = str(tiny_llava(folder / "llava", event_dim=EVENT_DIM))
-    data, keys, action = _keys(root, config)
+    data, keys, action = _keys(config)
     generator = torch.Generator().manual_seed(2)
     vectors = torch.randn(len(keys), TOKENS, EVENT_DIM, generator=generator)
     vectors += (action[:, None] * torch.randn(EVENT_DIM, generator=generator))[:, None]
-    made = {"vtem": "no.ckpt", "vtem_hash": "0" * 32, "protocol": data.source.protocol, "train_hash": data.train_hash}
-    with EventCacheWriter(folder / "events", made, None) as writer:
-        writer.add(keys, torch.full((len(keys), TOKENS), -1), vectors, torch.zeros(len(keys), TOKENS // CELLS, 2))
-        writer.flush()
-        writer.finish(keys)
+    write_events(folder / "events", data, vectors, windows=TOKENS // CELLS)
     put(config, events=str(folder / "events"))
     return _run(config, folder / "run2")
 

@@ -1,200 +1,217 @@
-"""Every configuration that is shipped can be read, says what it is for, and holds the numbers it claims."""
+"""Every shipped configuration trains: each stage file, and each overlay on one of them, three steps on a tiny cache."""
 
-from functools import reduce
+import copy
+import json
+import math
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
+from shipped import FOLDER, data_of, holders, put, resolved, write_events, write_features
+from tiny import tiny_llava
+from torch import Tensor
+from videos import block_clips
 
 from vtlvlm.cli import main
-from vtlvlm.configs import config
+from vtlvlm.configs import config as shipped
 from vtlvlm.configs import resolved as located
 from vtlvlm.errors import UsageError
 
-FOLDER = Path(__file__).parents[1] / "lightning_configs"
-STAGES = sorted(FOLDER.glob("*.yaml"))
+STAGES = sorted(path.name for path in FOLDER.glob("*.yaml"))
+OVERLAYS = sorted(path.stem for path in (FOLDER / "ablations").glob("*.yaml"))
+BACKBONES = {"TimmExtractor": ("test_resnet", 96), "VideoExtractor": ("r3d_18", 512)}
+"""Small ones of each family, and the width of their features"""
+STEPS, EVENT_DIM = 3, 32
+Place = tuple[str, ...]
 
 
-def resolved(path: Path, capsys: pytest.CaptureFixture[str], *overlays: Path) -> dict:
-    files = [argument for file in (path, *overlays) for argument in ("--config", str(file))]
-    with pytest.raises(SystemExit) as end:
-        main(["fit", *files, "--print_config"])
-    assert end.value.code == 0
-    return yaml.safe_load(capsys.readouterr().out)
+class Small:
+    """Clips, caches and a language model of a size for tests, and the stage files with these in place of what they name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.root = folder, block_clips(folder / "videos", (1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 3))
+        self.llava = tiny_llava(folder / "llava", event_dim=EVENT_DIM, layers=9)
+        config = copy.deepcopy(stage_file("stage1_vtem.yaml"))
+        put(config, root=str(self.root))
+        self.data = data_of(config)
+        self.events = folder / "events"
+        write_events(self.events, self.data, self.random(6, EVENT_DIM))
+
+    def random(self, *shape: int) -> Tensor:
+        """Random numbers for each clip and view."""
+        return torch.randn(len(self.data.predict_keys()), *shape, generator=torch.Generator().manual_seed(0))
+
+    def features(self, extractor: str, steps: int, cells: int, dim: int) -> Path:
+        """A feature cache that says an extractor made it."""
+        place = self.folder / f"features-{extractor}-{steps}-{cells}"
+        if not place.exists():
+            write_features(place, self.data, self.random(steps, cells, dim), {"extractor": extractor})
+        return place
+
+    def shrink(self, config: dict[str, Any], overlay: str) -> None:
+        """Give a stage's configuration our data, parts and trainer of a small size; all else stays as it is."""
+        put(config, root=str(self.root), num_workers=0, batch_size=2, micro_batch_size=2, fast_dev_run=STEPS)
+        put(config, accelerator="cpu", devices=1, strategy="auto", enable_progress_bar=False, enable_model_summary=False)
+        if any(holders(config, "reasoner")):
+            put(next(holders(config, "llava"))["llava"], path=str(self.llava))
+            put(config, events=str(self.events))
+            return
+        kind, backbone = next(
+            (h["class_path"].split(".")[-1], h["init_args"]) for h in holders(config, "init_args") if "grid" in h["init_args"]
+        )
+        backbone["model"], dim = BACKBONES.get(kind, (str(self.llava), EVENT_DIM))
+        steps, cells = 64, backbone["grid"] ** 2
+        put(config, event_dim=EVENT_DIM, features=str(self.features(kind, steps, cells, dim)))
+        if overlay == "target_llava":
+            put(config, target_features=str(self.features("ClipExtractor", steps, cells, EVENT_DIM)))
+        if not overlay.startswith("codes_"):
+            for holder in holders(config, "codes"):
+                holder["codes"] = 16
+
+    def run(self, config: dict[str, Any], overlay: str = "", command: str = "fit") -> list[float]:
+        """Make a configuration small and run it; returns the loss of each step of a training."""
+        small, record = copy.deepcopy(config), self.folder / "record.jsonl"
+        self.shrink(small, overlay)
+        small["trainer"]["callbacks"] = [
+            *(small["trainer"]["callbacks"] or []),
+            {"class_path": "golden.Record", "init_args": {"path": str(record)}},
+        ]
+        file = self.folder / "config.yaml"
+        file.write_text(yaml.safe_dump(small))
+        record.write_text("")
+        assert main([command, "--config", str(file)]) == 0
+        lines = map(json.loads, record.read_text().splitlines())
+        return [float.fromhex(values[0]) for label, values in lines if label.startswith("loss")]
 
 
-@pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
-def test_configuration_is_complete_and_headed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert path.read_text().startswith("# Stage")
-    assert "# Hardware" in path.read_text()
-    found = resolved(path, capsys)
-    assert found["model"]["class_path"].split(".")[-1] in ("VTEMModule", "PromptTuningModule")
-    included = yaml.safe_load((FOLDER / yaml.safe_load(path.read_text())["trainer"]).read_text())
-    assert included["max_steps"] > 0
+@cache
+def stage_file(base: str) -> dict[str, Any]:
+    return resolved(base)
+
+
+def leaves(config: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Where each setting stands, and its value."""
+    if isinstance(config, dict) and config:
+        for name, value in config.items():
+            yield from leaves(value, (*place, name))
+    else:
+        yield place, config
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    return Small(tmp_path_factory.mktemp("configs"))
+
+
+@cache
+def written(base: str) -> set[Place]:
+    """The settings of the model that a stage file gives itself, in what it includes."""
+    text = (FOLDER / yaml.safe_load((FOLDER / base).read_text())["model"]).read_text()
+    return {("model", *place) for place, _ in leaves(yaml.safe_load(text))}
+
+
+def differences(plain: dict[str, Any], arm: dict[str, Any]) -> set[Place]:
+    """Where two configurations do not say the same."""
+    one, two = dict(leaves(plain)), dict(leaves(arm))
+    return {place for place in one.keys() | two.keys() if place not in one or place not in two or one[place] != two[place]}
+
+
+def bases(overlay: dict[str, Any]) -> list[str]:
+    """The stage files whose model has the settings that an overlay changes."""
+    own = overlay["model"]["init_args"].keys()
+    return [base for base in STAGES if own <= stage_file(base)["model"]["init_args"].keys()]
+
+
+@pytest.mark.parametrize("base", STAGES)
+def test_a_stage_file_trains(base: str, small: Small) -> None:
+    text = (FOLDER / base).read_text()
+    assert text.startswith("# Stage")
+    assert "# Hardware" in text
+    included = yaml.safe_load((FOLDER / yaml.safe_load(text)["trainer"]).read_text())
+    found = stage_file(base)
     asked = [callback["class_path"] for callback in included.pop("callbacks", [])]
     assert [callback["class_path"].split(".")[-1] for callback in found["trainer"]["callbacks"] or []] == asked
     assert {key: found["trainer"][key] for key in included} == included  # a dotted key beside an include would undo the include
     assert found["data"]["batch_size"] % found["data"]["micro_batch_size"] == 0
+    losses = small.run(found)
+    assert len(losses) == STEPS
+    assert all(map(math.isfinite, losses))
 
 
-ARMS = {
-    "no_quantization": ("quantizer", "IdentityQuantizer", {}),
-    "uniform_pooling": ("pooler", "UniformPooler", {}),
-    "no_coherence": None,
-    "tokens_64": ("pooler", "EqualSaliencePooler", {"windows": 4}),
-    "tokens_128": ("pooler", "EqualSaliencePooler", {"windows": 8}),
-    "tokens_512": ("pooler", "EqualSaliencePooler", {"windows": 32}),
-    "codes_512": ("quantizer", "EMAQuantizer", {"codes": 512}),
-    "codes_1024": ("quantizer", "EMAQuantizer", {"codes": 1024}),
-    "codes_4096": ("quantizer", "EMAQuantizer", {"codes": 4096}),
-    "rotation": ("quantizer", "EMAQuantizer", {"rotation": True}),
-    "factorised": (
-        "quantizer",
-        "FactorisedQuantizer",
-        {"codes": 2048, "code_dim": 32, "decay": 0.99, "dead_code_threshold": 0.125, "commitment": 0.25, "rotation": False},
-    ),
-    "learned": ("quantizer", "LearnedQuantizer", {"codes": 2048, "commitment": 0.25, "rotation": False}),
-    "simvq": ("quantizer", "SimVQQuantizer", {"codes": 2048, "commitment": 0.25, "rotation": False}),
-    "fsq": ("quantizer", "FSQQuantizer", {"levels": [8, 8, 8, 4]}),
-    "paper_tokens": None,
-    "no_abs_delta": None,
-    "no_lda": None,
-    "target_llava": None,
-    "extractor_clip": (
-        "extractor",
-        "ClipExtractor",
-        {"model": "llava-hf/llava-1.5-7b-hf", "revision": None, "chunk": 16, "trainable": False, "compiled": False},
-    ),
-}
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_changes_what_it_says_and_trains(overlay: str, small: Small) -> None:
+    text = (FOLDER / "ablations" / f"{overlay}.yaml").read_text()
+    assert text.startswith(("# Table ", "# Beyond the paper", "# The paper's own"))
+    assert len(text.splitlines()) <= 6
+    said = dict(leaves(yaml.safe_load(text)))
+    parts = [place[:-1] for place in said if place[-1] == "class_path"]
+    changed = {}
+    for base in bases(yaml.safe_load(text)):
+        plain, arm = stage_file(base), resolved(base, f"ablations/{overlay}.yaml")
+        found = dict(leaves(arm))
+        for place, value in said.items():
+            assert (found[place].split(".")[-1] if place[-1] == "class_path" else found[place]) == value
+        for place in differences(plain, arm) - said.keys():  # another class has settings of its own
+            assert any(place[: len(part)] == part for part in parts), f"{place} changes"
+            assert place not in found or place not in written(base), f"{place}: what {base} says is lost"
+        if differences(plain, arm):
+            changed[base] = arm
+    assert changed
+    trains(small, changed[max(changed)] if overlay.startswith("codes_") else changed[min(changed)], overlay)
 
 
-ADAPTERS = {
-    "adapter_none": ("NoAdapter", {}, None),
-    "adapter_projector": ("NoAdapter", {}, None),
-    "adapter_lora": ("LoRA", {"rank": 16, "alpha": 32.0, "dropout": 0.05, "targets": "all-linear"}, 2e-4),
-    "adapter_full": ("FullFineTuning", {}, 2e-5),
-}
-"""Stage-2 overlays: the adapter, its settings, and the learning rate where it is another"""
-STAGE2_ARMS = {
-    "objective_generative": {"objective": ("generative", "listwise")},
-    "no_sentence_mean": {"reasoner.init_args.sentence_mean_weight": (0.0, 0.7)},
-}
-"""Overlays of stage 2: what they set, and what the configurations say without them."""
-OVERLAYS = sorted((FOLDER / "ablations").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", [path for path in OVERLAYS if path.stem in STAGE2_ARMS], ids=lambda path: path.stem)
-@pytest.mark.parametrize("base", ["stage2_prompt.yaml", "stage2_small.yaml"])
-def test_ablations_of_stage2_change_what_they_say_and_nothing_else(base: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert path.read_text().startswith(("# Table ", "# Beyond the paper"))
-    assert len(path.read_text().splitlines()) <= 6
-    plain, arm = resolved(FOLDER / base, capsys), resolved(FOLDER / base, capsys, path)
-    for place, values in STAGE2_ARMS[path.stem].items():
-        *parents, name = place.split(".")
-        found = [reduce(dict.__getitem__, parents, config["model"]["init_args"]).pop(name) for config in (arm, plain)]
-        without = path.stem == "no_sentence_mean" and base == "stage2_prompt.yaml"  # the paper's has none to begin with
-        assert tuple(found) == ((values[0],) * 2 if without else values)
-    assert arm == plain
-
-
-@pytest.mark.parametrize("path", [path for path in OVERLAYS if path.stem not in {**ADAPTERS, **STAGE2_ARMS}], ids=lambda path: path.stem)
-@pytest.mark.parametrize("base", ["stage1_vtem.yaml", "stage1_small.yaml"])
-def test_ablations_change_what_they_say_and_nothing_else(base: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert path.read_text().startswith(("# Table ", "# Beyond the paper", "# The paper's own"))
-    assert len(path.read_text().splitlines()) <= 6
-    plain = resolved(FOLDER / base, capsys)
-    arm = resolved(FOLDER / base, capsys, path)
-    model, other = arm["model"]["init_args"], plain["model"]["init_args"]
-    change = ARMS[path.stem]
-    if path.stem == "target_llava":
-        assert (model.pop("target"), other.pop("target")) == ("llava", "features")
-        inputs = model.pop("inputs")
-        assert (inputs["subtract_clip_mean"], inputs["lda_weight"]) == (0.0, 0.0)
-        other.pop("inputs")
-    elif path.stem == "paper_tokens":
-        names = ("delta_weight", "subtract_clip_mean", "abs_delta_weight", "lda_weight")
-        assert [model["inputs"].pop(name) for name in names] == [0.0] * 4
-        assert [other["inputs"].pop(name) for name in names] in ([0.0] * 4, [0.6, 0.5, 1.0, 1.0])
-    elif path.stem in ("no_abs_delta", "no_lda"):
-        name = f"{path.stem.removeprefix('no_')}_weight"
-        assert (model["inputs"].pop(name), other["inputs"].pop(name)) in ((0.0, 0.0), (0.0, 1.0))
-    elif change is None:
-        assert (model.pop("beta"), other.pop("beta")) == (0.0, 0.1)
+def trains(small: Small, config: dict[str, Any], overlay: str) -> None:
+    if overlay == "adapter_none":
+        assert small.run(config, overlay, "test") == []
     else:
-        part, name, settings = change
-        changed, before = model.pop(part), other.pop(part)
-        assert changed["class_path"].split(".")[-1] == name
-        kept = (
-            before["init_args"]
-            if changed["class_path"] == before["class_path"]
-            else {name: before["init_args"].get(name) for name in ("windows", "grid")}
-        )
-        for key, value in changed.get("init_args", {}).items():
-            assert value == settings.get(key, kept.get(key))
-    if path.stem == "tokens_512":
-        assert (arm["data"]["sampling"].pop("frames"), plain["data"]["sampling"].pop("frames")) in ((128, 64), (128, 32))
-    if path.stem == "extractor_clip":
-        assert arm["data"]["sampling"].pop("size") == 336
-        plain["data"]["sampling"].pop("size")
-    assert arm == plain
+        losses = small.run(config, overlay)
+        assert len(losses) == STEPS
+        assert all(map(math.isfinite, losses))
 
 
-@pytest.mark.parametrize("name", list(ADAPTERS))
-@pytest.mark.parametrize("base", ["stage2_prompt.yaml", "stage2_small.yaml"])
-def test_arms_change_the_adapter_and_nothing_else(base: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Above all not whether the projector is trained, which all arms of a comparison share."""
-    path = FOLDER / "ablations" / f"{name}.yaml"
-    assert path.read_text().startswith(("# Table ", "# Beyond the paper"))
-    assert len(path.read_text().splitlines()) <= 6
-    plain, arm = resolved(FOLDER / base, capsys), resolved(FOLDER / base, capsys, path)
-    kind, settings, rate = ADAPTERS[name]
-    before, after = (found["model"]["init_args"] for found in (plain, arm))
-    adapter = after["reasoner"]["init_args"].pop("adapter")
-    assert before["reasoner"]["init_args"].pop("adapter")["class_path"].endswith("DeepPrompts")
-    assert adapter["class_path"].split(".")[-1] == kind
-    assert adapter.get("init_args", {}) == settings
-    if rate is not None:
-        assert (after["optimizer"].pop("learning_rate"), before["optimizer"].pop("learning_rate") > rate) == (rate, True)
-    if name == "adapter_none":  # nothing at all is trained
-        assert [after["reasoner"]["init_args"].pop(key) for key in ("train_projector", "init_projector")] == [False, None]
-        assert [before["reasoner"]["init_args"].pop(key) for key in ("train_projector", "init_projector")] == 2 * [
-            base == "stage2_small.yaml"
-        ]
-    if name == "adapter_projector":
-        assert after["reasoner"]["init_args"].pop("train_projector") is True
-        assert before["reasoner"]["init_args"].pop("train_projector") is (base == "stage2_small.yaml")
-    assert arm == plain
+@pytest.mark.slow
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_trains_on_every_stage_file(overlay: str, small: Small) -> None:
+    path = FOLDER / "ablations" / f"{overlay}.yaml"
+    for base in bases(yaml.safe_load(path.read_text())):
+        if overlay == "codes_4096" and base == "stage1_small.yaml":
+            continue  # our clips have 1,024 tokens there
+        trains(small, resolved(base, path), overlay)
 
 
-def test_trainer_for_full_fine_tuning(capsys: pytest.CaptureFixture[str]) -> None:
+def setting(config: dict[str, Any], name: str) -> Any:
+    """The value of the only setting of this name."""
+    (holder,) = holders(config, name)
+    return holder[name]
+
+
+def test_trainer_for_full_fine_tuning() -> None:
     """Given as --trainer, it wins over the stage's own."""
-    files = [FOLDER / "stage2_prompt.yaml", FOLDER / "ablations" / "adapter_full.yaml"]
-    overlay = ["--trainer", str(FOLDER / "trainer" / "gpu_full.yaml"), "--print_config"]
-    with pytest.raises(SystemExit):
-        main(["fit", *(argument for file in files for argument in ("--config", str(file))), *overlay])
-    found = yaml.safe_load(capsys.readouterr().out)
+    found = resolved("stage2_prompt.yaml", "ablations/adapter_full.yaml", more=("--trainer", str(FOLDER / "trainer" / "gpu_full.yaml")))
     strategy = found["trainer"]["strategy"]
     assert strategy["class_path"].endswith("ModelParallelStrategy")
     assert strategy["init_args"]["data_parallel_size"] * strategy["init_args"]["tensor_parallel_size"] == found["trainer"]["devices"]
-    assert (found["trainer"]["precision"], found["trainer"]["max_steps"]) == ("32-true", 50_000)
-    assert found["model"]["init_args"]["reasoner"]["init_args"]["dtype"] == "bfloat16"
+    assert found["trainer"]["max_steps"] == stage_file("stage2_prompt.yaml")["trainer"]["max_steps"]
 
 
-def test_paper_size(capsys: pytest.CaptureFixture[str]) -> None:
+def test_paper_size() -> None:
     """Sec. IV-A: 256 tokens of width 1024, 2048 codes, batch 128, AdamW 1e-4, 200,000 steps; then 16 prompts, 2e-3, 50,000 steps."""
-    first, second = (resolved(FOLDER / name, capsys) for name in ("stage1_vtem.yaml", "stage2_prompt.yaml"))
-    vtem, tuning = first["model"]["init_args"], second["model"]["init_args"]
-    assert vtem["pooler"]["init_args"]["windows"] * vtem["extractor"]["init_args"]["grid"] ** 2 == 256
-    assert (vtem["event_dim"], vtem["quantizer"]["init_args"]["codes"], vtem["optimizer"]["learning_rate"]) == (1024, 2048, 1e-4)
-    assert (first["data"]["batch_size"], first["trainer"]["max_steps"]) == (128, 200_000)
-    assert (tuning["reasoner"]["init_args"]["adapter"]["init_args"]["tokens"], tuning["optimizer"]["learning_rate"]) == (16, 2e-3)
-    assert (second["data"]["batch_size"], second["data"]["micro_batch_size"], second["trainer"]["max_steps"]) == (128, 8, 50_000)
+    first, second = stage_file("stage1_vtem.yaml"), stage_file("stage2_prompt.yaml")
+    assert setting(first, "windows") * setting(first, "grid") ** 2 == 256
+    assert [setting(first, name) for name in ("event_dim", "codes", "batch_size", "max_steps")] == [1024, 2048, 128, 200_000]
+    assert first["model"]["init_args"]["optimizer"]["learning_rate"] == 1e-4
+    assert [setting(second, name) for name in ("tokens", "batch_size", "max_steps")] == [16, 128, 50_000]
+    assert second["model"]["init_args"]["optimizer"]["learning_rate"] == 2e-3
 
 
 def test_config_finds_shipped_files_and_names_missing_ones() -> None:
-    assert Path(config("stage1_small.yaml")) == FOLDER / "stage1_small.yaml"
+    assert Path(shipped("stage1_small.yaml")) == FOLDER / "stage1_small.yaml"
     with pytest.raises(UsageError, match=r"nothing\.yaml"):
-        config("nothing.yaml")
+        shipped("nothing.yaml")
 
 
 @pytest.mark.parametrize("name", ["stage1_small.yaml", "lightning_configs/stage1_small.yaml", "./lightning_configs/stage1_small.yaml"])
@@ -203,14 +220,15 @@ def test_shipped_configurations_are_found_from_everywhere(
 ) -> None:
     """Their includes too: the model is one."""
     monkeypatch.chdir(tmp_path)
-    found = resolved(Path(name), capsys, Path("ablations/codes_512.yaml"))
-    assert found["model"]["init_args"]["quantizer"]["init_args"]["codes"] == 512
-    assert found["data"]["sampling"]["frames"] == 32
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", name, "--config", "ablations/codes_512.yaml", "--print_config"])
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert (setting(found, "codes"), setting(found, "image_size")) == (512, 128)
 
 
 def test_a_file_of_that_name_here_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert located(["--config", "stage1_small.yaml", "--data.source.root", "x"])[1] == str(FOLDER / "stage1_small.yaml")
+    assert located(["--config", "stage1_small.yaml", "--data.root", "x"])[1] == str(FOLDER / "stage1_small.yaml")
     assert located(["--model=model/vtem_small.yaml", "--model", "VTEMModule"]) == [
         f"--model={FOLDER / 'model' / 'vtem_small.yaml'}", "--model", "VTEMModule",
     ]  # fmt: skip
@@ -241,7 +259,7 @@ def test_configurations_are_listed_and_copied_once(tmp_path: Path, capsys: pytes
     there = tmp_path / "deep" / "mine"
     assert main(["configs", "--copy", str(there)]) == 0
     assert {p.relative_to(there) for p in there.rglob("*")} == {p.relative_to(FOLDER) for p in FOLDER.rglob("*")}
-    assert resolved(there / "stage1_small.yaml", capsys)["data"]["sampling"]["frames"] == 32
+    assert resolved(there / "stage1_small.yaml") == stage_file("stage1_small.yaml")
     (there / "stage1_small.yaml").write_text("mine")
     assert main(["configs", "--copy", str(there)]) == 2
     assert "name a new folder" in capsys.readouterr().err
