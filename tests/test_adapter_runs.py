@@ -14,7 +14,7 @@ from tiny import tiny_llava
 from vtlvlm.cli import main
 from vtlvlm.lvlm.adapters import NoAdapter
 from vtlvlm.lvlm.llava import load_llava
-from vtlvlm.recognizer import ActionRecognizer
+from vtlvlm.recognizers.recognizer import ActionRecognizer
 from vtlvlm.stages.checkpoints import read_record
 from vtlvlm.stages.consolidate import BASE
 from vtlvlm.stages.prompt_tuning import PromptTuningModule

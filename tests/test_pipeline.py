@@ -21,7 +21,7 @@ from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.projector_init import EventMoments, Votes, fit_votes
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.recognizer import ActionRecognizer
+from vtlvlm.recognizers.recognizer import ActionRecognizer
 from vtlvlm.stages.compatibility import content_hash
 from vtlvlm.stages.parts import settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule

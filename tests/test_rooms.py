@@ -16,7 +16,6 @@ LAYERS = (
     {"stages", "synth"},
     {"callbacks", "probes"},
     {"recognizers"},
-    {"recognizer"},
     {"cli"},  # finds commands by their names, when one is asked for
     {"bench"},
     {"commands"},

@@ -11,7 +11,7 @@ from typing import Any as _Any
 __version__ = _version("vtlvlm")
 
 _PUBLIC = {
-    "ActionRecognizer": "vtlvlm.recognizer",
+    "ActionRecognizer": "vtlvlm.recognizers.recognizer",
     "EventReasoner": "vtlvlm.lvlm.reasoner",
     "EventTokens": "vtlvlm.batches",
     "NTUDataModule": "vtlvlm.data.datamodule",

@@ -32,7 +32,7 @@ KILLS = int(os.environ.get("VTLVLM_KILLS", "5"))
 SERVER = """
 import json, os, sys
 import lightning, torch, transformers
-import vtlvlm.commands.trainer, vtlvlm.recognizer, vtlvlm.commands.prepare, vtlvlm.data.scan
+import vtlvlm.commands.trainer, vtlvlm.recognizers.recognizer, vtlvlm.commands.prepare, vtlvlm.data.scan
 from vtlvlm.cli import main
 torch.set_num_threads(1)
 for line in sys.stdin:

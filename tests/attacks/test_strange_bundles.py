@@ -269,7 +269,7 @@ LIMITED = """
 import json, resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from vtlvlm.cli import main
-import torch, vtlvlm.recognizer
+import torch, vtlvlm.recognizers.recognizer
 held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + 1_500_000_000,) * 2)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000,) * 2)

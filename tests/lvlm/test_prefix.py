@@ -10,7 +10,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import load_llava
-from vtlvlm.lvlm.prefix import DeepPrompts, chosen_layers, plain_state
+from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.lvlm.prompt_encoder import chosen_layers, plain_state
 
 
 def load(path: Path) -> LlavaForConditionalGeneration:

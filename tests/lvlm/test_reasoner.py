@@ -13,8 +13,7 @@ from vtlvlm.lvlm.llava import load_llava, load_tokenizer
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.projector_init import EventMoments, fit_votes
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.lvlm.scoring import score
-from vtlvlm.lvlm.trie import LabelTrie
+from vtlvlm.lvlm.scoring import LabelTrie, score
 
 
 def make(path: Path, classes: tuple[str, ...], tokens: int = 4, events: int = 6, dropout: float = 0.0, **settings: object) -> EventReasoner:

@@ -13,8 +13,7 @@ from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import load_tokenizer
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.lvlm.scoring import WORDS, score, token_log_probabilities
-from vtlvlm.lvlm.trie import LabelTrie
+from vtlvlm.lvlm.scoring import WORDS, LabelTrie, score, token_log_probabilities
 
 
 def one_forward_per_label(reasoner: EventReasoner, vectors: Tensor, labels: list[list[int]]) -> Tensor:

@@ -16,8 +16,8 @@ from scipy.special import softmax
 from vtlvlm.data.cache import FeatureCache
 from vtlvlm.errors import UsageError
 from vtlvlm.probes.linear import VECTORS, FittedProbe, LinearProbe, clip_vectors, fit_probe
-from vtlvlm.recognizer import ActionRecognizer
 from vtlvlm.recognizers.probe import SIZES, ProbeRecognizer, extractor_of, temperature_of
+from vtlvlm.recognizers.recognizer import ActionRecognizer
 
 CLIP = "S001C001P001R001A001_rgb.avi"
 

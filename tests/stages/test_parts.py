@@ -26,8 +26,7 @@ from vtlvlm.stages.stage import AdamW, Stage
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import VTEM, EMAQuantizer, EqualSaliencePooler, IdentityQuantizer, InfoNCE, TimmExtractor, UniformPooler
 from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor, VideoExtractor
-from vtlvlm.vtem.inputs import TokenInputs
-from vtlvlm.vtem.poolers import TemporalPooler
+from vtlvlm.vtem.poolers import TemporalPooler, TokenInputs
 from vtlvlm.vtem.quantizers import FactorisedQuantizer, FSQQuantizer, LearnedQuantizer, Quantizer, SimVQQuantizer
 
 

@@ -16,8 +16,7 @@ from vtlvlm.vtem import (
     UniformPooler,
     reconstruction,
 )
-from vtlvlm.vtem.inputs import TokenInputs, abs_delta, at_steps, delta
-from vtlvlm.vtem.poolers import window_spans
+from vtlvlm.vtem.poolers import TokenInputs, abs_delta, at_steps, delta, window_spans
 
 DIM = 12
 

@@ -27,8 +27,7 @@ from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Llava, load_config, load_tokenizer, projector_width
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.lvlm.scoring import score
-from vtlvlm.lvlm.trie import LabelTrie
+from vtlvlm.lvlm.scoring import LabelTrie, score
 
 EVENTS = 256
 """M, of one clip"""

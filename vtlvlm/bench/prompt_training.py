@@ -24,13 +24,11 @@ from vtlvlm.bench.vtem import LLAVA, TOWER
 from vtlvlm.data.ntu import ACTIONS
 from vtlvlm.lvlm.generative import PADDING
 from vtlvlm.lvlm.instruction import Instruction
-from vtlvlm.lvlm.kernel import use_kernel
 from vtlvlm.lvlm.llava import Llava, load_config, load_llava, load_tokenizer, projector_width
 from vtlvlm.lvlm.peft_format import prefix_table
-from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.lvlm.prefix import DeepPrompts, use_kernel
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.lvlm.scoring import score
-from vtlvlm.lvlm.trie import LabelTrie
+from vtlvlm.lvlm.scoring import LabelTrie, score
 
 CLIPS, EVENTS, PROMPTS, NAMES = 4, 64, 16, 60
 """Of a step of the small model: clips, M, prompt tokens in all layers, categories"""

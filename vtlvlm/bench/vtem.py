@@ -15,10 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vtlvlm.bench.harness import Measurement, alternate, ratio
 from vtlvlm.vtem.extractors import Backbone, ClipExtractor, TimmExtractor, VideoExtractor
-from vtlvlm.vtem.inputs import abs_delta
 from vtlvlm.vtem.losses import InfoNCE
 from vtlvlm.vtem.model import VTEM
-from vtlvlm.vtem.poolers import EqualSaliencePooler
+from vtlvlm.vtem.poolers import EqualSaliencePooler, abs_delta
 from vtlvlm.vtem.quantizers import EMAQuantizer
 
 BATCH, STEPS, CELLS, DIM, WINDOWS, WIDTH, CODES = 8, 32, 16, 768, 16, 1024, 2048

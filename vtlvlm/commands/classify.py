@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.model.exists():
         raise UsageError(f"{args.model}: no such model; `make demo` makes one, or name yours with --model")
 
-    from vtlvlm.recognizer import ActionRecognizer
+    from vtlvlm.recognizers.recognizer import ActionRecognizer
 
     asked = {"llava": args.llava, "dtype": args.dtype, "attention": args.attention, "quantization": args.quantization}
     computed = {name: None if value == "none" else value for name, value in asked.items() if value is not None}

@@ -16,8 +16,7 @@ from vtlvlm.data.sampling import segment_centres
 from vtlvlm.data.source import ClipSource
 from vtlvlm.data.video import decode, probe
 from vtlvlm.errors import DataError
-from vtlvlm.recognizer import ActionRecognizer
-from vtlvlm.recognizers.base import Recognition
+from vtlvlm.recognizers.recognizer import ActionRecognizer, Recognition
 from vtlvlm.report.figures import Panel, accuracy_bars, confusion_figure, learning_curves
 from vtlvlm.report.page import Conditions, Picture, Report, Section
 from vtlvlm.report.runs import Curve, Metrics, Run

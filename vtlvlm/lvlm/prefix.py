@@ -1,75 +1,46 @@
-"""Deep prompts (P-Tuning v2): learned keys and values that chosen attention layers read before the sequence."""
+"""Deep prompts (P-Tuning v2): keys and values that chosen attention layers read before the sequence, and the kernel that reads them.
+
+How a prompt reaches the attention of a chosen layer::
+
+    DeepPrompts.attach(model)
+      |   self_attn.deep_prompts = (prompts, slot)     in a tuple: the layer does not adopt the prompts' parameters
+      |   rotary_emb, hook before its forward          the text's positions count from P
+      v
+    model(..., keep=states) or model(..., after=states)
+      |                                                transformers hands both down to the attention
+      v
+    attention(module, query, key, value, mask, keep, after)
+      |   [prompt; key], [prompt; value]               prompts.prepend(slot, key, value)
+      |   keep: stores them by layer                   a context that label trees will follow (scoring.py)
+      |   after: takes them instead of a prompt        a label tree behind its context
+      v
+    context rows: causal kernel        label rows: the tree's mask
+
+Context rows are causal and label rows have a mask of their own. One mask over everything would cost the context its causal kernel, which
+looks at half of the pairs, and most of that mask would be known to be empty.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, PretrainedConfig, PreTrainedTokenizerBase
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface, LlavaForConditionalGeneration, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter
-from vtlvlm.lvlm.kernel import use_kernel
 from vtlvlm.lvlm.llava import require_same_base
 from vtlvlm.lvlm.peft_format import base_of, read_prefix
+from vtlvlm.lvlm.prompt_encoder import PromptEncoder, chosen_layers
 
-
-def chosen_layers(layers: str | list[int], num_layers: int) -> list[int]:
-    """The layers a setting names, ascending.
-
-    Args:
-        layers: ``all``; ``last:n``, the n uppermost; ``every:n``, the last of each n in turn (``every:4``: 3, 7, 11, …); or a
-            list of numbers from 0.
-        num_layers: How many the language model has.
-
-    Raises:
-        UsageError: Another word, or layers that do not exist.
-    """
-    if isinstance(layers, str):
-        word, _, count = layers.partition(":")
-        if layers == "all":
-            return list(range(num_layers))
-        if word not in ("last", "every") or not count.isdigit() or int(count) == 0:
-            raise UsageError(f"layers {layers!r}: use all, last:9, every:4 or a list of numbers such as [0, 8, 16]")
-        number = int(count)
-        if number > num_layers:
-            raise UsageError(f"layers {layers!r}: the language model has only {num_layers} layers")
-        return list(range(num_layers - number, num_layers)) if word == "last" else list(range(number - 1, num_layers, number))
-    wrong = [layer for layer in layers if not 0 <= layer < num_layers]
-    if wrong or not layers or len(set(layers)) < len(layers):
-        what = f"{wrong} do not exist" if wrong else "name each layer once, and at least one"
-        raise UsageError(f"layers {layers}: {what}; the language model has layers 0 to {num_layers - 1}")
-    return sorted(layers)
-
-
-class PromptEncoder(nn.Module):
-    """An MLP that makes the keys and values of all layers from one vector a prompt token (Li and Liang 2021; optional in P-Tuning v2).
-
-    Its output is zero at first, so that training starts where the prompts start. H·(P + H + 1) + layers·(H + 1)·2·KV heads·head width
-    numbers are trained: 9.5 million in 9 layers of LLaVA-1.5-7B at H = 128.
-
-    Args:
-        width: H, of the token vectors and of the hidden layer.
-        shape: (layers, KV heads, P, head width)
-    """
-
-    def __init__(self, width: int, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        layers, self.heads, tokens, self.head_width = shape
-        self.embedding = nn.Parameter(torch.randn(tokens, width))
-        self.inner = nn.Linear(width, width)
-        self.outer = nn.ModuleList(nn.Linear(width, 2 * self.heads * self.head_width) for _ in range(layers))
-        for parameter in self.outer.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, slot: int) -> Tensor:
-        """(2, KV heads, P, head width), keys and values of one of the layers."""
-        made: Tensor = self.outer[slot](self.inner(self.embedding).tanh())
-        return made.unflatten(-1, (2, self.heads, self.head_width)).movedim(0, 2)
+KERNEL = "vtlvlm_sdpa"
 
 
 class DeepPrompts(Adapter):
@@ -294,14 +265,119 @@ class DeepPrompts(Adapter):
         return key, value, hidden
 
 
-def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of trained :class:`DeepPrompts` without the MLP, its output added to ``key`` and ``value``."""
-    plain = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
-    made = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
-    if not made:
-        return plain
-    encoder = PromptEncoder(made["embedding"].shape[1], tuple(plain["key"].shape))
-    encoder.load_state_dict(made)
-    with torch.no_grad():
-        key, value = torch.stack([encoder(slot) for slot in range(len(plain["key"]))], 1)
-    return {**plain, "key": plain["key"] + key, "value": plain["value"] + value}
+# -- the attention kernel ------------------------------------------------------------------------------------------------------------------
+
+
+class LayerStates(NamedTuple):
+    """What one layer knows of a context."""
+
+    key: Tensor
+    """(B, KV heads, P + C, head width), rotated, the prompt first"""
+    value: Tensor
+    """(B, KV heads, P + C, head width)"""
+    hidden: Tensor | None
+    """(B, 1, 1, P) bool, prompt tokens that dropout hides from a clip; None: all are seen"""
+
+
+class ContextStates(dict[int, LayerStates]):
+    """Keys and values of a context by layer: a forward pass given them as ``keep`` writes them, one given them as ``after`` reads them.
+
+    Unlike transformers' caches it is not changed by being read, so that several trees can follow one context, and gradients and
+    checkpointing go through it.
+    """
+
+
+def use_kernel(model: LlavaForConditionalGeneration) -> None:
+    """Let the language model attend through our kernel; without trees and prompts it is transformers' ``sdpa`` to the bit."""
+    AttentionInterface.register(KERNEL, attention)
+    AttentionMaskInterface.register(KERNEL, sdpa_mask)
+    model.model.language_model.set_attn_implementation(KERNEL)
+
+
+def has_kernel(model: LlavaForConditionalGeneration) -> bool:
+    """Whether the language model attends through our kernel."""
+    return model.model.language_model.config._attn_implementation == KERNEL
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    keep: ContextStates | None = None,
+    after: ContextStates | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention over [prompt; sequence] in the layers that carry a prompt, over the sequence elsewhere.
+
+    Args:
+        module: The attention layer; ``module.deep_prompts`` holds its prompt.
+        query: (B, heads, Q, head width)
+        key: (B, KV heads, N, head width), rotated
+        value: (B, KV heads, N, head width)
+        attention_mask: (B or 1, 1, R, N) bool (true: visible) or additive float for the last R queries; those before them, or all with
+            None, are causal. Nothing is said of the prompt, which all see.
+        keep: Where to leave this layer's keys and values.
+        after: The context that comes before this sequence; the mask covers it too.
+        kwargs: As transformers passes them on.
+
+    Returns:
+        (B, Q, heads, head width) and no weights.
+    """
+    queries, layer = query.shape[2], getattr(module, "layer_idx", 0)
+    before, hidden = 0, None
+    if after is not None:
+        key, value = torch.cat([after[layer].key, key], 2), torch.cat([after[layer].value, value], 2)
+        hidden = after[layer].hidden
+    elif (carried := getattr(module, "deep_prompts", None)) is not None and carried[0].active:
+        if attention_mask is None and queries > 1:
+            key, value = key[:, :, :queries], value[:, :, :queries]  # sequences start here, a longer static cache is empty
+        prompts, slot = carried
+        before = prompts.tokens
+        key, value, hidden = prompts.prepend(slot, key, value)
+    if keep is not None:
+        keep.setdefault(layer, LayerStates(key, value, hidden))  # not again where the layer is computed anew in the backward pass
+    masked = 0 if attention_mask is None else attention_mask.shape[2]
+    causal, parts = queries - masked, []
+    if causal:
+        end = key.shape[2] if attention_mask is None else before + causal
+        parts.append(_causal(module, query[:, :, :causal], key[:, :, :end], value[:, :, :end], before, hidden, **kwargs))
+    if attention_mask is not None:
+        mask = attention_mask if attention_mask.dtype == torch.bool else attention_mask.to(query.dtype)
+        mask = _hide(pad(mask, (key.shape[2] - mask.shape[3], 0), value=_visible(mask)), hidden)
+        parts.append(_masked(module, query[:, :, causal:], key, value, mask, **kwargs))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1), None
+
+
+def _causal(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, before: int, hidden: Tensor | None, **kwargs: Any) -> Tensor:
+    """Every query sees the prompt and what is not behind itself; the last sees all."""
+    queries, keys = query.shape[2], key.shape[2]
+    if hidden is not None:
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=key.device).tril(keys - queries)
+        return sdpa_attention_forward(module, query, key, value, _hide(mask[None, None], hidden), **kwargs)[0]
+    if before == 0 or queries == 1:
+        return sdpa_attention_forward(module, query, key, value, None, **kwargs)[0]
+    # queries for the prompt too, so that the causal kernel takes it; nobody reads their answers
+    return sdpa_attention_forward(module, pad(query, (0, 0, before, 0)), key, value, None, **kwargs)[0][:, before:]
+
+
+def _masked(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **kwargs: Any) -> Tensor:
+    """As the mask says. transformers copies shared heads where there is a mask; the CPU's kernel has no need of that."""
+    if query.device.type != "cpu":
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
+    dropout, scale = kwargs.get("dropout", 0.0), kwargs.get("scaling")
+    return scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale, enable_gqa=True).transpose(1, 2)
+
+
+def _visible(mask: Tensor) -> float:
+    """What a mask says where it hides nothing."""
+    return 1.0 if mask.dtype == torch.bool else 0.0
+
+
+def _hide(mask: Tensor, hidden: Tensor | None) -> Tensor:
+    """Take the first columns away from the clips they are hidden from."""
+    if hidden is None:
+        return mask
+    away = pad(hidden, (0, mask.shape[3] - hidden.shape[3]))
+    return mask & ~away if mask.dtype == torch.bool else mask.masked_fill(away, torch.finfo(mask.dtype).min)

@@ -18,11 +18,10 @@ from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter, FullFineTuning
 from vtlvlm.lvlm.generative import answer_table, language_loss
 from vtlvlm.lvlm.instruction import Instruction
-from vtlvlm.lvlm.kernel import use_kernel
 from vtlvlm.lvlm.llava import Llava, load_config, load_llava, load_tokenizer, projector_width
+from vtlvlm.lvlm.prefix import use_kernel
 from vtlvlm.lvlm.projector_init import EventMoments, Votes, align
-from vtlvlm.lvlm.scoring import MASKED, score
-from vtlvlm.lvlm.trie import LabelTrie, require_room
+from vtlvlm.lvlm.scoring import MASKED, LabelTrie, require_room, score
 
 LOG = logging.getLogger(__name__)
 

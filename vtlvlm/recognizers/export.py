@@ -14,9 +14,9 @@ from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import load_config
 from vtlvlm.lvlm.peft_format import write_prefix
-from vtlvlm.lvlm.prefix import chosen_layers, plain_state
-from vtlvlm.recognizers.base import require_modest
+from vtlvlm.lvlm.prompt_encoder import chosen_layers, plain_state
 from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, FORMAT, VTEM_FILE, digest, new_folder
+from vtlvlm.recognizers.recognizer import require_modest
 from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint
 from vtlvlm.stages.compatibility import content_hash, require_same_extractor
 from vtlvlm.stages.parts import build_from, settings_of

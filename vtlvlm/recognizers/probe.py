@@ -20,8 +20,8 @@ from vtlvlm.data.video import Clip
 from vtlvlm.errors import UsageError
 from vtlvlm.metrics.calibration import fit_temperature
 from vtlvlm.probes.linear import ABSENT, VECTORS, FittedProbe, LinearProbe, clip_vectors
-from vtlvlm.recognizers.base import MOST_PIXELS, Recognizer, require_modest
 from vtlvlm.recognizers.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_weights
+from vtlvlm.recognizers.recognizer import MOST_PIXELS, Recognizer, require_modest
 from vtlvlm.stages.compatibility import require_classes, require_numbers
 from vtlvlm.stages.parts import build_from, is_part, settings_of
 from vtlvlm.system.files import appearing, write_json

@@ -40,7 +40,7 @@ PARTS = frozenset(
         "vtem.extractors.ClipExtractor",
         "vtem.extractors.TimmExtractor",
         "vtem.extractors.VideoExtractor",
-        "vtem.inputs.TokenInputs",
+        "vtem.poolers.TokenInputs",
         "vtem.losses.InfoNCE",
         "vtem.model.VTEM",
         "vtem.poolers.EqualSaliencePooler",

@@ -22,10 +22,9 @@ from vtlvlm.stages.compatibility import require_same_extractor, require_same_spl
 from vtlvlm.stages.parts import build_from, flat, settings_of, with_defaults
 from vtlvlm.stages.stage import AdamW, Stage
 from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor, VideoExtractor
-from vtlvlm.vtem.inputs import TokenInputs, at_steps
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
 from vtlvlm.vtem.model import VTEM, Target
-from vtlvlm.vtem.poolers import TemporalPooler
+from vtlvlm.vtem.poolers import TemporalPooler, TokenInputs, at_steps
 from vtlvlm.vtem.quantizers import Quantizer
 
 STATISTICS_CLIPS = 2048

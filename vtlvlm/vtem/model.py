@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from vtlvlm.batches import EventTokens
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.vtem.extractors import FeatureExtractor
-from vtlvlm.vtem.inputs import TokenInputs, abs_delta, at_steps, delta
-from vtlvlm.vtem.poolers import PooledSegments, TemporalPooler, window_spans
+from vtlvlm.vtem.poolers import PooledSegments, TemporalPooler, TokenInputs, abs_delta, at_steps, delta, window_spans
 from vtlvlm.vtem.quantizers import FSQQuantizer, IdentityQuantizer, Quantizer
 from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, discriminants, least_squares, moments, principal_components, variances
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vtlvlm.lvlm.kernel import ContextStates, attention, has_kernel, use_kernel
 from vtlvlm.lvlm.llava import load_llava
-from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.lvlm.prefix import ContextStates, DeepPrompts, attention, has_kernel, use_kernel
 
 HEADS, SHARED, WIDTH = 4, 2, 8
 CONTEXT, NODES, PROMPT = 5, 3, 2

@@ -1,11 +1,11 @@
-"""What every recogniser of single files does: decode, recognise, name the likeliest actions."""
+"""The Python interface: a video file in, the likeliest actions out."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from vtlvlm.batches import EventTokens
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip, decode_sampled
 from vtlvlm.errors import DataError, UsageError
+from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.system.text import shown
 from vtlvlm.vtem.extractors import FeatureExtractor
+from vtlvlm.vtem.model import VTEM
 
 MOST_PIXELS = 4 << 30
 """Bytes of a clip's frames"""
@@ -74,6 +76,58 @@ class Recognizer(ABC):
     @abstractmethod
     def recognise(self, clip: Clip) -> tuple[Tensor, EventTokens | None]:
         """(A,) probabilities of a clip, and its event sentence; None where the recogniser makes none."""
+
+
+class ActionRecognizer(Recognizer):
+    """A trained pipeline for single files.
+
+    Args:
+        vtem: trained VTEM.
+        reasoner: LLaVA with its adapter, built for ``classes``.
+        classes: category names, in label order.
+        sampling: how frames are taken from a file, as in training.
+        device: where to run, ``auto`` for the first GPU if there is one.
+    """
+
+    suspects = "its weights or its LLaVA"
+    """what is damaged where there are no probabilities"""
+
+    def __init__(
+        self,
+        vtem: VTEM,
+        reasoner: EventReasoner,
+        classes: list[str],
+        sampling: FrameSampling,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(classes, sampling, vtem.extractor, device)
+        vtem.extractor.run = vtem.extractor.feature_map  # a model's file may ask for compiling, which takes minutes
+        self.vtem = vtem.to(self.device).eval()
+        self.reasoner = reasoner.to(self.device).eval()
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, *, vtem: str | Path | None = None, device: str = "auto", **computed: Any) -> Recognizer:
+        """A recogniser from a bundle, a stage-2 run folder or a stage-2 checkpoint. The bundle of a linear probe, which ``vtlvlm probe
+        --export`` makes, gives a ``ProbeRecognizer``, which has no event sentences.
+
+        Args:
+            path: folder with ``bundle.json``, folder with ``checkpoints/``, or a ``.ckpt`` file.
+            vtem: where the stage-1 checkpoint lies now, if not where it was; bundles hold their own.
+            device: ``auto``, ``cpu``, ``cuda``, …
+            computed: settings of ``Llava`` that may differ from training: ``llava`` for its path, ``dtype`` (on a CPU float32 instead of
+                half precision, unless it is given), ``attention``, ``quantization``, ``gradient_checkpointing``, ``max_positions``.
+
+        Raises:
+            UsageError: if something is missing or is not what it should be.
+        """
+        from vtlvlm.recognizers.loading import load  # which makes recognisers
+
+        return load(Path(path), vtem, device, computed)
+
+    def recognise(self, clip: Clip) -> tuple[Tensor, EventTokens]:
+        """(A,) probabilities of a clip, and its event sentence."""
+        events = self.vtem(clip.frames[None].to(self.device), clip.times[None].to(self.device))
+        return self.reasoner.probabilities(self.reasoner(events.vectors).score)[0].cpu(), events
 
 
 def found_device(name: str) -> torch.device:

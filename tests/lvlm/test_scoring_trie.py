@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.trie import LabelTrie, pieces_of, require_room
+from vtlvlm.lvlm.scoring import LabelTrie, pieces_of, require_room
 
 END = 9
 LABELS = [[1, 2, END], [1, 3, 4, END], [1, END], [5, END]]

@@ -1,0 +1,155 @@
+"""Loading a recogniser: a bundle, the bundle of a linear probe, a stage-2 run folder or checkpoint. All may be a stranger's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.errors import UsageError, naming
+from vtlvlm.lvlm.llava import looks_local, require_same_base
+from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, VTEM_FILE, load_into, read_description, read_weights
+from vtlvlm.recognizers.export import load_stage1, require_stage2, stage2_checkpoint
+from vtlvlm.recognizers.probe import KIND, ProbeRecognizer
+from vtlvlm.recognizers.recognizer import ActionRecognizer, Recognizer, found_device
+from vtlvlm.stages.checkpoints import read_record
+from vtlvlm.stages.compatibility import require_classes, require_numbers, require_record
+from vtlvlm.stages.parts import build_from, is_part
+from vtlvlm.stages.prompt_tuning import PromptTuningModule
+from vtlvlm.system.places import real
+from vtlvlm.system.text import shown
+from vtlvlm.vtem.model import VTEM
+
+LONGEST_PATH = 4_096
+"""Bytes of a path"""
+
+
+def load(path: Path, vtem: str | Path | None, device: str, computed: dict[str, Any]) -> Recognizer:
+    """A recogniser from a file or folder: :meth:`ActionRecognizer.from_checkpoint` says which, and what the arguments are."""
+    found_device(device)  # a wrong one is no fault of the file
+    with naming(path):
+        if not (path / BUNDLE).is_file():
+            return _from_run(path, vtem, device, computed)
+        described = read_description(path)
+        return _probe(path, described, computed, device) if "kind" in described else _from_bundle(path, described, computed, device)
+
+
+def _from_run(path: Path, vtem: str | Path | None, device: str, computed: dict[str, Any]) -> ActionRecognizer:
+    checkpoint = stage2_checkpoint(path)
+    record = read_record(checkpoint)
+    require_stage2(record, checkpoint)
+    settings = record["settings"]["init_args"].get("reasoner")
+    changed = changed_for(settings, device, computed)
+    if "path" not in changed:
+        base_place(path, None, llava_settings(settings).get("path"))
+    overrides = {f"reasoner.llava.{name}": value for name, value in changed.items()}
+    stage1 = load_stage1(record, checkpoint, vtem)
+    module = PromptTuningModule.load_from_checkpoint(checkpoint, overrides=overrides)
+    sampling = build_from(stage1.provenance()["sampling"], FrameSampling, checkpoint)
+    return ActionRecognizer(stage1.vtem, module.reasoner, list(module.classes), sampling, device)
+
+
+def _from_bundle(folder: Path, described: dict[str, Any], computed: dict[str, Any], device: str) -> ActionRecognizer:
+    require_bundle(folder, described)
+    settings, made = described["reasoner"], described["origin"]["reasoning"]["llava"]
+    changed, base = changed_for(settings, device, computed), llava_settings(settings)
+    base |= changed
+    if "path" not in changed:
+        base["path"] = base_place(folder, described.get("llava"), base.get("path"))
+    vtem, reasoner = build_from(described.get("vtem"), VTEM, folder), build_from(settings, EventReasoner, folder)
+    sampling = build_from(described.get("sampling"), FrameSampling, folder)
+    first, second = (read_weights(folder, name, described["sha256"]) for name in (VTEM_FILE, ADAPTER_FILE))
+    vtem.require_fit({name: tensor.shape for name, tensor in first.items()}, folder)
+    reasoner.adapter.require_fit({name: tensor.shape for name, tensor in second.items()}, folder)
+    require_same_base(made, reasoner.llava.path, reasoner.llava.revision, str(folder))
+    vtem.build()
+    load_into(vtem, first, folder / VTEM_FILE)
+    reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim, fresh=False)
+    require_numbers(second, reasoner.trainable_state(), folder / ADAPTER_FILE)
+    reasoner.load_trainable_state(second)
+    return ActionRecognizer(vtem, reasoner, described["classes"], sampling, device)
+
+
+def _probe(folder: Path, described: dict[str, Any], computed: dict[str, Any], device: str) -> ProbeRecognizer:
+    if described["kind"] != KIND:
+        raise UsageError(f"{folder}: a bundle of kind {shown(repr(described['kind']), 60)}; use the version that wrote the file")
+    if computed:
+        raise UsageError(f"{folder}: a linear probe, which has no language model: leave {min(computed)} out")
+    return ProbeRecognizer.from_bundle(folder, described, device)
+
+
+def llava_settings(reasoner: Any) -> dict[str, Any]:
+    """The settings of a reasoner's LLaVA, in place.
+
+    Raises:
+        UsageError: There are none.
+    """
+    llava: Any = reasoner["init_args"].get("llava") if is_part(reasoner) else None
+    if not is_part(llava):
+        raise UsageError("the model's settings have no reasoner with a LLaVA; get the file again, or make it again")
+    found: dict[str, Any] = llava["init_args"]
+    return found
+
+
+def changed_for(settings: dict[str, Any], device: str, computed: dict[str, Any]) -> dict[str, Any]:
+    """What to change in the settings of a reasoner's LLaVA, to run it on a device: what is asked for, and float32 instead of half
+    precision, which most CPUs compute far slower.
+
+    Raises:
+        UsageError: asked for what would make another model of it.
+    """
+    made = llava_settings(settings)
+    if wrong := sorted(computed.keys() - {"llava", *(name.rpartition(".")[2] for name in PromptTuningModule.machine_only)}):
+        raise UsageError(f"{wrong[0]}: part of what was trained; it cannot be changed afterwards")
+    whole = computed.get("quantization", made.get("quantization")) is None
+    slow = found_device(device).type == "cpu" and whole and made.get("dtype") in ("bfloat16", "float16")
+    asked = {"path" if name == "llava" else name: value for name, value in computed.items()}
+    return ({"dtype": "float32"} if slow else {}) | asked
+
+
+def require_bundle(folder: Path, described: dict[str, Any]) -> None:
+    """Refuse a bundle's description that lacks something.
+
+    Raises:
+        UsageError: Naming it.
+    """
+    path = folder / BUNDLE
+    origin, digests, place = described.get("origin"), described.get("sha256"), described.get("llava", "")
+    if (
+        not isinstance(origin, dict)
+        or not isinstance(digests, dict)
+        or not isinstance(place, str)
+        or len(place) > LONGEST_PATH
+        or "\0" in place
+        or not is_part(described.get("reasoner"))
+        or not all(isinstance(digests.get(name), str) for name in (VTEM_FILE, ADAPTER_FILE))
+    ):
+        raise UsageError(f"{path}: lacks what a bundle describes; get the folder again, or export it again")
+    record = {"stage": PromptTuningModule.stage, "settings": described["reasoner"], "provenance": origin.get("reasoning")}
+    require_record(record, path)
+    described["classes"] = require_classes(described.get("classes"), path)
+    if described["classes"] != list(origin["reasoning"]["classes"]):
+        raise UsageError(f"{path}: its categories are not those it was trained with; get the folder again, or export it again")
+
+
+def base_place(model: Path, relative: str | None, recorded: Any) -> str:
+    """Where the LLaVA of a model lies: where it lay as seen from the bundle, else where it was trained.
+
+    Args:
+        model: Bundle, run folder or checkpoint.
+        relative: The LLaVA's place as seen from the bundle; None if that is not known.
+        recorded: Folder or hub name as it was trained.
+
+    Raises:
+        UsageError: In neither place.
+    """
+    beside = None if relative is None else real(Path(real(model), relative))
+    if beside is not None and beside.is_dir():
+        return str(beside)
+    if not isinstance(recorded, str) or len(recorded) > LONGEST_PATH:
+        raise UsageError(f"{model}: names no LLaVA; get the model again")
+    if not Path(recorded).is_dir() and (beside is not None or looks_local(recorded)):
+        places = f"{shown(recorded, 200)}, where it was trained" + ("" if beside is None else f", nor at {shown(beside, 200)}")
+        raise UsageError(f"{model}: its LLaVA is not at {places}; say with --llava where it lies now")
+    return recorded
