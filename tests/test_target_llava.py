@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from modules import data_of
-from pipeline import STAGE2, launch
+from pipeline import STAGE2, launch_pair
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_distributed import DUMP, TWO
 from tiny import tiny_llava
@@ -195,7 +195,7 @@ def test_the_probe_needs_no_targets(run: Towards) -> None:
 
 
 def test_two_processes_start_from_the_targets_of_both(run: Towards, tmp_path: Path) -> None:
-    launch("fit", *run.on_both, "--trainer.default_root_dir", tmp_path, "--trainer.max_epochs", 1, *TWO, *DUMP)
+    launch_pair(["fit", *run.on_both, "--trainer.default_root_dir", tmp_path, "--trainer.max_epochs", 1, *TWO, *DUMP])
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     alone = VTEMModule.load_from_checkpoint(run.last("codes")).vtem.target_scale
     for name in ("vtem.target_scale", "vtem.projection.weight", "vtem.quantizer.vq._codebook.embed"):

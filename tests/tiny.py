@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import timm
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -88,3 +89,15 @@ def tiny_llava(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+BACKBONE, FEATURE_DIM = "test_resnet", 96
+"""A timm architecture of 0.5 million parameters, and the width of its features"""
+
+
+def tiny_backbone(file: Path, seed: int = 0) -> Path:
+    """Save weights of :data:`BACKBONE`, random. With features as narrow as these the start of stage 1 takes a hundredth of the time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.save(timm.create_model(BACKBONE, num_classes=0).state_dict(), file)
+    return file

@@ -12,6 +12,7 @@ from modules import data_of
 from pipeline import Pipeline
 from safetensors.torch import load_file
 from scipy.special import softmax
+from tiny import FEATURE_DIM
 
 from vtlvlm.data.cache import FeatureCache
 from vtlvlm.errors import UsageError
@@ -81,7 +82,7 @@ def test_a_bundle_says_what_it_is(chain: Pipeline, tmp_path: Path, capsys: pytes
     held = load_file(tmp_path / "b" / "probe.safetensors")
     assert set(held) == {"mean", "scale", "weight", "bias", "temperature"}
     assert float(held["temperature"]) == pytest.approx(origin["temperature"])
-    assert held["weight"].shape == (2, 4 * 1280 * SIZES[described["probe"]])
+    assert held["weight"].shape == (2, 4 * FEATURE_DIM * SIZES[described["probe"]])
 
 
 def test_classify_reads_it_as_any_bundle(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
