@@ -16,7 +16,7 @@ from vtlvlm.lvlm.adapters import NoAdapter
 from vtlvlm.lvlm.llava import load_llava
 from vtlvlm.recognizers.recognizer import ActionRecognizer
 from vtlvlm.stages.checkpoints import read_record
-from vtlvlm.stages.consolidate import BASE
+from vtlvlm.stages.consolidate import BASE_PREFIX
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 
 ADAPTERS = {
@@ -210,7 +210,7 @@ def test_two_parts_train_like_one_process(arms: Arms, sharded: Path, tmp_path: P
     )
     assert one.keys() == two.keys()
     start = load_llava(str(arms.llava))[0].state_dict()
-    moved = [float((one[name] - start[name.removeprefix(BASE)]).abs().max()) for name in one if name.startswith(BASE)]
+    moved = [float((one[name] - start[name.removeprefix(BASE_PREFIX)]).abs().max()) for name in one if name.startswith(BASE_PREFIX)]
     assert min(moved) > 5e-4
     apart = torch.cat([(two[name] - one[name]).abs().flatten() for name in one])
     # Where a gradient is zero but for rounding, AdamW's first steps follow the sign of that rounding.

@@ -22,7 +22,7 @@ from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.projector_init import EventMoments, Votes, fit_votes
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.recognizers.recognizer import ActionRecognizer
-from vtlvlm.stages.compatibility import content_hash
+from vtlvlm.stages.compatibility import module_hash
 from vtlvlm.stages.parts import settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.vtem import VTEMModule
@@ -124,7 +124,7 @@ def test_the_prior_is_the_mean_log_likelihood_over_training_clips(chain: Pipelin
 def test_stage1_round_trip_gives_the_cached_events(chain: Pipeline) -> None:
     module = VTEMModule.load_from_checkpoint(chain.best1)
     cache = EventCache.open(chain.events)
-    assert cache.provenance["vtem_hash"] == content_hash(module)
+    assert cache.provenance["vtem_hash"] == module_hash(module)
     assert cache.provenance["features_folder"] == str(chain.features.resolve())
     torch.testing.assert_close(cache.table, module.quantizer.table())
     from vtlvlm.data.cache import FeatureCache

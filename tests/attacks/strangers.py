@@ -17,10 +17,10 @@ from videos import block_clips
 
 from vtlvlm.cli import main
 from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.lvlm.base_identity import base_identity
 from vtlvlm.lvlm.instruction import Instruction
-from vtlvlm.lvlm.llava import base_identity
 from vtlvlm.lvlm.prefix import DeepPrompts
-from vtlvlm.stages.compatibility import content_hash
+from vtlvlm.stages.compatibility import module_hash
 from vtlvlm.stages.parts import settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.vtem import VTEMModule
@@ -63,7 +63,7 @@ class Stranger:
         first.vtem.fitted.fill_(True)
         self.save(self.stage1, first)
         second = PromptTuningModule(reasoner_of(self.llava, DeepPrompts(2), Instruction("What?", False)))
-        stage1 = {"checkpoint": str(self.stage1), "hash": content_hash(first), "events": None}
+        stage1 = {"checkpoint": str(self.stage1), "hash": module_hash(first), "events": None}
         of = {"classes": CLASSES, "protocol": "all", "train_hash": "0", "split": SPLIT, "stage1": stage1, "event_dim": 16, "num_tokens": 2}
         second.restore({**of, "llava": base_identity(str(self.llava))})
         self.save(self.stage2, second)

@@ -153,7 +153,7 @@ def test_a_record_that_is_none_is_refused(
             (f"{SETTINGS}/extractor/init_args/weights", "package:.."),
             (f"{SETTINGS}/extractor/init_args/weights", "package:encodings"),
             (f"{SETTINGS}/extractor/init_args/grid", 2**20),
-            (f"{SETTINGS}/extractor", {"class_path": "vtlvlm.vtem.extractors.ClipExtractor", "init_args": {"model": "/etc"}}),
+            (f"{SETTINGS}/extractor", {"class_path": "vtlvlm.vtem.clip_extractor.ClipExtractor", "init_args": {"model": "/etc"}}),
             (f"{SETTINGS}/quantizer/init_args/codes", 2**20),
             (f"{SETTINGS}/quantizer", {"class_path": "vtlvlm.vtem.quantizers.FSQQuantizer", "init_args": {"levels": [1000] * 30}}),
             (f"{SETTINGS}/event_dim", 2**20),

@@ -19,7 +19,8 @@ from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.metrics.codebook import CodeTally
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import EMAQuantizer, EqualSaliencePooler, IdentityQuantizer, InfoNCE, Quantizer
-from vtlvlm.vtem.quantizers import FactorisedQuantizer, FSQQuantizer, LearnedQuantizer, Quantized, SimVQQuantizer
+from vtlvlm.vtem.learned_quantizers import LearnedQuantizer, SimVQQuantizer
+from vtlvlm.vtem.quantizers import FactorisedQuantizer, FSQQuantizer, Quantized
 
 
 class StuckQuantizer(EMAQuantizer):

@@ -52,7 +52,7 @@ def test_bad_clips_are_named_counted_and_left_out(ntu_tree: Path, tmp_path: Path
     }
     assert len(index.usable) == 12
     with pytest.warns(UserWarning, match=r"4 of 16 clips are left out: .*foo_rgb\.avi \(not an NTU clip name"):
-        index.warn_left_out()
+        index.warn_excluded()
 
 
 @pytest.mark.parametrize("name", ["foo_rgb.avi", "S1C1P1R1A1_rgb.avi"])

@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_looked_at_is_named(tmp_path: Path) -> None:
     assert listing.lost[0].endswith("(file name too long))") or "..." in listing.lost[0]
     index = ClipIndex.scan(tmp_path, progress=False)
     with pytest.warns(UserWarning, match="cannot be read: 1"):
-        index.warn_left_out()
+        index.warn_excluded()
 
 
 def test_a_video_that_is_deleted_meanwhile_takes_no_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

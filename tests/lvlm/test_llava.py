@@ -11,16 +11,9 @@ from transformers import LlavaForConditionalGeneration
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import LoRA
+from vtlvlm.lvlm.base_identity import base_identity, require_same_base
 from vtlvlm.lvlm.instruction import Instruction
-from vtlvlm.lvlm.llava import (
-    base_identity,
-    load_config,
-    load_llava,
-    projector_origin,
-    projector_width,
-    quantization_config,
-    require_same_base,
-)
+from vtlvlm.lvlm.llava import load_config, load_llava, projector_origin, projector_width, quantization_config
 from vtlvlm.lvlm.prefix import DeepPrompts
 
 

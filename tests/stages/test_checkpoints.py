@@ -15,7 +15,8 @@ import torch.distributed.checkpoint as shards
 from pipeline import alone
 
 from vtlvlm.errors import UsageError
-from vtlvlm.stages.checkpoints import CheckpointFiles, NotWrittenError, clear_leftovers, continuation, harmless, named, to_continue, written
+from vtlvlm.stages.checkpoint_writing import CheckpointFiles, NotWrittenError, clear_leftovers
+from vtlvlm.stages.checkpoints import continuation, harmless, named, to_continue, written
 
 GOOD = {
     "pytorch-lightning_version": "2.6.0",
@@ -114,7 +115,7 @@ KILLED = """
 import os, signal, sys
 import torch
 from pathlib import Path
-from vtlvlm.stages.checkpoints import CheckpointFiles
+from vtlvlm.stages.checkpoint_writing import CheckpointFiles
 
 class Kill:
     def __reduce__(self):

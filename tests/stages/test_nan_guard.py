@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from vtlvlm.batches import FeatureBatch
 from vtlvlm.errors import DataError
-from vtlvlm.stages.nan_guard import FiniteTraining, finite
+from vtlvlm.stages.nan_guard import StopOnNonFinite, all_finite
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import EMAQuantizer, InfoNCE, UniformPooler
 
@@ -37,9 +37,9 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_finite_looks_at_floats_alone() -> None:
     batch = FeatureBatch(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2), None, torch.tensor([-1]), torch.tensor([0]), torch.tensor([0]))
-    assert finite(batch)
-    assert not finite(batch._replace(times=torch.tensor([[0.0, torch.inf]])))
-    assert not finite([torch.tensor(torch.nan, dtype=torch.bfloat16)])
+    assert all_finite(batch)
+    assert not all_finite(batch._replace(times=torch.tensor([[0.0, torch.inf]])))
+    assert not all_finite([torch.tensor(torch.nan, dtype=torch.bfloat16)])
 
 
 def test_a_clip_without_numbers_is_named(spoilt: EventRun, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +101,7 @@ def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path: Path)
         max_epochs=3,
         accelerator="cpu",
         logger=False,
-        callbacks=[FiniteTraining(), saving],
+        callbacks=[StopOnNonFinite(), saving],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -113,7 +113,7 @@ def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path: Path)
 def test_stage_one_names_the_clip_too(spoilt: EventRun, tmp_path: Path) -> None:
     module = VTEMModule(PixelExtractor(), UniformPooler(2), EMAQuantizer(4), InfoNCE(), event_dim=16)
     module.trainer = trainer = Trainer(default_root_dir=tmp_path, logger=False, accelerator="cpu")
-    watch = next(callback for callback in module.configure_callbacks() if isinstance(callback, FiniteTraining))
+    watch = next(callback for callback in module.configure_callbacks() if isinstance(callback, StopOnNonFinite))
     numbers = torch.arange(6)
     features = torch.ones(6, 4, 4, 12)
     features[2, 1, 0, 3] = torch.inf

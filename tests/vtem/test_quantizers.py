@@ -4,15 +4,8 @@ import pytest
 import torch
 
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.vtem.quantizers import (
-    CodebookQuantizer,
-    EMAQuantizer,
-    FactorisedQuantizer,
-    FSQQuantizer,
-    IdentityQuantizer,
-    LearnedQuantizer,
-    SimVQQuantizer,
-)
+from vtlvlm.vtem.learned_quantizers import LearnedQuantizer, SimVQQuantizer
+from vtlvlm.vtem.quantizers import CodebookQuantizer, EMAQuantizer, FactorisedQuantizer, FSQQuantizer, IdentityQuantizer
 
 CODES = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
 VECTORS = torch.tensor([[[1.0, 0.5], [3.0, 0.0]], [[0.5, 3.0], [5.0, 1.0]]])

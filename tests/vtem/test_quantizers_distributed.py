@@ -6,7 +6,8 @@ import torch
 from gloo import in_processes
 from torch.nn.parallel import DistributedDataParallel
 
-from vtlvlm.vtem.quantizers import EMAQuantizer, FactorisedQuantizer, FSQQuantizer, LearnedQuantizer, Quantizer, SimVQQuantizer
+from vtlvlm.vtem.learned_quantizers import LearnedQuantizer, SimVQQuantizer
+from vtlvlm.vtem.quantizers import EMAQuantizer, FactorisedQuantizer, FSQQuantizer, Quantizer
 
 RANKS, STEPS, DIM = 2, 20, 8
 MAKERS = {

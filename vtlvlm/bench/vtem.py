@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vtlvlm.bench.harness import Measurement, alternate, ratio
-from vtlvlm.vtem.extractors import Backbone, ClipExtractor, TimmExtractor, VideoExtractor
+from vtlvlm.vtem.clip_extractor import ClipExtractor
+from vtlvlm.vtem.extractors import Backbone, TimmExtractor, VideoExtractor
 from vtlvlm.vtem.losses import InfoNCE
 from vtlvlm.vtem.model import VTEM
 from vtlvlm.vtem.poolers import EqualSaliencePooler, abs_delta

@@ -23,7 +23,8 @@ from vtlvlm.report.runs import Curve
 from vtlvlm.report.style import beside_the_result, png
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.system.files import replacing, write_json
-from vtlvlm.vtem.quantizers import CodebookQuantizer, EMAQuantizer, FSQQuantizer, Quantizer, SimVQQuantizer
+from vtlvlm.vtem.learned_quantizers import SimVQQuantizer
+from vtlvlm.vtem.quantizers import CodebookQuantizer, EMAQuantizer, FSQQuantizer, Quantizer
 
 LOG = logging.getLogger(__name__)
 SALIENT_CLIPS = 4

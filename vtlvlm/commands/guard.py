@@ -17,7 +17,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.stages.checkpoints import BEST, LAST, RunCheckpoint, belongs, clear_leftovers, continuation, named, written
+from vtlvlm.stages.checkpoint_writing import RunCheckpoint, clear_leftovers
+from vtlvlm.stages.checkpoints import BEST, LAST, belongs, continuation, named, written
 from vtlvlm.system.locks import FileLock, Taken
 from vtlvlm.system.places import same
 from vtlvlm.system.text import shown

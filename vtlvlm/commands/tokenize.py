@@ -14,7 +14,7 @@ def main(arguments: Sequence[str]) -> int:
     from vtlvlm.data.cache import EventCacheWriter
     from vtlvlm.errors import UsageError
     from vtlvlm.stages.checkpoints import RECORD, load_checkpoint, named
-    from vtlvlm.stages.compatibility import content_hash
+    from vtlvlm.stages.compatibility import module_hash
 
     cli = parts("tokenize", arguments)
     if cli.config["ckpt_path"] is None:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     module.check_data(data)
     provenance = {
         "vtem": str(Path(checkpoint).resolve()),
-        "vtem_hash": content_hash(module),
+        "vtem_hash": module_hash(module),
         "protocol": made["protocol"],
         "train_hash": made["train_hash"],
         "sampling": made["sampling"],

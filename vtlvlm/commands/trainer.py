@@ -32,7 +32,8 @@ from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.probes.beside import ProbeBeside
 from vtlvlm.report.curves import Curves
-from vtlvlm.stages.checkpoints import CheckpointFiles, Restored, RunTrainer, examine, run_checkpoints
+from vtlvlm.stages.checkpoint_writing import CheckpointFiles, Restored, RunTrainer, run_checkpoints
+from vtlvlm.stages.checkpoints import examine
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.stage import Stage
 from vtlvlm.stages.vtem import VTEMModule

@@ -16,13 +16,13 @@ from torch.utils.data import Sampler
 from vtlvlm.batches import VideoBatch
 from vtlvlm.data.augment import ClipAugmentation
 from vtlvlm.data.cache import EventCache, FeatureCache, Key
-from vtlvlm.data.cache_format import first_difference, frames_taken
+from vtlvlm.data.cache_rows import require_same_frames, rows_in
 from vtlvlm.data.datasets import PATIENCE, ClipDataset, ClipLoader, EventDataset, FeatureDataset, Targets, VideoDataset, passed_on
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.samplers import EpochProgress, ExactSampler, Item, TrainSampler
 from vtlvlm.data.sampling import TEST_VIEWS, FrameSampling
 from vtlvlm.data.source import ClipSource
-from vtlvlm.data.split import Split
+from vtlvlm.data.split import Split, group_numbers
 from vtlvlm.data.twins import refuse_leak
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.system.seeds import require_seed
@@ -68,9 +68,8 @@ class NTUDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if min(batch_size, micro_batch_size) < 1 or num_workers < 0:
-            raise UsageError(
-                f"batch_size={batch_size}, micro_batch_size={micro_batch_size}, num_workers={num_workers}: sizes from 1, workers from 0"
-            )
+            sizes = f"batch_size={batch_size}, micro_batch_size={micro_batch_size}, num_workers={num_workers}"
+            raise UsageError(f"{sizes}: sizes from 1, workers from 0")
         require_seed(seed, "data.seed")
         if augmentation is not None and sampling.views < 2:
             raise UsageError("augmentation changes the training views from 1 up: set sampling.views to 2 or more")
@@ -106,7 +105,7 @@ class NTUDataModule(LightningDataModule):
         """
         if self._split is None:
             self._index = self._scan(progress=False)
-            self._split = self.split_of(self._index)
+            self._split = self.source.split(self._index, self.seed)
             if not self.source.allow_duplicates:
                 refuse_leak(self._index, self._split)
             if self.events is not None:
@@ -118,7 +117,7 @@ class NTUDataModule(LightningDataModule):
                 self.targets_cache = FeatureCache.open(self.target_features)
                 self._find_targets()
             if not self._rank():
-                self._index.warn_left_out()
+                self._index.warn_excluded()
         if stage in _SIDES:
             self._split.require(_SIDES[stage])  # type: ignore[arg-type]
         if stage == "fit" and self.trainer is not None:
@@ -134,10 +133,6 @@ class NTUDataModule(LightningDataModule):
     def _scan(self, progress: bool) -> ClipIndex:
         return self.source.scan(fast=self.features is not None or self.events is not None, progress=progress)
 
-    def split_of(self, index: ClipIndex) -> Split:
-        """The sides of an index under these settings."""
-        return self.source.split(index, self.seed)
-
     def _accumulation(self, world: int) -> int:
         if self.batch_size % (self.micro_batch_size * world):
             raise UsageError(
@@ -150,29 +145,23 @@ class NTUDataModule(LightningDataModule):
         """Where the cache holds each clip in each of its views."""
         if self._cache is not None:
             self._views = np.union1d(0, self._cache.views)
-            self._rows = self._rows_in(self._cache, self._views)
+            self._rows = rows_in(self._cache, self._views, self.index, self.split)
 
     def _find_targets(self) -> None:
         """Where the target cache holds each clip in each of the features' views: of the same frames, and none lacking that is drawn."""
-        features, targets, views = self.features_cache, self.targets_cache, self._views
-        assert features is not None
-        assert targets is not None
-        assert views is not None
-        ours, theirs = (frames_taken(cache.provenance, plain_only=self.num_views == 1) for cache in (features, targets))
-        if difference := first_difference(ours, theirs):
-            key, here, there = difference
-            raise DataError(
-                f"{targets.folder}: its views are of other frames than those of {features.folder} ({key} = {there!r} there, {here!r} "
-                "here); run `vtlvlm extract` with the same sampling into another folder"
-            )
-        self._target_rows = self._rows_in(targets, views)
+        assert self.features_cache is not None
+        assert self.targets_cache is not None
+        assert self._views is not None
+        require_same_frames(self.features_cache, self.targets_cache, plain_only=self.num_views == 1)
+        self._target_rows = rows_in(self.targets_cache, self._views, self.index, self.split)
         drawn, numbers = self._predicted()
-        lacking = np.flatnonzero(self._target_rows[np.searchsorted(views, numbers), drawn] < 0)
+        lacking = np.flatnonzero(self._target_rows[np.searchsorted(self._views, numbers), drawn] < 0)
         if len(lacking):
             name, view = self.keys(drawn[lacking[:1]], numbers[lacking[:1]])[0]
             raise DataError(
-                f"{targets.folder}: lacks {len(lacking)} of the {len(drawn)} clips and views of {features.folder}, the first being view "
-                f"{view} of {name}; run `vtlvlm extract` with as many views (--data.sampling.views {self.num_views}) into another folder"
+                f"{self.targets_cache.folder}: lacks {len(lacking)} of the {len(drawn)} clips and views of {self.features_cache.folder}, "
+                f"the first being view {view} of {name}; run `vtlvlm extract` with as many views (--data.sampling.views {self.num_views}) "
+                "into another folder"
             )
 
     def plain_rows(self, cache: FeatureCache) -> NDArray[np.int64]:
@@ -181,31 +170,7 @@ class NTUDataModule(LightningDataModule):
         Raises:
             DataError: It lacks clips, or their videos have changed since.
         """
-        rows: NDArray[np.int64] = self._rows_in(cache, np.zeros(1, dtype=np.int64))[0]
-        return rows
-
-    def _rows_in(self, cache: FeatureCache | EventCache, views: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where a cache holds each clip in each of these views, which begin with 0: (V, n), checked for every clip of the split."""
-        index, sides = self.index, self.split
-        rows = np.stack([cache.rows(index.name, view) for view in views])
-        wanted = np.concatenate([sides.train, sides.val, sides.test])
-        lacking = wanted[rows[0, wanted] < 0]
-        if len(lacking):
-            maker = "tokenize" if isinstance(cache, EventCache) else "extract"
-            raise DataError(
-                f"{cache.folder}: lacks {len(lacking)} of {len(wanted)} clips, the first being {index.name[lacking[0]]}; "
-                f"run `vtlvlm {maker}` into this folder again"
-            )
-        made, now = cache.identities[rows[0, wanted]], index.identity[wanted]
-        size = index.size[wanted]
-        other_size = ~np.char.startswith(made.astype(str), np.char.add(size.astype(str), "-")) & (size > 0)  # emptied is not replaced
-        differs = np.where(now == "", other_size, made != now)  # the size is all that is known of a file nobody has looked into
-        changed = wanted[(made != "") & differs]
-        if len(changed):
-            raise DataError(
-                f"{cache.folder}: {len(changed)} videos have changed since it was made, the first being {index.file(changed[0])}; "
-                "make it anew in another folder"
-            )
+        rows: NDArray[np.int64] = rows_in(cache, np.zeros(1, dtype=np.int64), self.index, self.split)[0]
         return rows
 
     # -- facts -------------------------------------------------------------------------------------------------------------------
@@ -282,13 +247,8 @@ class NTUDataModule(LightningDataModule):
         return [str(text) for text in self.index.identity[np.asarray(clips)]]
 
     def groups(self, clips: Tensor) -> Tensor:
-        """(n,) rows of the index -> (n,) int64, a number for each group (person, source). A clip without a group has its own number, and
-        every clip has where the training side is of one group."""
-        group, rows = self.index.group, np.arange(len(self.index.group))
-        if len(np.unique(group[self.split.train])) < 2:
-            return clips.long()
-        numbers = np.where(group == "", len(rows) + rows, np.unique(group, return_inverse=True)[1])
-        return torch.from_numpy(numbers[clips.cpu().numpy()]).to(clips.device)
+        """(n,) rows of the index -> (n,) int64, a number for each group (person, source): see ``group_numbers``."""
+        return torch.from_numpy(group_numbers(self.index, self.split)[clips.cpu().numpy()]).to(clips.device)
 
     def keys(self, clips: Tensor | NDArray[np.int64] | Sequence[int], views: Tensor | NDArray[np.int64] | Sequence[int]) -> list[Key]:
         """Name and view of each clip of a batch."""

@@ -142,7 +142,7 @@ class ClipIndex:
         """The video file of a row."""
         return self.root / str(self.path[row])
 
-    def warn_left_out(self) -> None:
+    def warn_excluded(self) -> None:
         """Warn once, with names, if clips are left out."""
         if message := self.excluded():
             warnings.warn(message, stacklevel=2)

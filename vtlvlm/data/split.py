@@ -197,3 +197,12 @@ def _ranges(numbers: list[int]) -> str:
     values = np.asarray(numbers)
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+def group_numbers(index: ClipIndex, sides: Split) -> NDArray[np.int64]:
+    """(n,) a number for each clip's group. A clip without a group has its own number. Every clip has one where the training side is of one
+    group."""
+    rows = np.arange(len(index.group))
+    if len(np.unique(index.group[sides.train])) < 2:
+        return rows
+    return np.where(index.group == "", len(rows) + rows, np.unique(index.group, return_inverse=True)[1])

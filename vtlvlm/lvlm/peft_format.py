@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vtlvlm.errors import UsageError
 
-BASE = "vtlvlm_base"
-CONFIG, WEIGHTS, NAME = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
+BASE_KEY = "vtlvlm_base"
+CONFIG, ADAPTER_FILE, NAME = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
 
 
 def write_prefix(
@@ -46,15 +46,15 @@ def write_prefix(
         "prefix_projection": False,
     }
     (folder / CONFIG).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    metadata = {"format": "pt"} if base is None else {"format": "pt", BASE: json.dumps(base)}
-    save_file({NAME: prefix_table(key, value).contiguous()}, folder / WEIGHTS, metadata=metadata)
+    metadata = {"format": "pt"} if base is None else {"format": "pt", BASE_KEY: json.dumps(base)}
+    save_file({NAME: prefix_table(key, value).contiguous()}, folder / ADAPTER_FILE, metadata=metadata)
 
 
 def base_of(folder: str | Path) -> dict[str, Any] | None:
     """``base_identity`` of the model that a prefix was written for; None where peft saved it, which does not know."""
     try:
-        with safe_open(Path(folder) / WEIGHTS, framework="pt") as file:
-            found = (file.metadata() or {}).get(BASE)
+        with safe_open(Path(folder) / ADAPTER_FILE, framework="pt") as file:
+            found = (file.metadata() or {}).get(BASE_KEY)
     except (OSError, SafetensorError):
         return None  # read_prefix tells what is wrong
     return None if found is None else json.loads(found)
@@ -84,13 +84,15 @@ def read_prefix(folder: str | Path, shape: tuple[int, ...]) -> tuple[Tensor, Ten
         kind = found["peft_type"]
         if kind != "PREFIX_TUNING":
             raise UsageError(f"{folder}: is an adapter of the kind {kind}, not PREFIX_TUNING; give a prefix")
-        flat = load_file(Path(folder) / WEIGHTS)[NAME].float()
+        flat = load_file(Path(folder) / ADAPTER_FILE)[NAME].float()
         number = len(flat)
         flat = flat.view(number, found["num_layers"], 2, found["num_attention_heads"], -1)
     except UsageError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UsageError(f"{folder}: holds no readable {CONFIG} and {WEIGHTS}; give a folder that peft's save_pretrained made") from error
+        raise UsageError(
+            f"{folder}: holds no readable {CONFIG} and {ADAPTER_FILE}; give a folder that peft's save_pretrained made"
+        ) from error
     if (held := (flat.shape[1], flat.shape[3], flat.shape[4])) != (layers, heads, width):
         raise UsageError(
             f"{folder}: is for a model of {held[0]} layers with {held[1]} KV heads {held[2]} wide "

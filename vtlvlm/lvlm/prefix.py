@@ -36,7 +36,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter
-from vtlvlm.lvlm.llava import require_same_base
+from vtlvlm.lvlm.base_identity import require_same_base
 from vtlvlm.lvlm.peft_format import base_of, read_prefix
 from vtlvlm.lvlm.prompt_encoder import PromptEncoder, chosen_layers
 

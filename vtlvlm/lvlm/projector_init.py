@@ -76,12 +76,12 @@ def fit_votes(means: Tensor, labels: Tensor, groups: Tensor, num_classes: int) -
         fit = _ridges(x[fitted], target[fitted], weights[fitted])
         predicted[:, out] = (x[out] - fit.mean) @ fit.weight
     fit = _ridges(x, target, weights)
-    share = weights / weights.sum()
-    wanted = target - share @ target
-    agreement = (share[:, None] * wanted * predicted).sum((1, 2))
-    size = (share[:, None] * predicted.square()).sum((1, 2)).clamp(min=1e-12)
+    fraction = weights / weights.sum()
+    wanted = target - fraction @ target
+    agreement = (fraction[:, None] * wanted * predicted).sum((1, 2))
+    size = (fraction[:, None] * predicted.square()).sum((1, 2)).clamp(min=1e-12)
     best = int((agreement.clamp(min=0).square() / size).argmax())  # most of the variance is explained, at the best gain
-    whole, along = float((share[:, None] * wanted.square()).sum()), max(float(agreement[best]), 1e-12)
+    whole, along = float((fraction[:, None] * wanted.square()).sum()), max(float(agreement[best]), 1e-12)
     gain = min(whole / along, MOST_GAIN * along / float(size[best]))
     right = (predicted[best].argmax(-1) == y).double().mean()
     return Votes(fit.mean.float(), (gain * fit.weight[best]).float(), PENALTIES[best], gain, float(right))
@@ -100,11 +100,11 @@ def _ridges(x: Tensor, target: Tensor, weights: Tensor) -> _Ridges:
     Standardised, since stage 1 may have made a few components large that tell the training clips' actions apart (``lda_weight``): they
     would be all that counts, and they flatter.
     """
-    share = weights / weights.sum()
-    mean = share @ x
-    size = (share @ (x - mean).square()).sqrt()
+    fraction = weights / weights.sum()
+    mean = fraction @ x
+    size = (fraction @ (x - mean).square()).sqrt()
     size = torch.where(size > 1e-6 * size.max(), size, torch.inf)  # components that do not vary say nothing
-    scaled, wanted = (x - mean) / size * share.sqrt()[:, None], (target - share @ target) * share.sqrt()[:, None]
+    scaled, wanted = (x - mean) / size * fraction.sqrt()[:, None], (target - fraction @ target) * fraction.sqrt()[:, None]
     found = np.linalg.eigh((scaled.T @ scaled).cpu().numpy())  # torch's may give up on the many zeros that few clips make
     values, basis = (torch.from_numpy(part).to(x) for part in found)
     products = basis.T @ (scaled.T @ wanted)
@@ -180,7 +180,7 @@ def align(projector: LlavaMultiModalProjector, votes: Votes, moments: EventMomen
         components = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :others]
         generator = torch.Generator().manual_seed(0)
         directions = torch.randn(others, second.out_features, generator=generator).to(project_in)
-        directions = directions * (REST * scale / spread(components, directions, covariance))
+        directions = directions * (REST * scale / std_along(components, directions, covariance))
         project_in, project_out = torch.cat([project_in, components], 1), torch.cat([project_out, directions])
     size = (project_in * (covariance @ project_in)).sum(0).clamp(min=1e-12).sqrt()  # hidden units of unit deviation learn at one rate
     project_in, project_out = project_in / size, project_out * size[:, None]
@@ -193,7 +193,7 @@ def align(projector: LlavaMultiModalProjector, votes: Votes, moments: EventMomen
     second.bias.copy_(middle)
 
 
-def spread(project_in: Tensor, project_out: Tensor, covariance: Tensor) -> Tensor:
+def std_along(project_in: Tensor, project_out: Tensor, covariance: Tensor) -> Tensor:
     """Root mean square of ``x @ project_in @ project_out`` over x of that covariance and over the outputs."""
     mapped = project_in @ project_out
     return ((mapped * (covariance @ mapped)).sum() / project_out.shape[1]).clamp(min=1e-20).sqrt()

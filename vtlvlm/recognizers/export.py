@@ -18,7 +18,7 @@ from vtlvlm.lvlm.prompt_encoder import chosen_layers, plain_state
 from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, FORMAT, VTEM_FILE, digest, new_folder
 from vtlvlm.recognizers.recognizer import require_modest
 from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint
-from vtlvlm.stages.compatibility import content_hash, require_same_extractor
+from vtlvlm.stages.compatibility import module_hash, require_same_extractor
 from vtlvlm.stages.parts import build_from, settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.vtem import VTEMModule
@@ -61,7 +61,7 @@ def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | Non
     if not Path(source).is_file():
         raise UsageError(f"{source}: the stage-1 checkpoint of {checkpoint} is not there: say where it lies now with --vtem")
     stage1 = VTEMModule.load_from_checkpoint(source)
-    if content_hash(stage1) != made["hash"] or stage1.vtem.num_tokens != record["provenance"]["num_tokens"]:
+    if module_hash(stage1) != made["hash"] or stage1.vtem.num_tokens != record["provenance"]["num_tokens"]:
         raise UsageError(f"{source} is not the stage-1 checkpoint that {checkpoint} was trained with: name that one with --vtem")
     require_same_extractor(stage1.extractor, stage1.provenance()["extractor"], str(source))
     require_modest(build_from(stage1.provenance()["sampling"], FrameSampling, source), stage1.extractor)

@@ -7,7 +7,8 @@ from typing import Any
 
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.errors import UsageError, naming
-from vtlvlm.lvlm.llava import looks_local, require_same_base
+from vtlvlm.lvlm.base_identity import require_same_base
+from vtlvlm.lvlm.llava import looks_local
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, VTEM_FILE, load_into, read_description, read_weights
 from vtlvlm.recognizers.export import load_stage1, require_stage2, stage2_checkpoint

@@ -27,7 +27,8 @@ from vtlvlm.stages.parts import build_from, is_part, settings_of
 from vtlvlm.system.files import appearing, write_json
 from vtlvlm.system.saving import saving
 from vtlvlm.system.text import shown
-from vtlvlm.vtem.extractors import Backbone, ClipExtractor, FeatureExtractor
+from vtlvlm.vtem.clip_extractor import ClipExtractor
+from vtlvlm.vtem.extractors import Backbone, FeatureExtractor
 
 KIND = "probe"
 EXTRACTOR_FILE, PROBE_FILE = "extractor.safetensors", "probe.safetensors"

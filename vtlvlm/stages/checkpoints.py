@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import shutil
 import warnings
 import zipfile
 from contextlib import suppress
@@ -18,15 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
-from vtlvlm.errors import DataError, UsageError
+from vtlvlm.errors import UsageError
 from vtlvlm.stages.compatibility import require_record, require_tensors
 from vtlvlm.stages.sharded import read_description
-from vtlvlm.system.files import replacing, sync
 from vtlvlm.system.places import same, within
 from vtlvlm.system.text import shown
 
@@ -137,7 +130,7 @@ def belongs(path: Path, folder: Path) -> bool:
     if within(path, folder):
         return True
     states = load_checkpoint(path / METADATA if (path / METADATA).is_file() else path).get("callbacks")
-    ours = (RunCheckpoint.__name__, "ModelCheckpoint{")
+    ours = ("RunCheckpoint", "ModelCheckpoint{")  # the keys of our callbacks and of Lightning's own
     for key, state in states.items() if isinstance(states, dict) else ():
         place = state.get("dirpath") if isinstance(state, dict) and str(key).startswith(ours) else None
         if isinstance(place, str) and same(place, folder / "checkpoints"):
@@ -153,13 +146,13 @@ def harmless(checkpoint: dict[str, Any]) -> None:
         if not isinstance(state, dict):
             continue
         for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            if name in state and not _plain(state[name]):
+            if name in state and not _is_plain_path(state[name]):
                 state[name] = ""
         if isinstance(kept := state.get("best_k_models"), dict):
-            state["best_k_models"] = {path: score for path, score in kept.items() if _plain(path)}
+            state["best_k_models"] = {path: score for path, score in kept.items() if _is_plain_path(path)}
 
 
-def _plain(path: Any) -> bool:
+def _is_plain_path(path: Any) -> bool:
     return isinstance(path, str) and "::" not in path and "://" not in path and os.path.isabs(path) and os.path.normpath(path) == path  # noqa: PTH117
 
 
@@ -244,181 +237,3 @@ def named(word: str, folder: Path | str) -> Path:
         hint = f"; the word for the one of the run's folder is {meant}" if meant in (LAST, BEST, "hpc") else ""
         raise UsageError(f"{word}: no such checkpoint{hint}")
     return path
-
-
-# -- writing ---------------------------------------------------------------------------------------------------------------------------
-
-
-class NotWrittenError(DataError):
-    """A checkpoint that could not be written: the one before it is still there."""
-
-
-class CheckpointFiles(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, and reads it without running anything in it.
-
-    Raises:
-        NotWrittenError: The disk is full, or the place cannot be written.
-    """
-
-    def __init__(self) -> None:
-        self.restoring = False
-        """Whether Lightning is restoring a checkpoint"""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        if storage_options is not None:
-            raise TypeError("storage_options are for storage that is not a file system")
-        path = Path(path)
-        try:
-            with replacing(path) as temporary:
-                with temporary.open("wb") as file:
-                    torch.save(checkpoint, file)
-                if path.is_dir():  # shards, from a training on several processes
-                    shutil.rmtree(path)
-        except Exception as error:
-            if (cause := _system_error(error)) is None:
-                raise
-            raise not_written(path, cause) from error
-
-    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        self.restoring = True
-        return torch.load(path, map_location=map_location, weights_only=True)
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        path = Path(path)
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-class Restored(Callback):
-    """Notes when Lightning has restored all of a checkpoint: later errors are not the checkpoint's fault."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        files = trainer.strategy.checkpoint_io
-        if isinstance(files, CheckpointFiles):
-            files.restoring = False
-
-    on_sanity_check_start = on_validation_start = on_test_start = on_predict_start = on_train_start
-
-
-def not_written(path: Path, error: OSError) -> NotWrittenError:
-    """The one line about a checkpoint that could not be written."""
-    return NotWrittenError(
-        f"{path}: the checkpoint cannot be written ({error.strerror}); those from before are whole: make room or rights there, and go on "
-        "with --ckpt_path last"
-    )
-
-
-def _system_error(error: BaseException | None) -> OSError | None:
-    """The system's error behind another one: torch reports in its own words that a file could not be written."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-class RunTrainer(Trainer):
-    """A Trainer that writes each checkpoint, a file or a folder of shards, whole or not at all. If one cannot be written, all processes
-    stop."""
-
-    def save_checkpoint(self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None) -> None:
-        target = Path(filepath)
-        sharded = isinstance(self.strategy, ModelParallelStrategy | FSDPStrategy)
-        place = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp") if sharded else target
-        failed: NotWrittenError | None = None
-        try:
-            super().save_checkpoint(place, weights_only, storage_options)
-            if sharded and self.is_global_zero:
-                _take_place(place, target)
-        except NotWrittenError as error:
-            failed = error
-            if not sharded:  # the first process alone writes, and the others wait here
-                self.strategy.barrier("Trainer.save_checkpoint")
-        except OSError as error:
-            if not sharded:
-                raise
-            failed = not_written(target, error)
-        if not self.strategy.reduce_boolean_decision(failed is None, all=True):
-            raise failed or NotWrittenError(f"{target}: the checkpoint cannot be written by another process; those from before are whole")
-
-
-def _take_place(temporary: Path, target: Path) -> None:
-    """Replace the previous checkpoint by a finished one, a folder or a file. The previous one has a name at every moment."""
-    before = target.with_name(f"{BEFORE}{target.name}")
-    for inner in temporary.iterdir() if temporary.is_dir() else [temporary]:
-        sync(inner)
-    if temporary.is_file() and not target.is_dir():
-        temporary.replace(target)
-    else:
-        if target.exists():
-            if before.is_dir():
-                shutil.rmtree(before)
-            target.rename(before)
-        temporary.rename(target)
-        if before.is_dir():
-            shutil.rmtree(before)
-        else:
-            before.unlink(missing_ok=True)
-    sync(target.parent)
-
-
-def clear_leftovers(folder: Path | str) -> None:
-    """Remove the half-written checkpoints of dead processes. The caller must hold the run folder's lock."""
-    folder = Path(folder)
-    for left in (*folder.glob(".*.tmp"), *(folder / "checkpoints").glob(".*.tmp")):
-        if LEFTOVER.fullmatch(left.name):
-            CheckpointFiles().remove_checkpoint(left)
-
-
-class RunCheckpoint(ModelCheckpoint):
-    """One of the two checkpoints that every run has: ``last.ckpt``, written at each epoch's end and at ``max_steps``, and ``best.ckpt``,
-    chosen by validation alone. It has a class of its own, so that Lightning does not take a user's ``ModelCheckpoint`` for it."""
-
-    @property
-    def state_key(self) -> str:
-        return f"{type(self).__name__}[{self.filename}]"
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best score if its checkpoint lies in this run's folder, which may have moved; a new folder has none."""
-        here = Path(self.dirpath or ".") / f"{self.filename}{self.FILE_EXTENSION}"
-        if not here.exists():
-            self.best_model_path = state_dict["best_model_path"]
-            return
-        scores = list(state_dict["best_k_models"].values())[:1]
-        known = {name: str(here) for name in ("best_model_path", "kth_best_model_path") if state_dict[name]}
-        place = {"dirpath": self.dirpath, "last_model_path": "", "best_k_models": {str(here): score for score in scores}}
-        super().load_state_dict({**state_dict, **known, **place})
-
-
-def run_checkpoints(folder: Path | str, monitor: str, mode: str) -> list[ModelCheckpoint]:
-    """The two checkpoint callbacks of a run folder; without validation there is never a best checkpoint.
-
-    Args:
-        folder: The run folder.
-        monitor: The validation figure by which the best one is chosen.
-        mode: ``min`` or ``max``.
-    """
-    place = Path(folder) / "checkpoints"
-    last = RunCheckpoint(dirpath=place, filename=LAST, save_on_train_epoch_end=True, enable_version_counter=False)
-    best = RunCheckpoint(
-        dirpath=place, filename=BEST, monitor=monitor, mode=mode, save_on_train_epoch_end=False, enable_version_counter=False
-    )
-    return [last, best]
-
-
-def with_present_names(checkpoint: dict[str, Any], monitor: str) -> None:
-    """Rename the states of both callbacks, in place, if they were saved when both were plain ``ModelCheckpoint`` s."""
-    states = checkpoint.get("callbacks")
-    if not isinstance(states, dict) or any(str(key).startswith(RunCheckpoint.__name__) for key in states):
-        return
-    for key in [key for key in states if str(key).startswith("ModelCheckpoint{")]:
-        state = states[key]
-        found = state.get("monitor") if isinstance(state, dict) else False
-        if found in (None, monitor):
-            states[f"{RunCheckpoint.__name__}[{BEST if found else LAST}]"] = states.pop(key)
-
-
-def is_default(callback: Any) -> bool:
-    """Whether a checkpoint callback is the one that Lightning adds if it is given none."""
-    told = (getattr(callback, name, True) for name in ("dirpath", "filename", "monitor", "save_last"))
-    return type(callback) is ModelCheckpoint and not any(told)

@@ -17,7 +17,7 @@ from vtlvlm.stages.parts import is_part
 from vtlvlm.system.text import encodable, shown
 from vtlvlm.vtem.extractors import FeatureExtractor
 
-WEIGHTS = "weights_sha256"
+WEIGHTS_HASH = "weights_sha256"
 """Where an extractor's fingerprint has the hash of its weights"""
 
 
@@ -166,7 +166,7 @@ def require_numbers(values: Mapping[str, torch.Tensor], own: Mapping[str, torch.
         raise UsageError(f"{path}: its {name} {wrong}; get the file again, or make it again")
 
 
-def content_hash(module: nn.Module) -> str:
+def module_hash(module: nn.Module) -> str:
     """A name for exactly these weights: a hash over what the module's state dict holds."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(module.state_dict().items()):
@@ -238,10 +238,10 @@ def require_same_extractor(extractor: FeatureExtractor, made: dict[str, Any], wh
     if extractor.trainable:
         return
     found = extractor.fingerprint()
-    if made.get(WEIGHTS) != found.get(WEIGHTS):
-        one, two = (str(side.get(WEIGHTS))[:8] for side in (made, found))
+    if made.get(WEIGHTS_HASH) != found.get(WEIGHTS_HASH):
+        one, two = (str(side.get(WEIGHTS_HASH))[:8] for side in (made, found))
         raise UsageError(
-            f"{what} was trained on features of an extractor with {WEIGHTS} {one}, extractor.weights = "
+            f"{what} was trained on features of an extractor with {WEIGHTS_HASH} {one}, extractor.weights = "
             f"{getattr(extractor, 'weights', None)!r} has {two}: put back the weights that it was trained with, or train stage 1 anew"
         )
 

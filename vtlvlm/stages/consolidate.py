@@ -12,8 +12,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.llava import RECORD as COMPOSED
-from vtlvlm.lvlm.llava import load_llava, projector_origin, quiet, require_same_base
+from vtlvlm.lvlm.base_identity import require_same_base
+from vtlvlm.lvlm.llava import COMPOSED, load_llava, projector_origin, transformers_quiet
 from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint
 from vtlvlm.stages.parts import build_from
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
@@ -23,8 +23,8 @@ from vtlvlm.system.places import require_apart
 from vtlvlm.system.saving import saving
 from vtlvlm.system.text import shown
 
-WEIGHTS = "state_dict."
-BASE = "reasoner.base."
+STATE_PREFIX = "state_dict."
+BASE_PREFIX = "reasoner.base."
 
 
 def gather(folder: Path) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def gather(folder: Path) -> dict[str, Any]:
         weights = {
             name: torch.empty(kept.size, dtype=kept.properties.dtype)
             for name, kept in reader.description.state_dict_metadata.items()
-            if name.startswith(WEIGHTS) and isinstance(kept, TensorStorageMetadata)
+            if name.startswith(STATE_PREFIX) and isinstance(kept, TensorStorageMetadata)
         }
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is what is meant
@@ -48,7 +48,7 @@ def gather(folder: Path) -> dict[str, Any]:
     except (Exception, shards.CheckpointException) as error:  # a missing shard, a cut one, one of another run: torch raises what it likes
         reason = shown((str(error).strip() or type(error).__name__).splitlines()[-1], 200)
         raise UsageError(f"{folder}: its shards cannot be read ({reason}); copy the folder again, with all its files") from error
-    return {**checkpoint, "state_dict": {name.removeprefix(WEIGHTS): tensor for name, tensor in weights.items()}}
+    return {**checkpoint, "state_dict": {name.removeprefix(STATE_PREFIX): tensor for name, tensor in weights.items()}}
 
 
 def consolidate(source: Path, output: Path, llava: str | None = None) -> Path:
@@ -100,7 +100,7 @@ def _trained_llava(
     name = llava or reasoner.llava.path
     require_same_base(record["provenance"]["llava"], name, reasoner.llava.revision, str(source))
     model, tokenizer = load_llava(name, reasoner.llava.revision, reasoner.llava.dtype, vision=True)
-    trained = {key.removeprefix(BASE): tensor for key, tensor in checkpoint["state_dict"].items() if key.startswith(BASE)}
+    trained = {key.removeprefix(BASE_PREFIX): tensor for key, tensor in checkpoint["state_dict"].items() if key.startswith(BASE_PREFIX)}
     try:
         foreign = model.load_state_dict(trained, strict=False).unexpected_keys
     except RuntimeError as error:
@@ -114,7 +114,7 @@ def _trained_llava(
 def _save_llava(
     model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, untrained: bool, folder: Path, source: Path
 ) -> None:
-    with quiet():
+    with transformers_quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     if untrained:

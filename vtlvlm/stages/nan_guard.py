@@ -21,7 +21,7 @@ class NotFiniteError(DataError):
     """A training that cannot go on, because a batch, its loss or the weights are not finite."""
 
 
-class FiniteTraining(Callback):
+class StopOnNonFinite(Callback):
     """Stops ``fit`` at the first thing that is not finite, before it reaches a checkpoint.
 
     It looks at the batch (before the step, in which a process that stops alone would leave the others waiting for it), at the loss (before
@@ -41,16 +41,16 @@ class FiniteTraining(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look at what was read."""
         self._clips, self._views, self._index = batch.clips, batch.views, batch_idx
-        self._require(trainer, finite(batch), "features or events are NaN or infinite")
+        self._require(trainer, all_finite(batch), "features or events are NaN or infinite")
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Look at the loss."""
-        good = finite([loss])
+        good = all_finite([loss])
         self._require(trainer, good, "" if good else f"the loss is {float(loss.detach())}")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Look at the weights, before the file is opened."""
-        bad = [name for name, tensor in checkpoint["state_dict"].items() if not finite([tensor])]
+        bad = [name for name, tensor in checkpoint["state_dict"].items() if not all_finite([tensor])]
         self._require(trainer, not bad, f"{bad[0]} is NaN or infinite" if bad else "")
 
     def _require(self, trainer: Trainer, good: bool, what: str) -> None:
@@ -81,7 +81,7 @@ class FiniteTraining(Callback):
         return ", ".join(f"{name} view {view}" for name, view in keys[:NAMED]) + more
 
 
-def finite(tensors: Any) -> bool:
+def all_finite(tensors: Any) -> bool:
     """Whether all floating-point tensors among these are free of NaN and infinity."""
     found = [t.to_local() if isinstance(t, DTensor) else t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()]
     return all(bool(torch.isfinite(tensor).all()) for tensor in found)

@@ -37,7 +37,7 @@ PARTS = frozenset(
         "stages.prompt_tuning.PromptTuningModule",
         "stages.stage.AdamW",
         "stages.vtem.VTEMModule",
-        "vtem.extractors.ClipExtractor",
+        "vtem.clip_extractor.ClipExtractor",
         "vtem.extractors.TimmExtractor",
         "vtem.extractors.VideoExtractor",
         "vtem.poolers.TokenInputs",
@@ -49,8 +49,8 @@ PARTS = frozenset(
         "vtem.quantizers.FSQQuantizer",
         "vtem.quantizers.FactorisedQuantizer",
         "vtem.quantizers.IdentityQuantizer",
-        "vtem.quantizers.LearnedQuantizer",
-        "vtem.quantizers.SimVQQuantizer",
+        "vtem.learned_quantizers.LearnedQuantizer",
+        "vtem.learned_quantizers.SimVQQuantizer",
     )
 )
 """Full names of the classes that a file may name; a new part is added here"""
@@ -83,7 +83,10 @@ def settings_of(part: object) -> dict[str, Any]:
     """A part as ``{"class_path", "init_args"}`` in plain types, read from the attributes that carry its constructor's names."""
     kind = next(c for c in type(part).__mro__ if not c.__module__.startswith("torch.distributed."))  # FSDP2 makes a class of its own of it
     names = [f.name for f in fields(part)] if is_dataclass(part) else _settings(kind)
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": {name: _plain(getattr(part, name)) for name in names}}
+    return {
+        "class_path": f"{kind.__module__}.{kind.__qualname__}",
+        "init_args": {name: _plain_value(getattr(part, name)) for name in names},
+    }
 
 
 def is_ours(part: object) -> bool:
@@ -101,15 +104,15 @@ def _parameters(kind: type) -> list[inspect.Parameter]:
     return [p for p in listed if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
-def _plain(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_plain_value(v) for v in value]
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain_value(v) for k, v in value.items()}
     return settings_of(value)
 
 
@@ -270,7 +273,7 @@ def with_defaults(settings: Any) -> Any:
         kind = part_class(settings["class_path"])
     except UsageError:
         return {"class_path": settings["class_path"], "init_args": given}
-    defaults = {p.name: _plain(p.default) for p in _parameters(kind) if p.default is not p.empty}
+    defaults = {p.name: _plain_value(p.default) for p in _parameters(kind) if p.default is not p.empty}
     return {"class_path": settings["class_path"], "init_args": defaults | given}
 
 

@@ -19,12 +19,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.data.cache_format import made_of
 from vtlvlm.errors import UsageError
-from vtlvlm.lvlm.llava import Llava, base_identity, projector_origin, require_same_base
+from vtlvlm.lvlm.base_identity import base_identity, require_same_base
+from vtlvlm.lvlm.llava import Llava, projector_origin
 from vtlvlm.lvlm.projector_init import EventMoments, fit_votes
 from vtlvlm.lvlm.reasoner import EventReasoner, LabelScores
 from vtlvlm.metrics.actions import action_metrics, confusion, mean_over_views
 from vtlvlm.metrics.calibration import FittedTemperature, calibration_metrics
-from vtlvlm.stages.compatibility import content_hash, require_same_origin, require_same_split, require_unseen_validation
+from vtlvlm.stages.compatibility import module_hash, require_same_origin, require_same_split, require_unseen_validation
 from vtlvlm.stages.stage import AdamW, Stage, Start
 from vtlvlm.stages.vtem import VTEMModule
 
@@ -118,7 +119,7 @@ class PromptTuningModule(Stage):
             mapper.check_data(data)
             self.mapper = mapper.requires_grad_(False)
             width, tokens = mapper.event_dim, mapper.vtem.num_tokens
-            stage1 = {"checkpoint": self.vtem, "hash": content_hash(mapper), "events": None}
+            stage1 = {"checkpoint": self.vtem, "hash": module_hash(mapper), "events": None}
         self.classes = tuple(data.classes)
         origin = {
             "classes": list(self.classes),
@@ -156,8 +157,7 @@ class PromptTuningModule(Stage):
 
     def _mesh(self) -> DeviceMesh | None:
         """The processes to split the model over, with ModelParallelStrategy."""
-        mesh = self.device_mesh if self._trainer is not None else None
-        if mesh is None:
+        if self._trainer is None or (mesh := self.device_mesh) is None:
             return None
         if mesh["tensor_parallel"].size() > 1:
             raise UsageError(
@@ -206,8 +206,8 @@ class PromptTuningModule(Stage):
         }
 
     def _say_trained(self) -> None:
-        for share in self.reasoner.trainable_parameters():
-            rank_zero_info(str(share))
+        for count in self.reasoner.trainable_parameters():
+            rank_zero_info(str(count))
 
     def _say_untrained(self) -> None:
         """One line in the log where results say nothing about LLaVA, because its projector has never seen anything."""

@@ -17,9 +17,10 @@ from torchmetrics import MeanMetric
 
 from vtlvlm import __version__
 from vtlvlm.errors import UsageError
-from vtlvlm.stages.checkpoints import RECORD, RunCheckpoint, harmless, is_default, load_checkpoint, run_checkpoints, with_present_names
+from vtlvlm.stages.checkpoint_writing import RunCheckpoint, is_default, run_checkpoints
+from vtlvlm.stages.checkpoints import RECORD, harmless, load_checkpoint
 from vtlvlm.stages.compatibility import require_numbers
-from vtlvlm.stages.nan_guard import FiniteTraining
+from vtlvlm.stages.nan_guard import StopOnNonFinite
 from vtlvlm.stages.parts import build_from, flat, is_part, settings_of, with_defaults
 from vtlvlm.stages.resume import adjust_loop_counters
 
@@ -128,7 +129,6 @@ class Stage(LightningModule):
         if RECORD not in checkpoint:
             raise UsageError("not a checkpoint of vtlvlm")
         harmless(checkpoint)
-        with_present_names(checkpoint, self.monitor)
         training = self._trainer is not None and self.trainer.training
         self.check(checkpoint[RECORD], "the checkpoint", training)
         begun = checkpoint.get(type(self.data).__qualname__) if training else None  # the data module's own state, which is loaded next
@@ -274,9 +274,9 @@ class Stage(LightningModule):
         trainer: Any = self.trainer
         found = trainer.checkpoint_callbacks
         if trainer.fast_dev_run or not found or any(isinstance(callback, RunCheckpoint) for callback in found):
-            return [FiniteTraining()]
+            return [StopOnNonFinite()]
         own = [] if len(found) == 1 and is_default(found[0]) else found  # Lightning would replace them by ours, which are of their kind
-        return [FiniteTraining(), *run_checkpoints(trainer.default_root_dir, self.monitor, self.monitor_mode), *own]
+        return [StopOnNonFinite(), *run_checkpoints(trainer.default_root_dir, self.monitor, self.monitor_mode), *own]
 
     def log_terms(self, split: str, terms: dict[str, Tensor], batch_size: int) -> None:
         """Log named scalars of a step under ``split/``; only the loss enters the progress bar.

