@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from documents import DOCUMENTS, blocks
 from lightning import Trainer
 from modules import data_of
 from pipeline import Pipeline
@@ -428,3 +429,18 @@ def test_the_model_as_it_starts_can_be_the_best_one(chain: Pipeline, tmp_path: P
     assert chain("fit", *chain.on_events, *harm, *more) == 0
     again = torch.load(on / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
     torch.testing.assert_close(again, ends[0], atol=0, rtol=0)
+
+
+def test_python_of_the_documents_runs(
+    chain: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each block by itself, where the bundle and the clip that it names lie."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "bundle").symlink_to(chain.bundle)
+    shutil.copy(chain.root / "S001C001P003R001A001_rgb.avi", tmp_path / "clip.mp4")
+    programs = [text for path in DOCUMENTS for language, text in blocks(path) if language == "python"]
+    assert programs
+    for program in programs:
+        exec(compile(program, "document", "exec"), {"__name__": "document"})
+    assert "fall down" in capsys.readouterr().out
