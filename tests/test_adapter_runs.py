@@ -34,7 +34,7 @@ trainer:
   strategy: {class_path: ModelParallelStrategy, init_args: {data_parallel_size: 2, tensor_parallel_size: 1}}
   inference_mode: false
   gradient_clip_val: 0.1
-model: {init_args: {reasoner: {init_args: {init_projector: null, llava: {gradient_checkpointing: true}}}}}
+model: {init_args: {reasoner: {init_args: {init_projector: keep, llava: {gradient_checkpointing: true}}}}}
 """
 
 
@@ -95,7 +95,7 @@ def test_every_arm_trains_tests_and_classifies(arms: Arms, name: str, caplog: py
 def test_zero_shot_with_a_composed_projector_is_labelled(arms: Arms, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     composed = Path(shutil.copytree(arms.llava, tmp_path / "llava"))
     (composed / "composed.json").write_text(json.dumps({"projector": "untrained"}))
-    frozen = [f"{REASONER}.train_projector", "false", f"{REASONER}.init_projector", "null"]
+    frozen = [f"{REASONER}.train_projector", "false", f"{REASONER}.init_projector", "keep"]
     for llava, label in ((composed, "untrained"), (arms.llava, "pretrained")):
         folder = tmp_path / label
         caplog.clear()
@@ -161,7 +161,7 @@ class TestRefusals:
         moved = shutil.copytree(arms.llava, tmp_path / "moved")
         to = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", checkpoint]
         other = [f"{REASONER}.llava.path", moved, f"{REASONER}.llava.gradient_checkpointing", "true", f"{REASONER}.llava.max_positions", 3]
-        assert arms("test", *arms.config("prefix"), *other, f"{REASONER}.dtype", "bfloat16", *to) == 0
+        assert arms("test", *arms.config("prefix"), *other, f"{REASONER}.llava.dtype", "bfloat16", *to) == 0
 
     def test_a_checkpoint_of_before(self, arms: Arms, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         state = torch.load(checkpoint, weights_only=True)
@@ -174,7 +174,7 @@ class TestRefusals:
         self.assert_refused(capsys, code, "EventReasoner has no setting prompts in this version")
 
     def test_nothing_to_train(self, arms: Arms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        frozen = [f"{REASONER}.train_projector", "false", f"{REASONER}.init_projector", "null"]
+        frozen = [f"{REASONER}.train_projector", "false", f"{REASONER}.init_projector", "keep"]
         code = arms("fit", *arms.config("projector"), *frozen, "--trainer.default_root_dir", tmp_path)
         self.assert_refused(capsys, code, "nothing to train")
 
@@ -202,7 +202,7 @@ def sharded(arms: Arms) -> Path:
 
 @pytest.mark.slow
 def test_two_parts_train_like_one_process(arms: Arms, sharded: Path, tmp_path: Path) -> None:
-    same = [f"{REASONER}.init_projector", "null", "--trainer.gradient_clip_val", 0.1, "--trainer.default_root_dir", tmp_path / "one"]
+    same = [f"{REASONER}.init_projector", "keep", "--trainer.gradient_clip_val", 0.1, "--trainer.default_root_dir", tmp_path / "one"]
     assert arms("fit", *arms.config("full"), *same) == 0
     assert arms("consolidate", sharded / "checkpoints" / "last.ckpt", tmp_path / "two.ckpt") == 0
     one, two = (
@@ -220,7 +220,7 @@ def test_two_parts_train_like_one_process(arms: Arms, sharded: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_two_parts_compute_in_half_precision_and_keep_whole_numbers(arms: Arms, sharded: Path, tmp_path: Path) -> None:
-    parts = [*arms.config("full"), "--config", arms.folder / "two_parts.yaml", f"{REASONER}.dtype", "bfloat16"]
+    parts = [*arms.config("full"), "--config", arms.folder / "two_parts.yaml", f"{REASONER}.llava.dtype", "bfloat16"]
     launch("fit", *parts, "--trainer.default_root_dir", tmp_path / "half")
     weights = []
     for run in (sharded, tmp_path / "half"):
@@ -261,7 +261,7 @@ def test_a_sharded_training_is_tested_and_goes_on(arms: Arms, sharded: Path, tmp
     launch("fit", *split, "--trainer.default_root_dir", tmp_path / "more", "--ckpt_path", last, "--trainer.max_epochs", 3)
     assert json.loads((tmp_path / "more" / "fit.json").read_text())["sessions"][-1]["last_step"] == 3
     assert arms("consolidate", last, tmp_path / "whole.ckpt") == 0
-    same = [f"{REASONER}.init_projector", "null"]
+    same = [f"{REASONER}.init_projector", "keep"]
     alone = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", tmp_path / "whole.ckpt"]
     assert arms("test", *arms.config("full"), *same, *alone) == 0
     assert metrics(tmp_path)["metrics"] == pytest.approx(metrics(sharded)["metrics"], abs=1e-5)

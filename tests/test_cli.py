@@ -61,7 +61,7 @@ def test_a_full_gpu_is_one_line_with_a_remedy(capsys: pytest.CaptureFixture[str]
     assert main(["fit"]) == 1
     assert capsys.readouterr().err == (
         "vtlvlm: CUDA out of memory. Tried to allocate 2.00 GiB. Lower --data.micro_batch_size, which leaves the batch as it is; "
-        "stage 2 also has reasoner.gradient_checkpointing.\n"
+        "stage 2 also has reasoner.llava.gradient_checkpointing.\n"
     )
     assert main(["classify"]) == 1
     assert capsys.readouterr().err == "vtlvlm: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
@@ -116,7 +116,7 @@ def test_every_error_is_one_line(
         (["fit", "--config", "nothing.yaml"], "nothing.yaml"),
         (["fit", "--nothing", "1"], "unrecognized arguments: --nothing 1"),
         (["extract", "--data.source.root", "a", "--data.batch_size", "x"], '"data.batch_size": expected int. Got value: x'),
-        (["fit"], "the following arguments are required: fit.data.root, fit.model"),
+        (["fit"], "the following arguments are required: fit.data.source.root, fit.model"),
     ],
 )
 def test_wrong_options_are_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -185,7 +185,7 @@ def test_a_machine_of_its_own(chain: Pipeline, tmp_path: Path, capsys: pytest.Ca
     """Trained in half precision and quantised: on a CPU it is whole float32 numbers, unless other ones are asked for. Stage 1 has moved."""
     bundle = Path(shutil.copytree(chain.bundle, tmp_path / "bundle"))
     described = json.loads((bundle / "bundle.json").read_text())
-    described["reasoner"]["init_args"] |= {"dtype": "bfloat16", "quantization": "4bit"}
+    described["reasoner"]["init_args"]["llava"]["init_args"] |= {"dtype": "bfloat16", "quantization": "4bit"}
     (bundle / "bundle.json").write_text(json.dumps(described))
 
     def dtype(**computed: object) -> torch.dtype:

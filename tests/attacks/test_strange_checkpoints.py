@@ -264,7 +264,7 @@ model:
     reasoner:
       class_path: EventReasoner
       init_args:
-        llava: {llava}
+        llava: {{path: {llava}}}
         adapter: {{class_path: DeepPrompts, init_args: {{tokens: 2}}}}
         instruction: {{class_path: Instruction}}
 data: {{source: {{root: {root}, protocol: all}}}}

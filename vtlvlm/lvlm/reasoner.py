@@ -66,7 +66,7 @@ class EventReasoner(nn.Module):
         train_projector: Also train LLaVA's projector. A freshly composed LLaVA needs it.
         init_projector: ``probe`` fits the projector to the training clips in closed form before training starts (``projector_init``), so
             that a sentence looks like the words of its category. It is for projectors that were never aligned, and needs
-            ``train_projector``. None keeps the projector of the checkpoint.
+            ``train_projector``. ``keep`` starts from the checkpoint's projector.
         sentence_mean_weight: Weight of the sentence's mean in every event that the projector reads, in [0, 1]. With 0, the paper's, an
             event describes its own moment alone. With 1 all events are the mean, and the order is lost. A projector that only a few hundred
             clips have trained reads single events badly (figures: docs/log.md). Actions that are each other's reversal in time need
@@ -98,7 +98,7 @@ class EventReasoner(nn.Module):
         adapter: Adapter,
         instruction: Instruction,
         train_projector: bool = False,
-        init_projector: Literal["probe"] | None = None,
+        init_projector: Literal["keep", "probe"] = "keep",
         sentence_mean_weight: float = 0.0,
         label_score: LabelScore = "log_likelihood",
     ) -> None:
@@ -111,7 +111,9 @@ class EventReasoner(nn.Module):
             )
         if llava.quantization is not None and isinstance(adapter, FullFineTuning):
             raise UsageError(f"quantization {llava.quantization}: FullFineTuning trains the language model's weights whole; leave it out")
-        if init_projector and not train_projector:
+        if init_projector not in ("keep", "probe"):
+            raise UsageError(f"init_projector {init_projector!r}: use keep or probe")
+        if init_projector == "probe" and not train_projector:
             raise UsageError("init_projector changes the projector: set train_projector too, so that checkpoints hold it")
         if not 0 <= sentence_mean_weight <= 1:
             raise UsageError(f"sentence_mean_weight {sentence_mean_weight}: use a number from 0 to 1")

@@ -163,7 +163,7 @@ class PromptTuningModule(Stage):
             raise UsageError(
                 f"ModelParallelStrategy: set data_parallel_size to the number of processes ({mesh.size()}) and tensor_parallel_size to 1"
             )
-        if self.reasoner.init_projector:
+        if self.reasoner.init_projector == "probe":
             raise UsageError("init_projector: cannot change a model that is split over processes; use another strategy")
         return mesh["data_parallel"]
 
@@ -226,7 +226,7 @@ class PromptTuningModule(Stage):
         self._say_untrained()
         if self.start is not Start.FRESH:  # with ModelParallelStrategy the weights come after this
             return
-        if self.reasoner.init_projector:
+        if self.reasoner.init_projector == "probe":
             self._align()
         if self.reasoner.label_score == "pmi":
             self._measure_prior()

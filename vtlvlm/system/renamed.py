@@ -10,7 +10,7 @@ RENAMED = {
     **{name: f"data.source.{name}" for name in _SOURCE},
     **{name: f"reasoner.llava.{name}" for name in _LLAVA},
     "llava": "reasoner.llava.path",
-    "align_projector": "reasoner.init_projector (probe or null)",
+    "align_projector": "reasoner.init_projector (keep or probe)",
     "mean_share": "reasoner.sentence_mean_weight",
     "scores": "reasoner.label_score (log_likelihood or pmi)",
     "motion": "model.inputs.delta_weight",
