@@ -169,7 +169,7 @@ def test_refused_before_anything_is_built(run: Towards, tmp_path: Path, capsys: 
     assert "give it as data.target_features" in refused(*run.on_features)
     assert "give it as data.target_features" in refused("--config", run.stage1, "--config", run.aim)  # from videos
     plain = ["--config", run.stage1, "--data.features", run.features, "--data.target_features", run.targets]
-    assert "target 'features' looks at no targets: leave data.target_features out" in refused(*plain)
+    assert "target 'features' uses no targets: leave data.target_features out" in refused(*plain)
     assert "targets are 16 wide, event_dim=8" in refused(*run.on_both, "--model.init_args.event_dim", 8)
     assert "set subtract_clip_mean to 0" in refused(*run.on_both, "--model.init_args.inputs.subtract_clip_mean", 0.5)
     assert "extractor.grid=0: must be at least 1" in refused(*run.on_both, "--model.init_args.extractor.init_args.grid", 0)

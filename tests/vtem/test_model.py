@@ -473,9 +473,9 @@ def test_targets_that_do_not_fit() -> None:
         vtem.encode(features, times(40), targets=torch.zeros(40, 16, 4, 8))
     with pytest.raises(UsageError, match=r"targets of shape \(39, 16, 4, 7\), expected \(40, "):
         vtem.encode(features, times(40), targets=targets[1:])
-    with pytest.raises(UsageError, match="target 'features' looks at no targets"):
+    with pytest.raises(UsageError, match="target 'features' uses no targets"):
         make().encode(features, times(40), targets=targets)
-    with pytest.raises(UsageError, match=r"subtract_clip_mean=0\.5 changes what target 'llava' asks for: set subtract_clip_mean to 0"):
+    with pytest.raises(UsageError, match=r"subtract_clip_mean=0\.5 does not go with target 'llava': set subtract_clip_mean to 0"):
         VTEM(PixelExtractor(), UniformPooler(4), IdentityQuantizer(), WIDTH, TokenInputs(subtract_clip_mean=0.5), target="llava")
     with pytest.raises(UsageError, match="target='clip' must be"):
         VTEM(PixelExtractor(), UniformPooler(4), IdentityQuantizer(), WIDTH, target="clip")  # type: ignore[arg-type]

@@ -98,11 +98,11 @@ class VTEMModule(Stage):
         data = self.data
         if data.events_cache is not None:
             raise UsageError("stage 1 reads videos or features: leave data.events out")
-        self._check_targets(data.targets_cache, needed=stage != "predict")
+        self._require_targets_cache(data.targets_cache, needed=stage != "predict")
         if self.extractor.trainable and data.features_cache is not None:
             raise UsageError("extractor.trainable trains the backbone, which needs videos: leave data.features out")
         if stage == "fit" and data.features_cache is not None:
-            self._check_features(data.features_cache)
+            self._require_same_extractor_settings(data.features_cache)
         if codes := self.quantizer.num_codes:
             classes, windows = data.num_classes, self.pooler.windows
             self.train_codes, self.val_codes = CodebookHealth(codes, classes, windows), CodebookHealth(codes, classes, windows)
@@ -120,7 +120,7 @@ class VTEMModule(Stage):
                 "targets": data.targets_cache.hash if data.targets_cache is not None else None,
             }
 
-    def _check_features(self, cache: Any) -> None:
+    def _require_same_extractor_settings(self, cache: Any) -> None:
         """What can be compared without the weights: ``classify`` runs the configuration's extractor on new videos."""
         made, extractor = made_of(cache, "extractor", dict), self.extractor
         names = ["grid", "image_size", "chunk"]
@@ -135,10 +135,10 @@ class VTEMModule(Stage):
                     "change the configuration, or extract anew"
                 )
 
-    def _check_targets(self, cache: Any, needed: bool) -> None:
+    def _require_targets_cache(self, cache: Any, needed: bool) -> None:
         if cache is None and not needed:
             return
-        self.vtem.check_targets(None if cache is None else (cache.cells, cache.dim))
+        self.vtem.require_targets_that_fit(None if cache is None else (cache.cells, cache.dim))
         if cache is not None and (name := made_of(cache, "extractor", dict).get("extractor")) != ClipExtractor.__name__:
             raise UsageError(f"{cache.folder} was made by {name}: target 'llava' rebuilds what a ClipExtractor saw")
 

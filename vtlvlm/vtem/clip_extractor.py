@@ -12,7 +12,7 @@ from vtlvlm.vtem.extractors import Backbone
 
 
 class ClipExtractor(Backbone):
-    """The CLIP tower of a LLaVA, as LLaVA itself reads it: tokens that live where its projector expects them.
+    """The CLIP tower of a LLaVA. Its tokens are those that the LLaVA's projector was trained on.
 
     Features come from the layer that the LLaVA's config names, without the class token. The language model is neither loaded nor needed.
 
@@ -25,7 +25,7 @@ class ClipExtractor(Backbone):
         compiled: run it through ``torch.compile``.
     """
 
-    MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, in every LLaVA-1.5 preprocessor
+    MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP, in every LLaVA-1.5 preprocessor
     STD = (0.26862954, 0.26130258, 0.27577711)
 
     def __init__(
@@ -51,13 +51,13 @@ class ClipExtractor(Backbone):
         try:
             config = AutoConfig.from_pretrained(self.model, revision=self.revision, trust_remote_code=False)
         except Exception as error:
-            raise UsageError(f"{self.model}: no such folder, and the hub did not give it; name a LLaVA checkpoint") from error
+            raise UsageError(f"{self.model}: no such folder, and the download from the hub failed; name a LLaVA checkpoint") from error
         if not isinstance(config, LlavaConfig) or config.vision_config.model_type != "clip_vision_model":
             raise UsageError(f"{self.model}: not a LLaVA with a CLIP tower")
         layers = config.vision_feature_layer
         depth = config.vision_config.num_hidden_layers
         self.layers = [layer % (depth + 1) for layer in ([layers] if isinstance(layers, int) else layers)]  # of depth + 1 hidden states
-        config.vision_config.num_hidden_layers = max(1, *self.layers)  # those above are not looked at; without any there are no states
+        config.vision_config.num_hidden_layers = max(1, *self.layers)  # layers above are unused; one layer is needed to get hidden states
         self.image_size = config.vision_config.image_size
         return self.Made(CLIPVisionModel(config.vision_config), self.MEAN, self.STD)
 
@@ -78,7 +78,7 @@ class ClipExtractor(Backbone):
                     if name in wanted:
                         found[wanted[name]] = stored.get_tensor(key).float()
         if len(found) < len(wanted):
-            raise UsageError(f"{folder}: holds {len(found)} of the {len(wanted)} tensors of its vision tower")
+            raise UsageError(f"{folder}: holds {len(found)} of the {len(wanted)} tensors of its vision tower; download it again")
         return found
 
     def library(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the Video-to-Event Mapper gives: event sentences, and what their losses need."""
+"""Outputs of the Video-to-Event Mapper: event sentences, and the values that its losses need."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from vtlvlm.vtem.poolers import PooledSegments
 
 
 class Events(NamedTuple):
-    """Event sentences and what they came from."""
+    """Event sentences with the values that they were computed from."""
 
     tokens: EventTokens
-    """as in :class:`Encoding`; likewise the rest"""
+    """as in :class:`Encoding`, like all fields here"""
     continuous: Tensor
     pooled: PooledSegments
     commitment: Tensor
 
 
 class Encoding(NamedTuple):
-    """Everything the losses and the health figures of stage 1 read."""
+    """Everything that the losses and the codebook figures of stage 1 read."""
 
     tokens: EventTokens
     """ids (B, M), vectors (B, M, E) with straight-through gradient in training, spans (B, W, 2) seconds"""
@@ -32,7 +32,7 @@ class Encoding(NamedTuple):
     commitment: Tensor
     """scalar, already weighted, in the units of the reconstruction"""
     reconstruction: Tensor
-    """(B, T', S, D, 2D or E) what was rebuilt from the tokens, in standardised units: predicting the training mean costs 1.0"""
+    """(B, T', S, D, 2D or E) rebuilt from the tokens, in standardised units: predicting the training mean costs 1.0"""
     target: Tensor
-    """(B, T', S, D, 2D or E) the standardised features, with ``abs_delta_weight`` their absolute change beside them, or the targets in
-    units of their training deviation; without gradient"""
+    """(B, T', S, D, 2D or E) the standardised features, with ``abs_delta_weight`` also their absolute change; or the targets in units of
+    their training deviation. Without gradient"""

@@ -1,6 +1,6 @@
-"""Feature extractors (eq. 1): sampled frames in, features of feature steps and spatial cells out.
+"""Feature extractors (eq. 1): sampled frames to features for each feature step and spatial cell.
 
-Three families, all library models: timm image backbones, torchvision video models (3D ResNets and Swin), and the CLIP tower of a LLaVA.
+Three families of library models: timm image backbones, torchvision video models (3D ResNets and Swin), and the CLIP tower of a LLaVA.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from vtlvlm.vtem.weights import PACKAGE_PREFIX, match_tensors, named_weights, te
 
 
 class FeatureExtractor(nn.Module, ABC):
-    """Frames -> features (B, T', S, D), frozen and in eval mode whatever the owner does, unless it is ``trainable``.
+    """Frames -> features (B, T', S, D). Frozen unless ``trainable``, and always in eval mode.
 
     Args:
-        grid: g, the features of each step are averaged over g x g spatial cells, S = g².
-        image_size: side of the square the backbone sees, pixels; frames of another size are resized (bilinear, antialiased).
-        chunk: frames that go through the backbone at once; bounds the memory of long videos.
-        trainable: let gradients into the backbone (videos only, not caches); it stays in eval mode, so that batch statistics stay.
+        grid: g; the features of each step are averaged over g x g spatial cells, S = g².
+        image_size: side of the square input of the backbone, pixels; frames of another size are resized (bilinear, antialiased).
+        chunk: frames in one pass of the backbone; limits the memory of long videos.
+        trainable: train the backbone (needs videos, not caches). It stays in eval mode, so that its batch statistics do not change.
     """
 
     frame_stride: int = 1
@@ -47,7 +47,7 @@ class FeatureExtractor(nn.Module, ABC):
     @property
     @abstractmethod
     def dim(self) -> int:
-        """D, the feature width; builds the architecture, not the weights."""
+        """D, the feature width. Builds the architecture without weights."""
 
     @abstractmethod
     def build(self) -> None:
@@ -55,7 +55,7 @@ class FeatureExtractor(nn.Module, ABC):
 
     @abstractmethod
     def load_weights(self) -> None:
-        """Loads the pretrained weights unless they are there already. Idempotent; the first forward calls it.
+        """Loads the pretrained weights once. The first forward calls it.
 
         Raises:
             UsageError: the weights cannot be found, or do not fit the architecture.
@@ -63,7 +63,8 @@ class FeatureExtractor(nn.Module, ABC):
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the features, in plain values: architecture, weights (SHA-256), grid, image size, normalisation, library version."""
+        """Everything that determines the features, in plain values: architecture, weights (SHA-256), grid, image size, normalisation,
+        library version."""
 
     @abstractmethod
     def extract(self, frames: Tensor) -> Tensor:
@@ -78,13 +79,14 @@ class FeatureExtractor(nn.Module, ABC):
         return times if self.frame_stride == 1 else F.adaptive_avg_pool1d(times, self.steps(times.shape[1]))
 
     def train(self, mode: bool = True) -> FeatureExtractor:
-        """Stays in eval mode: a frozen backbone must not move its batch statistics, and a trained one has too small a batch to."""
+        """Stays in eval mode. A frozen backbone must keep its batch statistics, and batches are too small to re-estimate them in
+        training."""
         return super().train(False)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (B, T, 3, H, W) uint8 RGB -> features (B, T', S, D) float32, also under autocast; without gradient unless trainable.
 
-        Clips longer than ``chunk`` frames are cut into pieces of whole feature steps; what a piece shows does not reach into the next.
+        Clips longer than ``chunk`` frames are cut into pieces of whole feature steps; each piece is extracted independently.
 
         Raises:
             UsageError: frames are not uint8 of that shape.
@@ -101,17 +103,18 @@ class FeatureExtractor(nn.Module, ABC):
 
 
 class Backbone(FeatureExtractor):
-    """What extractors with a pretrained network share: its weights, normalisation and fingerprint. See :class:`FeatureExtractor`.
+    """Base of extractors with a pretrained network: its weights, normalisation and fingerprint. See :class:`FeatureExtractor`.
 
     Args:
         model: name of the architecture.
-        weights: None for the library's own (downloaded), ``package:NAME`` for the only weights file of an installed package (which is
-            not imported), or a file (.pth, .pt, .bin, .safetensors). Tensors are matched by name, else by order and shape.
-        grid: g, features are averaged over g x g cells.
-        image_size: side of the square the backbone sees, pixels.
-        chunk: frames that go through the backbone at once.
-        trainable: let gradients into the backbone.
-        compiled: run it through ``torch.compile`` (the first batch then takes minutes).
+        weights: None downloads the library's own weights; ``package:NAME`` takes the only weights file of an installed package, without
+            importing it; otherwise the path of a file (.pth, .pt, .bin, .safetensors). Tensors are matched by name, else by order and
+            shape.
+        grid: g; features are averaged over g x g cells.
+        image_size: side of the square input of the backbone, pixels.
+        chunk: frames in one pass of the backbone.
+        trainable: train the backbone.
+        compiled: compile the backbone with ``torch.compile`` (the first batch then takes minutes).
     """
 
     mean: Tensor
@@ -128,11 +131,11 @@ class Backbone(FeatureExtractor):
         self.backbone: nn.Module | None = None
 
     class Made(NamedTuple):
-        """An architecture and the colours it was trained with."""
+        """An architecture and the colour statistics of its training."""
 
         backbone: nn.Module
         mean: tuple[float, ...]
-        """of RGB in [0, 1]"""
+        """for RGB in [0, 1]"""
         std: tuple[float, ...]
 
     @abstractmethod
@@ -149,7 +152,7 @@ class Backbone(FeatureExtractor):
 
     @abstractmethod
     def library(self) -> dict[str, str]:
-        """Name and version of the library behind the architecture, and what else decides the features."""
+        """Name and version of the library that defines the architecture, and any other setting that determines the features."""
 
     @abstractmethod
     def feature_map(self, images: Tensor) -> Tensor:
@@ -174,7 +177,7 @@ class Backbone(FeatureExtractor):
         else:
             try:
                 found = self.download()
-            except Exception as error:  # hub, network and library each raise their own kinds
+            except Exception as error:  # hub, network and library raise different classes
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise UsageError(
                     f"{self.model}: no weights from the hub ({reason}); set extractor.weights to a file or {PACKAGE_PREFIX}NAME"
@@ -206,7 +209,7 @@ class Backbone(FeatureExtractor):
         return cells.unflatten(0, found.shape[:2]).contiguous()
 
     def built(self) -> Any:
-        """The network, made if it was not."""
+        """The network, built on first use."""
         self.build()
         return self.backbone
 
@@ -221,7 +224,7 @@ class TimmExtractor(Backbone):
 
     Args:
         model: timm architecture.
-        weights: see :class:`Backbone`; likewise the rest.
+        weights: see :class:`Backbone`, like the other settings.
     """
 
     def __init__(
@@ -247,11 +250,11 @@ class TimmExtractor(Backbone):
             raise UsageError(f"{self.model}: timm {timm.__version__} has no such model; timm.list_models() names them")
         try:
             backbone = timm.create_model(self.model, pretrained=False, num_classes=0)
-        except RuntimeError as error:  # an ending that no weights of this architecture have
+        except RuntimeError as error:  # a suffix that names no weights of this architecture
             raise UsageError(f"{self.model}: timm has no such weights ({str(error).strip().splitlines()[0]})") from error
         config = backbone.pretrained_cfg
-        # Measured on CPU for EfficientNet-Lite0 at 128 pixels: 1.7 times as fast as the contiguous layout. no_grad and inference_mode
-        # take the same time, and inference tensors could not enter the training of what follows.
+        # Measured on CPU for EfficientNet-Lite0 at 128 pixels: 1.7 times as fast as the contiguous layout. no_grad is as fast as
+        # inference_mode, and its tensors can enter training.
         return self.Made(backbone.to(memory_format=torch.channels_last), config["mean"], config["std"])
 
     def download(self) -> dict[str, Tensor]:
@@ -268,16 +271,16 @@ class TimmExtractor(Backbone):
         backbone = self.built()
         found = backbone.forward_features(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         if found.ndim != 4 or found.shape[1] != backbone.num_features:
-            raise UsageError(f"{self.model}: its features are no (N, D, h, w) map; choose a convolutional timm model")
+            raise UsageError(f"{self.model}: its features are not an (N, D, h, w) map; choose a convolutional timm model")
         return found.unflatten(0, images.shape[:2])
 
 
 class VideoExtractor(Backbone):
-    """A torchvision video model (3D ResNet, Video Swin; Kinetics-400): features of several frames together.
+    """A torchvision video model (3D ResNet, Video Swin; Kinetics-400). Each feature step covers several frames.
 
     Args:
         model: one of r3d_18, mc3_18, r2plus1d_18, swin3d_t, swin3d_s, swin3d_b.
-        weights: see :class:`Backbone`; likewise the rest.
+        weights: see :class:`Backbone`, like the other settings.
     """
 
     STRIDES = {"r3d_18": 8, "mc3_18": 1, "r2plus1d_18": 8, "swin3d_t": 2, "swin3d_s": 2, "swin3d_b": 2}  # noqa: RUF012 - never changed
@@ -322,7 +325,7 @@ class VideoExtractor(Backbone):
 
     def feature_map(self, images: Tensor) -> Tensor:
         backbone, last = self.built(), -images.shape[1] % self.frame_stride
-        if last:  # the last step's missing frames are its last one again
+        if last:  # repeat the last frame to complete the last step
             images = torch.cat([images, images[:, -1:].expand(-1, last, -1, -1, -1)], dim=1)
         video = images.transpose(1, 2)
         if self.model.startswith("swin"):

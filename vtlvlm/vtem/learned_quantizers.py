@@ -1,4 +1,4 @@
-"""Codebooks that the optimiser trains: plain vectors, or SimVQ's linear map of fixed ones."""
+"""Codebooks that the optimiser trains: plain vectors, or SimVQ's linear map of fixed vectors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vtlvlm.vtem.statistics import kmeans
 
 
 class GradientQuantizer(CodebookQuantizer):
-    """What quantisers share whose codes are drawn to their vectors by gradient (the loss of VQ-VAE, arXiv 1711.00937).
+    """Base of quantisers whose codes move towards their vectors by gradient (the loss of VQ-VAE, arXiv 1711.00937).
 
     Args:
         codes: K >= 2.
-        commitment: weight of the vectors' part; that of the codes is 1.
+        commitment: weight of the vectors' term; the codes' term has weight 1.
         rotation: the rotation trick instead of the straight-through gradient.
     """
 
@@ -65,7 +65,7 @@ class LearnedQuantizer(GradientQuantizer):
 
 
 class SimVQQuantizer(GradientQuantizer):
-    """Frozen codes behind one learned linear map, which moves all of them at once so that none dies (SimVQ, arXiv 2411.02038).
+    """Frozen codes followed by one learned linear map. The map moves all codes at once, so that none dies (SimVQ, arXiv 2411.02038).
     Arguments: see :class:`GradientQuantizer`."""
 
     def build(self, dim: int) -> None:
@@ -77,7 +77,7 @@ class SimVQQuantizer(GradientQuantizer):
             )
 
     def initialise(self, samples: Tensor, seed: int = 0) -> None:
-        """Freezes the k-means centres of samples (N, E) behind the identity.
+        """Freezes the k-means centres of samples (N, E) and starts the map at the identity.
 
         Raises:
             DataError: fewer distinct samples than codes.

@@ -13,29 +13,29 @@ from vtlvlm.errors import UsageError
 
 
 def reconstruction(rebuilt: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """L_rec: mean squared error in standardised units, where 1.0 is what predicting the training mean costs.
+    """L_rec: mean squared error in standardised units; predicting the training mean costs 1.0.
 
     Args:
         rebuilt: (B, T', S, D).
         target: (B, T', S, D) standardised features; no gradient flows into them.
-        mask: (B, T') bool, False on padding, which does not count.
+        mask: (B, T') bool, False on padding, which is left out.
     """
     error = (rebuilt.float() - target.detach().float()).square()
     return error.mean() if mask is None else error[mask].mean()
 
 
 class InfoNCE(nn.Module):
-    """L_cont: neighbours in time attract, distant tokens and other clips repel (InfoNCE on a linear projection of the tokens).
+    """L_cont: InfoNCE on a linear projection of the tokens. Neighbours in time attract; distant tokens and other clips repel.
 
-    Positives are the tokens of the same cell at most ``radius`` windows away; each one makes a term, and the loss is their mean.
-    Negatives are tokens of the same clip more than ``radius`` windows away in any cell, and tokens of other clips, but never
-    tokens with the anchor's own code.
+    Positives are the tokens of the same cell at most ``radius`` windows away. Each positive makes one term; the loss is the mean of the
+    terms. Negatives are tokens of the same clip more than ``radius`` windows away, in any cell, and tokens of other clips. Tokens with the
+    anchor's own code are never negatives.
 
     Args:
-        temperature: of the cosine similarities.
+        temperature: divides the cosine similarities.
         radius: in windows.
-        max_anchors: drawn at random a step and rank.
-        max_negatives: drawn at random a step, over all ranks together.
+        max_anchors: anchors drawn at random on each rank and step.
+        max_negatives: negatives drawn at random in a step, over all ranks together.
         head_dim: width of the projection.
     """
 
@@ -58,14 +58,14 @@ class InfoNCE(nn.Module):
             self.head = nn.Linear(dim, self.head_dim, bias=False)
 
     def forward(self, vectors: Tensor, ids: Tensor, windows: int, gather: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Event tokens (B, M, E) with ids (B, M) of ``windows`` W windows -> scalar loss; zero where W = 1 leaves no positives.
+        """Event tokens (B, M, E) with ids (B, M) of ``windows`` W windows -> scalar loss; zero if W = 1, which leaves no positives.
 
         Args:
             vectors: (B, M, E), window by window.
-            ids: (B, M) code numbers; -1 for tokens without a code, which excludes nothing.
+            ids: (B, M) code numbers; -1 for tokens without a code, which exclude no negatives.
             windows: W; M = W·S.
-            gather: joins a tensor's copies from all ranks along the first axis, equal shapes on all; None for
-                :func:`gather_ranks` in training under a process group, else this rank alone.
+            gather: concatenates a tensor (equal shapes on all ranks) over ranks along the first axis. None stands for :func:`gather_ranks`
+                when training under a process group, else for this rank alone.
         """
         if self.head is None:
             raise UsageError("InfoNCE has no projection yet: call build(event_dim) first")
@@ -102,14 +102,14 @@ class InfoNCE(nn.Module):
 
 
 def draw(count: int, limit: int, device: torch.device) -> Tensor:
-    """At most ``limit`` distinct positions of [0, count), by the default generator; all of them, in order, if they fit."""
+    """At most ``limit`` distinct positions of [0, count), from the default generator; all of them, in order, if they fit."""
     if count <= limit:
         return torch.arange(count, device=device)
     return torch.randperm(count, device=device)[:limit]
 
 
 def gather_ranks(column: Tensor) -> Tensor:
-    """Joins the ranks' copies (equal shapes) along the first axis; only this rank's own part carries gradient."""
+    """Concatenates a tensor of equal shapes over ranks along the first axis. Only this rank's own part carries gradient."""
     column = column.contiguous()
     parts = [torch.empty_like(column) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(parts, column.detach())

@@ -20,36 +20,35 @@ from vtlvlm.vtem.quantizers import FSQQuantizer, IdentityQuantizer, Quantizer
 from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, discriminants, least_squares, moments, principal_components, variances
 
 PCA_SAMPLES = 20_000
-"""the covariance of the projection's start is taken over at most this many token vectors (more if the k-means start needs them)"""
+"""The start of the projection takes the covariance over at most this many token vectors (more if k-means needs them)"""
 
 MOST_TOKENS = 2**20
-"""Tokens of a clip: windows times cells"""
+"""Largest number of tokens of a clip (windows times cells)"""
 
 ROWS_PER_INPUT = 4
-"""a least-squares map from fewer training vectors than this for each input learns them by heart"""
+"""With fewer training vectors for each input than this, a least-squares map overfits"""
 
 Target = Literal["features", "llava"]
 
 
 class VTEM(nn.Module):
-    """Extract, standardise, pool, project, quantise; and back, for the reconstruction loss.
+    """Extracts, standardises, pools, projects and quantises; decodes for the reconstruction loss.
 
-    :meth:`fit_statistics` starts everything from training features: the standardisation, the projection at their principal
-    components (scaled as one, so that event vectors have a root mean square of 1), the decoder as its least-squares inverse, and the
-    codebook.
+    :meth:`fit_statistics` starts everything from training features: the standardisation, the projection at their principal components
+    (scaled as one, so that event vectors have a root mean square of 1), the decoder as its least-squares inverse, and the codebook.
 
-    With ``target="llava"`` nothing is decoded: the event vectors themselves have to be what the CLIP tower of a LLaVA sees in the same
-    frames, in that tower's own units, so that they live where LLaVA's projector expects them. The projection then starts at the
-    least-squares map from features to what the tower sees. Errors are divided by the total variance of the training targets, and the
-    projection's weights are in units of its root, so that losses and learning rates mean what they mean elsewhere, whatever the tower.
+    ``target="llava"`` has no decoder. The event vectors have to equal the features that the CLIP tower of a LLaVA computes from the same
+    frames, in the tower's own units, because LLaVA's projector was trained on these. The projection starts at the least-squares map to
+    them. Errors and the projection's weights are in units of the targets' training deviation, so that losses and learning rates mean the
+    same for every target.
 
     Args:
-        extractor: frames -> features; only asked when frames are given.
+        extractor: frames -> features; runs only if frames are given.
         pooler: features -> windows.
         quantizer: event vectors -> codes.
         event_dim: E, the width the language model's projector expects.
-        inputs: what the projection reads beside each window's mean.
-        target: what the tokens have to rebuild: the standardised ``features``, through the decoder, or what the tower of ``llava`` sees.
+        inputs: further inputs of the projection, beside the mean of each window.
+        target: the tokens rebuild either the standardised ``features`` (through the decoder) or the tower's features (``llava``).
     """
 
     mean: Tensor
@@ -58,7 +57,7 @@ class VTEM(nn.Module):
     abs_delta_mean: Tensor
     abs_delta_std: Tensor
     target_scale: Tensor
-    """scalar, the root of the mean variance of a training target's numbers; only with ``target="llava"``"""
+    """scalar, the root of the training targets' mean variance; only with ``target="llava"``"""
     fitted: Tensor
 
     def __init__(
@@ -77,7 +76,7 @@ class VTEM(nn.Module):
             raise UsageError(f"VTEM: target={target!r} must be 'features' or 'llava'")
         for name in ("subtract_clip_mean", "lda_weight"):
             if target == "llava" and (value := getattr(inputs, name)):
-                raise UsageError(f"VTEM: inputs.{name}={value} changes what target 'llava' asks for: set {name} to 0")
+                raise UsageError(f"VTEM: inputs.{name}={value} does not go with target 'llava': set {name} to 0")
         if pooler.windows * extractor.cells > MOST_TOKENS:
             raise UsageError(f"VTEM: {pooler.windows} windows of {extractor.cells} cells: at most {MOST_TOKENS:,} tokens a clip")
         self.extractor = extractor
@@ -100,7 +99,7 @@ class VTEM(nn.Module):
         return self.quantizer.num_codes
 
     def build(self) -> None:
-        """Makes all weights and buffers, reading widths from the parts. Idempotent; after the process group exists, if there is one."""
+        """Makes all weights and buffers, with widths read from the parts. Idempotent. Call it after a process group exists."""
         if self.projection is not None:
             return
         self.extractor.build()
@@ -123,18 +122,18 @@ class VTEM(nn.Module):
         self.register_buffer("fitted", torch.tensor(False))
 
     def require_fit(self, shapes: Mapping[str, torch.Size], source: str | Path) -> None:
-        """Refuse tensors that are not those of this VTEM, before memory is taken for its own. Nothing of it is built.
+        """Refuse a file whose tensors do not fit this VTEM. Builds nothing and takes no memory for the weights.
 
         Args:
-            shapes: Of the tensors in a file, by the names of :meth:`state_dict`; those of a frozen extractor may all be missing.
+            shapes: The shapes in a file, by the names of :meth:`state_dict`. The tensors of a frozen extractor may all be missing.
             source: The file, for the message.
 
         Raises:
-            UsageError: Naming the first.
+            UsageError: Names the first tensor that does not fit.
         """
         with torch.device("meta"):
             plan = copy.deepcopy(self)
-            if isinstance(plan.quantizer, FSQQuantizer):  # needs numbers to be built; its own tensors are few
+            if isinstance(plan.quantizer, FSQQuantizer):  # building it needs numbers, and its own tensors are few
                 plan.quantizer = IdentityQuantizer()
             plan.build()
         frozen = not any(name.startswith("extractor.") for name in shapes)
@@ -142,7 +141,7 @@ class VTEM(nn.Module):
             if shapes.get(name) != tensor.shape and not (frozen and name.startswith("extractor.")):
                 there = tuple(shapes[name]) if name in shapes else "missing"
                 raise UsageError(
-                    f"{source}: its weights are not those of its settings ({name} is {there}, by the settings {tuple(tensor.shape)}); "
+                    f"{source}: its weights do not fit its settings ({name} is {there}, the settings need {tuple(tensor.shape)}); "
                     "get the file again, or make it again"
                 )
 
@@ -155,25 +154,25 @@ class VTEM(nn.Module):
         return self.events(features, times, mask).tokens
 
     def events(self, features: Tensor, times: Tensor, mask: Tensor | None = None) -> Events:
-        """Raw features (B, T', S, D) at times (B, T') seconds -> event sentences and what they came from, whatever the target."""
+        """Raw features (B, T', S, D) at times (B, T') seconds -> event sentences with their continuous vectors and windows."""
         return self._events(self._standardise(features), times, mask)
 
     def encode(self, features: Tensor, times: Tensor, mask: Tensor | None = None, targets: Tensor | None = None) -> Encoding:
-        """Raw features (B, T', S, D) at times (B, T') seconds -> tokens and everything their losses need.
+        """Raw features (B, T', S, D) at times (B, T') seconds -> tokens and everything that the losses need.
 
         Args:
             features: (B, T', S, D).
             times: (B, T') seconds.
             mask: (B, T'), False on padding.
-            targets: (B, T'', S, E) with ``target="llava"``, None otherwise; of more steps than the features, they are averaged onto
-                theirs.
+            targets: (B, T'', S, E) with ``target="llava"``, None otherwise. Targets of more steps are averaged onto the steps of the
+                features.
 
         Raises:
-            UsageError: stage 1 has not been trained, or features or targets of another width or grid.
-            DataError: NaN or infinite features, or a clip that is all padding.
+            UsageError: stage 1 has not been trained, or features or targets have another width or grid.
+            DataError: features are NaN or infinite, or a clip is all padding.
         """
         standardised = self._standardise(features)
-        self._check_targets(features, targets)
+        self._require_target_shape(features, targets)
         events = self._events(standardised, times, mask)
         with torch.autocast(features.device.type, enabled=False):
             assert self.decoder is not None
@@ -185,28 +184,28 @@ class VTEM(nn.Module):
                 target = self._beside(standardised, self._moved(abs_delta(standardised, mask)))
             if targets is not None:
                 rebuilt, target = rebuilt / self.target_scale, at_steps(targets, features.shape[1]).float() / self.target_scale
-        # a target that is itself trained would make the loss meaningless
+        # with a gradient, the target itself would be trained and the loss meaningless
         return Encoding(*events, rebuilt, target.detach())
 
-    def check_targets(self, cells_and_width: tuple[int, int] | None) -> None:
-        """Refuse targets that this VTEM cannot rebuild, or that it would not look at.
+    def require_targets_that_fit(self, cells_and_width: tuple[int, int] | None) -> None:
+        """Refuse targets that this VTEM cannot rebuild or does not use.
 
         Args:
-            cells_and_width: S and E of the targets; None if there are none.
+            cells_and_width: S and E of the targets; None without targets.
 
         Raises:
-            UsageError: naming the culprit and the remedy.
+            UsageError: names the culprit and the remedy.
         """
         if cells_and_width is None:
             if self.target == "llava":
                 raise UsageError(
-                    "target 'llava' rebuilds what LLaVA's own tower sees: fill a feature cache of the same clips and views with "
+                    "target 'llava' rebuilds the features of LLaVA's own tower: fill a feature cache of the same clips and views with "
                     "ClipExtractor, and give it as data.target_features, beside data.features"
                 )
             return
         cells, width = cells_and_width
         if self.target != "llava":
-            raise UsageError(f"target {self.target!r} looks at no targets: leave data.target_features out, or set target to 'llava'")
+            raise UsageError(f"target {self.target!r} uses no targets: leave data.target_features out, or set target to 'llava'")
         if cells != self.extractor.cells:
             theirs, ours = (f"{round(count**0.5)} x {round(count**0.5)}" for count in (cells, self.extractor.cells))
             raise UsageError(f"targets of {theirs} cells for features of {ours}: extract them with the same extractor.grid")
@@ -215,22 +214,22 @@ class VTEM(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, features: Tensor, targets: Tensor | None = None, seed: int = 0, labels: Tensor | None = None) -> None:
-        """Starts VTEM from training clips, and from those only; deterministic by seed.
+        """Starts VTEM from training clips only; deterministic by seed.
 
         Args:
             features: (N, T', S, D).
             targets: (N, T'', S, E) with ``target="llava"``, None otherwise.
             seed: of the choice of clips and of the codebook's start.
-            labels: (N,) the clips' actions, -1 where unknown; only looked at with ``lda_weight``.
+            labels: (N,) the clips' actions, -1 where unknown; used only with ``lda_weight``.
 
         Raises:
-            DataError: NaN or infinite features, all equal ones, or fewer token vectors than codes.
-            UsageError: features of another width or number of cells than the extractor's; targets as for :meth:`check_targets`; with
-                ``lda_weight`` fewer than two actions, or more than event vectors have room for.
+            DataError: features are NaN or infinite, all features are equal, or there are fewer token vectors than codes.
+            UsageError: features have another width or number of cells than the extractor's; targets do not fit
+                (:meth:`require_targets_that_fit`); with ``lda_weight``, fewer than two actions, or more than fit into an event vector.
         """
         self.build()
-        self._check(features)
-        self._check_targets(features, targets)
+        self._require_feature_shape(features)
+        self._require_target_shape(features, targets)
         assert self.projection is not None
         if features.shape[1] < 2 * self.pooler.windows:
             warnings.warn(f"{features.shape[1]} feature steps for {self.pooler.windows} windows: pooling needs twice as many", stacklevel=2)
@@ -266,7 +265,7 @@ class VTEM(nn.Module):
             actions = None
             if self.inputs.lda_weight:
                 if labels is None:
-                    raise UsageError("inputs.lda_weight asks for the actions of the training clips: give labels, or set lda_weight to 0")
+                    raise UsageError("inputs.lda_weight needs the actions of the training clips: give labels, or set lda_weight to 0")
                 actions = labels[order.to(labels.device)].to(inputs.device).repeat_interleave(self.num_tokens)
             vectors = self._start_at_components(inputs, windows, moved, actions)
         else:
@@ -276,14 +275,14 @@ class VTEM(nn.Module):
             aims = [self.pooler.pool(part.to(self.mean.device), share) for part, share in zip(chosen, shares, strict=True)]
             vectors = self._start_at_targets(inputs, torch.cat(aims).flatten(0, 2))
             del aims
-        del inputs, windows, moved  # half a gigabyte each at the demo's size, before k-means needs as much
+        del inputs, windows, moved  # k-means needs as much memory: half a gigabyte each at the demo's size
         self.quantizer.initialise(vectors, seed)
         self.fitted.fill_(True)
 
     def _start_at_components(self, inputs: Tensor, windows: Tensor, moved: Tensor | None, actions: Tensor | None) -> Tensor:
         """Starts the projection of inputs (N, D, 2D or 3D) at their principal components, followed by the discriminants of actions (N,).
-        The decoder starts at its least-squares way back to the windows (B, W, S, D) and what moves in them. Returns the event vectors
-        (N, E)."""
+        Starts the decoder at the least-squares map back to the windows (B, W, S, D) and to the change within them. Returns the event
+        vectors (N, E)."""
         assert self.projection is not None
         assert isinstance(self.decoder, nn.Linear)
         telling = inputs.new_zeros(0, inputs.shape[1]) if actions is None else discriminants(inputs, actions)
@@ -303,14 +302,14 @@ class VTEM(nn.Module):
         vectors = self.projection(inputs)
         dim = windows.shape[-1]
         for part, (aim, weight) in enumerate(zip((windows, moved), self._weights(), strict=True)):
-            if aim is not None:  # one after the other: a copy of both side by side would be the largest tensor of all
+            if aim is not None:  # one after the other: both side by side would be the largest tensor of all
                 inverse = least_squares(vectors, aim.flatten(0, 2))
                 self.decoder.weight[part * dim : (part + 1) * dim] = weight * inverse.weight
                 self.decoder.bias[part * dim : (part + 1) * dim] = weight * inverse.bias
         return vectors
 
     def _start_at_targets(self, inputs: Tensor, aims: Tensor) -> Tensor:
-        """Starts the projection of inputs (N, D, 2D or 3D) at the least-squares map to the windows of the targets (N, E); the event vectors
+        """Starts the projection of inputs (N, D, 2D or 3D) at the least-squares map to the targets' windows (N, E). Returns event vectors
         (N, E)."""
         assert self.projection is not None
         for name, values in (("features", inputs), ("targets", aims)):
@@ -318,8 +317,8 @@ class VTEM(nn.Module):
                 raise DataError(f"all training {name} are equal: nothing to learn from; look at the videos and the sampling")
         if len(inputs) < ROWS_PER_INPUT * inputs.shape[1]:
             warnings.warn(
-                f"{len(inputs)} training windows and cells for {inputs.shape[1]} inputs: the projection's start will hold less for new "
-                "people; extract more clips or views",
+                f"{len(inputs)} training windows and cells for {inputs.shape[1]} inputs: the projection's start will generalise less to "
+                "new people; extract more clips or views",
                 stacklevel=3,
             )
         found = least_squares(inputs, aims)
@@ -340,13 +339,13 @@ class VTEM(nn.Module):
         return Events(EventTokens(quantized.ids, quantized.vectors, spans), continuous, pooled, commitment)
 
     def _project(self, inputs: Tensor) -> Tensor:
-        """Inputs (..., D, 2D or 3D) -> event vectors (..., E), with target 'llava' in the units of its tower."""
+        """Inputs (..., D, 2D or 3D) -> event vectors (..., E); with target 'llava' in the tower's units."""
         assert self.projection is not None
         vectors: Tensor = self.projection(inputs)
         return vectors * self.target_scale if self.target == "llava" else vectors
 
     def _projection_inputs(self, segments: Tensor, moved: Tensor | None = None) -> Tensor:
-        """Windows (B, W, S, D) and how much moves in them (B, W, S, D) -> what the projection reads, (B, W, S, D, 2D or 3D)."""
+        """Windows (B, W, S, D) and the change within them (B, W, S, D) -> the projection's inputs (B, W, S, D, 2D or 3D)."""
         mean_weight = self.inputs.subtract_clip_mean
         parts = [segments - mean_weight * segments.mean(dim=1, keepdim=True) if mean_weight else segments]
         if self.inputs.delta_weight:
@@ -356,24 +355,24 @@ class VTEM(nn.Module):
         return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
     def _moved(self, change: Tensor) -> Tensor:
-        """Absolute change (..., D) of steps, or its mean over windows, standardised."""
+        """Standardises the absolute change (..., D) of steps, or its mean over windows."""
         return (change - self.abs_delta_mean) / self.abs_delta_std
 
     def _weights(self) -> tuple[float, float]:
-        """Of what is there and of how much of it moves, in what the decoder rebuilds: as a token reads them, with a mean square of 1
+        """Weights of features and of their absolute change in the target: in the ratio of the token's inputs, with a mean square of 1
         together."""
         scale = (2 / (1 + self.inputs.abs_delta_weight**2)) ** 0.5 if self.inputs.abs_delta_weight else 1.0
         return scale, scale * self.inputs.abs_delta_weight
 
     def _beside(self, values: Tensor, moved: Tensor) -> Tensor:
-        """What is there (..., D) and how much of it moves (..., D), weighed: (..., 2D)."""
+        """Features (..., D) and their absolute change (..., D), weighted and side by side: (..., 2D)."""
         there, moving = self._weights()
         return torch.cat([there * values, moving * moved], dim=-1)
 
     def _standardise(self, features: Tensor) -> Tensor:
         if self.projection is None or not bool(self.fitted):
-            raise UsageError("this VTEM knows no features yet: train stage 1 (vtlvlm fit with a stage1 config), or load its checkpoint")
-        self._check(features)
+            raise UsageError("this VTEM has not been trained: train stage 1 (vtlvlm fit with a stage1 config), or load its checkpoint")
+        self._require_feature_shape(features)
         if not bool(torch.isfinite(features).all()):
             bad = (~torch.isfinite(features).flatten(1).all(dim=1)).nonzero().flatten().tolist()
             raise DataError(
@@ -384,7 +383,7 @@ class VTEM(nn.Module):
     def _scaled(self, features: Tensor) -> Tensor:
         return (features.float() - self.mean) / self.std
 
-    def _check(self, features: Tensor) -> None:
+    def _require_feature_shape(self, features: Tensor) -> None:
         expected = (self.extractor.cells, len(self.mean))
         if features.ndim != 4 or tuple(features.shape[2:]) != expected:
             shape = tuple(features.shape)
@@ -392,7 +391,7 @@ class VTEM(nn.Module):
                 f"features of shape {shape}, expected (clips, steps, {expected[0]}, {expected[1]}): made by another extractor?"
             )
 
-    def _check_targets(self, features: Tensor, targets: Tensor | None) -> None:
+    def _require_target_shape(self, features: Tensor, targets: Tensor | None) -> None:
         if targets is not None and (targets.ndim != 4 or len(targets) != len(features)):
             raise UsageError(f"targets of shape {tuple(targets.shape)}, expected ({len(features)}, steps, cells, event_dim)")
-        self.check_targets(None if targets is None else (targets.shape[2], targets.shape[3]))
+        self.require_targets_that_fit(None if targets is None else (targets.shape[2], targets.shape[3]))

@@ -1,8 +1,8 @@
 """Adaptive temporal pooling (eq. 2): T' feature steps -> W windows of equal cumulative salience, and back.
 
-With c_t the normalised cumulative salience, step t weighs in window w by W times the overlap of [c_{t-1}, c_t] and [w/W, (w+1)/W].
-The interior c_t and w/W together cut [0, 1] into T' + W - 1 pieces, each of one step and one window, so that the weights are a sparse
-matrix with T' + W - 1 entries: memory and time are linear in T' + W, and no two large sums are ever subtracted.
+c_t is the normalised cumulative salience. The weight of step t in window w is W times the overlap of [c_{t-1}, c_t] and [w/W, (w+1)/W]. The
+interior c_t and w/W together cut [0, 1] into T' + W - 1 pieces, each of one step and one window. The weights are therefore a sparse matrix
+with T' + W - 1 entries: memory and time are linear in T' + W, and no two large sums are ever subtracted.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from vtlvlm.errors import DataError, UsageError
 
 
 class PooledSegments(NamedTuple):
-    """Windows of a clip, and where they lie."""
+    """Windows of a clip and their positions."""
 
     segments: Tensor
     """(B, W, S, D) float32, the salience-weighted mean of each window and cell"""
     cumulative: Tensor
-    """(B, T'+1) float64 in [0, 1], non-decreasing: the share of salience before each step's start, last entry 1"""
+    """(B, T'+1) float64 in [0, 1], non-decreasing: the fraction of salience before the start of each step; the last entry is 1"""
     edges: Tensor
-    """(B, W+1) float32, feature steps: window w reaches from edge w to w+1; step t reaches from t to t+1"""
+    """(B, W+1) float32, feature steps: window w spans edge w to edge w+1; step t spans t to t+1"""
 
 
 class Pieces(NamedTuple):
@@ -41,10 +41,10 @@ class Pieces(NamedTuple):
 
 
 class TemporalPooler(nn.Module, ABC):
-    """Features (B, T', S, D) -> windows (B, W, S, D): an exact, order-preserving partition of the clip shared by its cells.
+    """Features (B, T', S, D) -> windows (B, W, S, D): an exact partition of the clip in temporal order, shared by its cells.
 
     Args:
-        windows: W >= 1; may exceed T' (a step then fills several windows).
+        windows: W >= 1; may exceed T' (a step then covers several windows).
     """
 
     def __init__(self, windows: int = 16) -> None:
@@ -64,8 +64,8 @@ class TemporalPooler(nn.Module, ABC):
         """Pools standardised features (B, T', S, D); float32 also under autocast.
 
         Args:
-            features: (B, T', S, D), finite also where padded.
-            mask: (B, T') bool, False on padding, which is expected at the end of a clip; None for no padding.
+            features: (B, T', S, D), finite on padding too.
+            mask: (B, T') bool, False on padding, which must be at the end of a clip; None for no padding.
 
         Raises:
             DataError: a clip is all padding.
@@ -77,7 +77,7 @@ class TemporalPooler(nn.Module, ABC):
             return PooledSegments(segments, cumulative, window_edges(cumulative.detach(), self.windows))
 
     def pool(self, values: Tensor, cumulative: Tensor) -> Tensor:
-        """The mean of each window, of the features themselves or of anything else that has their steps.
+        """The mean over each window, for the features or any other values on the same steps.
 
         Args:
             values: (B, T', S, C), any width C.
@@ -92,7 +92,8 @@ class TemporalPooler(nn.Module, ABC):
             return flat.unflatten(2, values.shape[2:])
 
     def unpool(self, segments: Tensor, cumulative: Tensor) -> Tensor:
-        """The transposed weights, normalised per step: each step gets the mean of its windows, by the share of the step in each.
+        """Spreads windows over steps with the transposed weights, normalised for each step: a step gets the mean of its windows, weighted
+        by its overlap with each.
 
         Args:
             segments: (B, W, S, C), any width C.
@@ -112,7 +113,7 @@ class TemporalPooler(nn.Module, ABC):
 class EqualSaliencePooler(TemporalPooler):
     """Learned salience: s_t = softplus(f([h_t, h_t - h_{t-1}])) on the mean over cells, f a two-layer network.
 
-    Starts as uniform pooling (the last layer is zero). The change of the first step is zero.
+    The last layer starts at zero, so that training starts at uniform pooling. The change of the first step is zero.
 
     Args:
         windows: W.
@@ -120,7 +121,7 @@ class EqualSaliencePooler(TemporalPooler):
     """
 
     floor = 1e-4
-    """added to the salience, so that no step's share underflows to zero"""
+    """added to the salience, so that the fraction of no step underflows to zero"""
 
     def __init__(self, windows: int = 16, hidden: int = 64) -> None:
         super().__init__(windows)
@@ -162,7 +163,7 @@ def cumulate(salience: Tensor, mask: Tensor | None) -> Tensor:
     Raises:
         DataError: a clip is all padding.
     """
-    salience = salience.double()  # float32 would leave three digits of a step's share at 54,000 steps
+    salience = salience.double()  # at 54,000 steps, float32 would keep three digits of a step's fraction
     if mask is not None:
         if not bool(mask.any(dim=1).all()):
             raise DataError(f"clip {int((~mask.any(dim=1)).nonzero()[0])} of the batch is all padding: leave it out")
@@ -187,9 +188,9 @@ def weighted_sums(values: Tensor, rows: Tensor, bags: Tensor, weights: Tensor, n
     Args:
         values: (B, R, C) float32.
         rows: (B, N) int64 in [0, R).
-        bags: (B, N) int64, non-decreasing, every number of [0, num_bags) present.
+        bags: (B, N) int64, non-decreasing, with every number of [0, num_bags) present.
         weights: (B, N), differentiable.
-        num_bags: how many sums.
+        num_bags: number of sums.
 
     Returns:
         (B, num_bags, C).
@@ -208,7 +209,8 @@ def weighted_sums(values: Tensor, rows: Tensor, bags: Tensor, weights: Tensor, n
 
 
 def window_edges(cumulative: Tensor, windows: int) -> Tensor:
-    """Where cumulative salience (B, T'+1) passes w/W, in feature steps: (B, W+1) float32, from 0 to the number of unpadded steps."""
+    """Positions where cumulative salience (B, T'+1) reaches w/W, in feature steps: (B, W+1) float32, from 0 to the number of unpadded
+    steps."""
     levels = torch.arange(windows + 1, device=cumulative.device, dtype=cumulative.dtype) / windows
     levels = levels.expand(cumulative.shape[0], -1).contiguous()
     ends = cumulative[:, 1:].contiguous()
@@ -218,10 +220,10 @@ def window_edges(cumulative: Tensor, windows: int) -> Tensor:
 
 
 def window_spans(edges: Tensor, times: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Window edges (B, W+1) in feature steps -> start and end of each window (B, W, 2) in seconds, never below zero.
+    """Window edges (B, W+1) in feature steps -> start and end of each window (B, W, 2) in seconds, at least 0.
 
-    Steps meet half-way between their centres ``times`` (B, T'); the outer ones are as long as their neighbours. Padding
-    (mask False, at the end) takes no time.
+    Steps meet half-way between their centres ``times`` (B, T'); the first and last step are as long as their neighbours. Padding (mask
+    False, at the end) has no duration.
     """
     times = times.float()
     if mask is not None:
@@ -236,29 +238,29 @@ def window_spans(edges: Tensor, times: Tensor, mask: Tensor | None = None) -> Te
     return torch.stack([seconds[:, :-1], seconds[:, 1:]], dim=-1)
 
 
-# -- what a window holds -------------------------------------------------------------------------------------------------------------------
+# -- the projection's inputs ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class TokenInputs:
-    """What the projection reads for each window and cell, beside the window's mean. All zeros is the paper's form.
+    """Inputs of the projection for each window and cell, beside the window's mean. All zeros is the paper's form.
 
     Attributes:
-        delta_weight: Weight of the signed change between windows, in units of its own standard deviation, so that a code can encode the
-            direction of time. The change of window w is (p_{w+1} - p_{w-1}) / 2, with the window itself in place of a missing neighbour.
-            The reconstruction target stays the same.
-        abs_delta_weight: Weight of how much moves within a window: the mean over its steps of the absolute change from the step before,
-            feature by feature and cell by cell, in units of its own standard deviation. The reconstruction then has to rebuild it too.
-            Fast movement back and forth cancels out in a mean, and in ``delta_weight``.
-        subtract_clip_mean: Fraction of the clip's own mean, cell by cell, that is subtracted from its windows, in [0, 1]. A codebook of few
-            codes then spends fewer of them on who does it where. Must be 0 with ``target: llava``.
+        delta_weight: Weight of the signed change between windows, in units of its own standard deviation. With it, a code can encode the
+            direction of time. The change of window w is (p_{w+1} - p_{w-1}) / 2; the window itself replaces a missing neighbour. The
+            reconstruction target stays the same.
+        abs_delta_weight: Weight of the absolute change within a window, in units of its own standard deviation: the mean over the window's
+            steps of the absolute difference from the step before, for each feature and cell. The reconstruction target then includes it.
+            Fast movement back and forth cancels out in a mean and in ``delta_weight``, but not here.
+        subtract_clip_mean: Fraction in [0, 1] of the clip's own mean that is subtracted from its windows, for each cell. A small codebook
+            then spends fewer codes on person and background. Must be 0 with ``target: llava``.
         lda_weight: Weight of linear discriminants of the training clips' actions in the projection's start, beside the principal
             components. The discriminants' outputs together have the square of this weight times the variance of all components. k-means
-            then spends codes on what separates actions, and not on what varies most, which in uncontrolled video is the scene. The paper's
-            stage 1 does not know the actions. Must be 0 with ``target: llava``.
+            then spends codes on what separates actions, not on the scene, which varies most in uncontrolled video. The paper's stage 1 does
+            not use the actions. Must be 0 with ``target: llava``.
 
     Raises:
-        UsageError: A value out of range.
+        UsageError: A value is out of range.
     """
 
     delta_weight: float = 0.0
@@ -275,20 +277,20 @@ class TokenInputs:
 
     @property
     def parts(self) -> int:
-        """Vectors of width D that the projection reads side by side."""
+        """Number of width-D vectors that the projection reads side by side."""
         return 1 + bool(self.delta_weight) + bool(self.abs_delta_weight)
 
 
 def delta(segments: Tensor) -> Tensor:
-    """Central difference over windows (B, W, ...): (p_{w+1} - p_{w-1}) / 2, a missing neighbour replaced by the window itself."""
+    """Central difference over windows (B, W, ...): (p_{w+1} - p_{w-1}) / 2. The window itself replaces a missing neighbour."""
     after = torch.cat([segments[:, 1:], segments[:, -1:]], dim=1)
     before = torch.cat([segments[:, :1], segments[:, :-1]], dim=1)
     return (after - before) / 2
 
 
 def abs_delta(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """How much each step (B, T', ...) differs from the one before, number by number. The first step has what the second has. A clip of one
-    step has none, nor has padding (``mask`` (B, T') is False on it, at the end)."""
+    """Absolute difference of each step (B, T', ...) from the step before. The first step copies the second. It is zero for a clip of one
+    step and on padding (``mask`` (B, T') is False there, at the end)."""
     change = torch.zeros_like(values)
     if values.shape[1] > 1:
         change[:, 1:] = (values[:, 1:] - values[:, :-1]).abs()
@@ -299,8 +301,8 @@ def abs_delta(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def at_steps(values: Tensor, steps: int) -> Tensor:
-    """Values (B, T'', S, C) averaged onto feature steps (B, T', S, C), as :meth:`FeatureExtractor.step_times` averages times; in
-    float32, or as they are where the numbers of steps agree."""
+    """Averages values (B, T'', S, C) onto feature steps (B, T', S, C), like :meth:`FeatureExtractor.step_times` averages times. The result
+    is float32, or unchanged if the numbers of steps agree."""
     if values.shape[1] == steps:
         return values
     flat = F.adaptive_avg_pool1d(values.flatten(2).transpose(1, 2).float(), steps)

