@@ -60,7 +60,7 @@ def test_a_full_gpu_is_one_line_with_a_remedy(capsys: pytest.CaptureFixture[str]
     monkeypatch.setattr("vtlvlm.cli.run", full)
     assert main(["fit"]) == 1
     assert capsys.readouterr().err == (
-        "vtlvlm: CUDA out of memory. Tried to allocate 2.00 GiB. Lower --data.micro_batch_size, which leaves the batch as it is; "
+        "vtlvlm: CUDA out of memory. Tried to allocate 2.00 GiB. Lower --data.micro_batch_size (the batch stays as large); "
         "stage 2 also has reasoner.llava.gradient_checkpointing.\n"
     )
     assert main(["classify"]) == 1
@@ -139,14 +139,14 @@ def test_interruptions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
 
     monkeypatch.setattr("vtlvlm.cli.run", stopped)
     assert main(["fit"]) == 130
-    assert capsys.readouterr().err == "vtlvlm: interrupted; add --ckpt_path last to go on where its last epoch ended\n"
+    assert capsys.readouterr().err == "vtlvlm: interrupted; add --ckpt_path last to continue after its last epoch\n"
     assert main(["extract"]) == 130
     assert capsys.readouterr().err == "vtlvlm: interrupted; the same command continues\n"
 
 
 def test_videos_for_a_bench_that_needs_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "lvlm", "--videos", "somewhere"]) == 2
-    assert "--videos: bench lvlm needs none" in capsys.readouterr().err
+    assert "--videos: bench lvlm reads no videos" in capsys.readouterr().err
 
 
 def test_a_report_of_what_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +161,7 @@ def test_a_report_of_what_is_none_is_one_line(tmp_path: Path, capsys: pytest.Cap
         (tmp_path / "probes.json").write_text(content)
         assert main(["report", str(tmp_path)]) == 1
         said = capsys.readouterr().err
-        assert "its files are not what this version writes" in said
+        assert "its files are damaged or of another version" in said
         assert said.count("\n") == 1
 
 

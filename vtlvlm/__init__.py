@@ -23,7 +23,7 @@ __all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name: str) -> _Any:
-    """The public names, imported when they are asked for: `import vtlvlm` alone loads no torch."""
+    """Import a public name on first use, so that `import vtlvlm` alone does not load torch."""
     if name in _PUBLIC:
         return getattr(_import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'vtlvlm' has no attribute {name!r}")

@@ -1,10 +1,10 @@
-"""What crosses between the parts of the package: named batches, nothing else.
+"""The named batches that the parts of the package pass to each other.
 
 Legend: B clips · T sampled frames · T' feature steps · S spatial cells per step · D feature width · W temporal windows ·
 M = W·S event tokens · K codes · E event width · P soft prompt tokens · L language-model width · A actions.
 
-Every batch ends with the same three columns: ``labels`` (B,) int64, the action's position in the class list, -1 where unknown;
-``clips`` (B,) int64, the clip's row in the index; ``views`` (B,) int64, which of the clip's stored views this is (0 is the plain one).
+Every batch ends with the same three columns: ``labels`` (B,) int64, the action's position in the class list, -1 if unknown;
+``clips`` (B,) int64, the clip's row in the index; ``views`` (B,) int64, the number of the clip's stored view (0 is the plain view).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class VideoBatch(NamedTuple):
-    """Sampled frames, as the decoder made them."""
+    """Sampled frames from the decoder."""
 
     frames: Tensor
     """(B, T, 3, H, W) uint8 RGB"""
@@ -27,15 +27,15 @@ class VideoBatch(NamedTuple):
 
 
 class FeatureBatch(NamedTuple):
-    """What a frozen extractor saw."""
+    """Features of a frozen extractor."""
 
     features: Tensor
     """(B, T', S, D) float16 or float32"""
     times: Tensor
     """(B, T') float32, seconds, the centre of each feature step"""
     targets: Tensor | None
-    """(B, T'', S'', E) float16 or float32: what another extractor saw in the same frames, for the events to rebuild; None where nothing
-    is asked for"""
+    """(B, T'', S'', E) float16 or float32: features of another extractor from the same frames, which the events reconstruct; None without a
+    reconstruction target"""
     labels: Tensor
     clips: Tensor
     views: Tensor
@@ -47,7 +47,7 @@ class EventTokens(NamedTuple):
     ids: Tensor
     """(B, M) int64 code numbers in [0, K); -1 throughout for the identity quantiser"""
     vectors: Tensor
-    """(B, M, E) the codes' vectors, as the language model's projector sees them"""
+    """(B, M, E) the code vectors, input of the language model's projector"""
     spans: Tensor
     """(B, W, 2) float32, seconds: start and end of each window"""
 
@@ -56,9 +56,9 @@ class EventBatch(NamedTuple):
     """Event sentences from the event cache: code numbers, or vectors for the identity quantiser."""
 
     ids: Tensor
-    """(B, M) int64; -1 throughout where ``vectors`` is given"""
+    """(B, M) int64; -1 throughout if ``vectors`` is given"""
     vectors: Tensor | None
-    """(B, M, E) float16 for the identity quantiser, else None: look ``ids`` up in the cache's table"""
+    """(B, M, E) float16 for the identity quantiser, otherwise None: the cache's table maps ``ids`` to vectors"""
     spans: Tensor
     """(B, W, 2) float32 seconds"""
     labels: Tensor

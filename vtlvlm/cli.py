@@ -1,4 +1,4 @@
-"""The command line: one table of commands. Each is chosen before torch is imported, so that light ones start at once."""
+"""The command line: a table of commands. A command is chosen before torch is imported, so that light commands start at once."""
 
 from __future__ import annotations
 
@@ -12,52 +12,52 @@ from contextlib import suppress
 from typing import NoReturn
 
 COMMANDS = {
-    "demo": "the whole pipeline on rendered videos, with a report at the end",
-    "synth": "render an NTU-like set of videos with skeletons",
-    "prepare": "look through a folder of videos, write its index, say what is wrong with it",
+    "demo": "run the whole pipeline on rendered videos and write a report",
+    "synth": "render NTU-like videos with skeletons",
+    "prepare": "check a folder of videos and write its index",
     "compose": "build a small LLaVA from the SmolLM2 language model",
-    "extract": "videos to a feature cache",
-    "probe": "linear probes on a feature cache, to compare every result with",
-    "tokenize": "features to event sentences, with a trained stage 1",
-    "classify": "videos to their likeliest actions",
+    "extract": "turn videos into a feature cache",
+    "probe": "fit linear probes on a feature cache, the baseline of every result",
+    "tokenize": "turn features into event sentences with a trained stage 1",
+    "classify": "recognise the actions in video files",
     "export": "bundle a trained run for classify",
-    "consolidate": "one file, or a LLaVA, of a checkpoint in shards",
-    "bench": "measure this machine against what the project promises",
-    "report": "the report of what demo left",
-    "configs": "list the shipped configurations, or copy them",
+    "consolidate": "merge a sharded checkpoint into one file or a LLaVA folder",
+    "bench": "benchmark this machine against the project's targets",
+    "report": "write the report of a demo folder",
+    "configs": "list or copy the shipped configurations",
     "fit": "train stage 1 or stage 2 from a configuration",
-    "validate": "measure a checkpoint on the validation people",
-    "test": "measure a checkpoint on the test split",
-    "predict": "probabilities for every clip",
+    "validate": "evaluate a checkpoint on the validation people",
+    "test": "evaluate a checkpoint on the test split",
+    "predict": "write the probabilities of every clip",
 }
-MEMORY = "Lower --data.micro_batch_size, which leaves the batch as it is; stage 2 also has reasoner.llava.gradient_checkpointing."
-"""What to do when a GPU is full"""
+MEMORY = "Lower --data.micro_batch_size (the batch stays as large); stage 2 also has reasoner.llava.gradient_checkpointing."
+"""Advice when a GPU is out of memory"""
 SHORT = {
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR),
-        "name another folder, or make room or rights there",
+        "name another folder, or free space or correct the permissions there",
     ),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit with `ulimit -n 65536`, or use fewer workers"),
-    errno.ENOMEM: "close other programs, use fewer workers or smaller batches, or a machine with more memory",
+    errno.ENOMEM: "close other programs, use fewer workers or smaller batches, or use a machine with more memory",
 }
-"""What to do about an error of the system"""
+"""Advice for each error number of the operating system"""
 DEFECT = 70
 """Exit code of an unforeseen error (EX_SOFTWARE of sysexits.h)"""
-WORKER_LOST = "mostly the system ends one for want of memory: use fewer workers (--data.num_workers) or smaller --data.micro_batch_size"
-"""What to do about a loading process that is gone"""
+WORKER_LOST = "the system probably ran out of memory: use fewer workers (--data.num_workers) or a smaller --data.micro_batch_size"
+"""Advice when a worker of the data loader has died"""
 PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL error", "Socket Timeout", "recvValue failed")
-"""What the processes of a run say when one of them is gone"""
+"""Messages of the other processes of a run after one has ended"""
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 
 def overview() -> str:
     """The text of ``vtlvlm --help``."""
     rows = "\n".join(f"  {name:11s} {text}" for name, text in COMMANDS.items())
-    return f"usage: vtlvlm COMMAND [options]\n\n{rows}\n\n`vtlvlm COMMAND --help` tells the rest; --debug shows the traceback of an error."
+    return f"usage: vtlvlm COMMAND [options]\n\n{rows}\n\n`vtlvlm COMMAND --help` lists its options; --debug shows an error's traceback."
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns its exit code and lets errors through."""
+    """Run one command and return its exit code. Errors pass through."""
     from vtlvlm.errors import UsageError
     from vtlvlm.system.seeds import require_seed
 
@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
         found: int = importlib.import_module("vtlvlm.commands.trainer").run([name, *rest])
         return found
     module = importlib.import_module(f"vtlvlm.commands.{name}")
-    if hasattr(module, "main"):  # commands whose options are those of a configuration
+    if hasattr(module, "main"):  # extract and tokenize, whose options are a configuration's
         return module.main(rest)
     parser = Parser(prog=f"vtlvlm {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(parser)
@@ -90,10 +90,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are a line, as all others are."""
+    """An argument parser whose errors are one line each, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse what was given."""
+        """Raise the message as a UsageError."""
         from vtlvlm.errors import UsageError
 
         raise UsageError(f"{self.prog.removeprefix('vtlvlm ')}: {message}; `{self.prog} --help` lists the options")
@@ -128,13 +128,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def attempt(arguments: Sequence[str], debug: bool) -> int:
-    """Run one command and say what went wrong in a line; with ``debug`` every error is let through."""
+    """Run one command and print an error as one line. With ``debug``, every error passes through."""
     try:
         return run(arguments)
     except KeyboardInterrupt:
         return interrupted(arguments)
     except SystemExit as error:
-        if not isinstance(error.__context__, KeyboardInterrupt):  # which Lightning makes of one
+        if not isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns an interruption into this
             raise
         return interrupted(arguments)
     except Exception as error:
@@ -143,12 +143,12 @@ def attempt(arguments: Sequence[str], debug: bool) -> int:
         if debug or isinstance(error, Unread):
             raise
         code, line = told(error, arguments)
-        sys.stderr.write(f"vtlvlm: {line}\n")  # in one piece: several processes may say it at once
+        sys.stderr.write(f"vtlvlm: {line}\n")  # one write, since several processes may print it at once
         return code
 
 
 def told(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
-    """The exit code of an error and the line that says it, with what to do."""
+    """The exit code of an error, and its line with the remedy."""
     from vtlvlm.errors import DataError, UsageError
     from vtlvlm.system.renamed import in_refusal
     from vtlvlm.system.streams import gist
@@ -161,7 +161,7 @@ def told(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
         command = arguments[0] if arguments and arguments[0] in COMMANDS else "COMMAND"
         line = _flat(error.message)
         return 2, f"{shown(line, 1200)}{in_refusal(line)}; `vtlvlm {command} --help` lists the options"
-    if kind == "OutOfMemoryError":  # torch's, which is not imported for this
+    if kind == "OutOfMemoryError":  # torch's: its name is enough, so torch is not imported
         advice = MEMORY if arguments[0] in (*TRAINER_COMMANDS, "extract", "tokenize") else ""
         return 1, f"{gist(error)} {advice}".rstrip()
     if isinstance(error, MemoryError):
@@ -170,11 +170,12 @@ def told(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
         place = "".join(f"{shown(name)}: " for name in (error.filename,) if name not in (None, ""))
         advice = f"; {SHORT[error.errno]}" if error.errno in SHORT else ""
         return 1, f"{place}{shown(error.strerror or gist(error))}{advice}"
-    # These errors have no types: _try_get_data and _get_data in torch/utils/data/dataloader.py, recvfds in multiprocessing/reduction.py.
+    # These errors have no type of their own: _try_get_data and _get_data in torch/utils/data/dataloader.py, recvfds in
+    # multiprocessing/reduction.py.
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         return 1, f"{gist(error)}; {WORKER_LOST}"
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader timed out"):
-        return 1, f"{gist(error)}: a loading process hangs; see whether the disk answers, or use --data.num_workers 0 to find the clip"
+        return 1, f"{gist(error)}: a loading process hangs; check whether the disk responds, or use --data.num_workers 0 to find the clip"
     if isinstance(error, RuntimeError) and "received 0 items of ancdata" in str(error):
         return 1, f"too many open files; {SHORT[errno.EMFILE]}"
     if isinstance(error, RuntimeError) and any(words in str(error) for words in PEER_LOST):
@@ -183,7 +184,7 @@ def told(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
 
 
 def _flat(text: str) -> str:
-    """A long error of the configuration's parser as one line, without the given value and without types that were not meant."""
+    """A long error of the configuration parser as one line, without the given value and the irrelevant types."""
     line = " ".join(line.strip() for line in text.partition("Given value")[0].splitlines() if line.strip())
     for pattern, instead in _OF_THE_PARSER:
         line = re.sub(pattern, instead, line)
@@ -200,9 +201,9 @@ _OF_THE_PARSER = (
 
 
 def interrupted(arguments: Sequence[str]) -> int:
-    """Say how to go on; returns the exit code."""
+    """Print how to continue, and return the exit code."""
     fit = arguments[:1] == ["fit"]
-    how = "add --ckpt_path last to go on where its last epoch ended" if fit else "the same command continues"
+    how = "add --ckpt_path last to continue after its last epoch" if fit else "the same command continues"
     sys.stderr.write(f"vtlvlm: interrupted; {how}\n")
     return 130
 

@@ -1,4 +1,4 @@
-"""The shipped configurations: beside the package in a checkout, inside it when installed; found by name from everywhere."""
+"""Finds the shipped configurations by name, from any folder. They lie beside the package in a checkout, and inside it when installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vtlvlm.system.text import shown
 
 FOLDER = "lightning_configs"
 OPTIONS = ("--config", "-c", "--model", "--data", "--trainer")
-"""Options of a training that take a configuration's path"""
+"""Options that take the path of a configuration"""
 SECTIONS = ("model", "data", "trainer")
 
 
@@ -26,7 +26,7 @@ def shipped() -> Path:
     for folder in (package / FOLDER, package.parent / FOLDER):
         if folder.is_dir():
             return folder
-    raise UsageError(f"{package}: installed without its {FOLDER}; install it anew")
+    raise UsageError(f"{package}: installed without its {FOLDER}; install it again")
 
 
 def config(name: str) -> str:
@@ -36,7 +36,7 @@ def config(name: str) -> str:
         name: relative to ``lightning_configs``, such as ``stage1_small.yaml``.
 
     Raises:
-        UsageError: if there is none of that name.
+        UsageError: No configuration has that name.
     """
     path = shipped() / name
     if path.is_file():
@@ -45,11 +45,12 @@ def config(name: str) -> str:
 
 
 def resolved(arguments: Sequence[str]) -> list[str]:
-    """A command line whose configurations can be opened from here. A path that exists stays as it is; any other names a shipped
-    configuration, with or without ``lightning_configs/`` before it.
+    """Replace the names of shipped configurations in a command line by their paths.
+
+    An existing path stays as it is. Any other path names a shipped configuration; ``lightning_configs/`` before the name is optional.
 
     Raises:
-        UsageError: A configuration that is neither, or cannot be read.
+        UsageError: A configuration does not exist, or cannot be read.
     """
     found, option = [], ""
     for word in arguments:
@@ -66,7 +67,7 @@ def resolved(arguments: Sequence[str]) -> list[str]:
 
 
 def _settings(path: Path, name: str) -> dict[str, Any]:
-    """The settings in a file. One that holds none is refused here: the parser's own message would not say which of several files it is."""
+    """The settings in a file. A file without settings is refused here, because the parser's message would not name the file."""
     import yaml
 
     try:
@@ -83,7 +84,7 @@ def _settings(path: Path, name: str) -> dict[str, Any]:
 
 
 def _place(option: str, value: str) -> str:
-    """The path that a value of an option means; other text is left as it is."""
+    """The path of the configuration that an option's value names. Other text is returned unchanged."""
     named = value.lower().endswith((".yaml", ".yml"))
     if not value or re.search(r"[\n{}]|: ", value) or not (named or option in ("--config", "-c")):
         return value  # text of a configuration, or the name of a class
@@ -104,7 +105,7 @@ def _place(option: str, value: str) -> str:
 
 
 def headings() -> Iterator[tuple[str, str]]:
-    """Name and first comment line of each shipped configuration, those of whole stages first."""
+    """Name and first comment line of each shipped configuration. Configurations of whole stages come first."""
     folder = shipped()
     for path in sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.relative_to(folder).parts), path)):
         first = path.read_text(encoding="utf-8").partition("\n")[0]

@@ -1,4 +1,4 @@
-"""The two kinds of mistake that users can mend: each is one line that names the culprit and the remedy."""
+"""The two kinds of error that users can fix. Each message is one line that names the culprit and the remedy."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ class UsageError(ValueError):
 
 
 class DataError(ValueError):
-    """An input that cannot be used as it is. The command line shows it and exits with 1."""
+    """An input that cannot be used. The command line shows it and exits with 1."""
 
 
 @contextmanager
 def naming(source: str | Path) -> Iterator[None]:
-    """Errors about what a file holds name that file too: a part that refuses a setting does not know where the setting came from.
+    """Add the name of a file to errors about its content. A part that refuses a setting does not know where the setting came from.
 
     Args:
         source: The file or folder that is read.
 
     Raises:
-        UsageError, DataError: As raised inside, with the source in front unless it is named already.
+        UsageError, DataError: The error raised inside. Its message begins with the source, unless it names the source already.
     """
     try:
         yield

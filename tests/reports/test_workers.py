@@ -87,7 +87,7 @@ def test_the_kernel_kills_a_loading_process() -> None:
         seen(loader(Clips("killed")))
     code, line = told(caught.value, ["extract"])
     assert code == 1
-    assert "use fewer workers (--data.num_workers) or smaller --data.micro_batch_size" in line
+    assert "use fewer workers (--data.num_workers) or a smaller --data.micro_batch_size" in line
 
 
 @pytest.mark.parametrize(

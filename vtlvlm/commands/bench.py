@@ -1,4 +1,4 @@
-"""Measure this machine against what the project promises: ratios from one run, as a table and as JSON."""
+"""Benchmark this machine against the project's targets. Prints a table and writes JSON; most results are ratios within one run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 BENCHES = {
     "data": "decoding, copies, feature and event caches",
     "vtem": "pooling, quantisation, FLOPs, a stage-1 step",
-    "lvlm": "label scores against slower ways, a training step against peft, trained numbers (a quarter of an hour)",
-    "adapters": "what prompts and other adapters make of event sentences (hours on two cores)",
-    "events": "what event sentences keep of the action, beside the arms of stage 1 (an hour or more)",
+    "lvlm": "label scores against slower methods, a training step against peft, trainable parameters (a quarter of an hour)",
+    "adapters": "accuracy of prompts and other adapters on event sentences (hours on two cores)",
+    "events": "accuracy of a probe on event sentences, for stage 1 and its ablations (an hour or more)",
 }
 
 
@@ -22,22 +22,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="data: folder of camera videos to make 1080p clips from; events, adapters: clips with NTU names (default: rendered ones)",
     )
-    parser.add_argument("--repeats", type=int, help="rounds that medians are taken over (default: 5); events, adapters: seeds (default: 3)")
-    parser.add_argument("--arms", nargs="*", metavar="ARM", help="events, adapters: only these arms beside the first (default: all)")
-    parser.add_argument("--arm-repeats", type=int, help="adapters: seeds of the arms beside the prompts (default: as many)")
+    parser.add_argument("--repeats", type=int, help="rounds to take medians over (default: 5); events, adapters: seeds (default: 3)")
+    parser.add_argument("--arms", nargs="*", metavar="ARM", help="events, adapters: only these arms and the first (default: all)")
+    parser.add_argument("--arm-repeats", type=int, help="adapters: seeds of the other arms (default: as many as for the prompts)")
     parser.add_argument(
         "--validation",
         type=float,
-        help="adapters: share of the training people who choose rates and checkpoint and fit the temperature (default: 0.2)",
+        help="adapters: share of the training people held out for rates, checkpoint and temperature (default: 0.2)",
     )
     parser.add_argument(
-        "--steps", type=int, help="adapters: steps of every training of stage 2 (default: as configured; few for few clips)"
+        "--steps", type=int, help="adapters: steps of every training of stage 2 (default: as configured; fewer for few clips)"
     )
     parser.add_argument(
-        "--overlay", type=Path, action="append", metavar="YAML", help="adapters: on top of every arm's configuration; may be given again"
+        "--overlay", type=Path, action="append", metavar="YAML", help="adapters: configuration on top of every arm's; may be repeated"
     )
-    parser.add_argument("--rate-steps", type=int, help="adapters: steps of every trial of a learning rate (default: 50)")
-    parser.add_argument("--work", type=Path, help="folder for the files it makes, kept (default: a temporary one)")
+    parser.add_argument("--rate-steps", type=int, help="adapters: steps to try each learning rate (default: 50)")
+    parser.add_argument("--work", type=Path, help="folder for intermediate files, which are kept (default: a temporary folder)")
     parser.add_argument("--output", type=Path, help="JSON file to write (default: runs/bench/NAME.json)")
 
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if repeats < 1:
         raise UsageError(f"--repeats {repeats}: at least 1")
     if args.videos is not None and args.name not in ("data", "events", "adapters"):
-        raise UsageError(f"--videos: bench {args.name} needs none")
+        raise UsageError(f"--videos: bench {args.name} reads no videos; leave it out")
     if args.arms is not None and not learns:
         raise UsageError("--arms goes with bench events and bench adapters")
     options: dict[str, Any] = {"arms": args.arms} if learns else {}

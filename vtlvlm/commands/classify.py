@@ -1,7 +1,7 @@
-"""Videos to their likeliest actions.
+"""Recognise the actions in video files.
 
-Any video file goes in (or folders of them); the likeliest actions with their probabilities come out. One unreadable file does not
-stop the others: it is named on stderr and the exit code becomes 1.
+Give video files or folders. The command prints the most likely actions with their probabilities. An unreadable file does not stop
+the others: stderr names it, and the exit code becomes 1.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ DEFAULT_MODEL = "runs/demo/bundle"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="video files, or folders whose videos are all taken")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="video files, or folders of videos")
     parser.add_argument(
         "--model",
         type=Path,
         default=Path(DEFAULT_MODEL),
-        help="bundle (a linear probe's too), run folder or stage-2 checkpoint (default: %(default)s)",
+        help="bundle (also of a linear probe), run folder or stage-2 checkpoint (default: %(default)s)",
     )
-    parser.add_argument("--llava", help="where the base LLaVA lies now, if not where it was trained")
-    parser.add_argument("--vtem", type=Path, help="where the stage-1 checkpoint lies now, if not where it was; a bundle holds its own")
+    parser.add_argument("--llava", help="folder of the base LLaVA, if it has moved since training")
+    parser.add_argument("--vtem", type=Path, help="stage-1 checkpoint, if it has moved since training; a bundle holds its own")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16", "auto"),
-        help="of the language model's weights (default: as it was trained, on a CPU float32)",
+        help="type of the language model's weights (default: as trained; float32 on a CPU)",
     )
-    parser.add_argument("--attention", help="kernel of the language model, such as sdpa or eager (default: as it was trained)")
-    parser.add_argument("--quantization", choices=("none", "8bit", "4bit"), help="of the language model (default: as it was trained)")
+    parser.add_argument("--attention", help="attention kernel of the language model, such as sdpa or eager (default: as trained)")
+    parser.add_argument("--quantization", choices=("none", "8bit", "4bit"), help="of the language model (default: as trained)")
     parser.add_argument("--top", type=int, default=5, help="how many actions to show (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: cuda if there is one)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: cuda if available)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line instead of a table")
 
 
 def videos(paths: list[Path]) -> tuple[list[Path], list[str]]:
-    """The files themselves, and the videos below folders in order, as ``prepare`` finds them; and lines on what else lies there."""
+    """The given files and the videos in the given folders, found as by ``prepare``; also lines about the other files there."""
     from vtlvlm.data.listing import videos_in
 
     found: list[Path] = []
@@ -99,10 +99,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def bar(probability: float) -> str:
-    """A probability as 20 characters; empty if it is not a number."""
+    """A probability as a bar of 20 characters; blank for nan."""
     return f"{'█' * round(20 * probability) if probability == probability else '':20s}"
 
 
 def json_line(value: object) -> str:
-    """One line of JSON, plain ASCII; what is not a number there (nan, infinity) is null."""
+    """One line of ASCII JSON; nan and infinity become null."""
     return json.dumps(nan_as_none(value), allow_nan=False)

@@ -1,7 +1,7 @@
-"""Make one file, or a LLaVA folder, of a checkpoint that several processes hold in shards.
+"""Merge a sharded checkpoint into one file or a LLaVA folder.
 
-Full fine-tuning with trainer/gpu_full.yaml leaves such a checkpoint: a folder with a file for each process. It needs memory for the
-weights once. The optimiser stays behind: a training goes on from the shards.
+Full fine-tuning with trainer/gpu_full.yaml writes such a checkpoint: a folder with one file per process. Merging needs memory for one
+copy of the weights. It drops the optimiser's state; training continues from the shards.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "output",
         type=Path,
         metavar="OUTPUT",
-        help="FILE.ckpt for test, export and classify, or a folder for the LLaVA with its new weights",
+        help="FILE.ckpt for test, export and classify, or a folder for the LLaVA with the trained weights",
     )
-    parser.add_argument("--llava", help="where the base LLaVA lies now, if not where it was trained")
+    parser.add_argument("--llava", help="folder of the base LLaVA, if it has moved since training")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
-"""The whole pipeline on rendered videos: synth, compose, extract, stage 1, tokenize, stage 2, test, report.
+"""Run the whole pipeline on rendered videos: synth, compose, extract, stage 1, tokenize, stage 2, test, report.
 
-Every step is an ordinary command of this project, printed before it runs; a step that is complete is not repeated, an
-interrupted one continues. About half an hour on two CPU cores, below 7 GiB of memory.
+Each step is an ordinary command of this project and is printed before it runs. A complete step is skipped; an interrupted one
+continues. The demo takes about half an hour on two CPU cores and less than 7 GiB of memory.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Step:
     """One command of the demo.
 
     Attributes:
-        title: what it does, in words.
-        arguments: the command line behind ``vtlvlm``.
-        done: whether its result is complete.
+        title: description of the step.
+        arguments: the command line after ``vtlvlm``.
+        done: returns whether the step's result is complete.
     """
 
     title: str
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def resume(folder: Path) -> list[str]:
-    """``--ckpt_path`` for a training that was interrupted, nothing for one that has not begun."""
+    """``--ckpt_path`` for an interrupted training; empty for a training that has not begun."""
     from vtlvlm.stages.checkpoints import to_continue
 
     left = to_continue(folder)
@@ -61,7 +61,7 @@ def steps(out: Path, seed: int) -> list[Step]:
         str(videos),
         "--data.source.validation",
         "0",
-    ]  # settings and steps were chosen on other videos: all training people train
+    ]  # no validation people: settings and steps were chosen on other videos
     read_features = [*data, "--data.features", str(features)]
     read_events = [*data, "--data.events", str(events)]
     model = ["--model.init_args.reasoner.init_args.llava.path", str(llava)]
@@ -69,11 +69,11 @@ def steps(out: Path, seed: int) -> list[Step]:
     return [
         Step(
             "render the videos", ["synth", str(videos), "--subjects", str(DEMO_SUBJECTS), "--seed", str(seed)], lambda: False
-        ),  # which also refuses a folder of another seed
+        ),  # also refuses a folder of another seed
         Step("compose a small LLaVA", ["compose", str(llava)], lambda: False),
         Step("videos to features", ["extract", *first, *data, "--output", str(features)], lambda: False),
         Step(
-            "linear probes on them: the difficulty, before any training",
+            "linear probes on the features: how difficult the videos are",
             ["probe", str(videos), "--features", str(features), "--output", str(probes)],
             probes.is_file,
         ),
@@ -88,12 +88,12 @@ def steps(out: Path, seed: int) -> list[Step]:
             lambda: False,
         ),
         Step(
-            "stage 2: teach the language model to read them",
+            "stage 2: teach the language model to read event sentences",
             ["fit", *second, *seeded, *read_events, *model, to, str(stage2), *resume(stage2)],
             lambda: fit_finished(stage2),
         ),
         Step(
-            "test on people never seen",
+            "test on held-out people",
             ["test", *second, *seeded, *read_events, *model, to, str(stage2), "--ckpt_path", str(stage2 / "checkpoints" / "last.ckpt")],
             (stage2 / "metrics.json").is_file,
         ),
@@ -118,16 +118,16 @@ def steps(out: Path, seed: int) -> list[Step]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what is still to be done."""
+    """Run the steps that are not complete."""
     from vtlvlm.cli import run as command
 
     started = time.monotonic()
     total = len(steps(args.output, args.seed))
     for number in range(total):
-        step = steps(args.output, args.seed)[number]  # anew each time: whether a training resumes depends on what is there by then
+        step = steps(args.output, args.seed)[number]  # listed again: a training resumes if its checkpoint exists by now
         print(f"\n[{number + 1}/{total}] {step.title}", flush=True)
         if step.done():
-            print("        done before", flush=True)
+            print("        already done", flush=True)
             continue
         print(f"        vtlvlm {shlex.join(step.arguments)}", flush=True)
         begun = time.monotonic()

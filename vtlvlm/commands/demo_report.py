@@ -1,4 +1,4 @@
-"""The report of a whole pipeline folder, as ``vtlvlm demo`` fills it: read what the runs wrote, draw it, recompute nothing."""
+"""Builds the report of a ``vtlvlm demo`` folder from the files of its runs. No metric is computed again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vtlvlm.report.sentence import Sentence, sentence_figure
 from vtlvlm.report.tables import ResultRow, Table
 
 LIMITS = {"middle frame": 0.70, "clip length": 0.25}
-"""The difficulty that the rendered videos were fixed to: the most a probe may reach."""
+"""Difficulty of the rendered videos: the highest top-1 that each probe may reach."""
 TIMED_CLIPS = 12
 
 
@@ -32,11 +32,11 @@ def pipeline_report(folder: Path, protocol: str = "xsub60") -> Report:
     """Gather a pipeline folder (``videos features events stage1 stage2 untuned bundle probes.json``) into one report.
 
     Args:
-        folder: what ``vtlvlm demo`` filled.
-        protocol: the split that was trained and tested on.
+        folder: written by ``vtlvlm demo``.
+            protocol: the split of training and test.
 
-    Raises:
-        DataError: if a step has not been run.
+        Raises:
+            DataError: a step has not been run.
     """
     stage1, stage2, untuned = (Run.open(folder / name) for name in ("stage1", "stage2", "untuned"))
     tested, plain, fit = stage2.test, untuned.test, stage2.fit
@@ -48,7 +48,7 @@ def pipeline_report(folder: Path, protocol: str = "xsub60") -> Report:
     data.setup("test")
     recognizer = ActionRecognizer.from_checkpoint(folder / "bundle")
     if not isinstance(recognizer, ActionRecognizer):
-        raise DataError(f"{folder / 'bundle'}: a linear probe, which has no event sentences to report on; export the one of stage 2 there")
+        raise DataError(f"{folder / 'bundle'}: holds a linear probe, which has no event sentences; export stage 2 there")
     shown, timing = _recognise(recognizer, data)
     environment = stage2.environment or {}
     rows = _rows(tested, plain, probes, data.num_classes)
@@ -95,10 +95,10 @@ def _rows(tested: Metrics, plain: Metrics, probes: dict[str, Any], num_classes: 
         model("event sentences, prompt-tuned LLaVA", tested, "prompts and projector trained", ours=True),
         model("the same LLaVA untuned", plain, "its projector has never seen an event"),
         linear("linear probe, mean feature", "mean feature", "the same features, averaged over time"),
-        *([linear("linear probe, mean and movement", both, "how much moves, and where")] if both in probes else []),  # older ones lack it
-        linear("linear probe, three thirds", "thirds", "knows a little of the order"),
-        linear("linear probe, middle frame", "middle frame", "no motion at all"),
-        linear("linear probe, clip length", "clip length", "no picture at all"),
+        *([linear("linear probe, mean and movement", both, "how much moves, and where")] if both in probes else []),  # older files lack it
+        linear("linear probe, three thirds", "thirds", "encodes a little of the order"),
+        linear("linear probe, middle frame", "middle frame", "no motion"),
+        linear("linear probe, clip length", "clip length", "no pictures"),
         ResultRow("chance", 1 / num_classes, min(1.0, 5 / num_classes), 1 / num_classes),
     ]
 
@@ -106,13 +106,13 @@ def _rows(tested: Metrics, plain: Metrics, probes: dict[str, Any], num_classes: 
 def _summary(reached: float, probes: dict[str, Any], tested: Metrics, num_classes: int) -> str:
     mean, middle = probes["mean feature"]["top1"], probes["middle frame"]["top1"]
     return (
-        f"A frozen language model, reading discrete event sentences through trained soft prompts, names the right one of {num_classes} "
-        f"actions in {reached:.1%} of {tested.num_clips} clips of people it has never seen "
+        f"A frozen language model with trained soft prompts reads discrete event sentences. It recognises the right one of {num_classes} "
+        f"actions in {reached:.1%} of {tested.num_clips} clips of held-out people "
         f"({reached - mean:+.1%} against a linear probe on the mean of the same features, {reached - middle:+.1%} against one "
         "on the middle frame)."
-        "\n\nThe videos are rendered, with real encoded files under NTU names. Two pairs of actions are each other's reversal in time, "
-        "so that what averages over time cannot tell them apart. One run with one seed: clips of one person are alike, so differences of "
-        "a few points between rows are within what another seed would change."
+        "\n\nThe videos are rendered, and are encoded files with NTU names. In two pairs of actions, each action is the other played "
+        "backwards, so an average over time cannot separate them. This is one run with one seed. Clips of one person are alike, so another "
+        "seed would change the results by a few points."
     )
 
 
@@ -144,7 +144,7 @@ def _recognise(recognizer: ActionRecognizer, data: NTUDataModule) -> tuple[list[
 
 def _accuracy_section(rows: Sequence[ResultRow], num_classes: int) -> Section:
     picture = Picture(
-        "accuracy", "Top-1 accuracy on the test people, with 95 % intervals for the number of clips.", accuracy_bars(rows, 1 / num_classes)
+        "accuracy", "Top-1 accuracy on the test people, with 95 % confidence intervals over clips.", accuracy_bars(rows, 1 / num_classes)
     )
     return Section("Accuracy", pictures=[picture])
 
@@ -153,8 +153,8 @@ def _confusion_section(stage2: Run) -> Section:
     confusion = stage2.confusion("test")
     if confusion is None:
         return Section("Confusion", text="No confusion matrix was written.")
-    caption = "Rows are what was shown, columns what was recognised; the test people."
-    return Section("What is taken for what", pictures=[Picture("confusion", caption, confusion_figure(confusion))])
+    caption = "Rows are true actions, columns are recognised actions. Clips of the test people."
+    return Section("Confusion", pictures=[Picture("confusion", caption, confusion_figure(confusion))])
 
 
 @torch.inference_mode()
@@ -163,7 +163,7 @@ def _sentences_section(shown: Sequence[tuple[Recognition, str, str]], recognizer
     windows = recognizer.vtem.pooler.windows
     for found, truth, name in shown:
         frames = decode(found.file, segment_centres(num_frames=probe(found.file).frames, num_segments=12), size=160, crop="pad")
-        assert found.events is not None  # of a stage 2
+        assert found.events is not None  # a stage-2 model makes them
         best, share = found.actions[0]
         sentence = Sentence(
             title=f"{truth}: recognised as {best} ({share:.0%})",
@@ -172,10 +172,10 @@ def _sentences_section(shown: Sequence[tuple[Recognition, str, str]], recognizer
             spans=found.events.spans[0].cpu().numpy(),
             ids=found.events.ids[0].unflatten(0, (windows, -1)).cpu().numpy(),
         )
-        caption = f"{name}. Above, frames of the clip; below, the windows that pooling cut it into and the codes of each window's cells."
+        caption = f"{name}. Above: frames of the clip. Below: the windows of the pooling, and the codes of each window's cells."
         pictures.append(Picture(f"sentence_{name}", caption, sentence_figure(sentence)))
     text = (
-        "Each column is a window of equal salience, each box the code of one cell of the picture "
+        "Each column is a window of equal salience. Each box is the code of one cell of the picture "
         "(top left, top right, bottom left, bottom right)."
     )
     return Section("Three clips and their event sentences", text=text, pictures=pictures)
@@ -207,5 +207,5 @@ def _training_section(stage1: Run, stage2: Run) -> Section:
         for name, run in (("stage 1", stage1), ("stage 2", stage2))
         if run.fit is not None
     ]  # fmt: skip
-    table = Table(["", "steps", "seconds a step", "seconds in all", "trained parameters", "peak GiB"], cost)
-    return Section("Training", pictures=[Picture("curves", "Training and validation people.", learning_curves(panels))], tables=[table])
+    table = Table(["", "steps", "seconds per step", "total seconds", "trained parameters", "peak GiB"], cost)
+    return Section("Training", pictures=[Picture("curves", "Training and validation curves.", learning_curves(panels))], tables=[table])

@@ -1,7 +1,7 @@
-"""Bundle a trained run for classify: everything but the base model, in safetensors and JSON.
+"""Bundle a trained run for classify: everything except the base model, in safetensors and JSON.
 
-With --format peft, its prompts alone, as peft's prefix tuning stores them: `PeftModel.from_pretrained(llava, DIR)` loads them, and
-`init_from: DIR` of DeepPrompts starts from them, as from any prefix that peft has trained.
+--format peft writes only the prompts, in the format of peft's prefix tuning. `PeftModel.from_pretrained(llava, DIR)` loads them. With
+`init_from: DIR`, DeepPrompts starts from them, or from any prefix trained with peft.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="stage-2 run folder or checkpoint")
-    parser.add_argument("output", type=Path, metavar="DIR", help="folder to write; must not exist yet")
-    parser.add_argument("--format", choices=("bundle", "peft"), default="bundle", help="what to write (default: %(default)s)")
-    parser.add_argument("--vtem", type=Path, help="where the stage-1 checkpoint lies now, if not where it was")
+    parser.add_argument("output", type=Path, metavar="DIR", help="new folder to write")
+    parser.add_argument("--format", choices=("bundle", "peft"), default="bundle", help="output format (default: %(default)s)")
+    parser.add_argument("--vtem", type=Path, help="stage-1 checkpoint, if it has moved since training")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Videos to a feature cache: every clip is decoded once, and never again."""
+"""Turns videos into a feature cache, so that each clip is decoded only once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fill the cache with what a stage-1 configuration's extractor sees; an interrupted run continues."""
+    """Fill the cache with the features of a stage-1 configuration's extractor. An interrupted run continues."""
     from dataclasses import asdict
     from importlib.metadata import version
 

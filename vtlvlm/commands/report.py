@@ -1,4 +1,4 @@
-"""The report of a pipeline folder: report.md, report.html and a short table."""
+"""Write the report of a demo folder: report.md, report.html, and a short table on the terminal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("folder", type=Path, help="what `vtlvlm demo` filled")
-    parser.add_argument("--protocol", default="xsub60", help="the split it was trained on (default: %(default)s)")
+    parser.add_argument("folder", type=Path, help="folder written by `vtlvlm demo`")
+    parser.add_argument("--protocol", default="xsub60", help="split of training and test (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     from vtlvlm.system.streams import gist
 
     if not args.folder.is_dir():
-        raise UsageError(f"{args.folder}: no such folder; `vtlvlm demo {args.folder}` fills one")
+        raise UsageError(f"{args.folder}: no such folder; `vtlvlm demo {args.folder}` makes one")
     try:
         report = pipeline_report(args.folder, args.protocol)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
             raise
         what = f"{type(error).__name__}: {gist(error, 200)}"
         raise DataError(
-            f"{args.folder}: its files are not what this version writes ({what}); delete what is damaged, and run demo again"
+            f"{args.folder}: its files are damaged or of another version ({what}); delete the damaged ones, and run demo again"
         ) from error
     text, page = write_markdown(report, args.folder), write_html(report, args.folder / "report.html")
     print_table(report)

@@ -1,4 +1,4 @@
-"""Features (or videos) to event sentences, with a trained stage 1."""
+"""Turns features (or videos) into event sentences with a trained stage 1."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fill an event cache with a stage-1 checkpoint that was made with the same settings; an interrupted run continues."""
+    """Fill an event cache with a stage-1 checkpoint that was trained with the same settings. An interrupted run continues."""
     from pathlib import Path
 
     from vtlvlm.callbacks.cache_writing import EventWriter
