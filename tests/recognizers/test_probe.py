@@ -118,8 +118,8 @@ def test_options_that_do_not_go_together(chain: Pipeline, tmp_path: Path, capsys
     plain = ["probe", chain.root, "--features", chain.features]
     new = tmp_path / "b"
     refused = {
-        ("--probe", "thirds"): "--probe is for what --export writes",
-        ("--weights", "x.pt"): "--weights is for what --export writes",
+        ("--probe", "thirds"): "--probe goes with --export",
+        ("--weights", "x.pt"): "--weights goes with --export",
         ("--export", new, "--probe", "clip length"): "no probe to export; there are mean feature, movement",
         ("--export", new, "--output", new / "x.json"): "lies in the bundle",
         ("--export", tmp_path): "already exists",

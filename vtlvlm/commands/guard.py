@@ -1,6 +1,6 @@
 """Checks before ``fit``, ``validate``, ``test`` and ``predict`` begin: settings, Slurm's tasks, the run folder and its checkpoint.
 
-Lightning has its own words and defaults for all of these. Here each of them has one definite meaning, or is refused in one line.
+Lightning interprets all of these in its own way. Here, each has one definite meaning or is refused in one line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vtlvlm.system.places import same
 from vtlvlm.system.text import shown
 
 HPC = "hpc_ckpt_"
-"""Lightning takes every file in a run folder with this in its name for a checkpoint that it wrote when Slurm warned it"""
+"""Part of a file name. Lightning loads such a file in a run folder as a checkpoint that it wrote at Slurm's warning"""
 
 
 # -- settings and tasks ----------------------------------------------------------------------------------------------------------------
@@ -34,38 +34,38 @@ def require_settings(trainer: Any) -> None:
     """Refuse settings of Lightning that replace our loaders.
 
     Raises:
-        UsageError: Naming the setting, and what does the same.
+        UsageError: Names the setting and its replacement.
     """
     if trainer.get("overfit_batches"):
         raise UsageError(
-            "--trainer.overfit_batches takes the order of clips and views away from the data: use --trainer.limit_train_batches N"
+            "--trainer.overfit_batches replaces the data module's order of clips and views: use --trainer.limit_train_batches N"
         )
     if trainer.get("use_distributed_sampler"):
-        raise UsageError("--trainer.use_distributed_sampler: the data divides clips over processes by itself; leave it out")
+        raise UsageError("--trainer.use_distributed_sampler: the data module already divides the clips over processes; leave it out")
 
 
 def outside_slurm(environment: Mapping[str, str], devices: Any = None, nodes: Any = None) -> bool:
-    """Whether Lightning would wrongly take this process for a Slurm task: it runs in the shell of an allocation of one task.
+    """Whether Lightning would mistake this process for a Slurm task, because it runs in the shell of an allocation with one task.
 
     Args:
-        environment: The variables of the process.
-        devices: The trainer's setting, if it is a number.
-        nodes: Likewise.
+        environment: The environment variables of the process.
+        devices: The trainer's ``devices``, if it is a number.
+        nodes: The trainer's ``num_nodes``, if it is a number.
 
     Raises:
-        UsageError: The variables contradict how the command was started; with the remedy.
+        UsageError: The variables contradict how the command was started. Names the remedy.
     """
     if "SLURM_NTASKS" not in environment or environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
-        return False  # as Lightning sees it
+        return False  # Lightning sees no Slurm here either
     if "TORCHELASTIC_RUN_ID" in environment:
-        return False  # torchrun, which comes first there too
+        return False  # Lightning prefers torchrun, too
     tasks = _count(environment, "SLURM_NTASKS")
     started = "SLURM_PROCID" in environment and ("SLURM_STEP_ID" in environment or "SLURM_STEPID" in environment)
     if not started and tasks == 1:
         return True
     if not started:
         raise UsageError(
-            f"SLURM_NTASKS={tasks}, but this process is none of these tasks (it was not started by srun) and would wait for them: start it "
+            f"SLURM_NTASKS={tasks}, but srun did not start this process, and it would wait for the other tasks: start it "
             "with `srun vtlvlm ...`, or `unset SLURM_NTASKS` for one process"
         )
     for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
@@ -84,7 +84,7 @@ def outside_slurm(environment: Mapping[str, str], devices: Any = None, nodes: An
 def _count(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "")
     if not text.isdecimal():
-        raise UsageError(f"{name}={shown(text, 40)!r} is not a number, as Slurm sets it: start with srun, or `unset SLURM_NTASKS`")
+        raise UsageError(f"{name}={shown(text, 40)!r} is not a number: start with srun, or `unset SLURM_NTASKS`")
     return int(text)
 
 
@@ -92,16 +92,16 @@ def _count(environment: Mapping[str, str], name: str) -> int:
 
 
 def checkpoint_for(asked: str | None, folder: Path, training: bool, needed: bool) -> str | None:
-    """The checkpoint that a command starts from, by its file's name; None for a fresh start or an untuned model.
+    """The path of the checkpoint that a command starts from; None for a fresh start or an untuned model.
 
     Args:
-        asked: ``--ckpt_path``: a path, or one of Lightning's words.
+        asked: ``--ckpt_path``: a path, or one of Lightning's keywords.
         folder: The run folder, into which the command writes.
         training: Whether the command is ``fit``.
-        needed: Whether measuring without a checkpoint is a mistake.
+        needed: Whether an evaluation requires a checkpoint.
 
     Raises:
-        UsageError: The folder holds another run, which the command would change; or there is no such checkpoint.
+        UsageError: The command would change another run in the folder, or the checkpoint does not exist.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: a file, not a run folder; name another with --trainer.default_root_dir")
@@ -113,34 +113,34 @@ def checkpoint_for(asked: str | None, folder: Path, training: bool, needed: bool
             raise UsageError("no checkpoint given: add --ckpt_path RUN/checkpoints/best.ckpt")
         if held:
             raise UsageError(
-                f"{folder} holds a trained run, whose figures those of the untuned model would replace: name another folder with "
+                f"{folder} holds a trained run, and the untuned model's metrics would replace its metrics: name another folder with "
                 "--trainer.default_root_dir"
             )
         return None
     path = named(asked, folder)
     if held and not belongs(path, folder):
         raise UsageError(
-            f"{folder} holds another run than {path}, whose files would be replaced: name another folder with --trainer.default_root_dir"
+            f"{folder} holds another run than {path}, and its files would be replaced: name another folder with --trainer.default_root_dir"
         )
     return str(path)
 
 
 def _requeued() -> bool:
-    """Whether Slurm has started the job again, with the same command."""
+    """Whether Slurm has restarted the job."""
     return os.environ.get("SLURM_RESTART_COUNT", "0").strip("0").isdecimal()
 
 
 def _go_on(folder: Path) -> str:
-    """The checkpoint from which Slurm's second start continues; anyone else is told to name it."""
+    """The checkpoint from which a job restarted by Slurm continues. Any other start is refused with the option that names it."""
     found = continuation(folder)
     if found.checkpoint is None:
         raise UsageError(
             f"{folder} holds checkpoints, but training can continue from none of them ({'; '.join(found.unreadable)}): move them away, or "
             "name another folder with --trainer.default_root_dir"
         )
-    passed = f"; passed over: {'; '.join(found.unreadable)}" if found.unreadable else ""
+    passed = f"; skipped: {'; '.join(found.unreadable)}" if found.unreadable else ""
     if _requeued():
-        rank_zero_info(f"started again by Slurm: goes on from {found.checkpoint}{passed}")
+        rank_zero_info(f"restarted by Slurm: continues from {found.checkpoint}{passed}")
         return str(found.checkpoint)
     raise UsageError(
         f"{folder} already holds a run: continue it with --ckpt_path {found.checkpoint}, "
@@ -149,10 +149,10 @@ def _go_on(folder: Path) -> str:
 
 
 def require_no_other_start(folder: Path, trainer: Trainer, training: bool) -> None:
-    """Refuse a command without a checkpoint for which Lightning would find one by itself.
+    """Refuse a command without ``--ckpt_path`` if Lightning would load a checkpoint on its own.
 
     Raises:
-        UsageError: Naming it.
+        UsageError: Names that checkpoint.
     """
     found: list[Path] = []
     if "SLURM_NTASKS" in os.environ and folder.is_dir():
@@ -162,14 +162,14 @@ def require_no_other_start(folder: Path, trainer: Trainer, training: bool) -> No
         found += [Path(callback.ckpt_path) for callback in kept]
         found += [path for callback in callbacks(trainer) for path in sorted(place(callback, trainer).glob(f"{LAST}*.ckpt"))]
     if left := next((path for path in found if path.exists()), None):
-        raise UsageError(f"Lightning would start from {left}: name it with --ckpt_path if that is meant, else move it away")
+        raise UsageError(f"Lightning would start from {left}: name it with --ckpt_path to use it, or move it away")
 
 
 def require_own_names(trainer: Trainer, folder: Path) -> None:
-    """Refuse a user's callback that would write, or delete, one of the run's two checkpoints.
+    """Refuse a user's callback that would write or delete one of the run's two checkpoints.
 
     Raises:
-        UsageError: Naming both.
+        UsageError: Names the callback and the checkpoint.
     """
     for callback in callbacks(trainer):
         if isinstance(callback, RunCheckpoint):
@@ -179,7 +179,7 @@ def require_own_names(trainer: Trainer, folder: Path) -> None:
         for kept in (folder / "checkpoints" / f"{name}.ckpt" for name in (LAST, BEST)):
             if any(same(file, kept) for file in written_too):
                 raise UsageError(
-                    f"{type(callback).__name__} would write {kept}, which the run keeps itself: give the callback another dirpath or "
+                    f"{type(callback).__name__} would write {kept}, which the run writes itself: give the callback another dirpath or "
                     "filename, and leave save_last out"
                 )
 
@@ -203,10 +203,10 @@ def place(callback: Checkpoint, trainer: Trainer) -> Path:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Train into a run folder while no other process does.
+    """Lock a run folder during a training.
 
     Raises:
-        UsageError: Another one does.
+        UsageError: Another process trains into it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -227,7 +227,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def ours(error: BaseException) -> UsageError | DataError | None:
-    """The mistake that a part's constructor named, behind a library's error; None if there is none."""
+    """The UsageError or DataError that caused a library's error; None if there is none."""
     seen: set[int] = set()
     found: BaseException | None = error
     while found is not None and id(found) not in seen:
@@ -239,7 +239,7 @@ def ours(error: BaseException) -> UsageError | DataError | None:
 
 
 def of_lightning(error: BaseException) -> bool:
-    """Whether Lightning itself has raised an error, which then is about its settings."""
+    """Whether Lightning itself raised an error. Such errors are about its settings."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -248,7 +248,7 @@ def of_lightning(error: BaseException) -> bool:
 
 @contextmanager
 def lightning_in_a_line() -> Iterator[None]:
-    """Lightning's own errors, which are about settings, as one line."""
+    """Turn Lightning's own errors, which are about settings, into one line."""
     try:
         yield
     except (UsageError, DataError, OSError, MemoryError):

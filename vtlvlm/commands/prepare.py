@@ -1,9 +1,9 @@
-"""Look through a folder of videos, write its index, and say what is in it and what is wrong with it.
+"""Check a folder of videos, write its index, and report its content and its problems.
 
-New and changed videos are opened and their frames counted; what was found is kept, so that the next start is quick and an interrupted
+The command opens new and changed videos and counts their frames. It keeps the results, so the next start is fast and an interrupted
 one continues. The exit code is 1 if no clip can be used.
 
-With --transcode DIR, NTU-120 becomes some 29 GB of 256-pixel H.264 that everything else takes in place of the source.
+With --transcode DIR, NTU-120 becomes about 29 GB of 256-pixel H.264. All other commands can read these copies instead of the source.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ if TYPE_CHECKING:
 
 
 LISTED = 20
-"""left-out clips that the terminal shows"""
+"""Left-out clips that the terminal lists, at most"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of videos: NTU names in any tree, or a folder for each class")
     parser.add_argument("--protocol", help="show this split only: xsub60, xview60, xsub120, xset120, csv or group (default: all that fit)")
     parser.add_argument("--csv", type=Path, help="table path,label[,split,group] of the clips, paths relative to ROOT")
-    parser.add_argument("--classes", type=Path, help="lines such as 'A008 sitting down' for NTU names (default: ROOT/classes.txt if there)")
+    parser.add_argument("--classes", type=Path, help="lines such as 'A008 sitting down' for NTU names (default: ROOT/classes.txt)")
     parser.add_argument("--validation", type=float, default=0.0, help="share of the training groups to show as validation (default: 0)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the validation choice (default: 0)")
-    parser.add_argument("--exclude-missing-skeletons", action="store_true", help="split without the 535 clips that lack a skeleton")
+    parser.add_argument("--exclude-missing-skeletons", action="store_true", help="leave out the 535 clips without a skeleton")
     depth = parser.add_mutually_exclusive_group()
-    depth.add_argument("--fast", action="store_true", help="names only: open no video")
+    depth.add_argument("--fast", action="store_true", help="read file names only, open no video")
     depth.add_argument("--verify", action="store_true", help="decode every frame of every clip")
     parser.add_argument(
-        "--transcode", type=Path, metavar="DIR", help="then copy all usable clips to DIR: small files that decode ten times faster"
+        "--transcode", type=Path, metavar="DIR", help="then write small copies of all usable clips to DIR; they decode ten times faster"
     )
-    parser.add_argument("--side", type=int, default=256, help="pixels of the copies' shorter side, at most (default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="videos looked into at once (default: one for each core)")
-    parser.add_argument("--output", type=Path, help="index file (default: ROOT/.vtlvlm/index.parquet, or the user's cache if read-only)")
+    parser.add_argument("--side", type=int, default=256, help="most pixels of the copies' shorter side (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="videos to open at once (default: one per core)")
+    parser.add_argument(
+        "--output", type=Path, help="index file (default: ROOT/.vtlvlm/index.parquet; the user's cache folder if ROOT is read-only)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.workers is not None and args.workers < 1:
         raise UsageError(f"--workers {args.workers}: at least 1")
     if args.transcode is not None and (args.fast or args.side < 32):
-        raise UsageError("--transcode looks into every clip (not with --fast) and makes copies of at least 32 pixels a side")
+        raise UsageError("--transcode opens every clip and makes copies of at least 32 pixels a side: leave --fast out, and raise --side")
     store = args.output or default_store(args.root)
     table = None if args.csv is None else table_file(args.root, args.csv)
     if args.transcode is not None:
@@ -74,26 +76,26 @@ def run(args: argparse.Namespace) -> int:
         options = {"validation": args.validation, "seed": args.seed, "exclude_missing_skeletons": args.exclude_missing_skeletons}
         try:
             splits.append(split(index, protocol, **options))
-        except DataError as error:  # a single clip cannot be divided, for example; the report is printed all the same
+        except DataError as error:  # a single clip, for example, cannot be divided; the report is still printed
             if args.protocol:
                 raise
             undivided.append(f"not divided: {shown(error)}")
     page = report_file(store)
     print("\n".join([*report(index, splits, LISTED), *undivided]))
-    if store.is_file():  # it could not be kept otherwise, which a warning has said
+    if store.is_file():  # otherwise a warning has said that it could not be written
         print(f"index: {store}")
     try:
         write_text(page, "\n".join([*report(index, splits), *undivided]) + "\n", follow=False)
-        print(f"this report, with all that is left out: {page}")
+        print(f"this report, with all left-out clips: {page}")
     except OSError as error:
-        print(f"{page}: the report cannot be kept ({error.strerror})")
+        print(f"{page}: the report cannot be written ({error.strerror})")
     if args.transcode is not None:
         return make_copies(index, store, table, args)
     return 0
 
 
 def make_copies(index: ClipIndex, store: Path, table: Path | None, args: argparse.Namespace) -> int:
-    """Transcode; clips that prove damaged on the way enter the index and are left out from then on."""
+    """Transcode the usable clips. The index records the clips that turn out to be damaged and leaves them out from then on."""
     from vtlvlm.data.transcode import TABLE, transcode
     from vtlvlm.system.text import shown
 
@@ -121,7 +123,7 @@ def fitting(index: ClipIndex) -> list[str]:
 
 
 def report(index: ClipIndex, splits: list[Split], most: int | None = None) -> Iterator[str]:
-    """Lines: totals, counts for each class, person, camera and setup, splits, what is left out and why (at most so many; None: all)."""
+    """Lines of the report: totals, counts per class and group, splits, left-out clips with reasons (at most ``most``; None: all)."""
     import numpy as np
 
     from vtlvlm.data.listing import some
@@ -159,7 +161,7 @@ def report(index: ClipIndex, splits: list[Split], most: int | None = None) -> It
         if pairs := [f"{index.path[one]} = {index.path[other]}" for one, other in across(index, sides)]:
             yield f"the same content on the training and the test side of {sides.description['protocol']}: {some(pairs)}"
         if len(sides.train) and len(unseen := np.setdiff1d(index.label[sides.test], index.label[np.union1d(sides.train, sides.val)])):
-            yield f"classes of {sides.description['protocol']} to test and none to learn from: {some([index.classes[k] for k in unseen])}"
+            yield f"classes of {sides.description['protocol']} that have test clips only: {some([index.classes[k] for k in unseen])}"
     yield ""
     peculiar = list(_peculiar(index))
     yield from [*peculiar, ""] if peculiar else []
@@ -176,7 +178,7 @@ def report(index: ClipIndex, splits: list[Split], most: int | None = None) -> It
 
 
 def _peculiar(index: ClipIndex) -> Iterator[str]:
-    """Lines on usable clips that are unlike others, and on official clips that are not there."""
+    """Lines about unusual usable clips and about missing official clips."""
     import numpy as np
 
     from vtlvlm.data.listing import some
@@ -218,7 +220,7 @@ def _peculiar(index: ClipIndex) -> Iterator[str]:
 
 
 def _table(title: str, counts: dict[Any, int]) -> Iterator[str]:
-    """Counts in columns, in the order given."""
+    """Counts in columns, in the given order."""
     from vtlvlm.system.text import shown
 
     cells = [f"{shown(name, 60)} {count:,}" for name, count in counts.items()]

@@ -1,15 +1,16 @@
-"""Probes on a feature cache: what the features tell without any language model, and what stage 1 keeps of it.
+"""Fit linear probes on a feature cache: what the features encode without a language model, and what stage 1 keeps.
 
-Seven linear probes, each fitted on the training people and tested on the test people: the mean feature, the movement (how much the features
-change from step to step, on average), both side by side, the means of the three thirds of the clip (the least that knows the order of
-time), means and movements of the thirds, the middle frame alone, and the clip's length alone. With --vtem CHECKPOINT also a linear probe on
-the mean, and one layer of attention on the sequence, of features, windows, continuous events and codes: where the action is lost.
-The first seven train on each clip's plain view, those of stage 1's steps also on its other stored views where there are few clips, so that
-"mean feature" and "features: linear, mean" are two figures.
+Seven linear probes are fitted on the training people and tested on the test people. They read the mean feature; the movement (mean
+absolute change from step to step); both side by side; the means of the three thirds of the clip (the simplest vector that encodes the
+order of time); means and movements of the thirds; the middle frame; the clip's length.
 
-With --export BUNDLE a probe becomes a recogniser: the one that predicts held-out training people best, or the one named with --probe. It is
-fitted on the plain views of the training people, its temperature on what it predicts for people who were held out. `vtlvlm classify --model
-BUNDLE` reads it as any other bundle; it has no event sentences.
+--vtem CHECKPOINT also probes features, windows, continuous events and codes, to show where stage 1 loses the action. Each gets a linear
+probe on the mean and one layer of attention on the sequence. The seven probes train on each clip's plain view. With few clips, the
+probes of --vtem also train on the other stored views, so "mean feature" and "features: linear, mean" differ.
+
+--export BUNDLE turns one probe into a recogniser: the best one on held-out training people, or the one named with --probe. It is fitted
+on the plain views of the training people, and its temperature on predictions for held-out people. `vtlvlm classify --model BUNDLE`
+reads it like any other bundle. It has no event sentences.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("root", type=Path, help="folder of the videos")
     parser.add_argument("--features", type=Path, required=True, help="feature cache of these videos")
-    parser.add_argument("--protocol", default="xsub60", help="which clips train and which test (default: %(default)s)")
+    parser.add_argument("--protocol", default="xsub60", help="split of training and test clips (default: %(default)s)")
     parser.add_argument("--labels", help="classes.txt or CSV, as for data.source.labels")
-    parser.add_argument("--seed", type=int, default=0, help="of the folds in which the regularisation is chosen (default: %(default)s)")
-    parser.add_argument("--vtem", type=Path, help="stage-1 checkpoint: probe each of its steps too")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the folds that choose the regularisation (default: %(default)s)")
+    parser.add_argument("--vtem", type=Path, help="stage-1 checkpoint; also probe each of its steps")
     parser.add_argument("--output", type=Path, help="JSON file to write")
-    parser.add_argument("--export", type=Path, metavar="BUNDLE", help="folder to write a probe to, for classify; must not exist yet")
+    parser.add_argument("--export", type=Path, metavar="BUNDLE", help="new folder to write a probe to, for classify")
     parser.add_argument(
-        "--probe", metavar="NAME", help="with --export: a row of the table that looks at whole clips (default: the chosen one)"
+        "--probe", metavar="NAME", help="with --export: the probe to write, a row of the table that reads whole clips (default: the best)"
     )
-    parser.add_argument("--weights", help="with --export: where the extractor's weights lie now, a file or package:NAME")
+    parser.add_argument("--weights", help="with --export: the extractor's weights, if they have moved; a file or package:NAME")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit, test, print a table and write the figures."""
+    """Fit and test the probes, print a table, and write the results."""
     from dataclasses import asdict
 
     import numpy as np
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if args.export is not None:
         require_bundle_place(args)
     elif args.probe or args.weights:
-        raise UsageError(f"{'--probe' if args.probe else '--weights'} is for what --export writes: give that too, or leave it out")
+        raise UsageError(f"{'--probe' if args.probe else '--weights'} goes with --export: add --export, or leave it out")
     if args.probe is not None and args.probe not in VECTORS:
         raise UsageError(f"--probe {args.probe}: no probe to export; there are {', '.join(VECTORS)}")
     data = NTUDataModule(ClipSource(str(args.root), args.protocol, args.labels, validation=0.0), features=str(args.features))
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     rows = np.concatenate([data.split.require("train"), data.split.require("test")])
     features = cache.features(cache.rows(index.name[rows])).numpy()
     if not np.isfinite(features).all():
-        raise DataError(f"{args.features}: holds features that are not numbers; delete the folder and run `vtlvlm extract` again")
+        raise DataError(f"{args.features}: holds nan or infinity; delete the folder and run `vtlvlm extract` again")
     train = np.arange(len(data.split.train))
     extractor = None
     if args.export is not None:
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         features,
         index.label[rows],
         index.group[rows],
-        cache.times(cache.rows(index.name[rows]))[:, -1].numpy(),  # the centre of the last step: the length but for half a step
+        cache.times(cache.rows(index.name[rows]))[:, -1].numpy(),  # the centre of the last step: the length minus half a step
         train,
         np.arange(len(train), len(rows)),
         num_classes=data.num_classes,
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def require_bundle_place(args: argparse.Namespace) -> None:
-    """Refuse a place of the bundle that exists, or lies over what it is made from, before anything is computed."""
+    """Refuse an existing bundle folder, or one that overlaps its sources, before anything is computed."""
     from vtlvlm.errors import UsageError
     from vtlvlm.recognizers.bundles import new_folder
     from vtlvlm.system.places import require_apart, within
@@ -114,11 +115,11 @@ def require_bundle_place(args: argparse.Namespace) -> None:
     new_folder(args.export)
     require_apart(args.export, [args.root, args.features, args.labels, args.vtem], "the bundle")
     if args.output is not None and within(args.output, args.export):
-        raise UsageError(f"{args.output}: lies in the bundle {args.export}, which is written as a whole; name a file outside it")
+        raise UsageError(f"{args.output}: lies in the bundle {args.export}; name a file outside it")
 
 
 def export(args: argparse.Namespace, data: NTUDataModule, extractor: FeatureExtractor, features: NDArray[np.generic], name: str) -> None:
-    """Fit the probe of a name on the training clips' features (N, T', S, D) and bundle it."""
+    """Fit the named probe on the training clips' features (N, T', S, D) and bundle it."""
     from vtlvlm.data.cache_format import made_of
     from vtlvlm.probes.linear import clip_vectors, fit_probe
     from vtlvlm.recognizers.probe import ProbeModel, export_probe, temperature_of

@@ -45,14 +45,14 @@ __all__ = ["CLI", "DeepPrompts", "NTUDataModule", "PromptTuningModule", "VTEMMod
 
 
 NAME_BYTES = 100
-"""Bytes that a row's name, view and identity take"""
+"""Bytes of a row's name, view and identity"""
 
 
 class SaveConfig(SaveConfigCallback):
-    """The resolved configuration, as ``config.yaml`` in the run folder; once training begins, so that a refused one changes nothing."""
+    """Writes the resolved configuration to ``config.yaml`` in the run folder when training begins. A refused training changes nothing."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing yet: the training may still be refused."""
+        """Write nothing yet: the training may still be refused."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -63,24 +63,24 @@ class SaveConfig(SaveConfigCallback):
 
 
 def bar(trainer: Any) -> list[Callback]:
-    """Our progress bar, unless the configuration has its own or wants none."""
+    """Our progress bar, unless the configuration has another one or disables it."""
     wanted = trainer.get("enable_progress_bar") is not False
     return [StepProgress()] if wanted and not has(configured(trainer), ProgressBar) else []
 
 
 def configured(trainer: Any) -> list[Callback]:
-    """The configuration's own callbacks: Lightning lets those given in code replace them."""
+    """The configuration's callbacks. Lightning would replace them by the callbacks given in code."""
     callbacks = trainer.get("callbacks") or []
     return list(callbacks) if isinstance(callbacks, list) else [callbacks]
 
 
 def run_folder(trainer: Any) -> str:
-    """The folder of a run, which a configuration need not name."""
+    """The run folder; a default if the configuration names none."""
     return str(trainer.get("default_root_dir") or "runs/default")
 
 
 def plugins(trainer: Any) -> list[Any]:
-    """The configuration's own plugins."""
+    """The configuration's plugins."""
     given = trainer.get("plugins") or []
     return list(given) if isinstance(given, list) else [given]
 
@@ -91,15 +91,15 @@ def has(callbacks: list[Callback], kind: type) -> bool:
 
 
 class Guarded(LightningCLI):
-    """LightningCLI that takes from a checkpoint only what our guard lets through, and reports mistakes in one line."""
+    """LightningCLI that reads checkpoints only after our checks, and reports errors in one line."""
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would read the checkpoint here, and let what it finds in it replace the configuration."""
+        """Do nothing. Lightning would read the checkpoint here, and its settings would replace the configuration."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and look at the seeds before they are set."""
+        """Parse the arguments, and check the seed before it is set."""
         try:
-            self.config = parser.parse_args(args)  # Lightning's own warns: https://github.com/Lightning-AI/pytorch-lightning/issues/18545
+            self.config = parser.parse_args(args)  # Lightning's warns: https://github.com/Lightning-AI/pytorch-lightning/issues/18545
         except (ArgumentError, ValueError) as error:
             if isinstance(mistake := guard.ours(error) or error, ArgumentError):
                 raise
@@ -108,7 +108,7 @@ class Guarded(LightningCLI):
         require_seed(settings.get("seed_everything"), "--seed_everything")
 
     def instantiate_classes(self) -> None:
-        """Build the parts; their own errors are passed on as they are."""
+        """Build the parts. Their own errors pass unchanged."""
         try:
             super().instantiate_classes()
         except Exception as error:
@@ -120,7 +120,7 @@ class Guarded(LightningCLI):
 
 
 class CLI(Guarded):
-    """LightningCLI with the run folder in one place (``trainer.default_root_dir``) and checkpoints checked before anything is built."""
+    """LightningCLI with one run folder (``trainer.default_root_dir``). It checks a checkpoint before it builds anything."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand] if self.subcommand else self.config_init
@@ -129,7 +129,7 @@ class CLI(Guarded):
         guard.require_settings(settings)
         root = run_folder(settings)
         if "://" in root:
-            raise UsageError(f"--trainer.default_root_dir {root}: a run lies in a folder of this machine")
+            raise UsageError(f"--trainer.default_root_dir {root}: not a local folder; name a folder of this machine")
         kwargs.setdefault("default_root_dir", root)
         more: list[Callback] = []
         if settings.get("logger") in (None, True) and not dry:
@@ -137,9 +137,9 @@ class CLI(Guarded):
             more += [] if has(own, LearningRateMonitor) else [LearningRateMonitor("step")]
         if guard.outside_slurm(os.environ, settings.get("devices"), settings.get("num_nodes")):
             kwargs["plugins"] = [*plugins(settings), LightningEnvironment()]
-        if not dry:  # a dry run leaves nothing behind
+        if not dry:  # a dry run writes nothing
             more += [RunRecord(), Throughput(), PredictionTable()]
-            more += [ConfusionFigure(), CodebookPanel()]  # what draws comes after what writes results
+            more += [ConfusionFigure(), CodebookPanel()]  # results are written before figures are drawn
             if self.subcommand == "test" and isinstance(self.model, PromptTuningModule) and not has(own, ProbeBeside):
                 more.append(ProbeBeside())
             if settings.get("enable_checkpointing") is not False:
@@ -151,7 +151,7 @@ class CLI(Guarded):
         return trainer
 
     def where(self, asked: Any, training: bool) -> str | None:
-        """The checkpoint that ``--ckpt_path`` means in this run folder; a folder that belongs to another run is refused."""
+        """The checkpoint that ``--ckpt_path`` names in this run folder. The folder of another run is refused."""
         needed = getattr(self.model, "needs_checkpoint", True)
         return guard.checkpoint_for(None if asked is None else str(asked), Path(self.trainer.default_root_dir), training, needed)
 
@@ -159,8 +159,8 @@ class CLI(Guarded):
         """Check the checkpoint to start from, before the models are loaded and before anything is written.
 
         Args:
-            given: What Lightning's function will be called with; ``ckpt_path`` is made a definite file.
-            training: Whether that is ``fit``.
+            given: Arguments of Lightning's function. ``ckpt_path`` becomes a definite path.
+            training: Whether the function is ``fit``.
         """
         if given.get("weights_only") is False:
             raise UsageError("--weights_only false: checkpoints are read without running code in them; leave it out")
@@ -178,32 +178,32 @@ class CLI(Guarded):
         self.model.expect(record)
 
     def fit(self, **given: Any) -> None:
-        """Train, alone in the run folder."""
+        """Train with the run folder locked."""
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.start(given, training=True)
             return self.call(self.trainer.fit, given)
-        self.where(given.get("ckpt_path"), training=True)  # a refused start does not even make the folder
+        self.where(given.get("ckpt_path"), training=True)  # a refused start creates no folder
         with guard.alone(Path(self.trainer.default_root_dir)):
             self.start(given, training=True)
             self.call(self.trainer.fit, given)
 
     def validate(self, **given: Any) -> None:
-        """Measure on the validation people."""
+        """Evaluate on the validation people."""
         self.start(given, training=False)
         self.call(self.trainer.validate, given)
 
     def test(self, **given: Any) -> None:
-        """Measure on the test split."""
+        """Evaluate on the test split."""
         self.start(given, training=False)
         self.call(self.trainer.test, given)
 
     def predict(self, **given: Any) -> None:
-        """Probabilities for every clip."""
+        """Write the probabilities of every clip."""
         self.start(given, training=False)
         self.call(self.trainer.predict, given)
 
     def call(self, function: Callable[..., Any], given: dict[str, Any]) -> None:
-        """One of the trainer's functions, whose errors about settings and checkpoints become one line."""
+        """Call a function of the trainer. Its errors about settings and checkpoints become one line."""
         files = self.trainer.strategy.checkpoint_io
         try:
             with guard.lightning_in_a_line():
@@ -218,7 +218,7 @@ class CLI(Guarded):
 
 
 class CachingCLI(Guarded):
-    """The parts of a configuration, for the commands that fill a cache with ``trainer.predict``: no logs, no checkpoints."""
+    """Builds a configuration's parts for the commands that fill a cache with ``trainer.predict``. Writes no logs and no checkpoints."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--output", type=str, required=True, help="folder of the cache; an unfinished one is continued")
@@ -226,9 +226,9 @@ class CachingCLI(Guarded):
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="stage-1 checkpoint (tokenize): a file; last and best are those of the run folder",
+            help="stage-1 checkpoint (tokenize): a file, or last or best for those of the run folder",
         )
-        parser.add_argument("--verify", action="store_true", help="afterwards read the whole cache again and compare it with its digests")
+        parser.add_argument("--verify", action="store_true", help="finally read the whole cache again and compare it with its digests")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         quietly = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
@@ -238,33 +238,33 @@ class CachingCLI(Guarded):
         return super().instantiate_trainer(**{**kwargs, **quietly, "callbacks": [*configured(settings), *bar(settings)]})
 
 
-# Messages that Lightning's log cannot be asked to leave out, by how they begin.
+# First words of log messages that Lightning has no setting to suppress.
 NOISE = (
     "💡",  # advertisements: https://github.com/Lightning-AI/pytorch-lightning/pull/21430
-    "GPU available",  # and TPU, before training says what it runs on: https://github.com/Lightning-AI/pytorch-lightning/pull/21457
+    "GPU available",  # GPU and TPU, printed before the device is chosen: https://github.com/Lightning-AI/pytorch-lightning/pull/21457
     "TPU available",
     "Loading `train_dataloader`",  # https://github.com/Lightning-AI/pytorch-lightning/pull/11599
 )
-# Warnings about what is intended here.
+# Warnings about intended behaviour.
 INTENDED = (
     # Frozen parts stay in eval mode. https://github.com/Lightning-AI/pytorch-lightning/pull/21146
     ".*module.s. in eval mode at the start of training",
-    # Caches need no workers. Lightning's advice is this filter: https://github.com/Lightning-AI/pytorch-lightning/pull/10215
+    # Caches need no workers. Lightning recommends this filter: https://github.com/Lightning-AI/pytorch-lightning/pull/10215
     ".*does not have many workers",
-    # No validation was asked for. https://github.com/Lightning-AI/pytorch-lightning/issues/9785
+    # The configuration has no validation. https://github.com/Lightning-AI/pytorch-lightning/issues/9785
     "Total length of `list` across ranks is zero",
-    # Lightning calls what torch has deprecated. https://github.com/Lightning-AI/pytorch-lightning/issues/21326
+    # Lightning uses a deprecated function of torch. https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     ".*isinstance.treespec, LeafSpec",
-    # The sampler goes on within the epoch. https://github.com/Lightning-AI/pytorch-lightning/issues/18780
+    # Our sampler continues within the epoch. https://github.com/Lightning-AI/pytorch-lightning/issues/18780
     "You're resuming from a checkpoint that ended before the epoch",
-    # The guard has spoken. ModelCheckpoint.__warn_if_dir_not_empty in lightning/pytorch/callbacks/model_checkpoint.py
+    # Our guard has checked the folder. ModelCheckpoint.__warn_if_dir_not_empty in lightning/pytorch/callbacks/model_checkpoint.py
     "Checkpoint directory .* exists and is not empty",
 )
 
 
 @contextmanager
 def without_noise() -> Iterator[None]:
-    """Hide Lightning's advertisements, and its warnings about what is intended."""
+    """Hide Lightning's advertisements, and its warnings about intended behaviour."""
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 
     def telling(message: logging.LogRecord) -> bool:
@@ -298,27 +298,27 @@ def parts(name: str, arguments: Sequence[str]) -> CachingCLI:
 
 
 def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], make: Callable[[int], Any], row_bytes: int) -> int:
-    """Predict what the cache still lacks, write it, and declare the cache complete; with ``--verify``, read it all again.
+    """Predict and write the missing rows of a cache, and mark the cache complete. With ``--verify``, read all of it again.
 
     Args:
         cli: data module and trainer.
-        module: predicts a batch's row of the cache.
+        module: predicts the rows of a batch.
         writing: the callback that hands predictions to a writer.
-        make: opens the cache's writer for a rank; refuses a cache made with something else.
-        row_bytes: what one clip and view takes on disk.
+        make: opens the cache's writer for a rank; refuses a cache of other settings.
+        row_bytes: bytes on disk of one clip and view.
     """
     trainer: Any = cli.trainer
     data, rank, folder = cli.datamodule, trainer.global_rank, Path(cli.config["output"])
     data.trainer = trainer
     data.prepare_data()
     data.setup("predict")
-    with make(rank) as writer:  # no other process writes from here on: the list of what is left stays true
+    with make(rank) as writer:  # no other process writes from here on, so the list of missing rows stays valid
         done = writer.done()
         wanted = data.predict_keys()
         left = [key for key in wanted if key not in done]
         room = require_space(folder, len(left) * (row_bytes + NAME_BYTES), f"{len(left):,} of {len(wanted):,} clips and views")
         if trainer.is_global_zero:
-            print(room if left else f"{folder}: all {len(wanted):,} clips and views are there", flush=True)
+            print(room if left else f"{folder}: all {len(wanted):,} clips and views are already there", flush=True)
         if left:
             data.skip(done, idle=True)
             trainer.callbacks.append(writing(writer))
@@ -330,15 +330,15 @@ def fill(cli: CachingCLI, module: LightningModule, writing: type[CacheWriting], 
             writer.finish(wanted)
     if trainer.is_global_zero and cli.config["verify"]:
         size = {cache.kind: cache for cache in (FeatureCache, EventCache)}[kind].open(folder).verify()
-        print(f"{folder}: {len(wanted):,} clips and views, {readable(size)}, all as they were written")
+        print(f"{folder}: {len(wanted):,} clips and views, {readable(size)}, all digests match")
     return 0
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one of Lightning's subcommands."""
+    """Run ``fit``, ``validate``, ``test`` or ``predict``."""
 
     class Asked(CLI):
-        """Knows this one command: each has a parser of its own, which takes a tenth of a second to build."""
+        """Has only this subcommand: building the parser of each one takes a tenth of a second."""
 
         @staticmethod
         def subcommands() -> dict[str, set[str]]:
