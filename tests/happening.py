@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from vtlvlm.cli import main
@@ -20,16 +21,17 @@ class _Kill:
 
 
 class KillOnce(Callback):
-    """Kills the process, as ``kill -9`` does, once: a mark says that it was.
+    """Sends the process a signal once; a mark says that it was sent.
 
     Args:
-        place: ``batch`` (the first), ``validation`` (of the second epoch), ``epoch`` (the start of that one), or ``writing`` (in the middle
-            of writing its end).
+        place: ``batch`` (the first), ``validation`` (of the second epoch), ``epoch`` (the start of that one), ``writing`` (in the middle
+            of writing its end), or ``predict`` (the first batch).
         mark: The file that says so.
+        name: Of the signal; ``SIGINT`` is what Ctrl-C sends. Only ``SIGKILL`` goes with ``writing``.
     """
 
-    def __init__(self, place: str, mark: str) -> None:
-        self.place, self.mark = place, Path(mark)
+    def __init__(self, place: str, mark: str, name: str = "SIGKILL") -> None:
+        self.place, self.mark, self.signal = place, Path(mark), signal.Signals[name]
         self.now = False
 
     def _here(self, place: str, trainer: Trainer, epoch: int) -> bool:
@@ -40,21 +42,33 @@ class KillOnce(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if self._here("batch", trainer, 0):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.signal)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._here("validation", trainer, 1):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.signal)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._here("epoch", trainer, 1):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.signal)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.now = self._here("writing", trainer, 1)
 
+    def on_predict_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if self._here("predict", trainer, trainer.current_epoch):
+            os.kill(os.getpid(), self.signal)
+
     def state_dict(self) -> dict[str, Any]:
         return {"kill": _Kill()} if self.now else {}
+
+
+class FullGpu(Callback):
+    """Fails in the second step as CUDA does when its memory is full."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 class Meanwhile(Callback):

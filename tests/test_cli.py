@@ -53,20 +53,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
         main([*arguments, "--debug"])
 
 
-def test_a_full_gpu_is_one_line_with_a_remedy(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_gpu_without_a_batch_to_lower(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training's is in test_kills.py."""
+
     def full(arguments: list[str]) -> int:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr("vtlvlm.cli.run", full)
-    assert main(["fit"]) == 1
-    assert capsys.readouterr().err == (
-        "vtlvlm: CUDA out of memory. Tried to allocate 2.00 GiB. Lower --data.micro_batch_size (the batch stays as large); "
-        "stage 2 also has reasoner.llava.gradient_checkpointing.\n"
-    )
     assert main(["classify"]) == 1
     assert capsys.readouterr().err == "vtlvlm: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
-    with pytest.raises(torch.OutOfMemoryError):
-        main(["fit", "--debug"])
 
 
 @pytest.mark.parametrize(
@@ -124,24 +119,6 @@ def test_wrong_options_are_one_line(arguments: list[str], words: str, capsys: py
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1
-
-
-def test_interruptions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also as Lightning passes them on: by leaving the program."""
-
-    def stopped(arguments: list[str]) -> int:
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            if arguments[0] == "fit":
-                sys.exit(1)
-            raise
-
-    monkeypatch.setattr("vtlvlm.cli.run", stopped)
-    assert main(["fit"]) == 130
-    assert capsys.readouterr().err == "vtlvlm: interrupted; add --ckpt_path last to continue after its last epoch\n"
-    assert main(["extract"]) == 130
-    assert capsys.readouterr().err == "vtlvlm: interrupted; the same command continues\n"
 
 
 def test_videos_for_a_bench_that_needs_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from events import EventRun
 
+from vtlvlm.cli import MEMORY
 from vtlvlm.report.runs import Run, fit_finished
 from vtlvlm.stages.checkpoints import continuation, examine, to_continue, written
 
@@ -51,11 +52,44 @@ def forked(run: EventRun, *arguments: object) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def disturb(place: str, mark: Path, name: str) -> list[object]:
+    """The options that send a signal in the midst of a command."""
+    settings = {"place": place, "mark": mark, "name": name}
+    more = [part for key, value in settings.items() for part in (f"--trainer.callbacks.{key}", value)]
+    return ["--trainer.callbacks+", "happening.KillOnce", *more]
+
+
+def test_an_interrupted_training_comes_to_the_same_end(undisturbed: EventRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C, and the same command with what the last line says."""
+    command = [*QUIET, "--trainer.default_root_dir", tmp_path / "run", "--trainer.max_epochs", 3]
+    assert undisturbed("fit", *command, *disturb("epoch", tmp_path / "mark", "SIGINT")) == 130
+    assert capsys.readouterr().err.endswith("vtlvlm: interrupted; add --ckpt_path last to continue after its last epoch\n")
+    assert undisturbed("fit", *command, "--ckpt_path", "last") == 0
+    assert_same(undisturbed.folder / "run", tmp_path / "run")
+
+
+def test_an_interrupted_prediction_says_how_to_go_on(undisturbed: EventRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    best = undisturbed.folder / "run" / "checkpoints" / "best.ckpt"
+    command = ["--ckpt_path", best, "--trainer.default_root_dir", tmp_path / "run"]
+    assert undisturbed("predict", *command, *disturb("predict", tmp_path / "mark", "SIGINT")) == 130
+    assert capsys.readouterr().err.endswith("vtlvlm: interrupted; the same command continues\n")
+    assert undisturbed("predict", *command) == 0
+
+
+def test_a_full_gpu_is_one_line_with_a_remedy(undisturbed: EventRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full = [*QUIET, "--trainer.default_root_dir", tmp_path / "run", "--trainer.callbacks+", "happening.FullGpu"]
+    assert undisturbed("fit", *full) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"vtlvlm: CUDA out of memory. Tried to allocate 2.00 GiB. {MEMORY}"
+    assert "--data.micro_batch_size" in MEMORY
+    with pytest.raises(torch.OutOfMemoryError):
+        undisturbed("fit", *full[:-3], tmp_path / "debug", *full[-2:], "--debug")
+
+
 @pytest.mark.parametrize("place", ["batch", "validation", "epoch", "writing"])
 def test_a_killed_training_comes_to_the_same_end(undisturbed: EventRun, tmp_path: Path, place: str) -> None:
     run = tmp_path / "run"
-    kill = ["--trainer.callbacks+", "happening.KillOnce", "--trainer.callbacks.place", place, "--trainer.callbacks.mark", tmp_path / "mark"]
-    command = [*kill, "--trainer.default_root_dir", run, "--trainer.max_epochs", 3]
+    command = [*disturb(place, tmp_path / "mark", "SIGKILL"), "--trainer.default_root_dir", run, "--trainer.max_epochs", 3]
     assert forked(undisturbed, *command) == -signal.SIGKILL
     left = to_continue(run)
     assert continuation(run).unreadable == ()
