@@ -66,7 +66,7 @@ def test_markdown_with_all_its_figures(made: Report, tmp_path: Path) -> None:
         "30 train, 4 val, 20 test",
         "92,160 of 134,600,000",
         "| seconds per clip | 1.840 |",
-        "fixed before training",
+        "set before training",
         "2.14.1",
     ):
         assert word in text, word
@@ -80,7 +80,7 @@ def test_html_needs_nothing_else(made: Report, tmp_path: Path) -> None:
     assert "trained &lt;model&gt;" in text
     assert "<p>Second &lt;p&gt;.</p>" in text
     assert "prefers-color-scheme: dark" in text
-    for word in ("xsub60", "1.84 s", "92,160", "Fixed before training", "2.14.1", "make demo"):
+    for word in ("xsub60", "1.84 s", "92,160", "Set before training", "2.14.1", "make demo"):
         assert word in text, word
 
 

@@ -28,7 +28,7 @@ def test_broken_and_foreign_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"metrics\.json: not JSON"):
         _ = Run.open(tmp_path).test
     write_json(tmp_path / "metrics.json", {"accuracy": 1})
-    with pytest.raises(DataError, match=r"metrics\.json: not what this version writes"):
+    with pytest.raises(DataError, match=r"metrics\.json: not the format of this version"):
         _ = Run.open(tmp_path).test
 
 

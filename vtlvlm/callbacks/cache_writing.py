@@ -1,4 +1,4 @@
-"""Predicted batches become a cache."""
+"""Writes predicted batches into a cache."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from vtlvlm.batches import EventTokens, FeatureBatch
 
 
 class CacheWriting(BasePredictionWriter):
-    """Base of the callbacks that turn ``trainer.predict`` into a cache, batch by batch; each process writes shards of its own.
+    """Base of the callbacks that write the batches of ``trainer.predict`` into a cache. Each process writes its own shards.
 
     Args:
-        writer: This process's cache writer, already open: what is left to do was determined while no other process could write.
+        writer: This process's cache writer. It is already open, so no other process changed the cache since the missing rows were listed.
     """
 
     def __init__(self, writer: Any) -> None:
@@ -33,21 +33,21 @@ class CacheWriting(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Hand a batch to the writer under its clips' names and content identities."""
+        """Pass a batch to the writer, with its clips' names and content identities."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         clips = batch.clips.cpu()
         self.writer.add(data.keys(clips, batch.views.cpu()), *self.columns(prediction), identities=data.identities(clips))
 
     def columns(self, prediction: Any) -> tuple[Tensor, ...]:
-        """What the writer's ``add`` takes between keys and identities."""
+        """The arguments of the writer's ``add`` between keys and identities."""
         raise NotImplementedError
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store the rest."""
+        """Write the remaining rows."""
         self.writer.flush()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep the clips that are done: the next run continues after them."""
+        """Write the finished rows, after which the next run continues."""
         self.writer.flush()
 
 

@@ -1,4 +1,4 @@
-"""What codes look like: where the most used ones occur, and the cells of the frames that the extractor saw there."""
+"""Pictures of codes: the frame cells in which the most used codes occur."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import VideoError, decode, probe
 
 CELL_PIXELS = 96
-"""Side of an exemplar's picture."""
+"""Pixels of a picture's side."""
 KEPT = 256
-"""Clips of which the codes are kept to choose exemplars from; more are thinned evenly."""
+"""Clips whose codes are kept, at most; more clips are thinned evenly."""
 
 
 class Place(NamedTuple):
-    """Where a code occurs."""
+    """A place where a code occurs."""
 
     code: int
     row: int
-    """of the kept clips"""
+    """row of the kept clips"""
     window: int
     cell: int
 
@@ -33,7 +33,7 @@ class KeptEvents:
     """The event sentences of some clips of an epoch, spread evenly over it.
 
     Attributes:
-        stride: every how many batches are kept.
+        stride: one batch in ``stride`` is kept.
         batches: the columns of each kept batch, see :meth:`add`.
     """
 
@@ -41,10 +41,10 @@ class KeptEvents:
     batches: list[tuple[NDArray[np.int64], ...]] = field(default_factory=list)
 
     def add(self, number: int, *columns: NDArray[np.int64]) -> None:
-        """Keep a batch, if it is its turn.
+        """Keep a batch, if :meth:`wants` says so.
 
         Args:
-            number: of the batch in the epoch.
+            number: position of the batch in the epoch.
             columns: (B, W, S) codes, (B, W) the feature step in the middle of each window, (B,) rows of the index, (B,) views.
         """
         if self.wants(number):
@@ -53,33 +53,33 @@ class KeptEvents:
                 self.batches, self.stride = self.batches[::2], 2 * self.stride
 
     def wants(self, number: int) -> bool:
-        """Whether the batch of this number would be kept."""
+        """Whether the batch at this position is kept."""
         return number % self.stride == 0
 
     def __bool__(self) -> bool:
         return bool(self.batches)
 
     def column(self, number: int) -> NDArray[np.int64]:
-        """One of the columns, by its position, over all kept batches."""
+        """One column of all kept batches, by its position in :meth:`add`."""
         return np.concatenate([batch[number] for batch in self.batches])
 
 
 def select_crops(
     ids: NDArray[np.int64], clips: NDArray[np.int64], codes: Sequence[int], each: int = 3, most_clips: int = 12
 ) -> dict[int, list[Place]]:
-    """Find places of codes, each in another clip, so that few clips have to be decoded.
+    """Find places of codes, each in a different clip, using few clips, since each has to be decoded.
 
-    Clips are taken greedily, always the one that serves most codes which still lack places.
+    The choice is greedy: the next clip contains the most codes that still lack places.
 
     Args:
-        ids: (n, W, S) codes of clips in a view each.
-        clips: (n,) rows of the index; views of one clip have the same.
-        codes: which to find.
-        each: places of each code.
-        most_clips: how many rows may be used altogether.
+        ids: (n, W, S) codes, one row per clip and view.
+        clips: (n,) rows of the index; equal for views of one clip.
+        codes: codes to find.
+        each: places per code.
+        most_clips: rows to use, at most.
 
     Returns:
-        For each code its places: the middle one of its occurrences in each clip.
+        The places of each code: the middle one of its occurrences in a clip.
     """
     flat = ids.reshape(len(ids), -1)
     has = np.stack([(flat == code).any(1) for code in codes], axis=1)  # (n, codes)
@@ -105,21 +105,21 @@ class Exemplars(NamedTuple):
     pictures: dict[int, list[tuple[NDArray[np.uint8], int]]]
     """code -> cells (CELL_PIXELS, CELL_PIXELS, 3) RGB, each with its clip's row in the index"""
     note: str
-    """why pictures are missing, one line; "" if none is"""
+    """one line that says why pictures are missing; "" if none is"""
 
 
 def decode_crops(places: dict[int, list[Place]], kept: KeptEvents, data: Any, grid: int, frame_stride: int) -> Exemplars:
-    """Decode the cells at places, each clip once.
+    """Decode the cells at given places, each clip once.
 
-    The frame is the sampled one in the middle of the feature step; its cut, mirroring and grid are those of the extractor's input. Clips
+    The frame is the middle sampled frame of the feature step. Crop, flip and grid are those of the extractor's input. Clips
     that cannot be decoded are left out.
 
     Args:
         places: from :func:`select_crops`.
-        kept: the clips that ``places`` name rows of.
-        data: the data module: its index, sampling and seed.
+        kept: the clips whose rows ``places`` name.
+        data: the data module, for its index, sampling and seed.
         grid: g, cells along a side.
-        frame_stride: sampled frames in a feature step.
+        frame_stride: sampled frames per feature step.
     """
     steps, clips, views = (kept.column(number) for number in (1, 2, 3))
     sampling = FrameSampling(**data.sampling_settings["init_args"])
@@ -143,7 +143,7 @@ def decode_crops(places: dict[int, list[Place]], kept: KeptEvents, data: Any, gr
 
 
 def _frames(data: Any, clip: int, view: int, sampling: FrameSampling, positions: Sequence[int], size: int) -> NDArray[np.uint8]:
-    """(n, size, size, 3): frames of a view of a clip by their position in the sample."""
+    """Frames (n, size, size, 3) of a view of a clip, by their positions in the sample."""
     index = data.index
     file, length, rate = index.file(clip), int(index.frames[clip]), float(index.fps[clip])
     if length < 1 or (sampling.mode == "fps" and not rate > 0):

@@ -1,4 +1,4 @@
-"""The codebook panel of stage 1: its health in TensorBoard, as files of the run folder, and as a warning where it collapses."""
+"""Reports the health of stage 1's codebook in TensorBoard and the run folder, and warns of a collapse."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ OPTION = "--model.init_args.quantizer.init_args"
 class CodebookPanel(Callback):
     """Draws the codebook's health: ``codebook/{split}_panel`` in TensorBoard, ``codebook_{split}.json`` and ``.png`` in the run folder.
 
-    After each validation of a training (its pictures of codes at the end of the training only), and after ``validate`` and ``test``. A
-    training without validation gets one panel at its end, of the training tokens of its last epoch. Numbers are those of all processes;
-    sample clips and pictures are those of rank zero. Modules other than stage 1, and stage 1 without a codebook, are left alone.
+    It draws after each validation of a training, and after ``validate`` and ``test``. In a training, the pictures of codes come only at the
+    end. A
+    training without validation gets one panel at its end, with the training tokens of its last epoch. Numbers cover all processes;
+    sample clips and pictures come from rank zero. Other modules, and stage 1 without a codebook, are ignored.
 
-    A collapse is warned of once of its kind in a training, with its likely remedy.
+    Each kind of collapse causes one warning per training, with the likely remedy.
     """
 
     def __init__(self) -> None:
@@ -56,15 +57,15 @@ class CodebookPanel(Callback):
     # -- training ----------------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Forget the previous training."""
         self._forget()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Only the last epoch's clips are shown."""
+        """Forget the clips of the previous epoch."""
         self._start("train")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keep some clips, and the error as often as it is logged."""
+        """Keep some clips, and the reconstruction error at each logged step."""
         self._keep("train", trainer, pl_module, batch, batch_idx)
         every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if trainer.global_step % every == 0:
@@ -75,7 +76,7 @@ class CodebookPanel(Callback):
         self._take("train", trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last validation again, with pictures; the training's own tokens if there was none."""
+        """Draw the last validation again, with pictures. Without validation, draw the training tokens."""
         self._draw("val" if "val" in self._tallies else "train", trainer, pl_module)
 
     # -- evaluation --------------------------------------------------------------------------------------------------------------
@@ -95,7 +96,7 @@ class CodebookPanel(Callback):
         self._take("val", trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw; in a training without decoding any video."""
+        """Draw the panel. In a training, decode no video."""
         if not trainer.sanity_checking:
             self._note_error("val", trainer)
             self._draw("val", trainer, pl_module, LATER if trainer.state.fn == "fit" else "")
@@ -143,7 +144,7 @@ class CodebookPanel(Callback):
             self._errors[split][trainer.global_step] = error.detach()
 
     def _take(self, split: str, trainer: Trainer, module: LightningModule) -> None:
-        """On all processes."""
+        """Copy the counts; all processes call this."""
         if trainer.sanity_checking or not isinstance(module, VTEMModule):
             return
         metric = module.train_codes if split == "train" else module.val_codes
@@ -158,7 +159,7 @@ class CodebookPanel(Callback):
     # -- drawing -----------------------------------------------------------------------------------------------------------------
 
     def _draw(self, split: str, trainer: Trainer, module: LightningModule, later: str = "") -> None:
-        """Write and draw a split, without pictures if a line says why."""
+        """Write and draw a split. If ``later`` holds a line, it replaces the pictures."""
         tally = self._tallies.get(split)
         if tally is None or not tally.tokens or not trainer.is_global_zero or not isinstance(module, VTEMModule):
             return
@@ -212,7 +213,7 @@ class CodebookPanel(Callback):
 
 
 def salient_clips(seen: SeenEvents, batch: FeatureBatch | VideoBatch, module: VTEMModule, data: Any) -> list[SalientClip]:
-    """Up to ``SALIENT_CLIPS`` clips of a batch, of different actions as far as there are."""
+    """Up to ``SALIENT_CLIPS`` clips of a batch, of different actions if possible."""
     times = module.extractor.step_times(batch.times) if isinstance(batch, VideoBatch) else batch.times
     labels, clips = batch.labels.tolist(), batch.clips.tolist()
     new = [row for row, label in enumerate(labels) if label not in labels[:row]]
@@ -232,7 +233,7 @@ def action_name(label: int, data: Any) -> str:
 
 
 def panel_facts(tally: CodeTally, module: VTEMModule) -> dict[str, Any]:
-    """What was counted, in plain values: codes in use by falling frequency, run lengths from 1 window up, figures, collapse and remedy."""
+    """The counts as plain values: codes in use by falling frequency, run lengths from 1 window up, figures, collapse and remedy."""
     kinds = tally.collapse()
     order = tally.counts.argsort(descending=True, stable=True)[: int((tally.counts > 0).sum())]
     return {
@@ -251,9 +252,9 @@ def numbers(tally: CodeTally, num_tokens: int, error: float) -> list[tuple[str, 
     """The panel's small table.
 
     Args:
-        tally: what was counted.
+        tally: the counts.
         num_tokens: M, tokens of a clip.
-        error: reconstruction error in standardised units, nan for none.
+        error: reconstruction error in standardised units; nan if not measured.
     """
     found = {name: float(value) for name, value in tally.figures().items()}
     num_codes = len(tally.counts)
@@ -274,7 +275,7 @@ def numbers(tally: CodeTally, num_tokens: int, error: float) -> list[tuple[str, 
 
 
 def alarm(tally: CodeTally) -> str:
-    """A collapse in one line."""
+    """One line that describes a collapse."""
     found = {name: float(value) for name, value in tally.figures().items()}
     return (
         f"CODEBOOK COLLAPSE: perplexity {found['perplexity']:,.1f} of {len(tally.counts):,} codes ({found['perplexity_share']:.1%}), "
@@ -283,13 +284,13 @@ def alarm(tally: CodeTally) -> str:
 
 
 def remedy(module: VTEMModule, tally: CodeTally) -> str:
-    """What helps a collapsed codebook most likely, first things first, as options that this module has.
+    """Likely remedies of a collapse, the best first, as options of this module.
 
-    Where the codes in use share the work evenly there are simply too many of them; where few of them do it all, training went astray.
+    If the codes in use occur about equally often, the codebook is too large. If a few codes dominate, training failed.
     """
     quantizer, rate = module.quantizer, module.optimizer.learning_rate
     slower = f"a lower learning rate (--model.init_args.optimizer.learning_rate {rate / 3:.1e})"
-    if isinstance(quantizer, FSQQuantizer):  # nothing in it can die: its maps use a corner of the grid
+    if isinstance(quantizer, FSQQuantizer):  # it has no dead codes to revive: its maps use a corner of the grid
         coarser = f"fewer or coarser levels ({OPTION}.levels, {list(quantizer.levels)} now)"
         return f"Likely remedies: {coarser}; {slower}; another arm (EMAQuantizer)"
     found = [*_revival(quantizer), slower]
@@ -303,7 +304,7 @@ def remedy(module: VTEMModule, tally: CodeTally) -> str:
 
 
 def _revival(quantizer: Quantizer) -> list[str]:
-    """More revival of dead codes, where the quantiser has it."""
+    """The option for an earlier revival of dead codes, if the quantiser has it."""
     if not isinstance(quantizer, EMAQuantizer) or quantizer.dead_code_threshold >= 0.5:
         return []
     revive = f"({OPTION}.dead_code_threshold {min(2 * quantizer.dead_code_threshold, 0.5) or 0.125:g})"

@@ -1,4 +1,4 @@
-"""The confusion matrix of an evaluation, as a file and as a picture."""
+"""Writes the confusion matrix of an evaluation as a file and as a picture."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from vtlvlm.report.style import beside_the_result
 
 
 class ConfusionFigure(Callback):
-    """After ``test`` and ``validate``: ``confusion_{split}.json`` in the run folder and, once all results are on the disk, a figure in
-    TensorBoard; a figure that cannot be drawn is a warning.
+    """Writes ``confusion_{split}.json`` into the run folder after ``test`` and ``validate``, and then a figure to TensorBoard.
 
-    Reads ``pl_module.confusion``, a torchmetrics confusion matrix that the module updates in its steps, and ``pl_module.classes``. A module
-    whose ``confusion`` is missing or None is left alone. The matrix is emptied before each evaluation.
+    The figure comes after all results are on the disk. If it cannot be drawn, a warning says so.
+    The callback reads ``pl_module.confusion``, a torchmetrics confusion matrix that the module updates in its steps, and
+    ``pl_module.classes``. It
+    ignores a module whose ``confusion`` is missing or None. It resets the matrix before each evaluation.
     """
 
     def __init__(self) -> None:
         self._found: Confusion | None = None
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Empty the matrix."""
+        """Reset the matrix."""
         self._found = None
         metric: Any = getattr(pl_module, "confusion", None)
         if metric is not None:
@@ -48,7 +49,7 @@ class ConfusionFigure(Callback):
     on_validation_epoch_end = on_test_epoch_end
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw it."""
+        """Draw the matrix."""
         found, self._found = self._found, None
         if found is None or not any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
             return

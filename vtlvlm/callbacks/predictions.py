@@ -1,4 +1,5 @@
-"""The probabilities of every clip, as a table in the run folder: of ``vtlvlm predict``, view by view, and of ``vtlvlm test``."""
+"""Writes the probabilities of every clip as a table in the run folder: after ``vtlvlm predict`` per view, after ``vtlvlm test`` per
+clip."""
 
 from __future__ import annotations
 
@@ -19,12 +20,12 @@ from vtlvlm.system.text import cell
 
 
 class PredictionTable(BasePredictionWriter):
-    """Writes ``predictions.csv``, with clip, view, truth, recognised and the probability of each class; a test ``predictions_test.csv``
-    without views.
+    """Writes ``predictions.csv`` with clip, view, truth, recognised and the probability of each class. A test writes
+    ``predictions_test.csv`` without views.
 
-    Rows stand in the order of the index. Several processes hand theirs to the first, which writes them all, each clip once. A file appears
-    when it is complete. Names are text for a spreadsheet too: an apostrophe goes before ``=``, ``+``, ``-`` and ``@``. Predictions that
-    are not a table of probabilities (stage 1) are left alone.
+    Rows are in the order of the index. All processes send their rows to the first, which writes each clip once. A file appears
+    when it is complete. An apostrophe before ``=``, ``+``, ``-`` and ``@`` makes a spreadsheet read names as text. Predictions that
+    are not a table of probabilities (stage 1) are ignored.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class PredictionTable(BasePredictionWriter):
         self._parts: list[tuple[NDArray[Any], ...]] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what an evaluation that failed has left."""
+        """Forget the rows of an evaluation that failed."""
         self._parts = []
 
     on_predict_start = on_test_start
@@ -54,7 +55,7 @@ class PredictionTable(BasePredictionWriter):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep a test batch's rows: of ``clips`` (C,), ``labels`` (C,) and ``probs`` (C, A), where the test step returns these."""
+        """Keep a test batch's rows, if the test step returns ``clips`` (C,), ``labels`` (C,) and ``probs`` (C, A)."""
         if isinstance(outputs, Mapping) and "probs" in outputs:
             clips = outputs["clips"]
             self._add(clips, torch.zeros_like(clips), outputs["labels"], outputs["probs"])

@@ -1,4 +1,4 @@
-"""The progress bar of training and evaluation: one bar for all optimiser steps, with rate and time left."""
+"""The progress bar of training and evaluation: one bar for all optimiser steps, with rate and remaining time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 
 class PacedBar(Tqdm):
-    """A bar on stderr: a line that moves on a terminal, a line every ten seconds in a file."""
+    """A progress bar on stderr. A terminal shows one moving line; a file gets a line every ten seconds."""
 
     _drawn = float("-inf")
 
@@ -21,18 +21,18 @@ class PacedBar(Tqdm):
         super().__init__(file=sys.stderr, mininterval=pace, dynamic_ncols=True, **settings)
 
     def refresh(self, *args: Any, **kwargs: Any) -> None:
-        """Draw, if it is time: Lightning asks for it at every batch."""
+        """Draw if enough time has passed. Lightning calls this at every batch."""
         now = time.monotonic()
         if not self.disable and now - self._drawn >= self.mininterval:
             self._drawn = now
             super().refresh(*args, **kwargs)
 
     def set_description(self, *_: Any, **__: Any) -> None:
-        """Keep the title that the bar was made with: Lightning would add the number of the data loader."""
+        """Keep the title of the bar. Lightning would add the number of the data loader."""
 
 
 class StepProgress(TQDMProgressBar):
-    """One bar over the whole training, counted in optimiser steps; evaluations have one of their own, counted in batches."""
+    """Shows one bar for the whole training, counted in optimiser steps, and one per evaluation, counted in batches."""
 
     def _bar(self, title: str, length: Any, unit: str = "batch", leave: bool = True, first: int = 0) -> PacedBar:
         total = sum(length) if isinstance(length, list) else length  # one number for each data loader
@@ -40,15 +40,15 @@ class StepProgress(TQDMProgressBar):
         return PacedBar(desc=title, total=known, unit=unit, leave=leave, initial=first, disable=self.is_disabled)
 
     def init_train_tqdm(self) -> Tqdm:
-        """A bar that begins at the step that a resumed training has reached."""
+        """The bar of a training. In a resumed training, it starts at the step that was reached."""
         return self._bar("training", self.trainer.estimated_stepping_batches, "step", first=self.trainer.global_step)
 
     def init_validation_tqdm(self) -> Tqdm:
-        """Within a training the bar vanishes when it is full."""
+        """The bar of a validation. In a training, it vanishes when it is full."""
         return self._bar("validation", self.trainer.num_val_batches, leave=self.trainer.state.fn == "validate")
 
     def init_sanity_tqdm(self) -> Tqdm:
-        """A validation of a few batches."""
+        """The bar of the sanity check, a validation of a few batches."""
         return self._bar("validation", self.trainer.num_sanity_val_batches, leave=False)
 
     def init_test_tqdm(self) -> Tqdm:
@@ -60,21 +60,21 @@ class StepProgress(TQDMProgressBar):
         return self._bar("predicting", self.trainer.num_predict_batches)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The figures logged for the bar, by the last part of their names."""
+        """The metrics logged for the bar, by the last part of their names."""
         found = {name.split("/")[-1]: value for name, value in super().get_metrics(trainer, pl_module).items()}
         return {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in found.items() if name != "v_num"}
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        """The same bar goes on."""
+        """Keep the same bar."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move to the trainer's step and show the logged figures."""
+        """Move to the trainer's step and show the logged metrics."""
         bar = self.train_progress_bar
         bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
         bar.update(trainer.global_step - bar.n)
 
     def on_exception(self, *_: Any) -> None:
-        """Leave the terminal as it was."""
+        """Close the bars."""
         for bar in (self._train_progress_bar, self._val_progress_bar, self._test_progress_bar, self._predict_progress_bar):
             if bar is not None:
                 bar.close()

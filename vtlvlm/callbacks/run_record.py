@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: versions, time, memory, and the figures of its evaluations."""
+"""Records a run in its folder: versions, time, memory, and the metrics of its evaluations."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from vtlvlm.report.runs import Run
 from vtlvlm.system.files import write_json
 
 SPLITS = {"test": "test", "validate": "val"}
-"""What a trainer does -> the name of the split it reads."""
+"""Function of the trainer -> the name of the split that it reads."""
 
 
 class RunRecord(Callback):
     """Writes ``versions.json``, ``fit.json`` and ``metrics.json`` (``metrics_val.json`` after ``validate``) into the run folder.
 
-    The run folder is the trainer's ``default_root_dir``. Files are replaced whole, by rank zero alone. ``fit.json`` is written with each
-    checkpoint, so that a kill loses the time since the last one.
+    The run folder is the trainer's ``default_root_dir``. Only rank zero writes, and replaces files as a whole. ``fit.json`` is written with
+    each
+    checkpoint, so a killed training loses only the record of the time since the last checkpoint.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class RunRecord(Callback):
         self._earlier: list[dict[str, Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write ``versions.json`` if there is none: a test leaves that of the training as it is (its own is in ``metrics.json``)."""
+        """Write ``versions.json`` if there is none. A test keeps the file of the training; its own versions are in ``metrics.json``."""
         if trainer.is_global_zero:
             self._environment = environment(global_seed(), Path.cwd())
             path = Path(trainer.default_root_dir) / "versions.json"
@@ -46,7 +47,7 @@ class RunRecord(Callback):
                 write_json(path, self._environment)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock; write ``versions.json`` of the training, which nothing has refused by now."""
+        """Start the clock, and write ``versions.json`` of the training, which can no longer be refused."""
         self._begin(trainer)
         if trainer.is_global_zero:
             write_json(Path(trainer.default_root_dir) / "versions.json", self._environment)
@@ -55,28 +56,28 @@ class RunRecord(Callback):
         self._started = self._mark = time.perf_counter()
         self._first_step, self._durations = trainer.global_step, []
         fit = Run(Path(trainer.default_root_dir)).fit if self._first_step and trainer.is_global_zero else None
-        self._earlier = [] if fit is None else fit.sessions  # those that a resumed training continues
+        self._earlier = [] if fit is None else fit.sessions  # the sessions that a resumed training continues
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Write what training has cost so far."""
+        """Write the cost of training so far."""
         if trainer.state.fn == "fit" and self._started:
             self._write_fit(trainer, pl_module, finished=False)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Note how long an optimiser step took, from the end of the one before."""
+        """Note the duration of an optimiser step, from the end of the previous one."""
         if trainer.global_step > self._first_step + len(self._durations):
             now = time.perf_counter()
             self._durations.append(now - self._mark)
             self._mark = now
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take validation out of the step that follows it; after ``validate``, write ``metrics_val.json``."""
+        """Exclude validation from the duration of the next step. After ``validate``, write ``metrics_val.json``."""
         self._mark = time.perf_counter()
         self._write_metrics(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``fit.json``."""
-        if not self._started:  # continued at its last step: there was nothing to do
+        if not self._started:  # resumed at its last step, so no step was run
             fit = Run(Path(trainer.default_root_dir)).fit
             if fit is not None and fit.finished and fit.steps == trainer.global_step:
                 return
@@ -85,9 +86,9 @@ class RunRecord(Callback):
         self._started = 0.0
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """An interrupted training has its cost recorded too."""
+        """Record the cost of an interrupted training."""
         if trainer.state.fn == "fit" and self._started:
-            with suppress(OSError):  # a full disk, which the exception tells of
+            with suppress(OSError):  # a full disk, which the exception reports
                 self._write_fit(trainer, pl_module, finished=False)
             self._started = 0.0
 
@@ -100,7 +101,7 @@ class RunRecord(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Count the clips that were evaluated; a clip's views stand side by side and count once."""
+        """Count the evaluated clips. The views of a clip are adjacent rows and count once."""
         self._clips += len(torch.unique_consecutive(batch.clips))
 
     on_validation_batch_end = on_test_batch_end
@@ -167,5 +168,5 @@ class RunRecord(Callback):
 
 
 def peak_rss() -> int:
-    """The largest resident memory of this process so far, in bytes (its data workers not counted)."""
+    """The peak resident memory of this process so far, in bytes, without its data workers."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,4 +1,4 @@
-"""Curves of the speed of a training."""
+"""Logs the speed of a training."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class Throughput(Callback):
-    """Logs speed over the optimiser steps since the last log, every ``log_every_n_steps`` of the trainer.
+    """Logs the speed over the optimiser steps since the last log, every ``log_every_n_steps`` steps.
 
-    Curves: ``speed/clips_per_second`` (all processes together), ``speed/seconds_per_step`` (validation left out), and
+    The curves are ``speed/clips_per_second`` (sum over processes), ``speed/seconds_per_step`` (without validation), and
     ``speed/data_wait_share``, the share of that time spent waiting for the data loader, in [0, 1].
     """
 
@@ -26,22 +26,22 @@ class Throughput(Callback):
         self._clips = 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The first batch of an epoch is waited for from here."""
+        """Start the wait for the first batch of an epoch."""
         self._batch_end = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave validation out."""
+        """Exclude validation from the time."""
         self._batch_end = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """The time since the last batch was spent waiting for this one."""
+        """Count the time since the last batch as waiting for this one."""
         waited = time.perf_counter() - self._batch_end
         self._waited += waited
         self._elapsed += waited
         self._batch_end += waited
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Add up, and log when it is time."""
+        """Add up the time, and log it if this step is logged."""
         now = time.perf_counter()
         self._elapsed += now - self._batch_end
         self._batch_end = now

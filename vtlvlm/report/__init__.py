@@ -1,1 +1,1 @@
-"""Reads what runs wrote, compares and draws it."""
+"""Reads the files of runs, and makes pages, tables and figures of them."""

@@ -1,4 +1,4 @@
-"""The panel of a codebook's health: how often codes occur, how long they last, what they tell, and what they look like."""
+"""Draws the panel of a codebook's health: frequencies and run lengths of codes, their actions, and their pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = (2.4, 2.75, 2.5)
 
 @dataclass(frozen=True)
 class Pair:
-    """A code that tells an action."""
+    """A code and an action that it occurs with more often than by chance."""
 
     code: int
     action: str
@@ -33,7 +33,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class SalientClip:
-    """Where a clip's events lie."""
+    """A clip's salience and windows."""
 
     title: str
     times: np.ndarray
@@ -46,11 +46,11 @@ class SalientClip:
 
 @dataclass(frozen=True)
 class CodePictures:
-    """Cells in which a code occurs."""
+    """Pictures of the cells in which a code occurs."""
 
     code: int
     share: float
-    """of all tokens"""
+    """share of all tokens"""
     pictures: Sequence[np.ndarray]
     """(H, W, 3) uint8 RGB each"""
     titles: Sequence[str]
@@ -65,9 +65,9 @@ class CodebookFacts:
     counts: np.ndarray
     """(K,) tokens of each code"""
     zipf: tuple[float, float]
-    """slope and intercept of log share over log rank; nan for none"""
+    """slope and intercept of log share over log rank; nan without a fit"""
     runs: np.ndarray
-    """(W,) how many runs last 1, 2, ... W windows"""
+    """(W,) number of runs that last 1, 2, ... W windows"""
     numbers: Sequence[tuple[str, str]]
     """rows of the small table: name, value"""
     errors: Sequence[Curve] = ()
@@ -78,7 +78,7 @@ class CodebookFacts:
     codes: Sequence[CodePictures] = ()
     """at most eight are drawn"""
     note: str = ""
-    """shown instead of the pictures, or above them"""
+    """one line in place of the pictures, or above them"""
     alarm: str = ""
     """one line in red below the title"""
 
@@ -130,7 +130,7 @@ def _draw_frequencies(axes: Axes, counts: np.ndarray, zipf: tuple[float, float])
         axes.text(0.97, 0.95, f"fit: slope {signed(slope)}\nwords: about −1", transform=axes.transAxes, ha="right", va="top", fontsize=8.5)
     axes.axhline(1 / len(counts), color=FAINT, linewidth=1.0, zorder=1)
     axes.set_xlim(0.85, max(len(counts), 2) * 1.15)
-    axes.text(0.02, 1 / len(counts), "all codes alike", transform=axes.get_yaxis_transform(), va="bottom", fontsize=7.5, color=MUTED)
+    axes.text(0.02, 1 / len(counts), "uniform", transform=axes.get_yaxis_transform(), va="bottom", fontsize=7.5, color=MUTED)
     axes.set(xlabel="rank of the code", ylabel="share of the tokens")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: power_of_ten(value))
@@ -202,9 +202,9 @@ def _draw_numbers(axes: Axes, numbers: Sequence[tuple[str, str]]) -> None:
 
 
 def _draw_pairs(axes: Axes, pairs: Sequence[Pair]) -> None:
-    axes.set_title("Codes that tell an action (pointwise mutual information)", pad=22)
+    axes.set_title("Codes that indicate an action (pointwise mutual information)", pad=22)
     if not pairs:
-        _say(axes, "no code occurs in enough clips of one action to tell it")
+        _say(axes, "no code occurs in enough clips of one action")
         return
     slots = max(len(pairs), 8)
     longest = max(pair.pmi for pair in pairs)
@@ -233,12 +233,12 @@ def _draw_pairs(axes: Axes, pairs: Sequence[Pair]) -> None:
 
 
 def _draw_salience(figure: Figure, place: SubplotSpec, clips: Sequence[SalientClip]) -> None:
-    """One small chart a clip, two a row; the windows as bands."""
+    """One small chart per clip, two in a row, with the windows as bands."""
     frame = figure.add_subplot(place)
     frame.set_title("Salience over time (1 = the clip's mean; bands = windows of equal salience)", pad=22)
     bare(frame)
     if not clips:
-        _say(frame, "no clip was looked at")
+        _say(frame, "no clip was evaluated")
         return
     columns = 1 if len(clips) == 1 else 2
     rows = -(-len(clips) // columns)
@@ -262,9 +262,9 @@ def _draw_salience(figure: Figure, place: SubplotSpec, clips: Sequence[SalientCl
 
 
 def _draw_pictures(figure: Figure, place: SubplotSpec, codes: Sequence[CodePictures], note: str) -> None:
-    """Four codes a row, each with its number, its share of the tokens, and up to three pictures."""
+    """Four codes in a row, each with its number, its share of the tokens, and up to three pictures."""
     axes = figure.add_subplot(place)
-    axes.set_title("The most used codes: the cell of the frame in the middle of a window", pad=8)
+    axes.set_title("The most used codes: their cells in the middle frame of a window", pad=8)
     bare(axes)
     shown = [code for code in codes if code.pictures]
     if not shown:
@@ -291,7 +291,7 @@ def _draw_pictures(figure: Figure, place: SubplotSpec, codes: Sequence[CodePictu
 
 
 def power_of_ten(value: float) -> str:
-    """A tick of a logarithmic axis, without mathematical typesetting: ``10⁻²``, ``10⁰``."""
+    """The label of a logarithmic tick as plain text: ``10⁻²``, ``10⁰``."""
     return "10" + str(round(np.log10(value))).translate(_RAISED) if value > 0 else ""
 
 
@@ -299,11 +299,11 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def signed(value: float) -> str:
-    """Two decimals, with a proper minus."""
+    """Two decimals, with a minus sign instead of a hyphen."""
     return f"{value:.2f}".replace("-", "−")
 
 
 def _say(axes: Axes, text: str) -> None:
-    """Write a line instead of a chart."""
+    """Write a line in place of a chart."""
     bare(axes)
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9.5, color=MUTED)

@@ -1,4 +1,4 @@
-"""TensorBoard's files beside a run. If they cannot be written, the run goes on without them."""
+"""A TensorBoard logger. If its files cannot be written, the run continues without them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vtlvlm.report.style import beside_the_result
 
 
 def _kept_apart(method: Any) -> Any:
-    """Make a method of the logger give up, after a warning, if its files cannot be written."""
+    """Wrap a method of the logger: if its files cannot be written, it warns and the logger gives up."""
 
     @wraps(method)
     def careful(self: Curves, *arguments: Any, **named: Any) -> Any:
@@ -38,19 +38,21 @@ class Nowhere:
 
 
 class Curves(TensorBoardLogger):
-    """A TensorBoard logger that warns once, and is silent from then on, if its files cannot be written: a full disk, a folder that is a
-    file. The run goes on, and its results have files of their own."""
+    """A TensorBoard logger that survives write errors, such as a full disk. It warns once and then writes nothing.
+
+    The run continues, and its results have files of their own.
+    """
 
     given_up = False
 
     @property
     def log_dir(self) -> str:
-        """The folder of the curves. Shell variables in its name are not expanded, as in the rest of the run."""
+        """The folder of the curves. As elsewhere in a run, shell variables in its name are not expanded."""
         return os.path.join(os.path.expanduser(self.save_dir or "."), str(self.name), str(self.version))  # noqa: PTH111, PTH118
 
     @property
     def experiment(self) -> Any:
-        """The writer; one that writes nothing if none can be made."""
+        """The writer; a writer that does nothing if none can be created."""
         if not self.given_up:
             with beside_the_result(f"TensorBoard's curves in {self.log_dir}"):
                 return super().experiment
@@ -65,7 +67,7 @@ class Curves(TensorBoardLogger):
 
 
 def add_picture(loggers: list[Any], tag: str, figure: Figure, step: int) -> None:
-    """Add a figure to every TensorBoard among the loggers; a failure is a warning."""
+    """Add a figure to every TensorBoard logger. A failure is a warning."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger) and not getattr(logger, "given_up", False):
             with beside_the_result(f"TensorBoard's picture {tag}"):

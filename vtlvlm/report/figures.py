@@ -1,4 +1,4 @@
-"""The report's charts: confusion matrix, curves, accuracy bars. Each function returns a free-standing matplotlib figure."""
+"""Draws the report's charts: confusion matrix, curves, accuracy bars. Each function returns a matplotlib figure outside of pyplot."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from vtlvlm.report.style import COLOURS, FAINT, INK, MUTED, house_style, label, 
 from vtlvlm.report.tables import ResultRow
 
 MANY_CLASSES = 24
-"""With more classes a confusion matrix marks only its most confused pairs, and shows no numbers."""
+"""With more classes, a confusion matrix shows no numbers and marks its most confused pairs."""
 LABELLED_CLASSES = 120
-"""With more classes a confusion matrix grows no further, and names at most so many of them."""
+"""With more classes, a confusion matrix stops growing. It names at most this many classes."""
 LONGEST = 52
-"""Characters of a class's name"""
+"""Characters of a class name, at most"""
 DRAWN_CELLS = 600
-"""With more classes the cells would be too small to see: each then stands for a block of classes."""
+"""With more classes, each cell stands for a block of classes, because single cells would be too small."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Panel:
     title: str
     curves: Sequence[Curve]
     names: Sequence[str]
-    """what the legend calls them"""
+    """names in the legend"""
     unit: str = ""
     """label of the vertical axis"""
     share: bool = False
@@ -43,14 +43,15 @@ class Panel:
 def confusion_figure(confusion: Confusion, title: str = "Confusion matrix", worst: int = 8) -> Figure:
     """Draw a confusion matrix; colour = share of the true class's clips.
 
-    The figure grows with the classes up to ``LABELLED_CLASSES``; from there on it names every second, third, ... class, and above
-    ``DRAWN_CELLS`` a cell stands for a block of classes and shows the largest share in it. Up to ``MANY_CLASSES`` every non-zero count is
-    printed; beyond, only the ``worst`` confused pairs are marked, and named beside the matrix.
+    The figure grows with the number of classes up to ``LABELLED_CLASSES``. Above, it names every second, third, ... class. Above
+    ``DRAWN_CELLS``, a cell
+    stands for a block of classes and shows the largest share of the block. Up to ``MANY_CLASSES``, every non-zero count is
+    printed. Above, only the ``worst`` confused pairs are marked, and named beside the matrix.
 
     Args:
         confusion: Counts (A, A) and class names.
         title: Heading.
-        worst: How many pairs to name, largest count first.
+        worst: Number of pairs to name, largest count first.
     """
     counts, classes = confusion.matrix, confusion.classes
     num = len(classes)
@@ -63,7 +64,7 @@ def confusion_figure(confusion: Confusion, title: str = "Confusion matrix", wors
         size = 8.5 if small else 6.0
         named = range(0, num, -(-num // LABELLED_CLASSES))
         names = [label(classes[row], LONGEST) for row in named]
-        wide = max(0.0, 0.01 * size * max(map(len, names), default=0) - 1.2)  # inches that long names take beyond what there is
+        wide = max(0.0, 0.01 * size * max(map(len, names), default=0) - 1.2)  # extra inches for long names
         figure = new_figure(max(4.0, side + 1.6) + (0.0 if small else 3.6) + wide, max(3.4, side + 1.6) + (0.7 if small else 1.0) * wide)
         axes = figure.subplots()
         image = axes.imshow(
@@ -107,7 +108,8 @@ def confusion_figure(confusion: Confusion, title: str = "Confusion matrix", wors
 
 
 def shares(counts: np.ndarray, block: int = 1) -> np.ndarray:
-    """Counts (A, A) -> share of each row's clips (B, B), float32, B = A / ``block`` rounded up: each cell the largest of its block."""
+    """Counts (A, A) -> shares of each row's clips (B, B), float32, with B = A / ``block`` rounded up. A cell is the largest of its
+    block."""
     num = len(counts)
     starts = range(0, num, block)
     pooled = np.zeros((len(starts), len(starts)), dtype=np.float32)
@@ -119,7 +121,7 @@ def shares(counts: np.ndarray, block: int = 1) -> np.ndarray:
 
 
 def most_confused(confusion: Confusion, number: int) -> list[tuple[int, int, int]]:
-    """The largest off-diagonal entries as (true row, recognised column, count), largest first, zeros left out."""
+    """The largest non-zero off-diagonal entries as (true row, recognised column, count), largest first."""
     rows, columns = np.nonzero(confusion.matrix)
     wrong = rows != columns
     rows, columns = rows[wrong], columns[wrong]
@@ -129,9 +131,9 @@ def most_confused(confusion: Confusion, number: int) -> list[tuple[int, int, int
 
 
 def learning_curves(panels: Sequence[Panel]) -> Figure:
-    """Draw curves over optimiser steps, up to three panels a row.
+    """Draw curves over optimiser steps, up to three panels in a row.
 
-    A curve of more than 60 points is drawn faintly as logged and boldly as its running mean.
+    A curve of more than 60 points is drawn twice: faintly as logged, and boldly as its running mean.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -161,7 +163,7 @@ def learning_curves(panels: Sequence[Panel]) -> Figure:
 
 
 def running_mean(values: np.ndarray, window: int | None = None) -> np.ndarray:
-    """Centred running mean (n,) -> (n,), the window cut short at both ends; by default a twentieth of the points, at least 5."""
+    """Centred running mean (n,) -> (n,). The window is shorter at both ends; its default is a twentieth of the points, at least 5."""
     half = (window or max(5, len(values) // 20)) // 2
     total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     low = np.maximum(np.arange(len(values)) - half, 0)
@@ -173,8 +175,8 @@ def accuracy_bars(rows: Sequence[ResultRow], chance: float) -> Figure:
     """Draw top-1 of each row as a bar with its 95 % interval (Wilson), top-5 as a ring, and chance as a dashed line.
 
     Args:
-        rows: In the order of the table; those marked ``ours`` are coloured.
-        chance: Accuracy of guessing, in [0, 1].
+        rows: Rows in the order of the table. Rows marked ``ours`` are coloured.
+        chance: Accuracy of a random guess, in [0, 1].
     """
     with house_style():
         figure = new_figure(7.6, 0.9 + 0.42 * len(rows))
@@ -206,6 +208,6 @@ def accuracy_bars(rows: Sequence[ResultRow], chance: float) -> Figure:
 
 
 def wilson_interval(share: float, number: int) -> tuple[float, float]:
-    """The 95 % interval of a share of ``number`` independent trials (Wilson 1927), within [0, 1]."""
+    """The 95 % confidence interval of a share of ``number`` independent trials (Wilson 1927), within [0, 1]."""
     found = binomtest(round(share * number), number).proportion_ci(0.95, method="wilson")
     return float(found.low), float(found.high)

@@ -1,4 +1,4 @@
-"""The report as data, and its three forms: Markdown with PNG files, one self-contained HTML page, and a table in the terminal."""
+"""The report as data, and its three formats: Markdown with PNG files, one self-contained HTML page, and a table on the terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Picture:
     """A figure of a section."""
 
     name: str
-    """file name without its ending; unique in the report"""
+    """file name without extension; unique in the report"""
     caption: str
     figure: Figure
 
@@ -38,12 +38,12 @@ class Picture:
 
     @property
     def data_uri(self) -> str:
-        """The figure as an address that holds all of it."""
+        """The figure as a data URI."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
     @property
     def css_width(self) -> int:
-        """Its natural width on a page, in CSS pixels (96 an inch)."""
+        """The figure's width in CSS pixels (96 per inch)."""
         return round(self.figure.get_figwidth() * 96)
 
 
@@ -60,7 +60,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What was tested, and what it takes: all that a reader needs in order to place the figures."""
+    """What was tested, and at what cost: the context of the results."""
 
     protocol: str
     split_sizes: Mapping[str, int]
@@ -70,27 +70,27 @@ class Conditions:
     trainable_parameters: int
     total_parameters: int
     seconds_per_clip: float
-    """from the video file to its probabilities, on the machine named in ``machine``"""
+    """from video file to probabilities, on ``machine``"""
     machine: str
     training_seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a report shows, made of what the runs wrote."""
+    """Everything that a report shows."""
 
     title: str
     summary: str
-    """plain paragraphs: what was done and what came out"""
+    """plain paragraphs: method and result"""
     conditions: Conditions
     rows: Sequence[ResultRow]
     difficulty: Table
-    """how hard the videos are, fixed before any training: probe, accuracy, limit, whether it holds"""
+    """difficulty of the videos, set before any training: probe, accuracy, limit, whether the limit holds"""
     sections: Sequence[Section] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
-    """of every package that can change a result"""
+    """version of every package that can change a result"""
     commands: Sequence[str] = ()
-    """what to type to get this report again"""
+    """commands that make this report again"""
 
 
 def write_markdown(report: Report, folder: Path) -> Path:
@@ -100,14 +100,14 @@ def write_markdown(report: Report, folder: Path) -> Path:
         The path of ``report.md``.
 
     Raises:
-        UsageError: If two pictures have one name.
+        UsageError: Two pictures have the same name.
     """
     _unique_names(report)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     files = file_names(report)
     parts = [f"# {markdown(report.title)}", *_blocks(report.summary, markdown), as_markdown(summary_table(report.rows))]
     parts += ["## Setting", as_markdown(conditions_table(report.conditions))]
-    parts += ["## Difficulty of the videos (fixed before training)", as_markdown(report.difficulty)]
+    parts += ["## Difficulty of the videos (set before training)", as_markdown(report.difficulty)]
     for section in report.sections:
         parts.append(f"## {markdown(section.title)}")
         parts += _blocks(section.text, markdown)
@@ -121,17 +121,17 @@ def write_markdown(report: Report, folder: Path) -> Path:
     if report.commands:
         lines = "\n".join(map(shown, report.commands))
         fence = "`" * (max(map(len, re.findall("`+", lines)), default=0) + 3)
-        parts += ["## Again", f"{fence}sh\n{lines}\n{fence}"]
+        parts += ["## Reproduce", f"{fence}sh\n{lines}\n{fence}"]
     path = folder / "report.md"
     write_text(path, "\n\n".join(parts) + "\n")
     return path
 
 
 def write_html(report: Report, path: Path) -> Path:
-    """Write one page that needs no other file and no network; it follows the reader's light or dark theme.
+    """Write one page that needs no other file and no network. It follows the reader's light or dark theme.
 
     Raises:
-        UsageError: If two pictures have one name.
+        UsageError: Two pictures have the same name.
     """
     _unique_names(report)
     environment = jinja2.Environment(
@@ -156,7 +156,7 @@ def write_html(report: Report, path: Path) -> Path:
 
 
 def print_table(report: Report, file: TextIO | None = None) -> None:
-    """Print the title, the summary and one line on the conditions, as plain aligned text."""
+    """Print the title, the results, and two lines about the conditions as aligned text."""
     conditions = report.conditions
     sizes = ", ".join(f"{count:,} {name}" for name, count in conditions.split_sizes.items())
     lines = [
@@ -172,7 +172,7 @@ def print_table(report: Report, file: TextIO | None = None) -> None:
 
 
 def facts(report: Report) -> list[tuple[str, str]]:
-    """The few figures that head the page: (value, what it is)."""
+    """The main numbers at the top of the page: (value, description)."""
     conditions = report.conditions
     ours = [(f"{row.top1:.3f}", f"top-1 accuracy, {row.name}") for row in report.rows if row.ours]
     return [
@@ -184,7 +184,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
 
 
 def conditions_table(conditions: Conditions) -> Table:
-    """Protocol, split sizes, seed, parameters and times, one a row."""
+    """Protocol, split sizes, seed, parameters and times, one per row."""
     rows = [
         ("protocol", conditions.protocol),
         ("clips", ", ".join(f"{count:,} {name}" for name, count in conditions.split_sizes.items())),
@@ -200,7 +200,7 @@ def conditions_table(conditions: Conditions) -> Table:
 
 
 def versions_table(report: Report) -> Table:
-    """Seed first, then every version."""
+    """The seed, then every version."""
     return Table(("", "version"), [("seed", str(report.conditions.seed)), *report.versions.items()])
 
 
@@ -209,7 +209,7 @@ def _paragraphs(text: str) -> Markup:
 
 
 def _blocks(text: str, harmless: Callable[[str], str]) -> list[str]:
-    """The paragraphs of a text, each made harmless and on one line."""
+    """The paragraphs of a text, each escaped and on one line."""
     return [harmless(" ".join(block.split())) for block in text.split("\n\n") if block.strip()]
 
 
@@ -218,7 +218,7 @@ def _slug(title: str) -> str:
 
 
 def file_names(report: Report) -> dict[str, str]:
-    """The file of each picture: its name without characters that mean something in a path or link, and a number if two are then alike."""
+    """The file of each picture: its name without special characters of paths and links, plus a number if two files would be the same."""
     found: dict[str, str] = {}
     for section in report.sections:
         for picture in section.pictures:

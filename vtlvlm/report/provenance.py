@@ -1,4 +1,4 @@
-"""Where a figure comes from: versions, machine and git state, written beside every result."""
+"""The origin of a result: versions, machine and git state, written beside it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _processor() -> str:
 
 
 def git_state(folder: Path | str = ".") -> dict[str, Any] | None:
-    """Commit and whether anything differs from it, or None where ``folder`` is in no git repository with a commit (or git is missing)."""
+    """The commit and whether anything differs from it; None if ``folder`` is in no git repository with a commit, or git is missing."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         dirty = bool(_git(folder, "status", "--porcelain"))
@@ -72,7 +72,7 @@ def _git(folder: Path | str, *arguments: str) -> str:
 
 
 def global_seed() -> int | None:
-    """The seed last given to Lightning's ``seed_everything``, the same on all ranks; None if there was none."""
+    """The last seed of Lightning's ``seed_everything``, the same on all ranks; None without one."""
     seed = os.environ.get("PL_GLOBAL_SEED")
     return int(seed) if seed else None
 

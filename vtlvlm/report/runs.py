@@ -1,4 +1,4 @@
-"""Typed readers of run folders: what the callbacks and the TensorBoard logger wrote."""
+"""Typed readers of the files that callbacks and the TensorBoard logger write into run folders."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Metrics:
     num_clips: int
     seed: int | None
     metrics: dict[str, float | None]
-    """by name, without the split's prefix; None where a figure is not a number"""
+    """by name, without the split's prefix; None for nan and infinity"""
     provenance: dict[str, Any] = field(default_factory=dict)
     views_per_clip: int = 1
-    """views whose probabilities were averaged"""
+    """number of views whose probabilities are averaged"""
     probe: dict[str, Any] | None = None
-    """how a linear probe does on the same clips, where features were at hand: name, top1, num_train, num_test, difference"""
+    """a linear probe on the same clips: name, top1, num_train, num_test, difference; None without a feature cache"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Fit:
     steps: int
     wall_seconds: float
     seconds_per_step: float | None
-    """median over the optimiser steps of the last session, data waiting included; None without steps"""
+    """median over the optimiser steps of the last session, including the wait for data; None without steps"""
     peak_rss_bytes: int
     parameters: int
     trainable_parameters: int
@@ -45,13 +45,13 @@ class Fit:
 
     @property
     def finished(self) -> bool:
-        """Whether the training has come to its end (and not only to an interruption)."""
+        """Whether the training reached its end; False after an interruption."""
         return bool(self.sessions) and bool(self.sessions[-1]["finished"])
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """``confusion_{split}.json``: counts of clips, row = label, column = likeliest class."""
+    """``confusion_{split}.json``: counts of clips, row = label, column = most likely class."""
 
     matrix: np.ndarray
     """(A, A) int64"""
@@ -59,7 +59,7 @@ class Confusion:
 
 
 def write_confusion(path: Path, confusion: Confusion) -> None:
-    """Write ``confusion_{split}.json``, a row of the matrix on each line."""
+    """Write ``confusion_{split}.json``, one row of the matrix per line."""
     rows = ",\n".join(json.dumps(row.tolist()) for row in confusion.matrix)
     write_text(path, f'{{"classes": {json.dumps(confusion.classes, ensure_ascii=False)},\n"matrix": [\n{rows}\n]}}\n')
 
@@ -74,14 +74,14 @@ class Curve:
 
 
 def fit_finished(folder: Path | str) -> bool:
-    """Whether the training of a run folder has come to its end."""
+    """Whether the training of a run folder reached its end."""
     fit = Run(Path(folder)).fit
     return fit is not None and fit.finished
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. Each property reads one file; None where the run has not got that far."""
+    """A run folder. Each property reads one file, and is None if the run has not written it."""
 
     folder: Path
 
@@ -90,7 +90,7 @@ class Run:
         """Open a run folder.
 
         Raises:
-            DataError: If there is no such folder.
+            DataError: The folder does not exist.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -104,12 +104,12 @@ class Run:
 
     @property
     def validation(self) -> Metrics | None:
-        """The metrics of the validation split, as written by ``validate``."""
+        """The metrics of the validation split, written by ``validate``."""
         return self._metrics("metrics_val.json")
 
     @property
     def fit(self) -> Fit | None:
-        """What training cost."""
+        """The cost of training."""
         content = self._json("fit.json")
         return None if content is None else self._typed(Fit, content, "fit.json")
 
@@ -126,7 +126,7 @@ class Run:
         return Confusion(np.asarray(content["matrix"], dtype=np.int64), tuple(content["classes"]))
 
     def scalars(self) -> dict[str, Curve]:
-        """All TensorBoard scalars below the folder by tag; where a resumed training wrote a step again, the later value counts."""
+        """All TensorBoard scalars below the folder, by tag. If a resumed training wrote a step twice, the later value counts."""
         from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
             SCALARS,
             EventAccumulator,
@@ -166,4 +166,4 @@ class Run:
         try:
             return kind(**content)
         except TypeError as error:
-            raise DataError(f"{self.folder / name}: not what this version writes ({error}); run the test again") from error
+            raise DataError(f"{self.folder / name}: not the format of this version ({error}); run the test again") from error

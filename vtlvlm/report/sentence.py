@@ -1,4 +1,4 @@
-"""The picture of a video becoming an event sentence: frames, the windows of equal salience, and the codes of each window's cells."""
+"""Draws how a video becomes an event sentence: frames, windows of equal salience, and the codes of each window's cells."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vtlvlm.report.style import COLOURS, FAINT, INK, MUTED, bare, code_colour, h
 
 @dataclass(frozen=True)
 class Sentence:
-    """One clip and what VTEM made of it."""
+    """One clip and its event sentence."""
 
     title: str
-    """for instance the true action, and what was recognised with which probability"""
+    """for instance the true action, the recognised one, and its probability"""
     frames: np.ndarray
     """(T, H, W, 3) uint8 RGB"""
     times: np.ndarray
@@ -27,18 +27,18 @@ class Sentence:
     ids: np.ndarray
     """(W, S) code numbers; -1 (a continuous token) is drawn as a grey box"""
     salience: np.ndarray | None = None
-    """(T', 2) seconds and salience of each feature step, drawn as a curve where given"""
+    """(T', 2) seconds and salience of each feature step, drawn as a curve; None for no curve"""
 
 
 def sentence_figure(sentence: Sentence, thumbnails: int = 12) -> Figure:
     """Draw a clip's event sentence.
 
-    From top to bottom: evenly spaced frames over time; the salience curve, if given; each window's span as a segment of the time
-    axis, fanned out to one column per window; the codes of that window's cells as coloured, numbered boxes.
+    From top to bottom: evenly spaced frames; the salience curve, if given; each window's span as a segment of the time
+    axis, widened to a column; the codes of the window's cells as coloured, numbered boxes.
 
     Args:
         sentence: The clip.
-        thumbnails: How many frames to show; with fewer frames, all of them.
+        thumbnails: Number of frames to show, at most.
     """
     windows, cells = sentence.ids.shape
     start = float(min(sentence.times[0], sentence.spans[0, 0]))
@@ -66,7 +66,7 @@ def sentence_figure(sentence: Sentence, thumbnails: int = 12) -> Figure:
 
 
 def _draw_frames(axes: Axes, sentence: Sentence, start: float, end: float, number: int) -> None:
-    """Tile the frames nearest to the centres of ``number`` equal stretches of time."""
+    """Show the frames nearest to the centres of ``number`` equal segments of time, side by side."""
     bare(axes)
     edges = np.linspace(0.0, 1.0, number + 1)
     centres = start + (edges[:-1] + edges[1:]) / 2 * (end - start)
@@ -87,7 +87,7 @@ def _draw_salience(axes: Axes, salience: np.ndarray, start: float, end: float) -
 
 
 def _draw_fan(axes: Axes, spans: np.ndarray, start: float, end: float, share: float) -> None:
-    """The spans as segments of the time axis (the upper ``share``, with its ticks), and their widening to equal columns below."""
+    """Draw the spans as segments of the time axis (the upper ``share``, with ticks). Below, they widen to equal columns."""
     bare(axes)
     windows = len(spans)
     places = (spans - start) / (end - start)
@@ -106,7 +106,7 @@ def _draw_fan(axes: Axes, spans: np.ndarray, start: float, end: float, share: fl
 
 
 def _draw_codes(axes: Axes, ids: np.ndarray) -> None:
-    """One column per window, one box per cell, first cell on top; the same code always has the same colour."""
+    """Draw one column per window and one box per cell, first cell on top. A code always has the same colour."""
     bare(axes)
     windows, cells = ids.shape
     size = min(8.0, 11.0 * 72 / windows / (max(len(str(int(ids.max()))), 2) * 0.75) * 0.8)

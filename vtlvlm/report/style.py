@@ -1,4 +1,4 @@
-"""The look that all figures share: colour-blind-safe colours (Okabe and Ito 2008), quiet axes, and a stable colour for every code."""
+"""The style of all figures: colour-blind-safe colours (Okabe and Ito 2008), light axes, and a fixed colour for every code."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ FAINT = "#c9ced6"
 MUTED = "#6b7280"
 
 OTHER_SCRIPTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Emoji")
-"""Fonts for what DejaVu lacks, used if they are installed"""
+"""Fonts for scripts that DejaVu lacks, used if installed"""
 
 _RC: dict[Any, Any] = {
-    "text.parse_math": False,  # names are text, whatever dollars are in them
+    "text.parse_math": False,  # names may contain dollar signs
     "text.usetex": False,
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -60,8 +60,10 @@ _RC: dict[Any, Any] = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """The settings under which every figure is made and drawn; the caller's own are restored afterwards. No text in a figure is
-    read as mathematics, and a character that no font has is drawn as a box without a warning."""
+    """Apply matplotlib's settings for our figures, and restore the caller's afterwards.
+
+    No text is read as mathematics. A character that no font has is drawn as a box, without a warning.
+    """
     with mpl.rc_context({**_RC, "font.family": _fonts()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # warn_on_missing_glyph in matplotlib/_text_helpers.py
         yield
@@ -74,7 +76,7 @@ def _fonts() -> list[str]:
 
 
 class HouseFigure(Figure):
-    """A figure that is also drawn under the house style: some of its texts are made only then."""
+    """A figure that is drawn in the house style, since matplotlib creates some texts only while drawing."""
 
     def draw(self, renderer: Any) -> None:
         """Draw."""
@@ -83,7 +85,7 @@ class HouseFigure(Figure):
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of ``width`` x ``height`` inches with its own Agg canvas: nothing global, no display, nothing to close."""
+    """A figure of ``width`` x ``height`` inches with its own Agg canvas. It needs no display, no global state, and no closing."""
     figure = HouseFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -98,10 +100,10 @@ def png(figure: Figure, dpi: int = 150) -> bytes:
 
 @contextmanager
 def beside_the_result(what: str) -> Iterator[None]:
-    """Turn any failure in the block into a warning of one line: pictures and curves must not keep a result from being written.
+    """Turn any failure in the block into a one-line warning, so that pictures and curves never prevent a result from being written.
 
     Args:
-        what: The name of what is made, such as ``the confusion matrix's picture``.
+        what: Name of the picture or curve, such as ``the confusion matrix's picture``.
     """
     try:
         yield
@@ -110,11 +112,11 @@ def beside_the_result(what: str) -> Iterator[None]:
 
 
 def label(text: object, most: int = 52) -> str:
-    """A name from outside for a figure: one line, harmless, short enough, and never left out by a legend.
+    """A name from outside as the text of a figure: one line, escaped, short, and visible in legends.
 
     Args:
-        text: Shown as it stands, dollars, braces and backslashes too.
-        most: Characters at most, wide ones counted twice; the end of longer text becomes ``…``.
+        text: Shown literally, including dollar signs, braces and backslashes.
+        most: Characters at most; wide characters count twice. The end of a longer text becomes ``…``.
     """
     line = shown(" ".join(str(text).split(" ")))
     if display_width(line) > most:
@@ -127,11 +129,11 @@ def label(text: object, most: int = 52) -> str:
                 break
     if not line.strip():
         return "(blank)"
-    return f" {line}" if line.startswith("_") else line  # matplotlib's legends skip what begins with an underscore
+    return f" {line}" if line.startswith("_") else line  # matplotlib's legends skip names that begin with an underscore
 
 
 def bare(axes: Axes) -> None:
-    """Take away ticks and frame."""
+    """Remove ticks and frame."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -140,13 +142,13 @@ def bare(axes: Axes) -> None:
 def code_colour(code: int) -> tuple[float, float, float]:
     """The colour of a code, RGB in [0, 1]: the same in every figure of every run.
 
-    Hues step by the golden ratio and lightness by thirds, so that neighbouring numbers look apart; the number is always
-    printed too, since no palette tells 2,048 codes apart.
+    Hue steps by the golden ratio and lightness by thirds, so that neighbouring numbers look different. Figures also print the number,
+    since no palette separates 2,048 codes.
     """
     return colorsys.hls_to_rgb((code * 0.618034) % 1.0, (0.42, 0.58, 0.74)[code % 3], 0.50)
 
 
 def text_on(colour: tuple[float, float, float]) -> str:
-    """Black or white, whichever reads better on a colour (Rec. 709 luma)."""
+    """Black or white, whichever has more contrast on a colour (Rec. 709 luma)."""
     red, green, blue = colour
     return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.5 else "white"

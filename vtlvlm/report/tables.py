@@ -1,4 +1,4 @@
-"""Tables as data, and their three forms: terminal, Markdown, and (through the page's template) HTML."""
+"""Tables as data, and their three formats: terminal text, Markdown, and (through the page's template) HTML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vtlvlm.system.text import shown
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One row of the summary: who was tested on what, and how well. Accuracies in [0, 1], None where they make no sense."""
+    """One row of the results: a model and its accuracies in [0, 1]; None for an accuracy that makes no sense."""
 
     name: str
     top1: float
@@ -23,12 +23,12 @@ class ResultRow:
     """test clips; None for chance"""
     note: str = ""
     ours: bool = False
-    """this is the model the report is about"""
+    """whether the row is the model of the report"""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Any table: header and cells as text. Columns of numbers are aligned to the right."""
+    """Any table, with header and cells as text. Columns of numbers are aligned to the right."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -37,7 +37,7 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Which columns hold numbers (or nothing) in every row."""
+        """For each column, whether every row holds a number or nothing."""
         return tuple(
             bool(self.rows) and all(_is_number(row[i]) for row in self.rows) and any(row[i] for row in self.rows)
             for i in range(len(self.header))
@@ -45,7 +45,7 @@ class Table:
 
 
 def summary_table(rows: Sequence[ResultRow]) -> Table:
-    """The summary rows as a table of text; the column of notes is left out where no row has one."""
+    """The result rows as a table of text. The column of notes is left out if no row has a note."""
     header = ["", "top-1", "top-5", "mean class", "clips"]
     cells = [[r.name, *map(accuracy_text, (r.top1, r.top5, r.mean_class)), "" if r.num_clips is None else f"{r.num_clips:,}"] for r in rows]
     if any(row.note for row in rows):
@@ -69,7 +69,7 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """A GitHub Markdown table, emphasised rows in bold."""
+    """A GitHub Markdown table with emphasised rows in bold."""
     ruler = ["---:" if numeric else ":---" for numeric in table.numeric]
     lines = [[markdown(cell) for cell in table.header], ruler]
     for number, row in enumerate(table.rows):
@@ -78,12 +78,12 @@ def as_markdown(table: Table) -> str:
 
 
 def accuracy_text(value: float | None) -> str:
-    """An accuracy with three digits; nothing for None."""
+    """An accuracy with three digits; an empty text for None."""
     return "" if value is None else f"{value:.3f}"
 
 
 def duration_text(value: float) -> str:
-    """A duration in the unit one would say it in: ``12 ms``, ``1.84 s``, ``14 min 20 s``, ``3 h 05 min``."""
+    """A duration in a suitable unit: ``12 ms``, ``1.84 s``, ``14 min 20 s``, ``3 h 05 min``."""
     if value < 1:
         return f"{value * 1000:.0f} ms" if value >= 0.01 else f"{value * 1000:.1f} ms"
     if value < 60:
@@ -95,12 +95,12 @@ def duration_text(value: float) -> str:
 
 
 def quantity(value: int) -> str:
-    """A large count in short: ``1,179,648`` below ten million, ``134.5 M`` above."""
+    """A count: ``1,179,648`` below ten million, ``134.5 M`` above."""
     return f"{value:,}" if value < 10_000_000 else f"{value / 1e6:,.1f}\N{NO-BREAK SPACE}M"
 
 
 def display_width(text: str) -> int:
-    """Columns that a text takes in a terminal: two for wide East Asian characters, none for combining ones."""
+    """Width of a text in terminal columns: two for wide East Asian characters, none for combining characters."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
@@ -113,7 +113,7 @@ def _aligned(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool
 
 
 def markdown(text: str) -> str:
-    """Text that Markdown shows as it stands: no marks of its own, no HTML, one line."""
+    """Text that Markdown shows literally: marks and HTML escaped, one line."""
     return re.sub(r"[\\`*_{}\[\]|~]", r"\\\g<0>", html.escape(shown(text), quote=False))
 
 
