@@ -60,7 +60,7 @@ def test_the_probe_is_compared_on_the_same_clips(chain: Pipeline, tmp_path: Path
     assert told["difference"]["mean"] == pytest.approx(ours - probe.top1)
     assert told["difference"]["low"] <= told["difference"]["mean"] <= told["difference"]["high"]
     assert f"event sentences {ours:.3f}, linear probe ({name}) {probe.top1:.3f} on the same 2 clips: {ours - probe.top1:+.3f} [" in said
-    assert "The probe learned from the plain views of 4 training clips, 2 of them of validation people." in said
+    assert "The probe learned from the plain views of 4 training clips, 2 of them from validation people." in said
     assert ("The probe is" in said) == ("--export BUNDLE makes it a recogniser." in said) == (probe.top1 > ours)
     assert said.index("Test metric") < said.index("event sentences ")
     read = Run(tmp_path).test
@@ -124,12 +124,12 @@ def test_a_run_on_features_has_them_at_hand(chain: Pipeline, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("provenance", "reason"),
     [
-        ({"features_folder": None}, "does not say where its features lie"),
+        ({"features_folder": None}, "does not say where its features are"),
         ({"features_folder": "/nowhere/features"}, "/nowhere/features: no cache of features there"),
         ({"features_folder": 3}, "its description does not say features_folder"),
-        ({"features_folder": "a\0b"}, "names no place of its features"),
-        ({"features_folder": "x" * 10**5}, "names no place of its features"),
-        ({"features": "0" * 32}, "holds other features by now"),
+        ({"features_folder": "a\0b"}, "names no valid path of its features"),
+        ({"features_folder": "x" * 10**5}, "names no valid path of its features"),
+        ({"features": "0" * 32}, "holds other features than"),
     ],
 )
 def test_without_the_features_a_line_of_the_log_says_so(
@@ -187,5 +187,5 @@ def test_of_another_folder_only_the_description_is_read(chain: Pipeline, tmp_pat
     class Data:
         features_cache, events_cache = None, EventCache.open(events)
 
-    with pytest.raises(beside.DataError, match="other features by now"):
+    with pytest.raises(beside.DataError, match="holds other features than"):
         beside.features_of(Data)

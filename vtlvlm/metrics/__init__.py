@@ -1,1 +1,1 @@
-"""How good results are: accuracies, calibration, codebook health, paired differences."""
+"""Measures of results: accuracies, calibration, codebook health, paired differences."""

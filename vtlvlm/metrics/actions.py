@@ -1,7 +1,7 @@
-"""What is measured, as torchmetrics objects: states are sums, so the figures are exact under any number of processes.
+"""Metrics of action recognition as torchmetrics objects. Their states are sums, so results are exact under any number of processes.
 
-Every metric takes ``scores`` (B, A) and ``labels`` (B,) int64. A row of scores may hold probabilities (in [0, 1], summing to one) or any
-logits, such as label log-likelihoods; it is normalised over the A classes either way. Clips labelled -1 (unknown) are not counted.
+Every metric takes ``scores`` (B, A) and ``labels`` (B,) int64. A row of scores holds probabilities (in [0, 1], summing to one) or any
+logits, such as label log-likelihoods. Both are normalised over the A classes. Clips labelled -1 (unknown) are not counted.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassStatScores
 
 UNKNOWN = -1
-"""The label of a clip whose action is not known, and the code number of a token that has none."""
+"""The label of a clip with unknown action, and the code number of a token without a code."""
 
 
 def log_probabilities(scores: Tensor) -> Tensor:
     """Normalise scores over the classes, row by row: (B, A) probabilities or logits -> (B, A) float32 log-probabilities, all <= 0."""
     scores = scores.float()
     total = scores.sum(-1, keepdim=True)
-    # Wide enough for probabilities rounded to bfloat16; logits that are all positive and sum to one within 1 % do not happen by chance.
+    # The tolerance covers probabilities rounded to bfloat16. Positive logits that sum to one within 1 % do not occur by chance.
     are_probabilities = (scores >= 0).all(-1, keepdim=True) & ((total - 1).abs() < 0.01)
     safe = torch.where(are_probabilities, scores / total, torch.ones_like(scores))
     return torch.where(are_probabilities, safe.clamp_min(torch.finfo(torch.float32).tiny).log(), scores.log_softmax(-1))
 
 
 def mean_over_views(log_probs: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
-    """Average the probabilities of one clip's views, whose rows stand side by side.
+    """Average the probabilities of a clip's views, which are adjacent rows.
 
     Args:
-        log_probs: (B, A) their logarithms, which are not cut off where a probability is too small for a float.
+        log_probs: (B, A) log-probabilities, which also represent probabilities too small for a float.
         clips: (B,) the clip of each row.
 
     Returns:
-        (C, A) the logarithm of the mean, one row a clip, and (C,) the position of each clip's first row.
+        (C, A) the logarithm of the mean, one row per clip, and (C,) the position of each clip's first row.
     """
     _, place, count = torch.unique_consecutive(clips, return_inverse=True, return_counts=True)
     lowest = log_probs.new_full((len(count), log_probs.shape[1]), torch.finfo(log_probs.dtype).min)
@@ -45,7 +45,7 @@ def mean_over_views(log_probs: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ClipMean(Metric):
-    """Base of the metrics that are a mean over clips of one figure per clip."""
+    """Base of the metrics that are the mean over clips of one number per clip."""
 
     is_differentiable = False
     full_state_update = False
@@ -65,12 +65,12 @@ class ClipMean(Metric):
         self.count += known.sum()
 
     def compute(self) -> Tensor:
-        """The mean over all known clips, nan if there are none."""
+        """The mean over all labelled clips; nan if there are none."""
         return self.total / self.count
 
     @abstractmethod
     def per_clip(self, log_probs: Tensor, labels: Tensor) -> Tensor:
-        """The figure of each clip: log-probabilities (B, A), labels (B,) in [0, A) -> (B,)."""
+        """The number of each clip: log-probabilities (B, A), labels (B,) in [0, A) -> (B,)."""
 
 
 class NegativeLogLikelihood(ClipMean):
@@ -84,7 +84,7 @@ class NegativeLogLikelihood(ClipMean):
 
 
 class BrierScore(ClipMean):
-    """Mean squared distance of the probabilities to the one-hot label, summed over classes: in [0, 2] (Brier 1950)."""
+    """Mean squared distance of the probabilities from the one-hot label, summed over classes, in [0, 2] (Brier 1950)."""
 
     higher_is_better = False
 
@@ -97,8 +97,8 @@ class BrierScore(ClipMean):
 class MeanClassAccuracy(MulticlassStatScores):
     """Top-1 accuracy within each class, averaged over the classes that occur among the labels.
 
-    torchmetrics' ``macro`` also counts, as zero, a class that is only ever predicted, so that the average of a test set without
-    some classes would depend on the mistakes; here only the labels decide which classes count.
+    torchmetrics' ``macro`` also counts a class that is predicted but is no clip's label, as zero. The average of a test set without
+    some classes would then depend on the errors. Here, only the labels decide which classes count.
     """
 
     higher_is_better = True
@@ -107,16 +107,16 @@ class MeanClassAccuracy(MulticlassStatScores):
         super().__init__(num_classes, average=None, ignore_index=UNKNOWN, validate_args=False)
 
     def compute(self) -> Tensor:
-        """Mean over the classes seen, in [0, 1]; nan if none was."""
+        """Mean over the classes among the labels, in [0, 1]; nan without a label."""
         counts = super().compute()  # (A, 5): true and false positives, true and false negatives, clips
         correct, count = counts[:, 0], counts[:, 4]
         return (correct / count)[count > 0].mean()
 
 
 class ExpectedCalibrationError(Metric):
-    """Mean distance of confidence and accuracy over equal-width confidence bins (Guo et al. 2017), in [0, 1].
+    """Mean distance between confidence and accuracy over equal-width confidence bins (Guo et al. 2017), in [0, 1].
 
-    torchmetrics' own keeps every clip's confidence; this one keeps three sums per bin.
+    The metric of torchmetrics keeps every clip's confidence; this one keeps three sums per bin.
     """
 
     is_differentiable = False
@@ -143,12 +143,12 @@ class ExpectedCalibrationError(Metric):
         self.count.index_add_(0, rows, known.long())
 
     def compute(self) -> Tensor:
-        """Sum over bins of |confidence - accuracy| weighted by the bin's share of the clips."""
+        """Sum over bins of |confidence - accuracy|, weighted by the bin's share of the clips."""
         return (self.confidence - self.correct).abs().sum() / self.count.sum()
 
 
 def action_metrics(num_classes: int) -> MetricCollection:
-    """What every recogniser of A actions is judged by.
+    """The metrics of every recogniser of A actions.
 
     Args:
         num_classes: A, at least 2.
@@ -165,11 +165,11 @@ def action_metrics(num_classes: int) -> MetricCollection:
             "brier": BrierScore(),
             "nll": NegativeLogLikelihood(),
         },
-        # Groups are found by comparing states after the first batch: where top-1 and top-5 agree on it, they would be one for good.
+        # Groups are formed by equal states after the first batch. If top-1 and top-5 agree on it, they would stay merged.
         compute_groups=False,
     )
 
 
 def confusion(num_classes: int) -> MulticlassConfusionMatrix:
-    """Counts of clips, (A, A) int64: row = the label, column = the likeliest class."""
+    """Counts of clips, (A, A) int64: row = label, column = most likely class."""
     return MulticlassConfusionMatrix(num_classes, ignore_index=UNKNOWN)

@@ -1,8 +1,7 @@
-"""Temperature scaling (Guo et al. 2017): one number, fitted on validation people, by which probabilities become neither too sure nor too
-timid. It never changes which action is the likeliest.
+"""Temperature scaling (Guo et al. 2017): one number, fitted on validation people, corrects over- or underconfident probabilities.
 
-It divides the logarithms of a clip's probabilities, after these are averaged over the clip's views (so that it cannot change the
-likeliest action there either), which are then normalised again. With one view that is the softmax of the scores over T.
+The temperature T divides the logarithms of a clip's probabilities, which are then normalised again. They are averaged over the clip's
+views before, so T never changes the most likely action. With one view, the result is the softmax of the scores over T.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from torchmetrics import Metric, MetricCollection
 from vtlvlm.metrics.actions import UNKNOWN, BrierScore, ExpectedCalibrationError, NegativeLogLikelihood
 
 LIMIT = 100.0
-"""Temperatures are sought in [1 / LIMIT, LIMIT]"""
+"""The search covers temperatures in [1 / LIMIT, LIMIT]"""
 
 
 def fit_temperature(scores: Tensor, labels: Tensor) -> float:
-    """The temperature of the least negative log-likelihood.
+    """The temperature with the lowest negative log-likelihood.
 
-    A normal prior of deviation one on log T counts about as much as one clip: without it a handful of clips that are all recognised would
-    ask for T = 0. Deterministic: a bounded search in float64.
+    A normal prior with deviation one on log T counts about as much as one clip. Without it, a few clips that are all recognised would
+    yield T = 0. The search is bounded, in float64, and deterministic.
 
     Args:
         scores: (n, A) logits or log-probabilities.
-        labels: (n,) int64; clips labelled -1, and rows that are not finite, are left out.
+        labels: (n,) int64. Clips labelled -1 and rows with non-finite scores are left out.
 
     Returns:
-        T in [1/100, 100]; 1.0 without a clip.
+        T in [1/100, 100]; 1.0 without clips.
     """
     scores, labels = scores.detach().double().cpu(), labels.cpu()
     used = (labels != UNKNOWN) & torch.isfinite(scores).all(1)
@@ -48,9 +47,7 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
 
 
 class FittedTemperature(Metric):
-    """The temperature for everything it has seen: it keeps all scores (n, A), and gathers them, so that the number of processes and how
-    the clips are divided over them make no difference.
-    """
+    """The temperature of all clips. It keeps and gathers all scores (n, A), so it does not depend on how processes divide the clips."""
 
     is_differentiable = False
     full_state_update = False
@@ -68,7 +65,7 @@ class FittedTemperature(Metric):
         self.labels.append(labels)
 
     def compute(self) -> dict[str, Tensor]:
-        """``temperature``, and ``nll_calibrated``, the mean negative log-likelihood at it, in nats."""
+        """``temperature``, and ``nll_calibrated``, the mean negative log-likelihood at this temperature, in nats."""
         scores, labels = (torch.cat(column) if isinstance(column, list) else column for column in (self.scores, self.labels))
         temperature = fit_temperature(scores, labels)
         nll = F.cross_entropy(scores.double().cpu() / temperature, labels.cpu(), ignore_index=UNKNOWN)
@@ -76,7 +73,7 @@ class FittedTemperature(Metric):
 
 
 def calibration_metrics() -> MetricCollection:
-    """What a temperature changes: ``ece``, ``brier`` and ``nll``; of scores over T, (B, A), and labels (B,)."""
+    """The metrics that depend on the temperature: ``ece``, ``brier`` and ``nll`` of scores over T, (B, A), and labels (B,)."""
     return MetricCollection(
         {"ece": ExpectedCalibrationError(), "brier": BrierScore(), "nll": NegativeLogLikelihood()}, compute_groups=False
     )

@@ -1,6 +1,7 @@
-"""The health of a codebook, counted as sums: exact under any number of processes.
+"""Metrics of a codebook's health. Their states are sums, so results are exact under any number of processes.
 
-Codes are compared with words (their frequencies follow a power law), with the time they last (runs), and with the actions they occur in.
+They measure the frequencies of codes (compared with words, whose frequencies follow a power law), how long a code lasts (runs), and the
+actions that it occurs with.
 """
 
 from __future__ import annotations
@@ -15,46 +16,45 @@ from vtlvlm.errors import UsageError
 from vtlvlm.metrics.actions import UNKNOWN
 
 ENOUGH_TOKENS = 10
-"""Tokens a code, on average, below which nothing is called a collapse: of few tokens most codes get none, however healthy the codebook."""
+"""Mean number of tokens per code that a collapse requires. With fewer tokens, most codes stay unused even in a healthy codebook."""
 LOW_PERPLEXITY = 0.1
-"""Share of K below which the perplexity counts as a collapse: the work is done by a tenth of the codes. Words under Zipf's law have
-14 % at K = 2,048."""
+"""Share of K below which the perplexity counts as a collapse. Words under Zipf's law have 14 % at K = 2,048."""
 FEW_USED = 0.25
-"""Share of the codes in use below which the codebook counts as collapsed."""
+"""Share of used codes below which the codebook counts as collapsed."""
 SUPPORT = 3
-"""Clips of a class in which a code has to occur before the pair is looked at: the tokens of one clip repeat each other."""
+"""Clips of a class in which a code must occur for the pair to count, since the tokens of one clip are alike."""
 
 CollapseKind = Literal["perplexity", "unused"]
 
 
 class SeenEvents(NamedTuple):
-    """The codes of a batch, and where its windows lie: what is drawn of it."""
+    """The codes and windows of a batch, for drawing."""
 
     ids: Tensor
     """(B, M) int64"""
     spans: Tensor
     """(B, W, 2) seconds: start and end of each window"""
     edges: Tensor
-    """(B, W+1) feature steps: window w reaches from edge w to w+1"""
+    """(B, W+1) feature steps: window w lies between edges w and w+1"""
     cumulative: Tensor
-    """(B, T'+1) in [0, 1]: the share of salience before each step's start"""
+    """(B, T'+1) in [0, 1]: cumulative share of salience before each step"""
 
 
 class CodeClassPair(NamedTuple):
-    """A code that occurs in clips of one class more often than chance has it."""
+    """A code that occurs in clips of one class more often than by chance."""
 
     code: int
     label: int
     pmi: float
     """nats: log P(code, class) / (P(code) P(class))"""
     tokens: int
-    """of this code in clips of this class"""
+    """tokens of the code in clips of the class"""
     clips: int
-    """of this class in which it occurs"""
+    """clips of the class in which the code occurs"""
 
 
 class CodeTally(NamedTuple):
-    """What was counted, summed over all processes, and the figures that follow from it."""
+    """Counts, summed over all processes, and the metrics computed from them."""
 
     counts: Tensor
     """(K,) int64, tokens of each code"""
@@ -63,11 +63,11 @@ class CodeTally(NamedTuple):
     clips: Tensor
     """(K, A) int64, clips of each class in which each code occurs"""
     runs: Tensor
-    """(W,) int64, at w: in how many places a cell kept its code for exactly w + 1 windows"""
+    """(W,) int64; entry w counts the runs in which a cell keeps its code for exactly w + 1 windows"""
 
     @property
     def tokens(self) -> int:
-        """How many tokens were counted."""
+        """The number of counted tokens."""
         return int(self.counts.sum())
 
     def figures(self) -> dict[str, Tensor]:
@@ -75,8 +75,10 @@ class CodeTally(NamedTuple):
 
         Returns:
             ``perplexity`` in [1, K] (exp of the codes' entropy; 0 without tokens), ``perplexity_share`` of K, ``used_share`` of K,
-            ``dead_codes`` (a count), ``zipf_slope`` (nan below two used codes), ``mean_run_length`` in windows (0 without tokens), and,
-            where classes are known, ``action_information`` in nats and ``action_information_share`` of the actions' entropy in [0, 1]
+            ``dead_codes`` (a count), ``zipf_slope`` (nan with fewer than two used codes), ``mean_run_length`` in windows (0 without
+            tokens).
+            With known classes also ``action_information`` in nats and ``action_information_share``, its share of the actions' entropy in
+            [0, 1]
             (both nan without a labelled token).
         """
         num_codes, used = len(self.counts), (self.counts > 0).sum()
@@ -99,22 +101,22 @@ class CodeTally(NamedTuple):
         """Pointwise mutual information of code and class (Church and Hanks 1990), over labelled tokens.
 
         Args:
-            support: clips of the class in which the code has to occur.
+            support: clips of the class in which the code must occur.
 
         Returns:
             (K, A) float64 nats, nan below the support.
         """
         pairs = self.pairs.double()
-        of_code = pairs / pairs.sum(dim=1, keepdim=True)  # exactly 1 for a code of one class: its ties stay ties
+        of_code = pairs / pairs.sum(dim=1, keepdim=True)  # exactly 1 for a code of one class, so that ties stay ties
         of_class = pairs.sum(dim=0) / pairs.sum()
         return (of_code / of_class).log().masked_fill(self.clips < max(support, 1), torch.nan)
 
     def top_pmi_pairs(self, num: int = 10, each: int = 2, support: int = SUPPORT) -> list[CodeClassPair]:
-        """The strongest pairs of code and class by :meth:`pmi`, of equal ones first the one with more tokens.
+        """The pairs of code and class with the highest :meth:`pmi`. Ties are sorted by number of tokens.
 
         Args:
-            num: how many at most.
-            each: how many at most of one class; the rarest class would fill the list otherwise.
+            num: pairs, at most.
+            each: pairs of one class, at most. Otherwise the rarest class would fill the list.
             support: as for :meth:`pmi`.
         """
         pmi = self.pmi(support)
@@ -123,12 +125,12 @@ class CodeTally(NamedTuple):
         labels = torch.arange(order.shape[1], device=codes.device).expand_as(codes)
         values = order[codes, labels].flatten()
         best = values.topk(min(num, len(values))).indices
-        best = best[pmi[codes, labels].flatten()[best] > 1e-9]  # neither what is below the support (nan) nor what says no more than chance
+        best = best[pmi[codes, labels].flatten()[best] > 1e-9]  # neither pairs below the support (nan) nor pairs at chance level
         columns = (codes, labels, pmi[codes, labels], self.pairs[codes, labels], self.clips[codes, labels])
         return [CodeClassPair(*row) for row in zip(*(column.flatten()[best].tolist() for column in columns), strict=True)]
 
     def collapse(self) -> tuple[CollapseKind, ...]:
-        """In which ways the codebook has collapsed; none is named before there are ``ENOUGH_TOKENS``."""
+        """The kinds of collapse of the codebook; empty with fewer than ``ENOUGH_TOKENS`` tokens per code."""
         if self.tokens < ENOUGH_TOKENS * len(self.counts):
             return ()
         found = self.figures()
@@ -138,11 +140,11 @@ class CodeTally(NamedTuple):
 
 
 class CodebookHealth(Metric):
-    """Counts codes, the classes they occur with, and how long they last. All states are sums of integers.
+    """Counts codes, the classes that they occur with, and their run lengths. All states are sums of integers.
 
     Args:
         num_codes: K >= 1.
-        num_classes: A; 0 where classes are not known, and then nothing is said about them.
+        num_classes: A; 0 if classes are unknown, and then their metrics are left out.
         windows: W >= 1, windows of an event sentence.
     """
 
@@ -167,9 +169,9 @@ class CodebookHealth(Metric):
         """Add event sentences.
 
         Args:
-            ids: (B, M) int64 code numbers in [0, K), window by window, the cells of a window side by side; -1 (padding, identity quantiser)
+            ids: (B, M) int64 code numbers in [0, K), window by window, the cells of a window side by side. -1 (padding, identity quantiser)
                 is not counted and ends a run.
-            labels: (B,) int64; the codes of clips labelled -1 are counted, but with no class.
+            labels: (B,) int64. The codes of clips labelled -1 are counted without a class.
         """
         flat = ids.reshape(-1)
         self.counts.index_add_(0, flat.clamp_min(0), (flat != UNKNOWN).long())
@@ -187,19 +189,19 @@ class CodebookHealth(Metric):
         return CodeTally(self.counts, self.pairs, self.clips, self.runs).figures()
 
     def tally(self) -> CodeTally:
-        """A copy of the counts, summed over all processes: to be called by all of them."""
+        """A copy of the counts, summed over all processes. All processes must call it."""
         with self.sync_context():
             return CodeTally(self.counts.clone(), self.pairs.clone(), self.clips.clone(), self.runs.clone())
 
 
 def run_lengths(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """How long each cell has kept its code.
+    """The run length of each cell's code.
 
     Args:
         codes: (B, W, S) int64, -1 for none.
 
     Returns:
-        (B, W, S) int64, for how many windows up to this one the code has been the same, and (B, W, S) bool, whether a run of a code
+        (B, W, S) int64, the number of windows up to this one with the same code, and (B, W, S) bool, whether a run of a code
         ends here.
     """
     changes = codes[:, 1:] != codes[:, :-1]
@@ -210,10 +212,10 @@ def run_lengths(codes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def entropy(counts: Tensor, corrected: bool = False) -> Tensor:
-    """Entropy of counts (...) in nats, float64, 0 where nothing was counted.
+    """Entropy of counts (...) in nats, float64; 0 without counts.
 
     Args:
-        counts: any shape, one number for each outcome.
+        counts: any shape, one number per outcome.
         corrected: add (outcomes seen - 1) / 2N, the bias of the plain estimate from N samples to first order (Miller 1955, "Note on the
             bias of information estimates"; with the outcomes seen instead of all possible ones, as is usual).
     """
@@ -223,15 +225,15 @@ def entropy(counts: Tensor, corrected: bool = False) -> Tensor:
 
 
 def action_information(pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """How much a code tells about the action of its clip: I(code; action) = H(code) + H(action) - H(code, action), each bias-corrected.
+    """Mutual information of a code and its clip's action: I(code; action) = H(code) + H(action) - H(code, action), each bias-corrected.
 
-    The correction takes tokens for independent. Those of one clip are not, so that the figure is too high where clips are few.
+    The correction assumes independent tokens. The tokens of one clip are dependent, so the estimate is too high for few clips.
 
     Args:
         pairs: (K, A) counts.
 
     Returns:
-        Nats, not below 0, and their share of the actions' entropy, in [0, 1] (0 with a single action). Both nan without counts.
+        Nats, at least 0, and their share of the actions' entropy, in [0, 1] (0 with a single action). Both are nan without counts.
     """
     of_actions = entropy(pairs.sum(dim=0), corrected=True)
     information = (entropy(pairs.sum(dim=1), corrected=True) + of_actions - entropy(pairs, corrected=True)).clamp_min(0)
@@ -241,7 +243,7 @@ def action_information(pairs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def zipf_fit(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Least squares of log frequency over log rank of the codes in use; Zipf's law for words has a slope of -1.
+    """Least-squares fit of log frequency over log rank of the codes in use. Zipf's law for words has a slope of -1.
 
     Args:
         counts: (K,) int64.

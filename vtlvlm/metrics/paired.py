@@ -1,4 +1,4 @@
-"""Two recognisers on the same clips: how much better one is, and how sure that is."""
+"""The difference of two recognisers on the same clips, with a bootstrap confidence interval."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 DRAWS = 10_000
-AT_ONCE = 500  # samples in memory: 16,487 clips then take 0.2 GB, all samples together 2.6
+AT_ONCE = 500  # samples in memory: 16,487 clips take 0.2 GB; all samples at once would take 2.6 GB
 COVERED = 0.95
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference of accuracies with its bootstrap interval (percentiles, 95 %)."""
+    """A mean difference of accuracies with its bootstrap confidence interval (percentiles, 95 %)."""
 
     mean: float
     low: float
@@ -28,16 +28,17 @@ class Difference:
 def paired_difference(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups: NDArray[np.generic] | None = None) -> Difference:
     """Bootstrap of the mean of ``ours - theirs`` over clips, or over whole groups of clips.
 
-    A clip counts once, with the mean over its seeds: seeds are no new clips. Clips of one person are alike, so that drawing people instead
-    of clips gives the wider and more honest interval where there are enough people (Efron & Tibshirani 1993).
+    A clip counts once, with the mean over its seeds, since seeds are not new clips. Clips of one person are alike. With enough people,
+    drawing people
+    instead of clips gives a wider and more honest interval (Efron & Tibshirani 1993).
 
     Args:
         ours: (R, n) whether each clip was right, for each of R seeds.
-        theirs: (R, n) the same clips by the other recogniser.
+        theirs: (R, n) the same for the other recogniser.
         groups: (n,) the person of each clip; None to draw single clips.
 
-    Returns:
-        Deterministic.
+        Returns:
+            The mean and its interval, deterministic.
 
     Raises:
         ValueError: shapes differ, or no clips.
@@ -48,7 +49,7 @@ def paired_difference(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups
     mean = float(gain.mean())
     _, place = np.unique(np.arange(len(gain)) if groups is None else groups, return_inverse=True)
     total, size = np.bincount(place, weights=gain), np.bincount(place)
-    if len(size) == 1:  # always drawn as it is; scipy refuses it
+    if len(size) == 1:  # every draw is the same, which scipy refuses
         return Difference(mean, mean, mean)
     drawn = bootstrap(
         (total, size),

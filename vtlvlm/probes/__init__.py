@@ -1,1 +1,1 @@
-"""Linear and attention probes: the yardstick beside every result, and recognisers in their own right."""
+"""Linear and attention probes: the baselines of every result, and recognisers of their own."""

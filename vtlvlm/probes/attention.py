@@ -1,4 +1,4 @@
-"""What one layer of attention reads from a sequence of tokens: a probe that, unlike a linear one on their mean, knows their order."""
+"""A probe with one layer of attention on a sequence of tokens. Unlike a linear probe on the mean, it reads their order."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from vtlvlm.errors import DataError
 from vtlvlm.probes.linear import FOLDS, ProbeResult
 
 PENALTIES = (0.05, 5.0, 500.0)
-"""Squared weights in the loss of a clip: what is tried, on folds of training people; the linear probe's C is half of their inverse"""
+"""Weights of the L2 penalty to try on folds of training people; a linear probe's C is half of their inverse"""
 HEADS = (1, 4)
-"""How many heads are tried"""
+"""Numbers of heads to try"""
 ATTENTION_PENALTY = 1.0
 ITERATIONS = 25
 WIDTH = 128
-"""principal components of the tokens that are read"""
+"""Principal components of the tokens that the probe reads"""
 
 
 class AttentionReader(nn.Module):
-    """A few learned queries look once at the tokens and at when they come; a linear map reads what they saw, cell by cell.
+    """Attends once with a few learned queries to the tokens and their positions. A linear map classifies the result, cell by cell.
 
-    It starts as the linear probe on the mean (the first head looks everywhere alike), beside means of the clip's beginning, middle and
-    end where there are four heads, and moves away from there as far as the penalty lets it.
+    It starts as the linear probe on the mean: the first head attends uniformly. With four heads, the others start as means of the clip's
+    beginning, middle and end. The penalty limits the distance from this start.
 
     Args:
-        tokens: (N, S, W, D) of the training clips: what the heads see at the start is standardised over them.
+        tokens: (N, S, W, D) of the training clips, which standardise the heads' outputs at the start.
         num_classes: A.
         heads: 1 or more.
     """
@@ -56,7 +56,7 @@ class AttentionReader(nn.Module):
         self.register_buffer("std", seen.std(dim=0).clamp(min=1e-6))
 
     def look(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, S, W, D) -> what the heads see of each cell (B, S·heads·D)."""
+        """Tokens (B, S, W, D) -> outputs of the heads for each cell (B, S·heads·D)."""
         weights = (tokens @ self.query + self.when + self.start).softmax(dim=2)  # (B, S, W, heads)
         return (weights.transpose(2, 3) @ tokens).flatten(1)
 
@@ -66,7 +66,7 @@ class AttentionReader(nn.Module):
         return logits
 
     def distance(self) -> tuple[Tensor, Tensor]:
-        """Squared distance from the start, of the linear map and of the attention."""
+        """Squared distances from the start: of the linear map, and of the attention."""
         return self.head.weight.square().sum(), self.query.square().sum() + self.when.square().sum()
 
 
@@ -83,24 +83,24 @@ def attention_probe(
 ) -> ProbeResult:
     """Train :class:`AttentionReader` on the principal components of the tokens and test it.
 
-    Penalty and number of heads are those with the lowest log-loss over folds of whole training groups, which moves less by chance than
-    the accuracy of a few clips. Nothing in it is random but the folds.
+    Penalty and number of heads have the lowest log-loss over folds of whole training groups. With few clips, log-loss is less noisy than
+    accuracy. Only the folds are random.
 
     Args:
         train_x: (N, M, D) tokens of the training clips, window by window.
         train_y: (N,) labels in [0, A).
-        test_x: (n, M, D) tokens of the test clips; used after every choice is made.
+        test_x: (n, M, D) tokens of the test clips, used only after all choices.
         test_y: (n,) labels in [0, A).
-        train_groups: (N,) the person of each training clip. Where there is one group only, each clip counts as its own.
+        train_groups: (N,) the person of each training clip. If there is only one group, each clip is its own group.
         windows: W; M = W·S.
         num_classes: A.
-        seed: draws the folds.
+        seed: of the folds.
 
-    Returns:
-        ``strength`` is the penalty.
+        Returns:
+            The result; ``strength`` is the penalty.
 
-    Raises:
-        DataError: a side is empty.
+        Raises:
+            DataError: There are no training or no test clips.
     """
     if not len(train_x) or not len(test_x):
         raise DataError("attention probe: no clips on one side; check the protocol and the split")
@@ -123,9 +123,9 @@ def attention_probe(
 
 
 def _components(train_x: Tensor, test_x: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens (N, M, D) and (n, M, D) -> their first ``WIDTH`` principal components, all of them in units of the tokens' one spread.
+    """Tokens (N, M, D) and (n, M, D) -> their first ``WIDTH`` principal components, all divided by one common scale.
 
-    One scale for all: codes and principal components differ in size for a reason.
+    Separate scales would remove the differences in size between codes and between components, which carry information.
     """
     rows = train_x.flatten(0, 1)
     mean = rows.mean(dim=0)

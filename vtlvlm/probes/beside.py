@@ -1,4 +1,4 @@
-"""A linear probe on the very clips of a test of stage 2: whether the language model pays."""
+"""A linear probe on the test clips of stage 2, to show whether the language model is better."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ from vtlvlm.system.text import shown
 
 LONGEST_PATH = 4_096
 LONG = 1_000
-"""Training clips from which on the wait is told of"""
+"""Training clips above which a line announces the wait"""
 READ_AT_ONCE = 256
-"""Clips whose features are in memory at once"""
+"""Clips whose features are in memory at the same time"""
 
 
 class ProbeBeside(Callback):
-    """After ``test`` of stage 2: how often a linear probe is right on the same clips, in two lines and under ``probe`` in ``metrics.json``.
+    """Compares stage 2 with a linear probe on the same clips after ``test``: prints two lines, and adds ``probe`` to ``metrics.json``.
 
-    The probe is the best one of ``vtlvlm probe``, chosen on held-out people of the training side, where it learns from the plain views of
-    all clips, those of validation people included. It needs the feature cache: the run's own, or that which the event cache was made from,
-    if it still lies there. Without it a line of the log says so. All other results are written before, and nothing that goes wrong here
-    ends a test. ``vtlvlm test`` has it by default; to do without, give one of its own with ``most_clips: 0`` in ``trainer.callbacks``.
+    The probe is the best one of ``vtlvlm probe``, chosen on held-out training people. It trains on the plain views of all
+    training and validation clips. It needs a feature cache: the run's own, or the source of the event cache,
+    if it has not moved. Without one, a log line says so. All other results are written before, and an error here
+    does not end the test. ``vtlvlm test`` has this callback by default. To disable it, add one with ``most_clips: 0`` to
+    ``trainer.callbacks``.
 
     Args:
-        most_clips: Clips of the training side up to which a probe is fitted; its time grows with their square.
+        most_clips: Largest number of training clips for which a probe is fitted. The time grows with its square.
     """
 
     def __init__(self, most_clips: int = 2_000) -> None:
@@ -48,26 +49,26 @@ class ProbeBeside(Callback):
         self._parts: list[tuple[NDArray[Any], ...]] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what an evaluation that failed has left."""
+        """Forget the clips of an evaluation that failed."""
         self._parts = []
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep which clips were right, their views averaged, where the test step returns ``clips``, ``labels`` and ``probs``."""
+        """Keep which clips are right, if the test step returns ``clips``, ``labels`` and ``probs`` (averaged over views)."""
         if isinstance(outputs, Mapping) and "probs" in outputs:
             right = outputs["probs"].argmax(-1) == outputs["labels"]
             self._parts.append((outputs["clips"].cpu().numpy(), right.cpu().numpy()))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hand all processes' clips to the first."""
+        """Send all processes' clips to the first."""
         if trainer.world_size > 1:
             everyone: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
             torch.distributed.gather_object(self._parts, everyone)
             self._parts = [part for rank in everyone or () for part in rank]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Fit, compare, say and write; no other process waits for it."""
+        """Fit the probe, compare, print and write. No other process waits for this."""
         parts, self._parts = self._parts, []
         if stage != "test" or not trainer.is_global_zero or not parts or self.most_clips < 1:
             return
@@ -117,28 +118,27 @@ class ProbeBeside(Callback):
 
 
 def verdict(gain: Difference) -> str:
-    """In words, what a loss against the probe means."""
+    """One sentence on a negative difference from the probe."""
     if gain.high < 0:
-        return "The probe is better here: the language model does not pay."
-    return "The probe is as good here, or better: more clips would tell."
+        return "The probe is better than the language model on these clips."
+    return "The probe is as good here, or better: more clips would show which."
 
 
 def learning(clips: int, validation: int) -> str:
-    """What the probe has learned from, in a sentence."""
-    people = f", {validation} of them of validation people" if validation else ""
+    """One sentence on the probe's training clips."""
+    people = f", {validation} of them from validation people" if validation else ""
     return f"The probe learned from the plain views of {clips} training clips{people}."
 
 
 def command(data: Any, cache: FeatureCache) -> str:
-    """What makes a recogniser of the probe, for the command line."""
+    """The command that makes a recogniser of the probe."""
     more = [*(["--labels", data.source.labels] if data.source.labels else []), *(["--seed", str(data.seed)] if data.seed else [])]
     words = ["vtlvlm", "probe", data.source.root, "--features", str(cache.folder), "--protocol", data.source.protocol, *more]
     return f"{shown(shlex.join(words))} --export BUNDLE"
 
 
 def features_of(data: Any) -> FeatureCache:
-    """The feature cache behind a run's batches: its own, or that which its event cache was made from, opened only where it lay and if it is
-    the same.
+    """The feature cache of a run: its own, or the source of its event cache, if that has neither moved nor changed.
 
     Raises:
         DataError: There is none, it has moved, or it is another one.
@@ -148,14 +148,14 @@ def features_of(data: Any) -> FeatureCache:
         return held
     events = data.events_cache
     if events is None:
-        raise DataError("the run reads videos, a probe needs a feature cache")
+        raise DataError("the run reads videos, but a probe needs a feature cache")
     if events.provenance.get("features_folder") is None:
-        raise DataError(f"{events.folder}: does not say where its features lie")
+        raise DataError(f"{events.folder}: does not say where its features are")
     folder = made_of(events, "features_folder", str)
     if len(folder) > LONGEST_PATH or "\0" in folder:
-        raise DataError(f"{events.folder}: names no place of its features")
+        raise DataError(f"{events.folder}: names no valid path of its features")
     if provenance_hash(read_meta(Path(folder), FeatureCache.kind)["provenance"]) != made_of(events, "features", str):
-        raise DataError(f"{folder}: holds other features by now than those that {events.folder} was made from")
+        raise DataError(f"{folder}: holds other features than those that {events.folder} was made from")
     return FeatureCache.open(folder)
 
 

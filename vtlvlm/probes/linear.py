@@ -1,6 +1,6 @@
-"""Linear probes: what a logistic regression reads from given vectors, the yardstick beside every result.
+"""Linear probes: logistic regressions on given vectors, the baselines of every result.
 
-Everything that is fitted or chosen (scaling, regularisation) sees training clips only; the test clips are predicted once.
+Scaling and regularisation are fitted and chosen on training clips only. The test clips are predicted once.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from vtlvlm.errors import DataError
 from vtlvlm.metrics.actions import action_metrics
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Inverse regularisation strengths C that are tried, strongest regularisation first."""
+"""Inverse regularisation strengths C to try, strongest regularisation first."""
 
 FOLDS = 5
 """Largest number of folds of training people."""
 
 VECTORS = ("mean feature", "movement", "mean and movement", "thirds", "thirds of both")
-"""Ways to one vector for each clip; all of them look at the whole clip."""
+"""Names of the clip vectors that read the whole clip."""
 
 AT_ONCE = 64
-"""Clips that are looked at in float32 at once."""
+"""Clips in memory as float32 at the same time."""
 
 ABSENT = -1e9
-"""Score of a class that training has no clip of: its probability is zero, and the number can be stored."""
+"""Score of a class without training clips: a number that can be stored and gives probability zero."""
 
 
 def _alone() -> bool:
@@ -41,7 +41,7 @@ def _alone() -> bool:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A probe's accuracies on the test clips, each in [0, 1], and how it came about."""
+    """A probe's accuracies on the test clips, each in [0, 1], and its settings."""
 
     top1: float
     top5: float
@@ -49,22 +49,22 @@ class ProbeResult:
     num_train: int
     num_test: int
     dims: int
-    """numbers per clip that the probe sees"""
+    """numbers per clip that the probe reads"""
     strength: float
     """the regularisation chosen on training people: C of a linear probe, the penalty of an attention probe"""
     chosen_accuracy: float
-    """accuracy on the training groups that were held out in the choice, at the chosen strength; it knows nothing of the test clips"""
+    """accuracy on held-out training groups at the chosen strength, independent of the test clips"""
     guesses: tuple[int, ...] = ()
-    """the likeliest class of each test clip"""
+    """the most likely class of each test clip"""
 
     @classmethod
     def of(
         cls, probs: np.ndarray, labels: np.ndarray, *, num_train: int, dims: int, strength: float, chosen_accuracy: float
     ) -> ProbeResult:
-        """From the test clips' probabilities (n, A) and labels (n,), by the same metrics, and the same code, as for the models."""
+        """From the test clips' probabilities (n, A) and labels (n,), with the same metrics as the models."""
         metrics = action_metrics(probs.shape[1])
         for metric in metrics.values():
-            metric.distributed_available_fn = _alone  # a probe is one process's own, others may be gone
+            metric.distributed_available_fn = _alone  # one process computes a probe alone; the others may have ended
         metrics.update(torch.from_numpy(probs), torch.from_numpy(labels.astype(np.int64)))
         found = {name: float(value) for name, value in metrics.compute().items()}
         guesses = tuple(probs.argmax(-1).tolist())
@@ -79,7 +79,7 @@ class LinearProbe:
     mean: np.ndarray
     """(d,) float64, of the training vectors"""
     scale: np.ndarray
-    """(d,) float64, their deviation; 1 where they are all equal"""
+    """(d,) float64, their standard deviation; 1 if they are all equal"""
     weight: np.ndarray
     """(A, d) float64"""
     bias: np.ndarray
@@ -93,13 +93,14 @@ class LinearProbe:
 
 
 class FittedProbe(NamedTuple):
-    """A probe and how it was chosen."""
+    """A probe, and how it was chosen."""
 
     probe: LinearProbe
     strength: float
     held_out: np.ndarray
-    """(N, A) the training clips' probabilities by probes of that strength which were fitted without their group; zeros where these could
-    not be fitted, having one class only"""
+    """(N, A) the training clips' probabilities from probes of that strength, fitted without the clips' groups; zeros if the other groups
+    have
+    one class only"""
     chosen_accuracy: float
 
 
@@ -115,19 +116,19 @@ def linear_probe(
 ) -> ProbeResult:
     """Fit a multinomial logistic regression on standardised vectors and test it.
 
-    C is the one with the best accuracy over folds of whole training groups (equal accuracies: the lower log-loss).
+    C has the best accuracy over folds of whole training groups. Among equal accuracies, it has the lowest log-loss.
 
     Args:
         train_x: (N, D) vectors of the training clips.
         train_y: (N,) labels in [0, A).
-        test_x: (n, D) vectors of the test clips; used after every choice is made.
+        test_x: (n, D) vectors of the test clips, used only after all choices.
         test_y: (n,) labels in [0, A).
-        train_groups: (N,) the person of each training clip. Where there is one group only, each clip counts as its own.
+        train_groups: (N,) the person of each training clip. If there is only one group, each clip is its own group.
         num_classes: A.
-        seed: draws the folds.
+        seed: of the folds.
 
-    Raises:
-        DataError: If a side is empty, holds non-finite numbers, or training has a single class.
+        Raises:
+            DataError: The training or test clips are missing or have non-finite numbers, or the training clips have a single class.
     """
     _require_vectors(test_x, "test")
     found = fit_probe(train_x, train_y, groups=train_groups, num_classes=num_classes, seed=seed)
@@ -139,7 +140,7 @@ def fit_probe(x: np.ndarray, y: np.ndarray, *, groups: np.ndarray, num_classes: 
     """The probe of :func:`linear_probe`, from training vectors (N, d), labels (N,) and groups (N,).
 
     Raises:
-        DataError: If there are no clips, non-finite numbers, or a single class.
+        DataError: There are no clips, non-finite numbers, or a single class.
     """
     _require_vectors(x, "training")
     if len(np.unique(y)) < 2:
@@ -150,8 +151,8 @@ def fit_probe(x: np.ndarray, y: np.ndarray, *, groups: np.ndarray, num_classes: 
 
 
 def best_probe(found: Mapping[str, ProbeResult]) -> str:
-    """The name of the linear probe that predicts held-out training groups best, of those that look at the whole clip (``VECTORS``).
-    Equal ones: the one with fewer numbers, then the one named first."""
+    """The name of the probe with the best accuracy on held-out training groups, among those that read the whole clip (``VECTORS``).
+    Among equals, it has the fewest numbers, then the first name."""
     return min((name for name in VECTORS if name in found), key=lambda name: (-found[name].chosen_accuracy, found[name].dims))
 
 
@@ -173,21 +174,21 @@ def probe_suite(
     num_classes: int,
     seed: int = 0,
 ) -> dict[str, ProbeResult]:
-    """The probes each result is read against.
+    """The probes that each result is compared with.
 
     Args:
-        features: (N, T', S, D) what the extractor saw, float16 or float32.
+        features: (N, T', S, D), float16 or float32.
         labels: (N,) in [0, A).
-        subjects: (N,) the person of each clip, the groups within which C is not chosen and tested.
+        subjects: (N,) the person of each clip; folds keep a person's clips together.
         lengths: (N,) the clips' lengths, in any unit.
         train: Row numbers of the training clips.
         test: Row numbers of the test clips.
         num_classes: A.
-        seed: draws the folds.
+            seed: of the folds.
 
-    Returns:
-        The vectors of :func:`clip_vectors`, by their names, then ``middle frame`` (one step alone) and ``clip length`` (a cubic spline of
-        the length).
+        Returns:
+            A result for each vector of :func:`clip_vectors`, by name, then ``middle frame`` (one step alone) and ``clip length`` (a cubic
+            spline of the length).
     """
     spline = SplineTransformer(n_knots=6, degree=3, extrapolation="constant").fit(lengths[train, None].astype(np.float64))
     views = {
@@ -208,7 +209,7 @@ def probes_of(
     num_classes: int,
     seed: int = 0,
 ) -> dict[str, ProbeResult]:
-    """A linear probe on each kind of vectors (N, d), such as :func:`clip_vectors` makes; the rest as in :func:`probe_suite`."""
+    """A linear probe on each kind of vectors (N, d), such as those of :func:`clip_vectors`. Other arguments as in :func:`probe_suite`."""
     return {
         name: linear_probe(x[train], labels[train], x[test], labels[test], train_groups=subjects[train], num_classes=num_classes, seed=seed)
         for name, x in vectors.items()
@@ -216,20 +217,20 @@ def probes_of(
 
 
 def clip_vectors(features: np.ndarray) -> dict[str, np.ndarray]:
-    """One vector for each clip, in several ways.
+    """Several vectors for each clip.
 
     Args:
-        features: (N, T', S, D) what the extractor saw, float16 or float32.
+        features: (N, T', S, D), float16 or float32.
 
     Returns:
-        Of the names in ``VECTORS``, each (N, d) float32, the cells side by side: ``mean feature`` (over the steps), ``movement`` (the mean
-        of |h_t - h_{t-1}| over the steps; zeros for a clip of one step), ``mean and movement`` (side by side), ``thirds`` (the mean
-        of the first, middle and last third: the least that knows the order of time) and ``thirds of both`` (the thirds' means, then their
-        movements; the first step moves as the second does).
+        Name in ``VECTORS`` -> (N, d) float32, the cells side by side: ``mean feature`` (over the steps), ``movement`` (the mean
+        of |h_t - h_{t-1}| over the steps; zeros for a clip of one step), ``mean and movement`` (side by side), ``thirds`` (the means
+        of the first, middle and last third: the simplest vector that encodes the order of time) and ``thirds of both`` (the thirds' means,
+        then their movements; the first step has the movement of the second).
     """
     steps = features.shape[1]
     thirds = np.array_split(np.arange(steps), 3) if steps >= 3 else [np.arange(steps)] * 3
-    into = [np.unique(np.maximum(third, 1)) - 1 for third in thirds]  # the changes that lead to a third's steps
+    into = [np.unique(np.maximum(third, 1)) - 1 for third in thirds]  # the changes into a third's steps
     parts: list[list[np.ndarray]] = []
     for start in range(0, len(features), AT_ONCE):
         seen = features[start : start + AT_ONCE].astype(np.float32)
@@ -247,7 +248,7 @@ def _flat(x: np.ndarray) -> np.ndarray:
 
 
 def _choose_strength(x: np.ndarray, y: np.ndarray, groups: np.ndarray, num_classes: int, seed: int) -> tuple[float, np.ndarray]:
-    """The C of ``STRENGTHS`` that predicts held-out training groups best, and these predictions (N, A)."""
+    """The C of ``STRENGTHS`` with the best predictions for held-out training groups, and these predictions (N, A)."""
     groups = groups if len(np.unique(groups)) > 1 else np.arange(len(y))
     splitter = GroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=seed)
     probs = np.zeros((len(STRENGTHS), len(y), num_classes))
@@ -264,8 +265,8 @@ def _choose_strength(x: np.ndarray, y: np.ndarray, groups: np.ndarray, num_class
 def _fits(x: np.ndarray, y: np.ndarray, strengths: Sequence[float], num_classes: int) -> list[LinearProbe]:
     """Regressions fitted on training vectors (N, d), one for each strength.
 
-    With fewer clips than dimensions the regression is solved in the span of the training clips: its weights lie there (representer
-    theorem), so nothing is lost, and 5,120 dimensions become at most N.
+    With fewer clips than dimensions, the regression is solved in the span of the training clips, which contains its weights (representer
+    theorem). The solution is the same, and 5,120 dimensions become at most N.
     """
     scaler = StandardScaler().fit(x)
     z, basis = scaler.transform(x).astype(np.float64), None
@@ -278,13 +279,13 @@ def _fits(x: np.ndarray, y: np.ndarray, strengths: Sequence[float], num_classes:
     model = LogisticRegression(max_iter=1000, tol=1e-4, warm_start=True)
     for strength in strengths:
         weight, bias = np.zeros((num_classes, x.shape[1])), np.full(num_classes, ABSENT)
-        if not z.shape[1]:  # all training vectors are equal: nothing but the classes' frequencies to go by
+        if not z.shape[1]:  # all training vectors are equal: only the class frequencies are known
             held, count = np.unique(y, return_counts=True)
             bias[held] = np.log(count / len(y))
         else:
             model.set_params(C=strength).fit(z, y)
             slopes, starts = model.coef_, model.intercept_
-            if len(slopes) == 1:  # of two classes scikit-learn keeps the second one's scores, the first one's are zero
+            if len(slopes) == 1:  # for two classes, scikit-learn keeps the second one's scores; the first one's are zero
                 slopes, starts = np.vstack([np.zeros_like(slopes), slopes]), np.append(0.0, starts)
             weight[model.classes_], bias[model.classes_] = slopes if basis is None else slopes @ basis, starts
         found.append(LinearProbe(scaler.mean_, scaler.scale_, weight, bias))

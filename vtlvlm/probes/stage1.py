@@ -1,4 +1,4 @@
-"""Probes on every step of stage 1: where the action is lost."""
+"""Probes on every step of stage 1, to show where the action is lost."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from vtlvlm.probes.linear import ProbeResult, linear_probe
 from vtlvlm.stages.vtem import VTEMModule
 
 VIEWED_CLIPS = 512
-"""Clips and views that the probes of stage 1's steps train on, at most, where there are fewer clips than that"""
+"""With fewer training clips, the probes of stage 1's steps also train on further views, up to this many rows"""
 
 
 def step_probes(data: NTUDataModule, checkpoint: Path, seed: int, wanted: Collection[str] | None = None) -> dict[str, ProbeResult]:
-    """Linear and attention probes on every step of stage 1, as ``features: linear, mean`` or ``codes: attention``.
+    """Linear and attention probes on every step of stage 1, named like ``features: linear, mean`` or ``codes: attention``.
 
-    All of them train on the same clips, each in as many of its training views as make ``VIEWED_CLIPS`` in all (the language model gets
-    them too), and are tested on the plain view.
+    All of them train on the same clips and training views, up to ``VIEWED_CLIPS`` rows (the language model trains on these views, too).
+    They are
+    tested on the plain view.
 
     Args:
         data: set up, with a feature cache.
         checkpoint: of stage 1.
-        seed: of folds and starts.
-        wanted: names of the only probes to make; None for all.
+        seed: of the folds.
+        wanted: names of the probes to make; None for all.
     """
     train, test = data.split.require("train"), data.split.require("test")
     views = min(data.num_views, max(1, VIEWED_CLIPS // len(train)))
@@ -51,13 +52,13 @@ def step_probes(data: NTUDataModule, checkpoint: Path, seed: int, wanted: Collec
 
 
 def step_tokens(data: NTUDataModule, checkpoint: Path, clips: NDArray[np.int64], views: NDArray[np.int64]) -> dict[str, tuple[Tensor, int]]:
-    """Clips at every step of stage 1.
+    """The tokens of clips at every step of stage 1.
 
     Args:
         data: set up, with a feature cache.
         checkpoint: of stage 1.
         clips: (n,) rows of the index.
-        views: (n,) of each the view.
+        views: (n,) the view of each clip.
 
     Returns:
         Name -> tokens (n, M, width), window by window, and their number of windows.
