@@ -288,7 +288,7 @@ def test_memory_and_disk_stay_bounded(stranger: Stranger, tmp_path: Path) -> Non
         "rank": put(f"{REASONER}/adapter", {"class_path": "vtlvlm.lvlm.adapters.LoRA", "init_args": {"rank": 60_000}}),
         "prompts": put(f"{REASONER}/adapter/init_args/tokens", 65_536),
     }
-    reasons = ("not those of its settings", "at most 1,048,576", "LoRA of rank 60000", "65536 prompt tokens")
+    reasons = ("do not fit its settings", "at most 1,048,576", "LoRA of rank 60000", "65536 prompt tokens")
     bundles = [stranger.changed_bundle(tmp_path / name, change) for name, change in changes.items()]
     commands = [["classify", "--model", bundle, stranger.video] for bundle in bundles]
     commands.append(["export", stranger.stage2, tmp_path / "out" / "bundle"])

@@ -48,7 +48,7 @@ def test_code_of_its_own_is_never_run_nor_asked_about(
     own = {"AutoConfig": "configuration_own.Own", "AutoModel": "modeling_own.Own", "AutoTokenizer": ["tokenization_own.Own", None]}
     whole = changed(stranger, tmp_path / "whole", "config.json", lambda c: c.update(model_type="own", auto_map=own))
     code_in(whole, stranger.mark)
-    assert "code of its own, which is never run" in ask(stranger, capsys, whole)
+    assert "its own code, which is never run" in ask(stranger, capsys, whole)
     inner = changed(stranger, tmp_path / "inner", "config.json", lambda c: c["text_config"].update(model_type="own", auto_map=own))
     code_in(inner, stranger.mark)
     assert "config.json is not a model's" in ask(stranger, capsys, inner)

@@ -232,5 +232,5 @@ def test_bad_settings_are_named(llava_path: Path, classes: tuple[str, ...]):
             reasoner_of(llava_path, adapter, Instruction(), attention=attention)
     with pytest.raises(UsageError, match="over a cache, which gradient checkpointing forbids"):
         reasoner_of(llava_path, NoAdapter(), Instruction(), attention="flash_attention_2", gradient_checkpointing=True)
-    with pytest.raises(UsageError, match="FullFineTuning trains the language model's weights whole"):
+    with pytest.raises(UsageError, match="FullFineTuning cannot train quantised weights"):
         reasoner_of(llava_path, FullFineTuning(), Instruction(), quantization="4bit")

@@ -69,7 +69,7 @@ def test_the_composed_model(composed_path: Path, tmp_path: Path, capsys: pytest.
         compose(composed_path, seed=1)
 
     broken = Path(shutil.copytree(composed_path, tmp_path / "broken", ignore=shutil.ignore_patterns("*.safetensors")))
-    with pytest.raises(UsageError, match="its weights are gone"):
+    with pytest.raises(UsageError, match="its weights are missing"):
         compose(broken)
 
     model, tokenizer = load_llava(str(composed_path))

@@ -57,8 +57,8 @@ def test_no_such_folder(tmp_path: Path):
 
 def test_a_hub_name_without_network(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert_refused("nobody/no-such-llava", "nobody/no-such-llava: no such folder, and the Hugging Face hub did not give it")
-    with pytest.raises(UsageError, match="did not give it at revision v2 ") as caught:
+    assert_refused("nobody/no-such-llava", "nobody/no-such-llava: no such folder, and the download from the Hugging Face hub failed")
+    with pytest.raises(UsageError, match="hub failed at revision v2 ") as caught:
         reasoner_of("nobody/no-such-llava", DeepPrompts(), Instruction(), revision="v2").build(("drink",), 4, 1024)
     assert "\n" not in str(caught.value)
 
@@ -81,7 +81,7 @@ def test_hub_weights_that_are_not_here_yet_are_no_other_llava(
         shutil.copy(file, folder)
     made = base_identity(str(whole))
     for file in weights:
-        with pytest.raises(UsageError, match="some/llava: its weights are not all here"):
+        with pytest.raises(UsageError, match="some/llava: its weights are incomplete"):
             require_same_base(made, "some/llava", None, "the checkpoint")
         shutil.copy(file, folder)
     (folder / "consolidated.safetensors").write_bytes(b"which nobody reads")

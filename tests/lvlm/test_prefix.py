@@ -284,7 +284,7 @@ def test_bad_settings_are_named(llava_path: Path):
     with pytest.raises(UsageError, match="init_text and init_from"):
         DeepPrompts(init_text="a", init_from="b")
     model, prompts = prompted(llava_path, tokens=4)
-    with pytest.raises(UsageError, match="carries deep prompts already"):
+    with pytest.raises(UsageError, match="has deep prompts already"):
         prompts.attach(model)
     with pytest.raises(UsageError, match="init_text"):
         prompts.fill(model, [])

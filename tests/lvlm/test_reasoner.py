@@ -272,7 +272,7 @@ def test_evaluation_in_parts_where_memory_is_short(
         torch.testing.assert_close(reasoner(vectors).score, whole, atol=1e-4, rtol=1e-5)
         reasoner(vectors)
     assert [record.getMessage() for record in caplog.records if "memory is short" in record.getMessage()] == [
-        f"memory is short: labels are scored {nodes // 2} tokens a pass instead of {nodes} from here on"
+        f"memory is short: from here on, a pass scores {nodes // 2} label tokens instead of {nodes}"
     ]
     with pytest.raises(torch.OutOfMemoryError):
         reasoner(vectors)

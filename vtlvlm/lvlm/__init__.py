@@ -1,1 +1,1 @@
-"""Reasoning over event sentences with a frozen LLaVA (Sec. III-B): plain torch and transformers, no Lightning."""
+"""Classifies event sentences with a frozen LLaVA (Sec. III-B), in plain torch and transformers, without Lightning."""

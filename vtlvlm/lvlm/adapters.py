@@ -1,4 +1,4 @@
-"""What stage 2 trains in the language model: soft prompts, nothing, low-rank updates or all of it (Table II's arms)."""
+"""Adapters of the language model that stage 2 trains: soft prompts, none, low-rank updates, or all weights (arms of Table II)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vtlvlm.errors import UsageError
 
 
 class Adapter(nn.Module, ABC):
-    """One way to adapt the language model of a LLaVA. The projector is not its concern.
+    """An adapter of a LLaVA's language model. It does not include the projector.
 
-    Settings are checked by the constructor and :meth:`build`, before weights are read; :meth:`attach` changes the loaded model.
+    The constructor and :meth:`build` check the settings before weights are read. :meth:`attach` changes the loaded model.
 
     Attributes:
-        inner: Whether it trains weights inside the language model, which is then in training mode while training.
-        kernels: The attention kernels it works with.
-        tokens: Positions it takes before the text.
+        inner: Whether it trains weights inside the language model, which is then in training mode during training.
+        kernels: The attention kernels that it supports.
+        tokens: Number of positions that it takes before the text.
     """
 
     inner: ClassVar[bool] = False
@@ -32,73 +32,73 @@ class Adapter(nn.Module, ABC):
 
     @property
     def trains(self) -> bool:
-        """Whether there is anything in it to train."""
+        """Whether it has anything to train."""
         return True
 
     @property
     def needs_checkpoint(self) -> bool:
-        """Whether testing without a checkpoint is a mistake."""
+        """Whether a test needs a checkpoint."""
         return self.trains
 
     @abstractmethod
     def build(self, config: PretrainedConfig) -> None:
-        """Make its own parameters and check its settings against a language model (idempotent).
+        """Make its parameters and check its settings against a language model (idempotent).
 
         Args:
             config: The text config of the LLaVA.
 
         Raises:
-            UsageError: Settings that this language model does not allow.
+            UsageError: The language model does not allow these settings.
         """
 
     def find_start(self, config: PretrainedConfig, llava: str, revision: str | None) -> None:
-        """Take starting values that its settings name and that need no model, before weights are read.
+        """Read the starting values that its settings name and that need no model, before weights are read.
 
         Args:
-            config: As in :meth:`build`, which comes first.
+            config: As in :meth:`build`, which is called first.
             llava: Folder or hub name of the LLaVA.
             revision: The hub's branch, tag or commit.
 
         Raises:
-            UsageError: Values of another model.
+            UsageError: The values belong to another model.
         """
         return
 
     def start(self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Take starting values from the untouched model, before :meth:`attach`."""
+        """Compute starting values from the unchanged model, before :meth:`attach`."""
 
     def require_fit(self, shapes: Mapping[str, torch.Size], source: str | Path) -> None:
-        """Refuse tensors that are not those of the settings, before memory is taken for the settings' own.
+        """Refuse a file whose tensors do not fit the settings, before memory is taken for the weights.
 
         Args:
-            shapes: Of the tensors in a file, by the reasoner's names.
+            shapes: The shapes in the file, by the reasoner's names.
             source: The file, for the message.
 
         Raises:
-            UsageError: Naming one of them.
+            UsageError: Names one that does not fit.
         """
 
     @abstractmethod
     def attach(self, model: LlavaForConditionalGeneration) -> None:
-        """Change the loaded, frozen model, so that it runs with the adapter and what is trained in it requires gradients."""
+        """Attach the adapter to the loaded, frozen model. Trained weights then require gradients."""
 
     @contextmanager
     def off(self, model: LlavaForConditionalGeneration) -> Iterator[None]:
-        """The model without the adapter, within the context."""
+        """Context in which the model runs without the adapter."""
         yield
 
     def trained(self, model: LlavaForConditionalGeneration) -> list[nn.Parameter]:
-        """What it trains: its own parameters and those inside the language model, each once."""
+        """Trained parameters: its own and those inside the language model, each once."""
         inside = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
         return list(dict.fromkeys([*self.parameters(), *(p for p in inside if p.requires_grad)]))
 
     def groups(self, model: LlavaForConditionalGeneration) -> list[dict[str, Any]]:
-        """Parameter groups for the optimiser; without a ``weight_decay`` of its own a group has the optimiser's."""
+        """Parameter groups for the optimiser. A group without ``weight_decay`` uses the optimiser's."""
         return [{"params": self.trained(model), "weight_decay": 0.0}]
 
 
 class NoAdapter(Adapter):
-    """Trains nothing in the language model: the zero-shot arm, or with the reasoner's ``train_projector`` that of the projector alone."""
+    """Trains nothing in the language model: the zero-shot arm, or with ``train_projector`` the arm that trains the projector alone."""
 
     @property
     def trains(self) -> bool:
@@ -115,14 +115,14 @@ class LoRA(Adapter):
     """Low-rank updates of linear layers (arXiv 2106.09685), through peft. The defaults are those of LLaVA-1.5's own fine-tuning.
 
     Args:
-        rank: Of the updates.
-        alpha: Their scale is alpha / rank.
-        dropout: On the updates' input while training, in [0, 1).
-        targets: ``all-linear`` for every linear layer of the language model but its head, or the layers' names, such as
-            ``[q_proj, k_proj, v_proj, o_proj]``.
+        rank: Rank of the updates.
+        alpha: The scale of the updates is alpha / rank.
+        dropout: Dropout on the updates' input in training, in [0, 1).
+        targets: ``all-linear`` for every linear layer of the language model except its head, or the layers' names, such as ``[q_proj,
+            k_proj, v_proj, o_proj]``.
 
     Raises:
-        UsageError: A setting out of range.
+        UsageError: A setting is out of range.
     """
 
     inner = True
@@ -132,16 +132,16 @@ class LoRA(Adapter):
         if rank < 1 or alpha <= 0:
             raise UsageError(f"LoRA rank {rank}, alpha {alpha}: use a rank of 1 or more and an alpha above 0")
         if not 0 <= dropout < 1:
-            raise UsageError(f"LoRA dropout {dropout}: use a share in [0, 1)")
+            raise UsageError(f"LoRA dropout {dropout}: use a fraction in [0, 1)")
         if targets != "all-linear" and (isinstance(targets, str) or not targets):
             raise UsageError(f"LoRA targets {targets!r}: use all-linear or a list of names such as [q_proj, v_proj]")
         self.rank, self.alpha, self.dropout, self.targets = rank, alpha, dropout, targets
 
     def build(self, config: PretrainedConfig) -> None:
-        """Look for the target layers in the language model's plan, without weights.
+        """Find the target layers in the language model, without weights.
 
         Raises:
-            UsageError: Layers that it does not have.
+            UsageError: The language model has no such layers.
         """
         with torch.device("meta"):
             plan = AutoModel.from_config(config, trust_remote_code=False, attn_implementation="eager")
@@ -154,7 +154,7 @@ class LoRA(Adapter):
         ranks = {shape[0] if shape else 0 for name, shape in shapes.items() if ".lora_A." in name}
         if ranks != {self.rank}:
             raise UsageError(
-                f"{source}: its weights are not those of its settings (LoRA of rank {self.rank}, the file has "
+                f"{source}: its weights do not fit its settings (LoRA of rank {self.rank}, the file has "
                 f"{', '.join(map(str, sorted(ranks))) or 'none'}); get the file again, or make it again"
             )
 
@@ -182,9 +182,9 @@ class LoRA(Adapter):
 
 
 class FullFineTuning(Adapter):
-    """Trains all weights of the language model, its embeddings and its head; checkpoints hold them. They cannot be switched off.
+    """Trains all weights of the language model with its embeddings and head; checkpoints hold them. They cannot be switched off.
 
-    For 7 billion parameters: several GPUs and ``trainer/gpu_full.yaml``.
+    7 billion parameters need several GPUs and ``trainer/gpu_full.yaml``.
     """
 
     inner = True
@@ -197,7 +197,7 @@ class FullFineTuning(Adapter):
         model.lm_head.requires_grad_(True)
 
     def groups(self, model: LlavaForConditionalGeneration) -> list[dict[str, Any]]:
-        """Matrices decay as the optimiser says, norms and biases do not."""
+        """The optimiser's weight decay for matrices, none for norms and biases."""
         trained = self.trained(model)
         matrices, vectors = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
         return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]

@@ -1,4 +1,4 @@
-"""Which LLaVA weights belong to: a record that knows it again without reading gigabytes."""
+"""Identifies the LLaVA that weights belong to, without reading gigabytes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import load_config, weight_files
 
 PIECES, PIECE = 256, 65_536
-"""Of a weight file, how many pieces of how many bytes are looked at to know it again"""
+"""Number of pieces of a weight file that are hashed, and bytes of each"""
 
 
 def base_identity(name: str, revision: str | None = None) -> dict[str, Any]:
-    """What a checkpoint records about the LLaVA it belongs to, without reading gigabytes; downloads what is not here yet.
+    """The identity of a LLaVA, for checkpoints. Reads only parts of the weights; downloads the LLaVA if necessary.
 
     Returns:
-        ``llava`` as given, ``revision``: of a hub name the commit, ``config``: a hash of config.json, ``weights``: a hash of the weight
-        files' names, sizes and 256 pieces of 64 KiB each, evenly over each file (every 55 MB in 7 billion weights: any trained part is
-        among them).
+        ``llava``: the name as given. ``revision``: the commit of a hub name. ``config``: a hash of config.json. ``weights``: a hash of the
+        weight files' names, sizes and 256 pieces of 64 KiB each, spread evenly over each file (every 55 MB in 7 billion weights, so that
+        they touch any trained part).
 
     Raises:
         UsageError: As :func:`load_config`.
@@ -52,13 +52,13 @@ def require_same_base(made: dict[str, Any], name: str, revision: str | None, wha
     """Refuse weights that were trained on another LLaVA.
 
     Args:
-        made: :func:`base_identity` of the LLaVA they were trained on.
-        name: The one at hand.
+        made: :func:`base_identity` of the LLaVA of their training.
+        name: The LLaVA in use.
         revision: The hub's branch, tag or commit.
-        what: What was trained, for the message.
+        what: The weights, for the message.
 
     Raises:
-        UsageError: Naming both.
+        UsageError: The LLaVAs differ; names both.
     """
     here = base_identity(name, revision)
     if made["weights"] != here["weights"]:

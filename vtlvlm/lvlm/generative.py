@@ -1,4 +1,4 @@
-"""The generative objective: next-token prediction of each clip's own answer, as language models are trained."""
+"""The generative objective: next-token prediction of each clip's own answer, the usual loss of language models."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 PADDING = -100
-"""What stands behind an answer that is shorter than the longest one; transformers' and torch's own sign for "no target" """
+"""Fills answers up to the longest; torch and transformers ignore such targets"""
 
 
 def answer_table(labels: Sequence[Sequence[int]]) -> Tensor:
-    """Token sequences side by side: (A, T) int64, T the length of the longest, -100 behind the others."""
+    """Token sequences as one table (A, T) int64, padded with -100 to the length T of the longest."""
     return pad_sequence([torch.tensor(label, dtype=torch.int64) for label in labels], batch_first=True, padding_value=PADDING)
 
 
 def language_loss(model: LlavaForConditionalGeneration, projected: Tensor, context: Tensor, answers: Tensor) -> Tensor:
     """Cross-entropy of the answers' tokens, each predicted from the context and the answer's tokens before it.
 
-    The mean over all answer tokens of the batch, end tokens included: the number that transformers gives for ``labels`` with -100
-    everywhere else (so a long answer weighs more than a short one, and over accumulated batches or processes it is a mean of means).
-    Answers are padded on the right, where causal attention keeps the padding from everything that counts; only the answers' positions
-    go through the vocabulary head.
+    The loss is the mean over all answer tokens of the batch, end tokens included. It equals transformers' loss for ``labels`` with -100
+    elsewhere. Long answers therefore weigh more than short ones; over accumulated batches or processes it is a mean of means. Answers are
+    padded on the right, where causal attention hides the padding. Only the answers' positions go through the vocabulary head.
 
     Args:
         model: The LLaVA, with or without deep prompts attached.
-        projected: (B, M, L) event vectors behind LLaVA's projector.
+        projected: (B, M, L) event vectors after LLaVA's projector.
         context: (C,) int64 token ids with exactly M image placeholders.
-        answers: (B, T) int64, each clip's answer with its end token, -100 behind it.
+        answers: (B, T) int64, each clip's answer with its end token, padded with -100.
 
     Returns:
         A scalar, nats a token.
     """
     length = context.numel()
-    fed = torch.where(answers == PADDING, answers[:, :1], answers)[:, :-1]  # any token will do for padding, but an image's
+    fed = torch.where(answers == PADDING, answers[:, :1], answers)[:, :-1]  # padding can be any token except an image's
     total = length + fed.shape[1]
     logits = model(
         input_ids=torch.cat([context.expand(len(fed), -1), fed], 1),

@@ -1,4 +1,4 @@
-"""What the language model is asked: the event sentence, then the instruction (eq. 5), in the model's own chat form."""
+"""The context of the language model: the event sentence, then the instruction (eq. 5), in the model's chat form."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from vtlvlm.system.text import shown
 
 IMAGE = "<image>"
 MOST_CLASSES, LONGEST, MOST_WORDS, MOST_TEXT = 20_000, 10_000, 1_000_000, 400_000_000
-"""Categories, characters of a category's name, of the instruction, and of all contexts with an answer together, that are taken"""
+"""Largest accepted number of categories, of characters in a category's name, in the instruction, and in all contexts with an answer
+together"""
 
 
 def require_modest(classes: Sequence[str]) -> None:
-    """Refuse more or longer categories than a language model can be asked for.
+    """Refuse more or longer categories than the language model can score.
 
     Raises:
-        UsageError: None, too many, or a name that is too long.
+        UsageError: There are no categories or too many, or a name is too long.
     """
     if not classes:
         raise UsageError("no categories: give at least one class name")
@@ -40,8 +41,8 @@ class Instruction:
 
     Args:
         text: The question; the default is the paper's.
-        list_categories: Add "Choose from: a, b, c." Costs as many tokens as the names have, for every clip; a model that is
-            trained on the categories does without.
+        list_categories: Add "Choose from: a, b, c." This costs the names' tokens for every clip; a model trained on the categories does not
+            need it.
     """
 
     def __init__(
@@ -50,23 +51,22 @@ class Instruction:
         self.text, self.list_categories = text, list_categories
 
     def words(self, classes: Sequence[str]) -> str:
-        """The instruction as the model reads it, without events and chat form."""
+        """The instruction without events and chat form."""
         return f"{self.text} Choose from: {', '.join(classes)}." if self.list_categories else self.text
 
     def prompt(self, tokenizer: PreTrainedTokenizerBase, classes: Sequence[str]) -> tuple[str, str]:
-        """The whole context as text, one ``<image>`` standing for the event sentence, and what separates it from the answer.
+        """The whole context as text, with one ``<image>`` for the event sentence, and the separator before the answer.
 
-        The tokenizer's chat template if it has one, with the events before the instruction; else Vicuna's form, which is
-        LLaVA-1.5's.
+        Uses the tokenizer's chat template if it has one, with the events before the instruction; else Vicuna's form, which LLaVA-1.5 uses.
 
         Raises:
-            UsageError: A chat template that does not show the instruction, or an instruction or listed category holding ``<image>``.
+            UsageError: The chat template does not show the instruction, or the instruction or a listed category holds ``<image>``.
         """
         require_modest(classes)
         words = self.words(classes)
         if len(words) > MOST_WORDS:
             raise UsageError(
-                f"the instruction takes {len(words):,} characters with its categories, at most {MOST_WORDS:,} are read; do not list the "
+                f"the instruction has {len(words):,} characters with its categories, at most {MOST_WORDS:,} are read; do not list the "
                 "categories in it, or give fewer"
             )
         if IMAGE in words:
@@ -85,30 +85,30 @@ class Instruction:
 
         Args:
             tokenizer: The LLaVA's.
-            num_events: M, the placeholders the event vectors will take.
+            num_events: M, number of placeholders for event vectors.
             classes: Category names.
 
         Returns:
             (C,) int64 with exactly M ids of ``<image>``.
 
         Raises:
-            UsageError: A tokenizer without ``<image>``, or M below 1.
+            UsageError: The tokenizer has no ``<image>``, or M is below 1.
         """
         if num_events < 1:
             raise UsageError(f"num_events {num_events}: an event sentence has at least one event")
         image = tokenizer.convert_tokens_to_ids(IMAGE)
         ids = self._encode(tokenizer, [self.prompt(tokenizer, classes)[0]])[0]
         if image is None or ids.count(image) != 1:
-            raise UsageError(f"{tokenizer.name_or_path}: the tokenizer knows no {IMAGE}; use the tokenizer saved with the LLaVA")
+            raise UsageError(f"{tokenizer.name_or_path}: the tokenizer has no {IMAGE}; use the tokenizer saved with the LLaVA")
         at = ids.index(image)
         return torch.tensor(ids[:at] + [image] * num_events + ids[at + 1 :])
 
     def labels(self, tokenizer: PreTrainedTokenizerBase, classes: Sequence[str]) -> list[list[int]]:
-        """Every category as the model would answer it: tokenised behind the context, closed by the end token.
+        """Token ids of every category as the answer to the context, each with the end token.
 
         Raises:
-            UsageError: An empty category, two with the same words (capitals make no other word), one that holds a special token, or a
-                tokenizer without an end token.
+            UsageError: A category is empty, two have the same words (ignoring case), one holds a special token, or the tokenizer has no end
+                token.
         """
         require_modest(classes)
         names = [" ".join(name.split()) for name in classes]
@@ -120,7 +120,7 @@ class Instruction:
             name = names[folded.index(twice[0])]
             raise UsageError(f"category {name!r}: is named {folded.count(twice[0])} times; give every category a name of its own")
         if tokenizer.eos_token_id is None:
-            raise UsageError(f"{tokenizer.name_or_path}: the tokenizer has no end token, without which labels cannot be told apart")
+            raise UsageError(f"{tokenizer.name_or_path}: the tokenizer has no end token to separate labels; use the LLaVA's tokenizer")
         reserved = {IMAGE, *tokenizer.all_special_tokens}
         for name in names:
             if found := [token for token in reserved if token in name]:
@@ -128,7 +128,7 @@ class Instruction:
         prompt, space = self.prompt(tokenizer, classes)
         if (total := (len(prompt) + 100) * len(names)) > MOST_TEXT:
             raise UsageError(
-                f"{len(names):,} categories behind an instruction of {len(prompt):,} characters ({total:,} in all): at most {MOST_TEXT:,} "
+                f"{len(names):,} categories after an instruction of {len(prompt):,} characters ({total:,} in all): at most {MOST_TEXT:,} "
                 "are read; do not list the categories in it"
             )
         start, *answers = self._encode(tokenizer, [prompt, *(f"{prompt}{space}{name}" for name in names)])
@@ -138,9 +138,10 @@ class Instruction:
 
     @staticmethod
     def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-        """Token ids behind the tokenizer's first token, unless the chat template wrote it or the tokenizer itself would not (SmolLM2's).
+        """Token ids after the tokenizer's first token. The first token is left out if the chat template wrote it, or if the tokenizer
+        itself adds none (SmolLM2's).
 
-        LLaVA-1.5's own template, which says what the Vicuna form says, leaves it to the tokenizer.
+        LLaVA-1.5's own template equals the Vicuna form and leaves the first token to the tokenizer.
         """
         first = tokenizer.bos_token_id
         if tokenizer.chat_template and (texts[0].startswith(tokenizer.bos_token or "") or tokenizer("a").input_ids[0] != first):

@@ -1,4 +1,4 @@
-"""Loading a LLaVA-family checkpoint for event sentences: frozen, without its vision tower."""
+"""Loads a LLaVA-family checkpoint for event sentences: frozen, without its vision tower."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ from vtlvlm.system.text import shown
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Quantization = Literal["8bit", "4bit"]
 COMPOSED = "composed.json"
-"""What `vtlvlm compose` writes beside the weights it makes"""
+"""Record that `vtlvlm compose` writes beside the weights"""
 UNQUANTIZED = ["lm_head", "model.multi_modal_projector", "model.vision_tower"]
-"""Parts that stay as they are: scores come from the head, the projector may be trained, the tower is dropped"""
+"""Parts that are not quantised: scores come from the head, the projector may be trained, the tower is dropped"""
 
 
 @dataclass(frozen=True)
 class Llava:
-    """Which LLaVA reads the events, and how it is computed. Only ``path`` and ``revision`` decide what it computes, up to rounding.
+    """The LLaVA and its computation. Only ``path`` and ``revision`` affect the result, up to rounding.
 
     Attributes:
         path: Folder or hub name of a LLaVA-family checkpoint.
         revision: The hub's branch, tag or commit.
-        dtype: Of the frozen weights. Trained weights are float32.
+        dtype: Type of the frozen weights. Trained weights are float32.
         attention: The attention kernel: ``sdpa``, or another one that the adapter supports (``eager``, ``flash_attention_2``). Kernels that
             take no attention mask score the labels as a batch over the cached context. That is slower and rules out gradient checkpointing.
-        quantization: ``8bit`` or ``4bit`` for the frozen language model, through bitsandbytes. None keeps its weights whole.
-        gradient_checkpointing: Recompute each layer in the backward pass: about half the memory for a third more time.
-        max_positions: Label tokens that one pass reads, for thousands of categories. The label tree is cut into passes over one reading of
-            the context (with ``eager`` over one each). The scores stay the same. It saves memory in evaluation. In training it keeps the
-            context's keys and values of all layers, which costs more than a tree of some hundred tokens. Kernels without a mask copy the
-            context for every label of a pass, so they need it with long contexts. None reads all labels in one pass, and halves the pass
-            each time an evaluation on a GPU runs out of memory.
+        quantization: ``8bit`` or ``4bit`` for the frozen language model, through bitsandbytes. None keeps its weights unquantised.
+        gradient_checkpointing: Recompute each layer in the backward pass: about half the memory and a third more time.
+        max_positions: Number of label tokens in one pass, for thousands of categories. The label tree is cut into passes that share one
+            pass over the context (with ``eager`` each pass reads the context again). The scores stay the same. It saves memory in
+            evaluation. In training it keeps the context's keys and values of all layers, which costs more than a tree of some hundred
+            tokens. Kernels without a mask copy the context for every label of a pass, so they need this setting with long contexts. None
+            reads all labels in one pass, and halves the pass each time that an evaluation on a GPU runs out of memory.
 
     Raises:
-        UsageError: ``max_positions`` below 1.
+        UsageError: ``max_positions`` is below 1.
     """
 
     path: str
@@ -74,7 +74,7 @@ class Llava:
 
 @contextmanager
 def transformers_quiet() -> Iterator[None]:
-    """Hold back transformers' loading bars and advice, not its errors."""
+    """Silence transformers' progress bars and advice, but not its errors."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -87,17 +87,17 @@ def transformers_quiet() -> Iterator[None]:
 
 
 def load_config(name: str, revision: str | None = None) -> LlavaConfig:
-    """Read a LLaVA's config, and nothing heavier.
+    """Read a LLaVA's config without its weights.
 
     Args:
         name: A folder, or a name on the Hugging Face hub.
         revision: The hub's branch, tag or commit.
 
     Raises:
-        UsageError: No such folder, a hub name that cannot be had from here, or another kind of model.
+        UsageError: There is no such folder, the hub name cannot be downloaded, or it is another kind of model.
     """
     if "\0" in name or len(name) > 4_096:
-        raise UsageError(f"{shown(name, 80)!r}: no name of a LLaVA; give a folder or a hub name")
+        raise UsageError(f"{shown(name, 80)!r}: not the name of a LLaVA; give a folder or a hub name")
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
         raise UsageError(f"{name}: holds no config.json, so it is not a LLaVA; `vtlvlm compose {name}-llava` makes a small one")
@@ -114,8 +114,8 @@ def load_config(name: str, revision: str | None = None) -> LlavaConfig:
             raise UsageError(f"{name}: its config.json is not a model's ({reason}); give the folder of a LLaVA") from error
         at = f" at revision {revision}" if revision else ""
         raise UsageError(
-            f"{name}: no such folder, and the Hugging Face hub did not give it{at} (no network, HF_HUB_OFFLINE, or no such model); "
-            "give a folder, or download it first"
+            f"{name}: no such folder, and the download from the Hugging Face hub failed{at} (no network, HF_HUB_OFFLINE, or no such "
+            "model); give a folder, or download it first"
         ) from error
     if not isinstance(config, LlavaConfig):
         raise UsageError(f"{name}: is a {config.model_type} model, not a LLaVA; give a LLaVA checkpoint, or make one with `vtlvlm compose`")
@@ -128,16 +128,16 @@ MOST_LAYERS, MOST_HEADS = 256, 16_384
 
 
 def _own_code(folder: Path) -> str | None:
-    """Why a folder's config cannot be read, where it asks for code of its own."""
+    """The reason if a folder's config asks for its own code."""
     try:
         asks = "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    return "it asks for code of its own, which is never run" if asks else None
+    return "it asks for its own code, which is never run" if asks else None
 
 
 def _require_modest(config: LlavaConfig, name: str) -> None:
-    """Refuse a config whose model alone would take all memory or time, or that asks for kernels from elsewhere."""
+    """Refuse a config whose model would take all memory or time, or that asks for kernels from elsewhere."""
     tables: list[tuple[str, Any]] = [("", config.to_dict())]
     while tables:
         place, table = tables.pop()
@@ -158,7 +158,7 @@ def _require_modest(config: LlavaConfig, name: str) -> None:
 
 
 def _require_weights(config: LlavaConfig, name: str, revision: str | None) -> None:
-    """Refuse weight files that cannot hold the config's model, before memory is taken for it."""
+    """Refuse weight files that are too small for the config's model, before memory is taken for it."""
     files = weight_files(name, revision)
     if not files:
         raise UsageError(
@@ -179,7 +179,7 @@ def _require_weights(config: LlavaConfig, name: str, revision: str | None) -> No
 
 
 def _require_own_files(name: str) -> None:
-    """Refuse a local folder whose descriptions name files outside it."""
+    """Refuse a local folder whose files name files outside it."""
     folder = Path(name)
     if not folder.is_dir():
         return
@@ -199,12 +199,12 @@ def _require_own_files(name: str) -> None:
 
 
 def looks_local(name: str) -> bool:
-    """Whether a name must be a folder's: those on the hub are ``owner/model``."""
+    """Whether a name can only be a folder. Names on the hub are ``owner/model``."""
     return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") != 1
 
 
 def projector_width(config: LlavaConfig) -> int:
-    """Width E of the vectors that the LLaVA's projector reads."""
+    """Width E of the vectors that LLaVA's projector reads."""
     layers = config.vision_feature_layer
     return config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
 
@@ -213,7 +213,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     """The LLaVA's tokenizer.
 
     Raises:
-        UsageError: None is saved with it.
+        UsageError: The LLaVA has no readable tokenizer.
     """
     _require_own_files(name)
     try:
@@ -224,12 +224,12 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
 
 def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """How bitsandbytes is to store the language model's matrices: 8-bit integers (arXiv 2208.07339), or 4-bit NormalFloat whose scales are
-    quantised too (arXiv 2305.14314).
+    """Settings of bitsandbytes for the language model's matrices: 8-bit integers (arXiv 2208.07339), or 4-bit NormalFloat with quantised
+    scales (arXiv 2305.14314).
 
     Args:
-        quantization: Which.
-        dtype: That 4-bit weights are computed in.
+        quantization: ``8bit`` or ``4bit``.
+        dtype: Type of computations with 4-bit weights.
 
     Raises:
         UsageError: bitsandbytes is not installed.
@@ -260,17 +260,16 @@ def load_llava(
     Args:
         name: A folder, or a name on the Hugging Face hub.
         revision: The hub's branch, tag or commit.
-        dtype: Of the weights in memory; ``auto`` is the checkpoint's own. bfloat16 is very slow on most CPUs.
-        vision: Keep the vision tower; event sentences do not need it.
+        dtype: Type of the weights in memory; ``auto`` keeps the checkpoint's type. bfloat16 is very slow on most CPUs.
+        vision: Keep the vision tower, which event sentences do not need.
         attention: The attention kernel, by transformers' name.
-        quantization: Of the language model's matrices, through bitsandbytes; None keeps them whole. They then lie on the current GPU.
+        quantization: Quantises the language model's matrices through bitsandbytes, on the current GPU; None keeps them unquantised.
 
     Returns:
         The model and its tokenizer.
 
     Raises:
-        UsageError: As :func:`load_config`, weights that do not fit the config, or an attention kernel or quantisation that this machine
-            does not have.
+        UsageError: As :func:`load_config`. Weights do not fit the config, or this machine lacks the attention kernel or quantisation.
     """
     config = load_config(name, revision)
     tokenizer = load_tokenizer(name, revision)
@@ -289,7 +288,7 @@ def load_llava(
         raise
     except UsageError:
         raise
-    except Exception as error:  # what a damaged or hostile file makes the library raise
+    except Exception as error:  # the library raises anything on a damaged or hostile file
         reason = gist(error, 160) or type(error).__name__
         raise UsageError(f"{name}: its weights cannot be read ({reason}); download or compose it again") from error
     missing = sorted(key for key in report["missing_keys"] if vision or "vision_tower" not in key)
@@ -301,12 +300,12 @@ def load_llava(
 
 
 def require_quantizer(quantization: Quantization, config: BitsAndBytesConfig) -> None:
-    """Let transformers check that bitsandbytes works on this machine.
+    """Check with transformers that bitsandbytes works on this machine.
 
     Raises:
-        UsageError: It does not.
+        UsageError: It does not work.
     """
-    standard_logging.getLogger("bitsandbytes.autograd._functions").setLevel(standard_logging.ERROR)  # a line for each product otherwise
+    standard_logging.getLogger("bitsandbytes.autograd._functions").setLevel(standard_logging.ERROR)  # otherwise one line for each product
     try:
         AutoHfQuantizer.from_config(config).validate_environment()
     except (ImportError, RuntimeError, ValueError) as error:
@@ -315,7 +314,7 @@ def require_quantizer(quantization: Quantization, config: BitsAndBytesConfig) ->
 
 
 def projector_origin(name: str) -> Literal["pretrained", "untrained"]:
-    """Whether a LLaVA's projector was ever aligned with anything: ``untrained`` in the folders that `vtlvlm compose` makes.
+    """Whether a LLaVA's projector was trained: ``untrained`` in the folders of `vtlvlm compose`.
 
     Args:
         name: A folder, or a name on the Hugging Face hub.
@@ -328,10 +327,10 @@ def projector_origin(name: str) -> Literal["pretrained", "untrained"]:
 
 
 def weight_files(name: str, revision: str | None = None) -> list[Path]:
-    """The files that hold a LLaVA's weights, sorted; of a hub name they are downloaded if they are not here yet.
+    """The weight files of a LLaVA, sorted; downloads those of a hub name if necessary.
 
     Raises:
-        UsageError: The hub did not give them.
+        UsageError: The download failed.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -344,6 +343,6 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
         return sorted(map(Path, get_checkpoint_shard_files(name, index, revision=revision)[0]))
     except OSError as error:
         raise UsageError(
-            f"{name}: its weights are not all here, and the Hugging Face hub did not give them (no network, HF_HUB_OFFLINE, or no "
+            f"{name}: its weights are incomplete, and the download from the Hugging Face hub failed (no network, HF_HUB_OFFLINE, or no "
             "safetensors); download them first, or give a folder"
         ) from error

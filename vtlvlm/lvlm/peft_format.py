@@ -1,4 +1,4 @@
-"""Prompts in all layers as peft's ``PREFIX_TUNING`` saves them: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+"""Reads and writes prompts in all layers in peft's format ``PREFIX_TUNING``: ``adapter_config.json`` and ``adapter_model.safetensors``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def write_prefix(
     Args:
         folder: An empty folder.
         key: (layers, KV heads, P, head width), one row for each layer of the language model.
-        value: Likewise.
-        llava: Folder or hub name of the model it belongs to.
+        value: Shape as ``key``.
+        llava: Folder or hub name of the prefix's model.
         revision: The hub's branch, tag or commit.
-        base: ``base_identity`` of that model, by which :func:`base_of` knows it; peft does not look at it.
+        base: ``base_identity`` of that model, for :func:`base_of`; peft ignores it.
     """
     layers, heads, tokens, width = key.shape
     described = {
@@ -39,7 +39,7 @@ def write_prefix(
         "inference_mode": True,
         "num_virtual_tokens": tokens,
         "num_layers": layers,
-        "num_attention_heads": heads,  # of the keys and values, as peft writes it for grouped queries
+        "num_attention_heads": heads,  # heads of keys and values, as peft writes for grouped queries
         "token_dim": heads * width,
         "encoder_hidden_size": heads * width,
         "num_transformer_submodules": 1,
@@ -51,39 +51,40 @@ def write_prefix(
 
 
 def base_of(folder: str | Path) -> dict[str, Any] | None:
-    """``base_identity`` of the model that a prefix was written for; None where peft saved it, which does not know."""
+    """``base_identity`` of the model that the prefix was written for; None if peft saved it, which does not record one."""
     try:
         with safe_open(Path(folder) / ADAPTER_FILE, framework="pt") as file:
             found = (file.metadata() or {}).get(BASE_KEY)
     except (OSError, SafetensorError):
-        return None  # read_prefix tells what is wrong
+        return None  # read_prefix reports the fault
     return None if found is None else json.loads(found)
 
 
 def prefix_table(key: Tensor, value: Tensor) -> Tensor:
-    """Keys and values, each (layers, KV heads, P, head width), as peft's embedding holds them: (P, layers · 2 · KV heads · head width)."""
+    """Keys and values, each (layers, KV heads, P, head width), in the layout of peft's embedding: (P, layers · 2 · KV heads · head
+    width)."""
     return torch.stack([key, value], 1).permute(3, 0, 1, 2, 4).flatten(1)
 
 
 def read_prefix(folder: str | Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Read a prefix that peft saved.
+    """Read a prefix in peft's format.
 
     Args:
-        folder: With both files.
-        shape: (layers, KV heads, P, head width) that are wanted.
+        folder: Holds both files.
+        shape: Expected (layers, KV heads, P, head width).
 
     Returns:
         Keys and values of that shape, float32.
 
     Raises:
-        UsageError: No prefix, or one of another shape.
+        UsageError: There is no prefix, or it has another shape.
     """
     layers, heads, tokens, width = shape
     try:
         found = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
         kind = found["peft_type"]
         if kind != "PREFIX_TUNING":
-            raise UsageError(f"{folder}: is an adapter of the kind {kind}, not PREFIX_TUNING; give a prefix")
+            raise UsageError(f"{folder}: holds an adapter of type {kind}, not PREFIX_TUNING; give a prefix")
         flat = load_file(Path(folder) / ADAPTER_FILE)[NAME].float()
         number = len(flat)
         flat = flat.view(number, found["num_layers"], 2, found["num_attention_heads"], -1)

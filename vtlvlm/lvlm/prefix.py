@@ -1,23 +1,23 @@
-"""Deep prompts (P-Tuning v2): keys and values that chosen attention layers read before the sequence, and the kernel that reads them.
+"""Deep prompts (P-Tuning v2): trained keys and values before the sequence in chosen attention layers, and the kernel that reads them.
 
 How a prompt reaches the attention of a chosen layer::
 
     DeepPrompts.attach(model)
-      |   self_attn.deep_prompts = (prompts, slot)     in a tuple: the layer does not adopt the prompts' parameters
+      |   self_attn.deep_prompts = (prompts, slot)     in a tuple, so that the layer does not register them
       |   rotary_emb, hook before its forward          the text's positions count from P
       v
     model(..., keep=states) or model(..., after=states)
-      |                                                transformers hands both down to the attention
+      |                                                transformers passes both on to the attention
       v
     attention(module, query, key, value, mask, keep, after)
       |   [prompt; key], [prompt; value]               prompts.prepend(slot, key, value)
-      |   keep: stores them by layer                   a context that label trees will follow (scoring.py)
-      |   after: takes them instead of a prompt        a label tree behind its context
+      |   keep: stores them by layer                   for label trees that continue the context (scoring.py)
+      |   after: takes them instead of a prompt        for a label tree after its context
       v
     context rows: causal kernel        label rows: the tree's mask
 
-Context rows are causal and label rows have a mask of their own. One mask over everything would cost the context its causal kernel, which
-looks at half of the pairs, and most of that mask would be known to be empty.
+Context rows are causal; label rows have a mask of their own. One mask over everything would cost the context its causal kernel, which
+computes half of the pairs.
 """
 
 from __future__ import annotations
@@ -44,31 +44,31 @@ KERNEL = "vtlvlm_sdpa"
 
 
 class DeepPrompts(Adapter):
-    """P soft prompt tokens in chosen layers of a frozen language model (eq. 5; 16 tokens · 2 · 4096 numbers a layer in LLaVA-1.5-7B).
+    """P soft prompt tokens in chosen layers of a frozen language model (eq. 5); 16 tokens · 2 · 4096 numbers a layer in LLaVA-1.5-7B.
 
-    The prompts are this module's own parameters; attaching leaves the language model's state dict as it was. Text positions
-    start after the prompt (they are shifted by P in every layer), as in peft's prefix tuning.
+    The prompts are parameters of this module; the language model's state dict does not change. Text positions start after the prompt (every
+    layer shifts them by P), as in peft's prefix tuning.
 
     Args:
         tokens: P, prompt tokens a layer; 0 leaves the model untouched.
-        layers: Which layers: ``all``, ``last:9``, ``every:4`` or a list of numbers from 0.
+        layers: ``all``, ``last:9``, ``every:4`` or a list of layer numbers from 0.
         std: Standard deviation of the initial noise.
-        dropout: Share of the prompt tokens hidden from each clip in each layer while training, in [0, 1).
-        init_text: Start from the keys and values of these words instead of noise: the model then begins exactly as if it had
-            read them first. The words are repeated or cut to P tokens.
-        init_from: Start from the prefix in this folder, which peft saved (``PREFIX_TUNING``) or ``vtlvlm export --format peft`` wrote;
-            it has prompts in all layers and as many tokens as ``tokens`` says.
+        dropout: Fraction in [0, 1) of prompt tokens that training hides from each clip in each layer.
+        init_text: Start from the keys and values of these words instead of noise. The model then starts as if it had read them first. The
+            words are repeated or cut to P tokens.
+        init_from: Start from the prefix in this folder, saved by peft (``PREFIX_TUNING``) or by ``vtlvlm export --format peft``. It must
+            have prompts in all layers, and ``tokens`` tokens.
         reparam_hidden_dim: Hidden width of an MLP that is trained instead of the keys and values (see :class:`PromptEncoder`); None or 0
-            for none. Only training knows it: bundles hold plain keys and values.
+            trains them directly. Only training needs the MLP: bundles hold plain keys and values.
 
     Attributes:
-        key: (layers, KV heads, P, head width) float32, trained; with an MLP a constant, its start
-        value: (layers, KV heads, P, head width) float32, likewise
-        encoder: the MLP whose output is added to them, if there is one
-        active: False hides the prompts from the model they are attached to.
+        key: (layers, KV heads, P, head width) float32, trained; with an MLP its constant start
+        value: (layers, KV heads, P, head width) float32, like ``key``
+        encoder: the MLP whose output is added to both; None without one
+        active: False hides the prompts from the attached model
 
     Raises:
-        UsageError: A setting out of range.
+        UsageError: A setting is out of range.
     """
 
     key: Tensor | None
@@ -89,17 +89,17 @@ class DeepPrompts(Adapter):
         if tokens < 0:
             raise UsageError(f"prompt tokens {tokens}: use 0 or more")
         if not 0 <= dropout < 1:
-            raise UsageError(f"prompt dropout {dropout}: use a share in [0, 1)")
+            raise UsageError(f"prompt dropout {dropout}: use a fraction in [0, 1)")
         if (reparam_hidden_dim or 0) < 0:
             raise UsageError(f"reparam_hidden_dim {reparam_hidden_dim}: use the MLP's hidden width, or 0 for none")
         if init_text is not None and init_from is not None:
-            raise UsageError("init_text and init_from: prompts start from one of them; leave the other out")
+            raise UsageError("init_text and init_from: prompts start from only one; leave the other out")
         self.tokens, self.layers, self.std, self.dropout = tokens, layers, std, dropout
         self.init_text, self.init_from, self.reparam_hidden_dim = init_text, init_from, reparam_hidden_dim
         self.chosen: list[int] = []
         self.active = True
         if tokens:
-            self.kernels = ("sdpa",)  # the prompts' own kernel is built on it
+            self.kernels = ("sdpa",)  # our kernel extends it
         for name in ("key", "value"):
             if reparam_hidden_dim:
                 self.register_buffer(name, None)
@@ -109,12 +109,12 @@ class DeepPrompts(Adapter):
 
     @property
     def trains(self) -> bool:
-        """With prompts of no tokens it is the untuned model."""
+        """Prompts without tokens leave the model untuned."""
         return self.tokens > 0
 
     @property
     def needs_checkpoint(self) -> bool:
-        """A prefix that peft has trained can be tested as it is."""
+        """A prefix trained by peft can be tested without a checkpoint."""
         return self.trains and self.init_from is None
 
     @contextmanager
@@ -141,7 +141,7 @@ class DeepPrompts(Adapter):
         width = None if encoder is None or len(encoder) != 2 else encoder[1]
         if (self.tokens and prompts != self.tokens) or (width or 0) != (self.reparam_hidden_dim or 0):
             raise UsageError(
-                f"{source}: its weights are not those of its settings ({self.tokens} prompt tokens, the file has {prompts}; MLP "
+                f"{source}: its weights do not fit its settings ({self.tokens} prompt tokens, the file has {prompts}; MLP "
                 f"{self.reparam_hidden_dim}, the file has {width}); get the file again, or make it again"
             )
 
@@ -152,7 +152,7 @@ class DeepPrompts(Adapter):
             config: The text config of the LLaVA.
 
         Raises:
-            UsageError: Layers that do not exist.
+            UsageError: Chosen layers do not exist.
         """
         self.chosen = chosen_layers(self.layers, config.num_hidden_layers)
         if self.tokens == 0 or self.key is not None:
@@ -167,33 +167,33 @@ class DeepPrompts(Adapter):
 
     @torch.no_grad()
     def read(self, folder: str | Path, num_layers: int) -> None:
-        """Start from a prefix that peft saved.
+        """Start from a prefix in peft's format.
 
         Args:
-            folder: With adapter_config.json and adapter_model.safetensors.
-            num_layers: How many the language model has.
+            folder: Holds adapter_config.json and adapter_model.safetensors.
+            num_layers: Number of layers of the language model.
 
         Raises:
-            UsageError: No prefix, one of another model or number of tokens, or prompts in some layers only.
+            UsageError: The folder holds no prefix, the prefix is of another model or number of tokens, or prompts are in some layers only.
         """
         if self.key is None or self.value is None:
             return
         if len(self.chosen) < num_layers:
-            raise UsageError(f"{folder}: a prefix in peft's format is for all layers, not for {self.layers}; set layers to all")
+            raise UsageError(f"{folder}: a prefix in peft's format covers all layers, not {self.layers}; set layers to all")
         key, value = read_prefix(folder, tuple(self.key.shape))
         self.key.copy_(key)
         self.value.copy_(value)
 
     @torch.no_grad()
     def fill(self, model: LlavaForConditionalGeneration, ids: list[int]) -> None:
-        """Start from the keys and values that a text has in the chosen layers.
+        """Start from the keys and values of a text in the chosen layers.
 
         Args:
             model: The LLaVA, before :meth:`attach`.
             ids: The text's token ids; repeated or cut to P.
 
         Raises:
-            UsageError: A text without tokens.
+            UsageError: The text has no tokens.
         """
         if self.key is None or self.value is None:
             return
@@ -206,13 +206,13 @@ class DeepPrompts(Adapter):
         self.value.copy_(torch.cat([cache.layers[layer].values for layer in self.chosen]))
 
     def attach(self, model: LlavaForConditionalGeneration) -> None:
-        """Let the model's chosen layers read the prompts, in training, evaluation and ``generate``.
+        """Make the model's chosen layers read the prompts, in training, evaluation and ``generate``.
 
         Args:
             model: A LLaVA whose language model has rotary positions (Llama, Mistral, Qwen2, …).
 
         Raises:
-            UsageError: A model that carries prompts already, or one without rotary positions.
+            UsageError: The model has prompts already, or no rotary positions.
         """
         if self.tokens == 0:
             return
@@ -220,11 +220,11 @@ class DeepPrompts(Adapter):
         if not hasattr(language, "rotary_emb"):
             raise UsageError(f"{type(language).__name__}: deep prompts need a language model with rotary positions")
         if any(hasattr(layer.self_attn, "deep_prompts") for layer in language.layers):
-            raise UsageError("the LLaVA carries deep prompts already; load it again for others")
+            raise UsageError("the LLaVA has deep prompts already; load it again to attach others")
         use_kernel(model)
         language.rotary_emb.register_forward_pre_hook(self._shift, with_kwargs=True)
         for slot, layer in enumerate(self.chosen):
-            # in a tuple, so that the layer does not adopt the prompts as parameters of its own
+            # in a tuple, so that the layer does not register the prompts as its own parameters
             language.layers[layer].self_attn.deep_prompts = (self, slot)
 
     def keys_values(self, slot: int) -> tuple[Tensor, Tensor]:
@@ -238,22 +238,23 @@ class DeepPrompts(Adapter):
         return key + made[0], value + made[1]
 
     def _shift(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Move the text behind the prompt: positions count from P, unless it is hidden."""
+        """Shift text positions by P, unless the prompt is hidden."""
         tokens = self.tokens if self.active else 0
         if "position_ids" in kwargs:
             return args, {**kwargs, "position_ids": kwargs["position_ids"] + tokens}
         return (args[0], args[1] + tokens, *args[2:]), kwargs
 
     def prepend(self, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Put one layer's prompt before its keys and values.
+        """Prepend one layer's prompt to its keys and values.
 
         Args:
-            slot: Which of the chosen layers.
+            slot: Index into the chosen layers.
             key: (B, KV heads, N, head width), rotated
             value: (B, KV heads, N, head width)
 
         Returns:
-            keys and values with P + N positions, and (B, 1, 1, P) bool, the prompt tokens that dropout hides (None: none).
+            keys and values with P + N positions, and (B, 1, 1, P) bool, true for prompt tokens that dropout hides (None if all are
+            visible).
         """
         batch = len(key)
         prompt_key, prompt_value = self.keys_values(slot)
@@ -269,33 +270,33 @@ class DeepPrompts(Adapter):
 
 
 class LayerStates(NamedTuple):
-    """What one layer knows of a context."""
+    """Keys and values of a context in one layer."""
 
     key: Tensor
-    """(B, KV heads, P + C, head width), rotated, the prompt first"""
+    """(B, KV heads, P + C, head width), rotated, prompt first"""
     value: Tensor
     """(B, KV heads, P + C, head width)"""
     hidden: Tensor | None
-    """(B, 1, 1, P) bool, prompt tokens that dropout hides from a clip; None: all are seen"""
+    """(B, 1, 1, P) bool, true for prompt tokens that dropout hides from a clip; None if all are visible"""
 
 
 class ContextStates(dict[int, LayerStates]):
-    """Keys and values of a context by layer: a forward pass given them as ``keep`` writes them, one given them as ``after`` reads them.
+    """Keys and values of a context by layer. A forward pass writes them (``keep``), later ones read them (``after``).
 
-    Unlike transformers' caches it is not changed by being read, so that several trees can follow one context, and gradients and
-    checkpointing go through it.
+    Unlike transformers' caches, reading does not change it. Several label trees can therefore follow one context, and gradients and
+    gradient checkpointing work.
     """
 
 
 def use_kernel(model: LlavaForConditionalGeneration) -> None:
-    """Let the language model attend through our kernel; without trees and prompts it is transformers' ``sdpa`` to the bit."""
+    """Switch the language model to our kernel. Without label trees and prompts it equals transformers' ``sdpa`` to the bit."""
     AttentionInterface.register(KERNEL, attention)
     AttentionMaskInterface.register(KERNEL, sdpa_mask)
     model.model.language_model.set_attn_implementation(KERNEL)
 
 
 def has_kernel(model: LlavaForConditionalGeneration) -> bool:
-    """Whether the language model attends through our kernel."""
+    """Whether the language model uses our kernel."""
     return model.model.language_model.config._attn_implementation == KERNEL
 
 
@@ -309,18 +310,18 @@ def attention(
     after: ContextStates | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention over [prompt; sequence] in the layers that carry a prompt, over the sequence elsewhere.
+    """Scaled dot-product attention over [prompt; sequence] in layers with a prompt, over the sequence in the others.
 
     Args:
         module: The attention layer; ``module.deep_prompts`` holds its prompt.
         query: (B, heads, Q, head width)
         key: (B, KV heads, N, head width), rotated
         value: (B, KV heads, N, head width)
-        attention_mask: (B or 1, 1, R, N) bool (true: visible) or additive float for the last R queries; those before them, or all with
-            None, are causal. Nothing is said of the prompt, which all see.
-        keep: Where to leave this layer's keys and values.
-        after: The context that comes before this sequence; the mask covers it too.
-        kwargs: As transformers passes them on.
+        attention_mask: (B or 1, 1, R, N) bool (true: visible) or additive float, for the last R queries. Earlier queries are causal, and so
+            are all with None. The mask does not cover the prompt, which every query sees.
+        keep: Receives this layer's keys and values.
+        after: The context before this sequence; the mask covers it too.
+        kwargs: As passed by transformers.
 
     Returns:
         (B, Q, heads, head width) and no weights.
@@ -332,12 +333,12 @@ def attention(
         hidden = after[layer].hidden
     elif (carried := getattr(module, "deep_prompts", None)) is not None and carried[0].active:
         if attention_mask is None and queries > 1:
-            key, value = key[:, :, :queries], value[:, :, :queries]  # sequences start here, a longer static cache is empty
+            key, value = key[:, :, :queries], value[:, :, :queries]  # the sequence starts here; the rest of a static cache is empty
         prompts, slot = carried
         before = prompts.tokens
         key, value, hidden = prompts.prepend(slot, key, value)
     if keep is not None:
-        keep.setdefault(layer, LayerStates(key, value, hidden))  # not again where the layer is computed anew in the backward pass
+        keep.setdefault(layer, LayerStates(key, value, hidden))  # gradient checkpointing calls this a second time
     masked = 0 if attention_mask is None else attention_mask.shape[2]
     causal, parts = queries - masked, []
     if causal:
@@ -351,19 +352,19 @@ def attention(
 
 
 def _causal(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, before: int, hidden: Tensor | None, **kwargs: Any) -> Tensor:
-    """Every query sees the prompt and what is not behind itself; the last sees all."""
+    """Every query sees the prompt and all keys up to its own position; the last query sees all keys."""
     queries, keys = query.shape[2], key.shape[2]
     if hidden is not None:
         mask = torch.ones(queries, keys, dtype=torch.bool, device=key.device).tril(keys - queries)
         return sdpa_attention_forward(module, query, key, value, _hide(mask[None, None], hidden), **kwargs)[0]
     if before == 0 or queries == 1:
         return sdpa_attention_forward(module, query, key, value, None, **kwargs)[0]
-    # queries for the prompt too, so that the causal kernel takes it; nobody reads their answers
+    # padding queries for the prompt keeps the causal kernel; their outputs are dropped
     return sdpa_attention_forward(module, pad(query, (0, 0, before, 0)), key, value, None, **kwargs)[0][:, before:]
 
 
 def _masked(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **kwargs: Any) -> Tensor:
-    """As the mask says. transformers copies shared heads where there is a mask; the CPU's kernel has no need of that."""
+    """Masked attention. transformers copies shared heads if there is a mask; the CPU kernel does not need the copies."""
     if query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
     dropout, scale = kwargs.get("dropout", 0.0), kwargs.get("scaling")
@@ -371,12 +372,12 @@ def _masked(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: 
 
 
 def _visible(mask: Tensor) -> float:
-    """What a mask says where it hides nothing."""
+    """The value of a visible entry in this mask."""
     return 1.0 if mask.dtype == torch.bool else 0.0
 
 
 def _hide(mask: Tensor, hidden: Tensor | None) -> Tensor:
-    """Take the first columns away from the clips they are hidden from."""
+    """Hide the first columns (the prompt) from clips, as ``hidden`` says."""
     if hidden is None:
         return mask
     away = pad(hidden, (0, mask.shape[3] - hidden.shape[3]))

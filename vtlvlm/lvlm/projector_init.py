@@ -1,9 +1,9 @@
-"""A closed-form start for the projector of a LLaVA that was never aligned with anything.
+"""A closed-form start for a LLaVA's projector that was never aligned.
 
-LLaVA-1.5's projector was first trained on half a million captions. One that `vtlvlm compose` made is random, and a few hundred clips are
-too few to align it by gradient: it learns the clips by heart instead. What they suffice for is a least-squares fit: a sentence is to
-look like the words of its clip's category. The fit is that of a linear probe: on the means of sentences, with a penalty that is chosen on
-held-out groups (people, sources), so that the untrained model reads about what the probe reads. Nothing but the training side is read.
+LLaVA-1.5's projector was first trained on half a million captions. The projector of `vtlvlm compose` is random, and a few hundred clips are
+too few to align it by gradient: it overfits. They suffice for a least-squares fit that maps each sentence to the words of its clip's
+category. The fit is a linear probe on the means of sentences. Its penalty is chosen on held-out groups (people, sources). The untrained
+model then reads about as much as the probe. Only training clips are used.
 """
 
 from __future__ import annotations
@@ -19,46 +19,46 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from vtlvlm.errors import UsageError
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-"""Penalties of the least-squares fit that are tried; components of sentence means are standardised before"""
+"""Candidate penalties of the least-squares fit, for standardised components of sentence means"""
 FOLDS = 5
-"""Folds of groups on which the penalty is chosen"""
+"""Number of folds of groups that choose the penalty"""
 MOST_GAIN = 4.0
-"""Votes are raised by no more over those with the smallest error: where held-out groups are hardly predicted, there is little to say"""
+"""Largest gain of votes over those with the smallest error: if held-out groups are hardly predicted, louder votes do not help"""
 REST = 0.3
-"""RMS of what is not fitted (the events' principal components, in random directions), in units of the RMS of word embeddings"""
+"""RMS of the part that is not fitted (the events' principal components, in random directions), in units of the RMS of word embeddings"""
 
 
 class Votes(NamedTuple):
-    """Votes of a sentence for the categories, ``(mean over its events - mean) @ weight``: about 1 for its own category, 0 for the others,
-    all less 1 / (number of categories that have clips)."""
+    """Votes of a sentence for the categories, ``(mean over its events - mean) @ weight``: about 1 for its own category and 0 for the
+    others, all minus 1 / (number of categories with clips)."""
 
     mean: Tensor
     """(E,) the average sentence"""
     weight: Tensor
     """(E, A)"""
     penalty: float
-    """the one of ``PENALTIES`` that predicts held-out groups best"""
+    """the entry of ``PENALTIES`` that predicts held-out groups best"""
     gain: float
-    """by how much votes of held-out sentences for their own category have to be raised to be 1 on average; in ``weight`` already"""
+    """factor that raises the votes of held-out sentences for their own category to 1 on average; ``weight`` includes it"""
     held_out: float
-    """share of training sentences whose own category has most votes, by fits without their group"""
+    """fraction of training sentences whose own category has most votes, from fits without their group"""
 
 
 @torch.no_grad()
 def fit_votes(means: Tensor, labels: Tensor, groups: Tensor, num_classes: int) -> Votes:
-    """Ridge regression from sentence means to categories, all of which count alike.
+    """Ridge regression from sentence means to categories; all categories have equal weight.
 
     Args:
-        means: (n, E) the mean event of each training sentence.
+        means: (n, E), mean event of each training sentence.
         labels: (n,) int64, -1 where unknown (left out).
-        groups: (n,) int64, the group of each clip. Where there is one group only, each sentence counts as its own.
+        groups: (n,) int64, group of each clip. If there is only one group, each sentence is its own group.
         num_classes: A.
 
     Returns:
-        The votes, on the device of the means. A category without a clip gets none.
+        The votes, on the device of the means. A category without clips gets no votes.
 
     Raises:
-        UsageError: Fewer than two sentences, or all are equal.
+        UsageError: There are fewer than two sentences, or all are equal.
     """
     known = labels >= 0
     x, y = means[known].double(), labels[known]
@@ -68,7 +68,7 @@ def fit_votes(means: Tensor, labels: Tensor, groups: Tensor, num_classes: int) -
     if len(np.unique(place)) < 2:
         place = np.arange(len(y))
     if len(y) < 2 or not bool((x - x[0]).square().sum() > 0):
-        raise UsageError("init_projector: the training events are all equal, there is nothing to fit; look at stage 1")
+        raise UsageError("init_projector: the training events are all equal, nothing can be fitted; look at stage 1")
     folds = GroupKFold(min(FOLDS, len(np.unique(place))), shuffle=True, random_state=0)
     predicted = x.new_zeros(len(PENALTIES), len(y), num_classes)
     for inner, outer in folds.split(place, groups=place):
@@ -80,7 +80,7 @@ def fit_votes(means: Tensor, labels: Tensor, groups: Tensor, num_classes: int) -
     wanted = target - fraction @ target
     agreement = (fraction[:, None] * wanted * predicted).sum((1, 2))
     size = (fraction[:, None] * predicted.square()).sum((1, 2)).clamp(min=1e-12)
-    best = int((agreement.clamp(min=0).square() / size).argmax())  # most of the variance is explained, at the best gain
+    best = int((agreement.clamp(min=0).square() / size).argmax())  # most explained variance, at the best gain
     whole, along = float((fraction[:, None] * wanted.square()).sum()), max(float(agreement[best]), 1e-12)
     gain = min(whole / along, MOST_GAIN * along / float(size[best]))
     right = (predicted[best].argmax(-1) == y).double().mean()
@@ -97,15 +97,15 @@ class _Ridges(NamedTuple):
 def _ridges(x: Tensor, target: Tensor, weights: Tensor) -> _Ridges:
     """Weighted ridge regression of centred ``target`` (n, A) on standardised ``x`` (n, E), for all ``PENALTIES`` from one decomposition.
 
-    Standardised, since stage 1 may have made a few components large that tell the training clips' actions apart (``lda_weight``): they
-    would be all that counts, and they flatter.
+    ``x`` is standardised because ``lda_weight`` in stage 1 makes a few components large. They separate the training clips' actions, would
+    dominate the fit, and overestimate its accuracy on other clips.
     """
     fraction = weights / weights.sum()
     mean = fraction @ x
     size = (fraction @ (x - mean).square()).sqrt()
-    size = torch.where(size > 1e-6 * size.max(), size, torch.inf)  # components that do not vary say nothing
+    size = torch.where(size > 1e-6 * size.max(), size, torch.inf)  # components without variance are ignored
     scaled, wanted = (x - mean) / size * fraction.sqrt()[:, None], (target - fraction @ target) * fraction.sqrt()[:, None]
-    found = np.linalg.eigh((scaled.T @ scaled).cpu().numpy())  # torch's may give up on the many zeros that few clips make
+    found = np.linalg.eigh((scaled.T @ scaled).cpu().numpy())  # torch's may fail on the many zero eigenvalues of few clips
     values, basis = (torch.from_numpy(part).to(x) for part in found)
     products = basis.T @ (scaled.T @ wanted)
     weight = [basis @ (products / (values.clamp(min=0) + penalty)[:, None]) / size[:, None] for penalty in PENALTIES]
@@ -113,16 +113,16 @@ def _ridges(x: Tensor, target: Tensor, weights: Tensor) -> _Ridges:
 
 
 class EventMoments(nn.Module):
-    """Sums over events, from which their mean and covariance follow; those of several processes add up.
+    """Sums over events that give their mean and covariance. The sums of several processes add up.
 
     Args:
         event_dim: E.
     """
 
     count: Tensor
-    """() events"""
+    """() number of events"""
     total: Tensor
-    """(E,) their sum"""
+    """(E,) sum of the events"""
     gram: Tensor
     """(E, E) sum of their outer products"""
 
@@ -148,26 +148,26 @@ class EventMoments(nn.Module):
 
 @torch.no_grad()
 def align(projector: LlavaMultiModalProjector, votes: Votes, moments: EventMoments, words: Tensor, scale: float) -> None:
-    """Set LLaVA's projector to say a category's name as loudly as an event votes for it, with the events' principal components beside it so
-    that nothing else is lost.
+    """Set LLaVA's projector so that it adds each category's name in proportion to the event's vote for it. The events' principal components
+    are added, so that no other information is lost.
 
-    Two hidden units carry one linear component exactly, because gelu(z) - gelu(-z) = z (likewise ReLU and SiLU). Names are moved to one
-    distance from their mean: that of a name of many tokens is close to it, and would be said too softly to be read.
+    Two hidden units represent one linear component exactly, because gelu(z) - gelu(-z) = z (likewise ReLU and SiLU). All names are scaled
+    to the same distance from their mean: the mean embedding of a name of many tokens lies close to it and would be too weak to read.
 
     Args:
         projector: Changed in place.
         votes: Of the training sentences.
-        moments: Of the training events, as the projector reads them.
-        words: (A, L) the mean word embedding of each category's name.
-        scale: Root mean square of word embeddings. A vote of 1 moves an event by the length of a word.
+        moments: Of the training events after the mix with their sentence's mean.
+        words: (A, L), mean word embedding of each category's name.
+        scale: Root mean square of word embeddings. A vote of 1 moves an event by the length of a word embedding.
 
     Raises:
-        UsageError: A projector without biases or with another kind of activation.
+        UsageError: The projector has no biases, or another kind of activation.
     """
     first, second = projector.linear_1, projector.linear_2
     probe = torch.linspace(-3, 3, 7, device=first.weight.device)
     if first.bias is None or not torch.allclose(projector.act(probe) - projector.act(-probe), probe, atol=1e-5):
-        raise UsageError("init_projector: needs a projector with biases and GELU, SiLU or ReLU between its layers; switch it off")
+        raise UsageError("init_projector: needs a projector with biases and GELU, SiLU or ReLU between its layers; set it to keep")
     words, covariance, mean = words.float(), moments.covariance(), votes.mean
     middle = words.mean(0)
     said = nn.functional.normalize(words - middle) * scale * words.shape[1] ** 0.5
@@ -182,7 +182,7 @@ def align(projector: LlavaMultiModalProjector, votes: Votes, moments: EventMomen
         directions = torch.randn(others, second.out_features, generator=generator).to(project_in)
         directions = directions * (REST * scale / std_along(components, directions, covariance))
         project_in, project_out = torch.cat([project_in, components], 1), torch.cat([project_out, directions])
-    size = (project_in * (covariance @ project_in)).sum(0).clamp(min=1e-12).sqrt()  # hidden units of unit deviation learn at one rate
+    size = (project_in * (covariance @ project_in)).sum(0).clamp(min=1e-12).sqrt()  # with unit deviation, hidden units learn at one rate
     project_in, project_out = project_in / size, project_out * size[:, None]
     for parameter in (first.weight, first.bias, second.weight):
         parameter.zero_()
@@ -194,6 +194,6 @@ def align(projector: LlavaMultiModalProjector, votes: Votes, moments: EventMomen
 
 
 def std_along(project_in: Tensor, project_out: Tensor, covariance: Tensor) -> Tensor:
-    """Root mean square of ``x @ project_in @ project_out`` over x of that covariance and over the outputs."""
+    """Root mean square of ``x @ project_in @ project_out``, over outputs and over x with this covariance."""
     mapped = project_in @ project_out
     return ((mapped * (covariance @ mapped)).sum() / project_out.shape[1]).clamp(min=1e-20).sqrt()

@@ -1,4 +1,4 @@
-"""Which layers carry prompts, and an MLP that can make their keys and values while training."""
+"""Selects the layers with prompts, and defines an MLP that can compute their keys and values in training."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from vtlvlm.errors import UsageError
 
 
 def chosen_layers(layers: str | list[int], num_layers: int) -> list[int]:
-    """The layers a setting names, ascending.
+    """The layer numbers of a setting, ascending.
 
     Args:
-        layers: ``all``; ``last:n``, the n uppermost; ``every:n``, the last of each n in turn (``every:4``: 3, 7, 11, …); or a
-            list of numbers from 0.
-        num_layers: How many the language model has.
+        layers: ``all``; ``last:n``, the n uppermost; ``every:n``, the last of every n layers (``every:4``: 3, 7, 11, …); or a list of
+            numbers from 0.
+        num_layers: Number of layers of the language model.
 
     Raises:
-        UsageError: Another word, or layers that do not exist.
+        UsageError: The setting is another word, or names layers that do not exist.
     """
     if isinstance(layers, str):
         word, _, count = layers.partition(":")
@@ -39,13 +39,14 @@ def chosen_layers(layers: str | list[int], num_layers: int) -> list[int]:
 
 
 class PromptEncoder(nn.Module):
-    """An MLP that makes the keys and values of all layers from one vector a prompt token (Li and Liang 2021; optional in P-Tuning v2).
+    """An MLP that computes the keys and values of all layers from one vector for each prompt token (Li and Liang 2021; optional in P-Tuning
+    v2).
 
-    Its output is zero at first, so that training starts where the prompts start. H·(P + H + 1) + layers·(H + 1)·2·KV heads·head width
-    numbers are trained: 9.5 million in 9 layers of LLaVA-1.5-7B at H = 128.
+    Its output starts at zero, so that training starts from the prompts' own start. It has H·(P + H + 1) + layers·(H + 1)·2·KV heads·head
+    width trained numbers: 9.5 million in 9 layers of LLaVA-1.5-7B at H = 128.
 
     Args:
-        width: H, of the token vectors and of the hidden layer.
+        width: H, width of the token vectors and of the hidden layer.
         shape: (layers, KV heads, P, head width)
     """
 
@@ -59,13 +60,13 @@ class PromptEncoder(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, slot: int) -> Tensor:
-        """(2, KV heads, P, head width), keys and values of one of the layers."""
+        """Keys and values of one chosen layer, (2, KV heads, P, head width)."""
         made: Tensor = self.outer[slot](self.inner(self.embedding).tanh())
         return made.unflatten(-1, (2, self.heads, self.head_width)).movedim(0, 2)
 
 
 def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of trained :class:`DeepPrompts` without the MLP, its output added to ``key`` and ``value``."""
+    """The state dict of trained :class:`DeepPrompts` with the MLP's output added to ``key`` and ``value``, and without the MLP."""
     plain = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
     made = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
     if not made:

@@ -1,4 +1,4 @@
-"""From event vectors to the log-likelihood of every action (Sec. III-B)."""
+"""Maps event vectors to the log-likelihood of every action (Sec. III-B)."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ LabelScore = Literal["log_likelihood", "pmi"]
 
 
 class LabelScores(NamedTuple):
-    """What the language model says of every category after a batch of event sentences."""
+    """Scores of every category after a batch of event sentences."""
 
     log_likelihood: Tensor
-    """(B, A) float32 log P(label | context), natural logarithm, not normalised over the labels (eq. 6)"""
+    """(B, A) float32 log P(label | context), natural logarithm, not normalised over labels (eq. 6)"""
     score: Tensor
-    """(B, A) float32 ``log_likelihood`` minus the prior: softmax over A is P(A = a), argmax the prediction (eq. 7)"""
+    """(B, A) float32 ``log_likelihood`` minus the prior. Its softmax over A is P(A = a), its argmax the prediction (eq. 7)"""
 
     @property
     def in_list_mass(self) -> Tensor:
-        """(B,) probability in [0, 1] that the model answers with any of the categories."""
+        """(B,) probability in [0, 1] that the model's answer is any of the categories."""
         return self.log_likelihood.logsumexp(-1).exp()
 
 
 class TrainableCount(NamedTuple):
-    """How many numbers of a model are trained, by group; ``str`` makes a line of it."""
+    """Number of trained parameters of a group; ``str`` gives one line."""
 
     group: str
     trained: int
     total: int
-    """Numbers in the whole model: language model, projector and adapter"""
+    """Parameters of the whole model: language model, projector and adapter"""
 
     def __str__(self) -> str:
         return f"{self.group}: {self.trained:,} of {self.total:,} parameters trained ({self.trained / max(1, self.total):.4%})"
@@ -59,29 +59,29 @@ class EventReasoner(nn.Module):
     """A LLaVA that reads [soft prompts; event sentence; instruction] and scores the categories (eq. 5 to 7).
 
     Args:
-        llava: The LLaVA, and how it is computed.
-        adapter: What is trained in its language model, which is frozen otherwise: ``DeepPrompts`` (the paper's), ``LoRA``,
+        llava: The LLaVA and its computation.
+        adapter: The trained part of the language model, which is frozen otherwise: ``DeepPrompts`` (the paper's), ``LoRA``,
             ``FullFineTuning``, or ``NoAdapter`` for the untuned model.
-        instruction: What the model is asked.
-        train_projector: Also train LLaVA's projector. A freshly composed LLaVA needs it.
-        init_projector: ``probe`` fits the projector to the training clips in closed form before training starts (``projector_init``), so
-            that a sentence looks like the words of its category. It is for projectors that were never aligned, and needs
-            ``train_projector``. ``keep`` starts from the checkpoint's projector.
-        sentence_mean_weight: Weight of the sentence's mean in every event that the projector reads, in [0, 1]. With 0, the paper's, an
-            event describes its own moment alone. With 1 all events are the mean, and the order is lost. A projector that only a few hundred
-            clips have trained reads single events badly (figures: docs/log.md). Actions that are each other's reversal in time need
-            ``delta_weight`` in stage 1.
+        instruction: The question to the model.
+        train_projector: Also train LLaVA's projector. A freshly composed LLaVA needs this.
+        init_projector: ``probe`` fits the projector to the training clips in closed form before training (``projector_init``), so that a
+            sentence resembles the words of its category. It is for projectors that were never aligned, and needs ``train_projector``.
+            ``keep`` keeps the checkpoint's projector.
+        sentence_mean_weight: Weight in [0, 1] of the sentence's mean in every event that the projector reads. With 0, the paper's, an event
+            describes its own moment alone. With 1 all events are the mean, and the order is lost. A projector trained on only a few hundred
+            clips reads single events badly (figures: docs/log.md). Actions that are each other's reversal in time need ``delta_weight`` in
+            stage 1.
         label_score: ``log_likelihood`` takes log P(label | context), as eq. 6 does. ``pmi`` subtracts each label's prior, so that long and
             rare names start level with short ones (domain-conditional PMI, arXiv 2104.08315). The prior is the mean log-likelihood over
-            training clips, measured when training starts. An untrained model takes the one after empty events (all zero), without the
-            adapter.
+            training clips, measured when training starts. An untrained model uses the log-likelihood after empty events (all zero), without
+            the adapter.
 
     Attributes:
-        base: The LLaVA, None before :meth:`build`.
+        base: The LLaVA; None before :meth:`build`.
         classes: Category names in the order of the scores.
         prior: (A,) nats, subtracted from the log-likelihoods; zero for ``log_likelihood``.
-        sharded: Whether the weights are split over processes, all of which must then take part in each forward pass.
-        temperature: Scalar that divides the scores before they become probabilities; 1 unless it has been fitted.
+        sharded: Whether the weights are split over processes. All processes must then take part in each forward pass.
+        temperature: Scalar that divides the scores before the softmax; 1 until it is fitted.
     """
 
     base: LlavaForConditionalGeneration | None
@@ -90,7 +90,7 @@ class EventReasoner(nn.Module):
     prior: Tensor
     temperature: Tensor
     answers: Tensor
-    """(A, T) int64, each category's tokens with its end token, -100 behind them"""
+    """(A, T) int64, each category's tokens with its end token, padded with -100"""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class EventReasoner(nn.Module):
                 f"attention {llava.attention!r}: scores labels over a cache, which gradient checkpointing forbids; leave it out"
             )
         if llava.quantization is not None and isinstance(adapter, FullFineTuning):
-            raise UsageError(f"quantization {llava.quantization}: FullFineTuning trains the language model's weights whole; leave it out")
+            raise UsageError(f"quantization {llava.quantization}: FullFineTuning cannot train quantised weights; leave it out")
         if init_projector not in ("keep", "probe"):
             raise UsageError(f"init_projector {init_projector!r}: use keep or probe")
         if init_projector == "probe" and not train_projector:
@@ -134,20 +134,20 @@ class EventReasoner(nn.Module):
         self.register_buffer("answers", torch.empty(0, 0, dtype=torch.int64), persistent=False)
 
     def build(self, classes: Sequence[str], num_events: int, event_dim: int, mesh: DeviceMesh | None = None, fresh: bool = True) -> None:
-        """Load the LLaVA and lay out context and labels. Calling it again with other categories or M only lays these out anew.
+        """Load the LLaVA and tokenise context and labels. A second call with other categories or M only tokenises these again.
 
-        Everything that can be wrong is checked before the weights are read.
+        All settings are checked before the weights are read.
 
         Args:
             classes: Category names, in label order.
-            num_events: M, events a sentence.
+            num_events: M, number of events in a sentence.
             event_dim: E, width of an event vector.
-            mesh: Processes to split the weights over (:meth:`shard`).
-            fresh: Start the adapter from what its settings name, and scores from their prior; False where trained ones are loaded next.
+            mesh: Processes that share the weights (:meth:`shard`); None keeps them whole.
+            fresh: Start the adapter from its settings and measure the prior. False if trained weights are loaded next.
 
         Raises:
-            UsageError: No such LLaVA, a projector of another width, layers that do not exist, a prefix of another model to start from,
-                categories that cannot be told apart, or more tokens than the model has positions.
+            UsageError: There is no such LLaVA, its projector has another width, chosen layers do not exist, the starting prefix is of
+                another model, categories have the same words, or the tokens exceed the model's positions.
         """
         path, revision = self.llava.path, self.llava.revision
         config = load_config(path, revision)
@@ -185,7 +185,7 @@ class EventReasoner(nn.Module):
             self.shard(mesh)
 
     def take(self, base: LlavaForConditionalGeneration) -> None:
-        """Make a frozen LLaVA the base, with the adapter attached; :meth:`build` does so with the one it loads."""
+        """Make a frozen LLaVA the base and attach the adapter. :meth:`build` calls it with the LLaVA that it loads."""
         if self.llava.attention == "sdpa":
             use_kernel(base)
         self.adapter.attach(base)
@@ -194,21 +194,21 @@ class EventReasoner(nn.Module):
         if self.llava.gradient_checkpointing:
             enable = (
                 getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-            )  # as older releases call it
+            )  # the name in older releases
             enable({"use_reentrant": False})
         self.base = base
         self.train(self.training)
 
     def shard(self, mesh: DeviceMesh) -> None:
-        """Split weights, gradients and optimiser states over processes (FSDP2), each layer gathered only while it computes.
+        """Split weights, gradients and optimiser states over processes (FSDP2). Each layer is gathered only while it computes.
 
-        What is trained is kept in float32 and gathered in ``dtype``; gradients are summed in float32.
+        Trained weights are kept in float32 and gathered in ``dtype``; gradients are summed in float32.
 
         Args:
-            mesh: One dimension, over the processes.
+            mesh: One dimension over the processes.
 
         Raises:
-            UsageError: Not built, or quantised weights, which cannot be split.
+            UsageError: The reasoner is not built, or its weights are quantised and cannot be split.
         """
         base = self._built()
         if self.llava.quantization is not None:
@@ -216,13 +216,13 @@ class EventReasoner(nn.Module):
         compute = base.get_input_embeddings().weight.dtype
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
         for module in (*base.model.language_model.layers, self.projector, self):
-            _float32(module)  # one after the other: no process holds all of it in float32
+            _float32(module)  # one by one: no process holds the whole model in float32
             fully_shard(module, mesh=mesh, mp_policy=policy)
         register_fsdp_forward_method(self, "generative_loss")
         self.sharded = True
 
     def trainable_parameters(self) -> tuple[TrainableCount, TrainableCount]:
-        """What is trained in the adapter and in the projector, of how much.
+        """Trained parameters of the adapter and of the projector.
 
         Raises:
             UsageError: Not built.
@@ -237,7 +237,7 @@ class EventReasoner(nn.Module):
 
     @torch.no_grad()
     def _prior(self, event_dim: int) -> Tensor:
-        """(A,) the prior after empty events, without the adapter; zero for ``log_likelihood``."""
+        """The prior (A,) after empty events, without the adapter; zero for ``log_likelihood``."""
         base = self._built()
         if self.label_score == "log_likelihood":
             return torch.zeros(len(self.classes), device=self.context.device)
@@ -248,10 +248,10 @@ class EventReasoner(nn.Module):
 
     @torch.no_grad()
     def align(self, votes: Votes, moments: EventMoments) -> None:
-        """Fit the projector to training events: see ``projector_init.py``.
+        """Fit the projector to training events (``projector_init.py``).
 
         Raises:
-            UsageError: Not built, events that are all equal, or a projector that cannot carry a linear map.
+            UsageError: The reasoner is not built, all events are equal, or the projector cannot represent a linear map.
         """
         table = self._built().get_input_embeddings().weight
         tokenizer = load_tokenizer(self.llava.path, self.llava.revision)
@@ -260,7 +260,7 @@ class EventReasoner(nn.Module):
         align(self.projector, votes, moments, words, float(table.float().square().mean().sqrt()))
 
     def train(self, mode: bool = True) -> EventReasoner:
-        """Training mode for what is trained; a frozen model leaves evaluation mode only where checkpointing asks for it."""
+        """Set training mode for trained parts. A frozen model leaves evaluation mode only for gradient checkpointing."""
         super().train(mode)
         if self.base is not None:
             self.base.train(mode and (self.llava.gradient_checkpointing or self.adapter.inner))
@@ -276,11 +276,11 @@ class EventReasoner(nn.Module):
         return self._built().model.multi_modal_projector
 
     def mix_sentence_mean(self, vectors: Tensor) -> Tensor:
-        """Event vectors (B, M, E) as the projector reads them, (B, M, E): each with ``sentence_mean_weight`` of the sentence's mean."""
+        """Mix ``sentence_mean_weight`` of their sentence's mean into event vectors (B, M, E)."""
         return vectors.lerp(vectors.mean(1, keepdim=True), self.sentence_mean_weight) if self.sentence_mean_weight else vectors
 
     def project(self, vectors: Tensor) -> Tensor:
-        """Event vectors (B, M, E) through the mix with their mean and the projector, (B, M, L)."""
+        """Event vectors (B, M, E) → mixed with their mean → projector → (B, M, L)."""
         projector = self.projector
         return projector(self.mix_sentence_mean(vectors).to(projector.linear_1.weight.dtype))
 
@@ -307,25 +307,25 @@ class EventReasoner(nn.Module):
 
     @torch.inference_mode(False)
     def _shorten(self, trie: LabelTrie) -> bool:
-        """Score in passes of half as many label tokens from here on, without a change to any score; False where that saves nothing."""
+        """Halve the label tokens of a pass for all later passes; scores do not change. Returns False if that saves no memory."""
         now = max(map(len, trie.parts))
         labels = [[token for token in row if token >= 0] for row in self.answers.tolist()]
         shorter = LabelTrie(labels, max(1, now // 2))
         if max(map(len, shorter.parts)) >= now:
             return False
         self._shorter = shorter.to(self.context.device)
-        LOG.warning("memory is short: labels are scored %d tokens a pass instead of %d from here on", now // 2, now)
+        LOG.warning("memory is short: from here on, a pass scores %d label tokens instead of %d", now // 2, now)
         return True
 
     def generative_loss(self, vectors: Tensor, labels: Tensor) -> Tensor:
-        """The language model's own loss on the answers: see ``generative.py``.
+        """The language model's own loss on the answers (``generative.py``).
 
         Args:
             vectors: (B, M, E) event vectors.
             labels: (B,) int64 in [0, A).
 
         Returns:
-            A scalar, nats a token.
+            Scalar, nats per token.
 
         Raises:
             UsageError: Not built, or sentences of another length than M.
@@ -337,17 +337,17 @@ class EventReasoner(nn.Module):
         return (scores / self.temperature).softmax(-1)
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """What training made, by its name in this module: the adapter's weights, the projector's if it is trained, the prior of ``pmi``,
-        the temperature."""
+        """Trained values by their names in this module: the adapter's weights, the projector's if it is trained, the prior of ``pmi``, the
+        temperature."""
         state = {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
-        state |= {f"adapter.{name}": buffer for name, buffer in self.adapter.named_buffers()}  # where an MLP's output is added to them
+        state |= {f"adapter.{name}": buffer for name, buffer in self.adapter.named_buffers()}  # constants that an MLP's output is added to
         return state | {"temperature": self.temperature} | ({"prior": self.prior} if self.label_score == "pmi" else {})
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`trainable_state` gave.
+        """Load the values of :meth:`trainable_state`.
 
         Raises:
-            UsageError: Not built, or tensors of another adapter, model, layer set or number of prompt tokens.
+            UsageError: The reasoner is not built, or the tensors are of another adapter, model, layer set or number of prompt tokens.
         """
         self._built()
         own = self.trainable_state()
@@ -364,7 +364,7 @@ class EventReasoner(nn.Module):
         self.load_state_dict(dict(state), strict=False)
 
     def _built(self, vectors: Tensor | None = None) -> LlavaForConditionalGeneration:
-        """The LLaVA, with room for these event sentences."""
+        """The LLaVA; checks that the event sentences fit its context."""
         if self.base is None:
             raise UsageError("the reasoner has no language model yet; call build(classes, num_events, event_dim) first")
         if vectors is not None and vectors.shape[1] != self.num_events:
@@ -375,13 +375,13 @@ class EventReasoner(nn.Module):
 
 
 def _float32(module: nn.Module) -> None:
-    """Keep what is trained in float32: in 16 bits small steps vanish."""
+    """Keep trained weights in float32: 16 bits lose small steps."""
     for parameter in module.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
 
 
 def _size(parameter: nn.Parameter) -> int:
-    """How many numbers a parameter stands for; 4-bit ones are packed by two."""
+    """Number of values of a parameter; 4-bit parameters pack two in a byte."""
     packed = getattr(parameter, "quant_state", None)
     return parameter.numel() if packed is None else packed.shape.numel()

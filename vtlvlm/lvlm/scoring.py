@@ -1,6 +1,7 @@
-"""Label scores in one forward (eq. 6): the categories' token sequences as one tree, and the context and that tree in one sequence.
+"""Label scores in one forward pass (eq. 6). The categories' token sequences form a prefix tree, and the tree follows the context in one
+sequence.
 
-The tree is laid out in tensors, so that no score needs a loop over labels.
+The tree is stored in tensors, so that scoring needs no loop over labels.
 """
 
 from __future__ import annotations
@@ -23,45 +24,46 @@ Form = Literal["packed", "two_pass", "batched"]
 MASKED = ("sdpa", "eager")
 """Attention kernels of transformers that take the tree's mask"""
 WORDS = 1024
-"""Words of the vocabulary whose logits are held at a time: they stay in the processor's cache, and never are there all of them"""
+"""Vocabulary entries whose logits are computed at a time: they fit into the processor's cache, and the logits of all entries never exist at
+once"""
 
 
 # -- the label tree ------------------------------------------------------------------------------------------------------------------------
 
 MOST_NODES = 32_768
-"""Tokens of a tree that is read in one pass; memory grows with their square"""
+"""Largest number of tokens of a tree in one pass; memory grows with its square"""
 
 
 class LabelTrie(nn.Module):
     """A prefix tree of label token sequences.
 
-    Nodes are the tokens that have to be *read* for some label's next token to be predicted; a label's last token (its end token)
-    is only ever predicted and has no node. Parents precede their children. The tensors are non-persistent buffers: they follow
-    the module to its device and stay out of checkpoints.
+    Nodes are the tokens that the model has to *read* to predict the next token of some label. A label's last token (its end token) is only
+    predicted and has no node. Parents precede their children. The tensors are non-persistent buffers: they follow the module to its device
+    and stay out of checkpoints.
 
     Args:
-        labels: One token sequence a category, each closed by an end token, so that no label is a proper prefix of another.
-        max_positions: Cut the tree into :attr:`parts` of at most so many nodes; None for one.
-        chosen: Only lay out these of the labels; None for all.
+        labels: One token sequence for each category. Each ends in an end token, so that no label is a proper prefix of another.
+        max_positions: Cut the tree into :attr:`parts` of at most this many nodes; None for one part.
+        chosen: Numbers of the labels in this tree; None for all.
 
     Raises:
-        UsageError: A label without tokens, two labels with the same ones, or ``max_positions`` below 1.
+        UsageError: A label has no tokens, two labels have the same tokens, or ``max_positions`` is below 1.
     """
 
     tokens: Tensor
-    """(N,) int64, the token each node feeds"""
+    """(N,) int64, the token of each node"""
     depths: Tensor
-    """(N,) int64, tokens above the node: its distance from the end of the context"""
+    """(N,) int64, number of tokens above the node: its distance from the end of the context"""
     ancestors: Tensor
-    """(N, N) bool, ``ancestors[i, j]``: node i may attend to node j (itself and those above it); (0, 0) where the parts have it"""
+    """(N, N) bool, ``ancestors[i, j]``: node i may attend to node j (itself and its ancestors); (0, 0) if the tree is cut into parts"""
     rows: Tensor
-    """(F,) int64, the label each predicted token belongs to; F is the number of label tokens"""
+    """(F,) int64, the label of each predicted token; F is the number of label tokens"""
     slots: Tensor
-    """(F,) int64 in [0, N], where the token is predicted: 0 is the end of the context, 1 + i is node i"""
+    """(F,) int64 in [0, N], the position that predicts the token: 0 is the end of the context, 1 + i is node i"""
     targets: Tensor
     """(F,) int64, the predicted token"""
     lengths: Tensor
-    """(A,) int64, tokens of each label, its end token included; 0 if it is not laid out"""
+    """(A,) int64, number of tokens of each label, end token included; 0 for labels that are not in this tree"""
 
     def __init__(self, labels: Sequence[Sequence[int]], max_positions: int | None = None, chosen: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -92,7 +94,7 @@ class LabelTrie(nn.Module):
         self._parts = nn.ModuleList(LabelTrie(labels, chosen=piece) for piece in pieces)
         if not pieces and len(nodes) > MOST_NODES:
             raise UsageError(
-                f"{len(labels):,} categories make a tree of {len(nodes):,} tokens, at most {MOST_NODES:,} are read in one pass; set "
+                f"{len(labels):,} categories make a tree of {len(nodes):,} tokens, one pass reads at most {MOST_NODES:,}; set "
                 "reasoner.llava.max_positions to cut it, or give fewer categories"
             )
         ancestors = torch.eye(0 if pieces else len(nodes), dtype=torch.bool)
@@ -111,38 +113,38 @@ class LabelTrie(nn.Module):
         self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
 
     def __len__(self) -> int:
-        """Number of nodes N: tokens fed besides the context."""
+        """Number of nodes N, the tokens that the model reads after the context."""
         return self.tokens.numel()
 
     @property
     def parts(self) -> list[LabelTrie]:
-        """Trees that have every label once between them, numbered as here; their sums add up to this one's."""
+        """Trees that together hold every label once, with the label numbers of this tree; their sums add up to this tree's."""
         return list(self._parts) or [self]  # type: ignore[arg-type]
 
     def sums(self, picked: Tensor) -> Tensor:
-        """Sum along every label's path.
+        """Sum the log-probabilities of each label's tokens.
 
         Args:
             picked: (B, F) log-probabilities of the label tokens, in the order of ``rows``.
 
         Returns:
-            (B, A) log P(label), natural logarithm; 0 for a label that is not laid out.
+            (B, A) log P(label), natural logarithm; 0 for labels that are not in this tree.
         """
         return picked.new_zeros(picked.shape[0], self.num_labels).index_add(1, self.rows, picked)
 
 
 def pieces_of(labels: Sequence[Sequence[int]], max_positions: int) -> list[list[int]]:
-    """Divide labels among trees of at most so many nodes, neighbours together so that few beginnings are read twice.
+    """Divide labels among trees of at most ``max_positions`` nodes. Neighbours stay together, so that few shared beginnings are read twice.
 
     Args:
-        labels: Token sequences, each closed by an end token.
-        max_positions: Nodes a tree may have; a label that needs more has one of its own.
+        labels: Token sequences, each with an end token.
+        max_positions: Largest number of nodes of a tree; a label that needs more has its own tree.
 
     Returns:
-        The numbers of the labels of each tree, in the order of their tokens.
+        The label numbers of each tree, in the order of the labels' tokens.
 
     Raises:
-        UsageError: ``max_positions`` below 1.
+        UsageError: ``max_positions`` is below 1.
     """
     if max_positions < 1:
         raise UsageError(f"max_positions {max_positions}: use 1 or more, or leave it out for one pass")
@@ -162,16 +164,16 @@ def pieces_of(labels: Sequence[Sequence[int]], max_positions: int) -> list[list[
 
 
 def require_room(trie: LabelTrie, before: int, positions: int, classes: Sequence[str]) -> None:
-    """Check that the context and every label behind it fit into a model.
+    """Check that the context and every label after it fit into the model.
 
     Args:
         trie: The labels.
-        before: Positions that prompt and context take.
-        positions: How many the model has.
+        before: Positions of prompt and context.
+        positions: Positions of the model.
         classes: The labels' names, for the message.
 
     Raises:
-        UsageError: A context that fills the model by itself, or a label too long for what it leaves.
+        UsageError: The context alone fills the model, or a label is too long for the remaining positions.
     """
     longest = int(trie.lengths.argmax())
     read = int(trie.lengths[longest]) - 1  # the end token is never read
@@ -194,33 +196,33 @@ def require_room(trie: LabelTrie, before: int, positions: int, classes: Sequence
 
 
 def score(model: LlavaForConditionalGeneration, projected: Tensor, context: Tensor, trie: LabelTrie, form: Form | None = None) -> Tensor:
-    """Log-likelihood of every label after the context, exactly as one forward per label would give it.
+    """Log-likelihood of every label after the context. Equals the result of one forward pass for each label.
 
     Three forms give the same numbers:
 
-    - ``packed``: the tree's nodes follow the context in one sequence; each attends to the whole context and to the nodes above it, at the
-      position it would have in its own label, so every path sees what it would see alone.
-    - ``two_pass``: the context first, then the tree over the context's keys and values, one pass for each of ``trie.parts``. Needs our
+    - ``packed``: the tree's nodes follow the context in one sequence. Each node attends to the whole context and to its ancestors, at the
+      position of its own label. Each path therefore sees exactly what it would see alone.
+    - ``two_pass``: one pass over the context, then one pass over each of ``trie.parts`` with the context's keys and values. Needs our
       attention kernel.
-    - ``batched``: the context first, then the labels as a batch, each with a copy of the context's keys and values. Slow, and large without
-      parts (half a megabyte a copied token in 7 billion weights), but needs no attention mask, so any kernel can do it; not with gradient
-      checkpointing.
+    - ``batched``: one pass over the context, then the labels as a batch, each with a copy of the context's keys and values. It is slow, and
+      takes much memory without parts (half a megabyte for each copied token in 7 billion weights). It needs no attention mask, so any
+      kernel works. It does not work with gradient checkpointing.
 
-    Only the context's last position and the nodes go through the vocabulary head. All clips share one context, hence nothing is padded.
+    Only the context's last position and the nodes go through the vocabulary head. All clips share one context, so there is no padding.
 
     Args:
         model: The LLaVA, with or without deep prompts attached.
-        projected: (B, M, L) event vectors behind LLaVA's projector.
+        projected: (B, M, L) event vectors after LLaVA's projector.
         context: (C,) int64 token ids with exactly M image placeholders.
         trie: The labels.
-        form: One of the three; None chooses: packed for one part; for more, two passes with our kernel, else packed part by part; batched
-            where the attention kernel takes no mask.
+        form: One of the three. None chooses ``packed`` for one part; for more parts ``two_pass`` with our kernel, else ``packed`` for each
+            part; and ``batched`` if the attention kernel takes no mask.
 
     Returns:
         (B, A) float32 log P(label | context), natural logarithm; not normalised over the labels.
 
     Raises:
-        UsageError: A form that the attention kernel cannot do.
+        UsageError: The attention kernel does not support the form.
     """
     kernel = model.model.language_model.config._attn_implementation
     masks = has_kernel(model) or kernel in MASKED
@@ -272,9 +274,9 @@ def _batched(model: LlavaForConditionalGeneration, projected: Tensor, context: T
     end = _read(model, context, torch.arange(length, device=device), projected, past_key_values=cache, use_cache=True)[:, -1:]
 
     def labels(part: LabelTrie, end: Tensor) -> Tensor:
-        fed = part.slots > 0  # label tokens behind another one of their label
+        fed = part.slots > 0  # label tokens after the first
         words = part.tokens[part.slots[fed] - 1].split(part.lengths[part.rows.unique_consecutive()].sub(1).tolist())
-        rows = pad_sequence(list(words), batch_first=True)  # (A', D), padded behind: causal attention never looks there
+        rows = pad_sequence(list(words), batch_first=True)  # (A', D), padded on the right, which causal attention hides
         number, width = rows.shape
         hidden = end
         if width:
@@ -294,14 +296,14 @@ def _batched(model: LlavaForConditionalGeneration, projected: Tensor, context: T
 
 
 def _each(score_part: Callable[[LabelTrie, Tensor], Tensor], trie: LabelTrie, end: Tensor) -> Tensor:
-    """Sum of the parts' scores; what a part needs in the backward pass is there for one part at a time."""
+    """Sum of the parts' scores. Gradient checkpointing keeps the activations of one part at a time."""
     if len(trie.parts) > 1 and torch.is_grad_enabled():
         return torch.stack([checkpoint(score_part, part, end, use_reentrant=False) for part in trie.parts]).sum(0)
     return torch.stack([score_part(part, end) for part in trie.parts]).sum(0)
 
 
 def _read(model: LlavaForConditionalGeneration, ids: Tensor, positions: Tensor, projected: Tensor, **kwargs: Any) -> Tensor:
-    """(B, n, L), the last layer's output for a sequence of ids (n,) with the events in their places."""
+    """The last layer's output (B, n, L) for token ids (n,) with the events at their placeholders."""
     seen = {"image": BaseModelOutputWithPooling(pooler_output=list(projected))}
     settings = {"use_cache": False, **kwargs}
     output = model.model(input_ids=ids.expand(len(projected), -1), position_ids=positions[None], mm_encoder_outputs=seen, **settings)
@@ -310,7 +312,7 @@ def _read(model: LlavaForConditionalGeneration, ids: Tensor, positions: Tensor, 
 
 
 def _tree_mask(model: LlavaForConditionalGeneration, length: int, trie: LabelTrie) -> Tensor:
-    """(1, 1, N, C + N) additive: nodes see the context, themselves and what is above them."""
+    """Additive mask (1, 1, N, C + N): nodes see the context, themselves and their ancestors."""
     dtype = model.get_input_embeddings().weight.dtype
     mask = torch.zeros(len(trie), length + len(trie), dtype=dtype, device=trie.tokens.device)
     mask[:, length:].masked_fill_(~trie.ancestors, torch.finfo(dtype).min)
@@ -318,21 +320,21 @@ def _tree_mask(model: LlavaForConditionalGeneration, length: int, trie: LabelTri
 
 
 def _sums(model: LlavaForConditionalGeneration, hidden: Tensor, trie: LabelTrie) -> Tensor:
-    """(B, 1 + N, L) at the context's end and the nodes → (B, A)."""
+    """Hidden states (B, 1 + N, L) at the context's end and the nodes → label scores (B, A)."""
     return trie.sums(token_log_probabilities(hidden, model.lm_head.weight, trie.slots, trie.targets))
 
 
 def token_log_probabilities(hidden: Tensor, weight: Tensor, slots: Tensor, targets: Tensor) -> Tensor:
-    """Log-probabilities of single words, without the logits of all words at all positions being there at once.
+    """Log-probabilities of chosen tokens, without all logits of all positions in memory at once.
 
-    Always in float32: with logits rounded to 16 bits, sums over a label are off by tenths. In training the blocks are computed anew in the
+    Computed in float32: with logits rounded to 16 bits, the sum over a label is wrong by tenths. Training recomputes the blocks in the
     backward pass.
 
     Args:
         hidden: (B, S, L) the last layer's output.
         weight: (V, L) the vocabulary head.
-        slots: (F,) int64 in [0, S), the position that predicts each word.
-        targets: (F,) int64 in [0, V), the words.
+        slots: (F,) int64 in [0, S), the position that predicts each token.
+        targets: (F,) int64 in [0, V), the tokens.
 
     Returns:
         (B, F) float32, natural logarithm.
@@ -350,5 +352,5 @@ def token_log_probabilities(hidden: Tensor, weight: Tensor, slots: Tensor, targe
 
 
 def _mass(hidden: Tensor, words: Tensor) -> Tensor:
-    """log Σ exp logit over some words: (B, S, L), (v, L) → (B, S)"""
+    """log Σ exp logit over a block of the vocabulary: (B, S, L), (v, L) → (B, S)"""
     return F.linear(hidden, words.float()).logsumexp(-1)

@@ -1,7 +1,7 @@
-"""Renders chat templates from anywhere within limits.
+"""Renders untrusted chat templates within limits.
 
-A template is a program (Jinja, in the sandbox of transformers). It reaches no file and no code, but it may loop for ever or make a text
-that takes all memory, even while it is compiled. So it is rendered in a process of its own, which the system stops at its limits.
+A template is a program (Jinja, in transformers' sandbox). It cannot reach files or run other code. It can loop for ever or produce a text
+that fills the memory, even while it is compiled. A separate process therefore renders it, and the system stops this process at its limits.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from transformers import PreTrainedTokenizerBase
 from vtlvlm.errors import UsageError
 
 SECONDS, WALL, ROOM, LENGTH = 2, 60.0, 1 << 30, 4 << 20
-"""What one rendering may take: seconds of the processor, seconds in all, bytes of memory, bytes of the text"""
+"""Limits of one rendering: seconds of processor time, seconds in all, bytes of memory, bytes of text"""
 
 
 def render(tokenizer: PreTrainedTokenizerBase, content: Any) -> str | None:
-    """The tokenizer's chat template applied to one message of the user, with the answer's beginning.
+    """Applies the tokenizer's chat template to one user message, up to the start of the answer.
 
     Args:
-        tokenizer: With a chat template.
-        content: Of the message, as text or in parts.
+        tokenizer: Has a chat template.
+        content: The message, as text or in parts.
 
     Returns:
-        The text; None where the template has none for this content.
+        The text; None if the template does not accept this content.
 
     Raises:
-        UsageError: The template takes more time, memory or text than any chat form needs.
+        UsageError: The template exceeds the limits.
     """
     source, target = os.pipe()
     child = os.fork()
@@ -60,7 +60,7 @@ def render(tokenizer: PreTrainedTokenizerBase, content: Any) -> str | None:
 
 
 def _render_and_leave(tokenizer: PreTrainedTokenizerBase, content: Any, target: int) -> None:
-    """In the child: write the text as JSON, or null, and leave without any of the parent's clean-up."""
+    """Child process: writes the text as JSON (or null) and exits without the parent's clean-up."""
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         with suppress(OSError, ValueError):
@@ -71,7 +71,7 @@ def _render_and_leave(tokenizer: PreTrainedTokenizerBase, content: Any, target: 
             text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
         except (MemoryError, RecursionError):
             os._exit(1)
-        except Exception:  # templates raise what they like on a content they were not written for
+        except Exception:  # templates raise anything on content that they do not support
             text = None
         written = memoryview(json.dumps(text).encode())
         while len(written):
@@ -82,7 +82,7 @@ def _render_and_leave(tokenizer: PreTrainedTokenizerBase, content: Any, target: 
 
 
 def _read(source: int) -> bytes | None:
-    """All that the child writes; None where it takes too long or is too much."""
+    """Everything that the child writes; None if it takes too long or writes too much."""
     parts: list[bytes] = []
     until = time.monotonic() + WALL
     while True:

@@ -216,12 +216,12 @@ class Stage(LightningModule):
             None,
         )
         if fault is not None:
-            raise UsageError(f"{path}: its weights are not those of its settings ({fault}); get the file again, or make it again")
+            raise UsageError(f"{path}: its weights do not fit its settings ({fault}); get the file again, or make it again")
         require_numbers(state, own, path)
         try:
             self.load_state_dict(state, strict=False)
         except RuntimeError as error:  # of tensors that checkpoints do not hold
-            raise UsageError(f"{path}: its weights are not those of its settings; get the file again, or make it again") from error
+            raise UsageError(f"{path}: its weights do not fit its settings; get the file again, or make it again") from error
 
     def require_fit(self, shapes: dict[str, torch.Size], path: str | Path) -> None:
         """Refuse weights that are not those of the settings, before memory is taken for the settings' own.

@@ -190,7 +190,7 @@ class VTEMModule(Stage):
         self.vtem.require_fit(own, path)
         head = (self.contrast.head_dim, self.event_dim)
         if shapes.get("contrast.head.weight", head) != head:
-            raise UsageError(f"{path}: its weights are not those of its settings (contrast.head); get the file again, or make it again")
+            raise UsageError(f"{path}: its weights do not fit its settings (contrast.head); get the file again, or make it again")
 
     def restore(self, provenance: dict[str, Any]) -> None:
         self._provenance = provenance
