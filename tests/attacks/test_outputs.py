@@ -136,13 +136,13 @@ def test_a_folder_of_other_files_is_not_overwritten(videos: Path, tmp_path: Path
     other = clip(tmp_path / "mine" / "walk" / "a.mp4", 90)
     kept = other.read_bytes()
     assert main(["prepare", str(videos), "--transcode", str(tmp_path / "mine")]) == 2
-    assert f"{other}: there already, and not a copy" in capsys.readouterr().err
+    assert f"{other}: exists and is not a copy" in capsys.readouterr().err
     assert other.read_bytes() == kept
     listed = table(tmp_path / "t.csv", ["walk/a.mp4", "run/b.avi"])
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "clips.csv").write_text("path,label\nmine.mp4,x\n")
     assert main(["prepare", str(videos), "--csv", str(listed), "--transcode", str(tmp_path / "c")]) == 2
-    assert "clips.csv: there already" in capsys.readouterr().err
+    assert "clips.csv: exists and belongs to no set of copies" in capsys.readouterr().err
     assert (tmp_path / "c" / "clips.csv").read_text() == "path,label\nmine.mp4,x\n"
 
 
@@ -157,7 +157,7 @@ def test_tables_that_are_links_to_the_users_own(videos: Path, tmp_path: Path, ca
         (tmp_path / "c" / "clips.csv").unlink()
     inner = table(tmp_path / "c" / "clips.csv", ["walk/a.mp4", "run/b.avi"])
     assert main(["prepare", str(videos), "--csv", str(inner), "--transcode", str(tmp_path / "c")]) == 2
-    assert "which the folder of copies is made from" in capsys.readouterr().err
+    assert "the source of the folder of copies" in capsys.readouterr().err
     assert inner.read_bytes() == kept
 
 
@@ -166,7 +166,7 @@ def test_videos_outside_the_root_but_in_the_folder_of_copies(videos: Path, tmp_p
     listed = table(tmp_path / "t.csv", ["walk/a.mp4", str(inside)])
     before = contents(videos, tmp_path / "copies")
     assert main(["prepare", str(videos), "--csv", str(listed), "--transcode", str(tmp_path / "copies")]) == 2
-    assert f"{inside}, which is to be copied, lies inside it" in capsys.readouterr().err
+    assert f"holds the source video {inside}; name another folder" in capsys.readouterr().err
     (videos / "walk" / "z.mp4").symlink_to(inside)
     assert main(["prepare", str(videos), "--transcode", str(tmp_path / "copies")]) == 2
     assert contents(videos, tmp_path / "copies") == {**before, str(videos / "walk" / "z.mp4"): before[str(inside)]}

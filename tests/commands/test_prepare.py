@@ -137,4 +137,4 @@ def test_an_index_that_could_not_be_kept_is_not_named(tmp_path: Path, capsys: py
     out, err = capsys.readouterr()
     assert "2 clips" in out
     assert "index: " not in out
-    assert "the index cannot be kept" in err
+    assert "the index cannot be written" in err

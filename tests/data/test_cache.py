@@ -112,7 +112,7 @@ def test_first_difference() -> None:
 
 
 def test_folders_that_are_no_such_cache(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no cache of features there; make it with `vtlvlm extract`"):
+    with pytest.raises(DataError, match=r"holds no cache of features; make it with `vtlvlm extract`"):
         FeatureCache.open(tmp_path)
     with pytest.raises(DataError, match=r"a cache of features .*expected one of events"):
         EventCache.open(filled(tmp_path / "f"))
@@ -178,7 +178,7 @@ def start_child(folder: Path) -> subprocess.Popen[str]:
 def test_second_writer_is_refused_and_kill_leaves_whole_shards(tmp_path: Path) -> None:
     child = start_child(tmp_path)
     try:
-        with pytest.raises(DataError, match=rf"another process writes there \(process {child.pid} on .*\); wait for it"):
+        with pytest.raises(DataError, match=rf"another process writes to it \(process {child.pid} on .*\); wait for it"):
             FeatureCacheWriter(tmp_path, {"a": 1})
         time.sleep(0.2)
     finally:
@@ -188,7 +188,7 @@ def test_second_writer_is_refused_and_kill_leaves_whole_shards(tmp_path: Path) -
     done = writer.done()
     assert len(done) >= 3
     assert done == {(f"c{i}", 0) for i in range(len(done))}
-    with pytest.raises(DataError, match="this process already writes there"):
+    with pytest.raises(DataError, match="this process already writes to it"):
         FeatureCacheWriter(tmp_path, {"a": 1})
     writer.close()
     writer.finish(done)
@@ -243,7 +243,7 @@ def test_full_disk_loses_nothing_stored(tmp_path: Path, monkeypatch: pytest.Monk
         resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
         for i in range(2, 102, 2):
             writer.add(*features(i, 2))
-        with pytest.raises(DataError, match=r"cannot be written \(File too large\); nothing already stored is lost"):
+        with pytest.raises(DataError, match=r"cannot be written \(File too large\); finished shards stay"):
             writer.flush()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -180,17 +180,17 @@ def test_targets_of_test_views(ntu_tree: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sampling", "other", "key"),
     [
-        (FrameSampling(frames=5, size=16, views=2), {}, "sampling.frames = 5 there, 4 here"),
-        (FrameSampling(frames=4, size=16, views=2, crop="pad"), {}, "sampling.crop = 'pad' there, 'center' here"),
-        (FrameSampling(frames=4, size=16, views=2, test_clips=2), {}, "sampling.test_clips = 2 there, 1 here"),
-        (SMALL, {"view_seed": 1}, "view_seed = 1 there, None here"),
-        (SMALL, {"augmentation": {"erase": 0.5}}, "augmentation.*there, None here"),
+        (FrameSampling(frames=5, size=16, views=2), {}, "sampling.frames = 5, not 4"),
+        (FrameSampling(frames=4, size=16, views=2, crop="pad"), {}, "sampling.crop = 'pad', not 'center'"),
+        (FrameSampling(frames=4, size=16, views=2, test_clips=2), {}, "sampling.test_clips = 2, not 1"),
+        (SMALL, {"view_seed": 1}, "view_seed = 1, not None"),
+        (SMALL, {"augmentation": {"erase": 0.5}}, "augmentation.*, not None"),
     ],
 )
 def test_targets_of_other_frames(ntu_tree: Path, tmp_path: Path, sampling: FrameSampling, other: dict[str, object], key: str) -> None:
     features, _ = make_caches(ntu_tree, tmp_path)
     targets = make_targets(ntu_tree, tmp_path / "targets", sampling, **other)
-    with pytest.raises(DataError, match=rf"targets: its views are of other frames .*features \({key}\); run `vtlvlm extract`") as caught:
+    with pytest.raises(DataError, match=rf"targets: shows other frames .*features \({key}\); run `vtlvlm extract`") as caught:
         module(ntu_tree, features=str(features), target_features=str(targets)).setup("fit")
     assert "\n" not in str(caught.value)
 
@@ -215,7 +215,7 @@ def test_targets_that_lack_views_clips_or_features(ntu_tree: Path, tmp_path: Pat
     ):
         module(root, features=str(features), target_features=str(plain)).setup("fit")
     for caches in ({}, {"features": str(features), "events": str(events)}):
-        with pytest.raises(UsageError, match=r"data\.target_features is .*: give data\.features, and no data\.events"):
+        with pytest.raises(UsageError, match=r"data\.target_features needs .*: give data\.features, and no data\.events"):
             module(root, target_features=str(plain), **caches)
     (root / "s1/S001C001P001R001A007_rgb.avi").unlink()
     fewer = make_targets(root, tmp_path / "fewer")
@@ -364,10 +364,10 @@ def test_more_processes_than_clips(ntu_tree: Path) -> None:
     data = module(ntu_tree)
     data.setup("test")
     data.trainer = SimpleNamespace(global_rank=0, world_size=5)  # type: ignore[assignment]
-    with pytest.raises(UsageError, match="4 clips cannot be divided over 5 processes"):
+    with pytest.raises(UsageError, match="4 clips are too few for 5 processes"):
         data.test_dataloader()
     data.skip(set(data.predict_keys()[3:]))
-    with pytest.raises(UsageError, match="3 clips cannot be divided over 5 processes; start 3 or fewer"):
+    with pytest.raises(UsageError, match="3 clips are too few for 5 processes; start 3 or fewer"):
         data.predict_dataloader()
 
 

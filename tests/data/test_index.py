@@ -58,7 +58,7 @@ def test_bad_clips_are_named_counted_and_left_out(ntu_tree: Path, tmp_path: Path
 @pytest.mark.parametrize("name", ["foo_rgb.avi", "S1C1P1R1A1_rgb.avi"])
 def test_no_usable_clip_is_an_error(name: str, tmp_path: Path, make_video: Callable[..., Path]) -> None:
     make_video(tmp_path / "nturgb+d_rgb" / name)
-    with pytest.raises(DataError, match=r"none of its 1 clips can be used.*not an NTU clip name"):
+    with pytest.raises(DataError, match=r"none of its 1 clips is usable.*not an NTU clip name"):
         scan(tmp_path)
 
 
@@ -82,7 +82,7 @@ def test_a_folder_around_the_class_folders_that_a_list_of_one_class_does_not_nam
     for name in ("videos/walk/a.mp4", "videos/run/b.mp4"):
         make_video(tmp_path / name)
     (tmp_path / "classes.txt").write_text("walk\n")
-    with pytest.raises(DataError, match=r"none of its 2 clips can be used.*its folder videos is not in .*classes\.txt"):
+    with pytest.raises(DataError, match=r"none of its 2 clips is usable.*its folder videos is not in .*classes\.txt"):
         scan(tmp_path)
 
 
@@ -155,7 +155,7 @@ def test_the_index_of_another_root_is_neither_believed_nor_overwritten(tmp_path:
     make_video(tmp_path / "b" / "S001C001P001R001A008_rgb.avi")
     store = tmp_path / "index.parquet"
     before = scan(tmp_path / "a", store=store), store.read_bytes()
-    with pytest.raises(DataError, match=rf"index\.parquet: the index of {tmp_path}/a, not of {tmp_path}/b; name another file"):
+    with pytest.raises(DataError, match=rf"index\.parquet: is the index of {tmp_path}/a, not of {tmp_path}/b; name another file"):
         scan(tmp_path / "b", store=store)
     assert store.read_bytes() == before[1]
     scan(tmp_path / "a")

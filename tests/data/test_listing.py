@@ -100,8 +100,8 @@ def test_links_that_would_multiply_a_tree(tmp_path: Path) -> None:
     encode(tmp_path / "d40" / "x.mp4", moving_block(4, 32, falls=True, shade=1))
     listing = videos_in(tmp_path)
     assert listing.paths == ["d40/x.mp4"]
-    assert any(note.startswith("folders met again, looked into once: 81 (") for note in listing.notes)
-    assert listing.lost == ("links that lead nowhere: 1 (d0/self)",)
+    assert any(note.startswith("folders reached twice, searched once: 81 (") for note in listing.notes)
+    assert listing.lost == ("dead links: 1 (d0/self)",)
 
 
 def test_hard_links_are_one_clip(tmp_path: Path) -> None:
@@ -161,5 +161,5 @@ def test_a_folder_without_rights_is_named(tmp_path: Path) -> None:
     encode(tmp_path / "walk" / "a.mp4", moving_block(4, 32, falls=True, shade=1))
     (tmp_path / "closed").mkdir(mode=0)
     assert videos_in(tmp_path).lost == ("cannot be read: 1 (closed (permission denied))",)
-    with pytest.raises(DataError, match="cannot be looked through"):
+    with pytest.raises(DataError, match="cannot be searched"):
         videos_in(tmp_path / "closed")

@@ -85,7 +85,7 @@ def test_a_file_that_grows_while_it_is_read_is_looked_at_again(root: Path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(video, "probe", slowly)
-        assert "was changed while it was read" in scan(root).problem[1]
+        assert "changed while it was read" in scan(root).problem[1]
     assert scan(root, fast=True).checked.tolist() == [1, 0]
     assert scan(root).checked.tolist() == [1, 1]
 

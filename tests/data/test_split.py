@@ -88,9 +88,7 @@ def test_validation_needs_two_people() -> None:
         split(index, "xsub60", validation=0.5)
     with pytest.raises(UsageError, match="validation=1"):
         split(index, "xsub60", validation=1.0)
-    with pytest.raises(
-        UsageError, match="no such protocol; there are xsub60, xview60, xsub120, xset120, csv, group, leave_out:GROUP and all"
-    ):
+    with pytest.raises(UsageError, match="no such protocol; choose xsub60, xview60, xsub120, xset120, csv, group, leave_out:GROUP or all"):
         split(index, "xsub")
     with pytest.raises(UsageError, match="needs a CSV"):
         split(index, "csv")
@@ -130,7 +128,7 @@ def test_leaving_one_group_out_and_leaving_out_none() -> None:
     assert everything.train.tolist() == list(range(6))
     assert not len(everything.test)
     assert len({split(index, key).train_hash for key in ("all", "leave_out:P001", "leave_out:P002")}) == 3
-    with pytest.raises(UsageError, match="leave_out:P009: no such group; there are P001, P002, P003"):
+    with pytest.raises(UsageError, match="leave_out:P009: no such group; the groups are P001, P002, P003"):
         split(index, "leave_out:P009")
 
 

@@ -36,9 +36,9 @@ def test_encodings_divisions_and_ends_of_lines(encoding: str, change: Callable[[
         (b"path,label\na\n", "line 2 has 1 cells"),
         (b'path,label\na,"b\n', "not a CSV table: line 2"),
         (b"path,label,path\na,b,c\n", "names path twice"),
-        (b"", "no rows in it"),
-        (b"\n\n", "no rows in it"),
-        (b"path,label\n\n,\n", "no rows in it"),
+        (b"", "holds no rows"),
+        (b"\n\n", "holds no rows"),
+        (b"path,label\n\n,\n", "holds no rows"),
         (b"\xff\xfe\x00", "is not UTF-8|no column|no rows"),
         (bytes(range(256)) * 20, "is not UTF-8|no column"),
         (b"RIFF\x00\x00\x00\x00AVI LIST" + bytes(1000), "no column"),
@@ -66,7 +66,7 @@ def test_utf_32_with_the_highest_byte_first(tmp_path: Path) -> None:
 def test_long_lists_and_headers_are_read_in_no_time(tmp_path: Path) -> None:
     began = time.perf_counter()
     (tmp_path / "c.txt").write_text("".join(f"walk{number}\n" for number in range(50_000)))
-    with pytest.raises(DataError, match=f"at most {MOST_CLASSES:,} can be told apart"):
+    with pytest.raises(DataError, match=f"at most {MOST_CLASSES:,} are possible"):
         plain_names(tmp_path / "c.txt")
     (tmp_path / "t.csv").write_text(",".join(f"c{number}" for number in range(50_000)) + "\n")
     with pytest.raises(DataError, match="no column label and path"):
@@ -89,7 +89,7 @@ def test_labels_that_differ_in_capitals_only_are_refused_with_their_rows(tmp_pat
     assert "'Walk' (line 2, 5) and 'walk' (line 3, 4) differ in capitals only" in capsys.readouterr().err
     (tmp_path / "t.csv").write_text(f"path,label\na.mp4,{cafe}\nb.mp4,{unicodedata.normalize('NFD', cafe)}\n")
     assert main(["prepare", str(tmp_path), "--csv", "t.csv", "--fast"]) == 1
-    assert "(line 3) and 'café' (line 2) differ in how their accents are stored only" in capsys.readouterr().err
+    assert "(line 3) and 'café' (line 2) differ in the encoding of accents only" in capsys.readouterr().err
     for folder in ("set/Walk", "set/walk"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.mp4").write_text(folder)
@@ -117,7 +117,7 @@ def test_labels_that_are_no_names_are_left_out_by_row(tmp_path: Path) -> None:
 
 def test_more_categories_than_can_be_told_apart(tmp_path: Path) -> None:
     require_distinct({f"c{number}": "line 1" for number in range(MOST_CLASSES)}, tmp_path)
-    with pytest.raises(DataError, match="200,000 categories; at most 10,000 can be told apart"):
+    with pytest.raises(DataError, match="has 200,000 classes, at most 10,000 are possible"):
         require_distinct({f"c{number}": "line 1" for number in range(200_000)}, tmp_path)
 
 
@@ -137,7 +137,7 @@ def test_a_list_of_plain_names_orders_class_folders(lines: str, tmp_path: Path, 
         assert f"classes of {tmp_path}/classes.txt that have no folder: 1 (jump)" in text
 
 
-@pytest.mark.parametrize(("lines", "said"), [("walk\nwalk\n", "stands twice"), ("", "no classes in it"), ("Walk\nwalk\n", "capitals only")])
+@pytest.mark.parametrize(("lines", "said"), [("walk\nwalk\n", "occurs twice"), ("", "holds no classes"), ("Walk\nwalk\n", "capitals only")])
 def test_lists_of_names_that_say_too_little(lines: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text(lines)
     with pytest.raises(DataError, match=said):

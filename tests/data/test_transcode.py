@@ -127,7 +127,7 @@ def test_names_that_would_collide(tmp_path: Path) -> None:
     encode(tmp_path / "v" / "wave" / "a.mp4", pictures())
     with pytest.raises(DataError, match=r"wave/a\.mov and wave/a\.mp4 differ only in their ending; rename one"):
         transcode(scanned(tmp_path / "v"), tmp_path / "c", progress=False)
-    with pytest.raises(DataError, match="the videos are there themselves"):
+    with pytest.raises(DataError, match="holds the videos themselves"):
         transcode(scanned(tmp_path / "v"), tmp_path / "v", progress=False)
 
 

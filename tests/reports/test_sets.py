@@ -63,7 +63,7 @@ def test_someone_linked_single_videos_and_a_folder_back_to_itself(tmp_path: Path
     assert "4 clips (a folder for each class), 2 usable, 2 classes" in text
     assert "  run/b again.mp4: the same file as walk/b.mp4" in text
     assert "  run/gone.mp4: no such file or directory" in text
-    assert "folders met again, looked into once: 2 (all (the same as walk), run/up (the same as the folder itself or one above))" in text
+    assert "folders reached twice, searched once: 2 (all (the same as walk), run/up (the same as the folder itself or one above))" in text
 
 
 def test_someone_unpacked_a_set_that_is_divided_into_train_and_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,8 +114,8 @@ def test_someone_copied_a_set_from_a_mac_and_a_disk_station(tmp_path: Path, caps
     (tmp_path / "notes.txt").write_text("mine")
     text = prepared(capsys, tmp_path)
     assert "2 clips (a folder for each class), 2 usable, 2 classes" in text
-    assert "of archives and systems, ignored: $RECYCLE.BIN 1, .DS_Store 1, ._* 1, @eaDir 1, Thumbs.db 1, __MACOSX 1, lost+found 1" in text
-    assert "hidden folders not looked into: 1 (.cache)" in text
+    assert "of archives and systems skipped: $RECYCLE.BIN 1, .DS_Store 1, ._* 1, @eaDir 1, Thumbs.db 1, __MACOSX 1, lost+found 1" in text
+    assert "hidden folders skipped: 1 (.cache)" in text
     assert "1 other files passed over (.txt 1)" in text
     found, words = videos([tmp_path])
     assert [file.name for file in found] == ["b.mp4", "a.mp4"]
@@ -221,7 +221,7 @@ def test_a_folder_around_the_class_folders_is_pointed_out(tmp_path: Path, capsys
     for number, name in enumerate(("walk", "run")):
         clip(tmp_path / "videos" / name / "a.mp4", 30 * number)
     assert main(["prepare", str(tmp_path)]) == 0
-    assert f"there is one class; if videos holds the class folders, name {tmp_path}/videos" in capsys.readouterr().out
+    assert f"which makes one class; if videos holds the class folders, name {tmp_path}/videos" in capsys.readouterr().out
     assert main(["prepare", str(tmp_path / "videos")]) == 0
     assert "all clips lie in one folder" not in capsys.readouterr().out
 
@@ -231,7 +231,7 @@ def test_a_folder_around_a_divided_set_is_pointed_out(tmp_path: Path, capsys: py
     for number, name in enumerate(("train/walk", "train/run", "test/walk", "test/run")):
         clip(tmp_path / "videos" / name / "a.mp4", 30 * number)
     assert main(["prepare", str(tmp_path)]) == 0
-    assert f"there is one class; if videos holds the class folders, name {tmp_path}/videos" in capsys.readouterr().out
+    assert f"which makes one class; if videos holds the class folders, name {tmp_path}/videos" in capsys.readouterr().out
     index = scan(tmp_path / "videos")
     assert index.classes == ("run", "walk")
     assert index.lost == ()
@@ -243,8 +243,8 @@ def test_sides_by_names_of_ones_own_are_pointed_out(tmp_path: Path, capsys: pyte
         clip(tmp_path / name / "a.mp4", 30 * number)
     assert main(["prepare", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "the classes test_set, train_set hold folders of the same names (run, walk)" in said
-    assert "name them train, val and test" in said
+    assert "the class folders test_set, train_set hold folders of the same names (run, walk)" in said
+    assert "name the outer ones train, val and test" in said
 
 
 def test_a_camera_folder_in_each_class_is_no_side(tmp_path: Path) -> None:

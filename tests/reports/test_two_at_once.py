@@ -34,7 +34,7 @@ def test_a_second_extract_is_refused_however_unlucky_the_pause(chain: Pipeline, 
     there = ["--config", chain.stage1, "--output", tmp_path / "features"]
     assert chain("extract", *there, *meanwhile(tmp_path, ["extract", *there])) == 0
     assert json.loads((tmp_path / "codes.json").read_text()) == [1]
-    assert "already writes there" in capsys.readouterr().err
+    assert "already writes to it" in capsys.readouterr().err
     cache = FeatureCache.open(tmp_path / "features")
     assert len(cache.names) == 10
     assert len({(name, view) for name, view in zip(cache.names.tolist(), cache.views.tolist(), strict=True)}) == 10

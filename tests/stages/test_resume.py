@@ -197,6 +197,6 @@ def test_one_data_module_for_two_trainings(clips: EventRun, tmp_path: Path) -> N
 def test_a_batch_size_that_does_not_divide_what_was_read(clips: EventRun, tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     fit(data(clips), tmp_path, STEPS, SaveAt(path, "batch", 3))
-    with pytest.raises(UsageError, match=r"written 6 clips into an epoch, which 4 at once .* do not divide; keep data.batch_size"):
+    with pytest.raises(UsageError, match=r"written 6 clips into an epoch, not a multiple of 4 .*; keep data.batch_size"):
         fit(data(clips, micro=4, batch=4), tmp_path, STEPS, start=path)
     fit(data(clips, micro=3, batch=3), tmp_path, STEPS, start=path)

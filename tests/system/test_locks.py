@@ -40,6 +40,6 @@ def test_it_is_held_by_one_process_until_that_dies(tmp_path: Path) -> None:
 def test_what_a_link_in_its_place_names_is_not_emptied(tmp_path: Path) -> None:
     (victim := tmp_path / "thesis.txt").write_text("years of work")
     (tmp_path / ".lock").symlink_to(victim)
-    with pytest.raises(DataError, match="a link where a lock belongs"):
+    with pytest.raises(DataError, match="a link has the name of a lock"):
         FileLock(tmp_path / ".lock")
     assert victim.read_text() == "years of work"

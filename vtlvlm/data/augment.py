@@ -1,6 +1,6 @@
-"""Training-time changes to what a clip looks like, the same for all its frames, on the device.
+"""Changes the look of training clips on the device, in the same way for all frames of a clip.
 
-Frames, cut and mirroring are the sampling's business: they are cheapest while decoding. What is here needs the pixels.
+The sampling chooses frames, cut and mirroring, because these are cheapest while decoding. The changes here need the pixels.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from vtlvlm.errors import UsageError
 
 @dataclass(frozen=True)
 class ClipAugmentation:
-    """Colour, blur and erasing, drawn once for each clip. Zero switches each off.
+    """Colour, blur and erasing, drawn once for each clip. Zero switches a change off.
 
     Args:
         brightness: Largest relative change, at least 0: factors from 1 - b to 1 + b; likewise ``contrast`` and ``saturation``.
         contrast: As ``brightness``.
         saturation: As ``brightness``.
         hue: Largest turn of the colour circle, in [0, 0.5].
-        grayscale: Probability of losing all colour, in [0, 1].
+        grayscale: Probability of removing all colour, in [0, 1].
         blur: Probability of a Gaussian blur of 0.1 to 2 pixels, in [0, 1].
-        erase: Probability that a rectangle of 2 to 33 % of the picture is blackened, in [0, 1].
+        erase: Probability of blackening a rectangle of 2 to 33 % of the picture, in [0, 1].
     """
 
     brightness: float = 0.0
@@ -50,7 +50,7 @@ class ClipAugmentation:
 
         Args:
             frames: (B, T, 3, H, W) uint8.
-            seeds: B texts that what is drawn follows from, whatever else is in the batch and however many processes there are.
+            seeds: B texts. Each seeds the draw of its clip, which depends neither on the batch nor on the number of processes.
 
         Returns:
             (B, T, 3, H, W) uint8.
@@ -58,7 +58,7 @@ class ClipAugmentation:
         return torch.stack([self._clip(clip, seed) for clip, seed in zip(frames, seeds, strict=True)])
 
     def _clip(self, clip: Tensor, seed: str) -> Tensor:
-        with torch.random.fork_rng(devices=[]):  # the transforms draw from the CPU's generator, wherever the frames are
+        with torch.random.fork_rng(devices=[]):  # the transforms draw from the CPU's generator on every device
             torch.random.default_generator.manual_seed(int.from_bytes(blake2b(seed.encode(), digest_size=8).digest(), "little"))
             changed: Tensor = self._transforms(clip)
             return changed

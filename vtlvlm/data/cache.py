@@ -1,4 +1,4 @@
-"""Caches of features and of event sentences: made once by the writers, read here by rows, memory-mapped."""
+"""Reads caches of features and of event sentences, row by row, from memory-mapped files."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ MOST_VIEWS = 4_096
 
 
 class MappedRows:
-    """The rows of a tensor that lies in several files, read through memory maps.
+    """The rows of a tensor that is stored in several memory-mapped files.
 
     Args:
-        files: One tensor each, with rows of the same shape and type.
+        files: One tensor each. All rows have the same shape and type.
     """
 
     def __init__(self, files: Sequence[TensorFile]) -> None:
@@ -43,7 +43,7 @@ class MappedRows:
         return int(self._starts[-1])
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """(n, …) rows: one indexing operation for each file touched."""
+        """(n,) row numbers -> (n, …) rows, with one indexing operation for each file."""
         rows = np.asarray(rows, dtype=np.int64)
         if len(self.files) == 1:
             return self._map(0)[rows]
@@ -61,12 +61,12 @@ class MappedRows:
         return mapped
 
     def __getstate__(self) -> dict[str, Any]:
-        """Workers map the files themselves."""
+        """Without the maps: worker processes map the files again."""
         return {**self.__dict__, "_maps": [None] * len(self.files)}
 
 
 class _Cache:
-    """Reads a finished cache by rows. Subclasses say what a row is."""
+    """A finished cache, read by rows. Subclasses define the rows."""
 
     kind: ClassVar[str]
 
@@ -75,7 +75,7 @@ class _Cache:
         self.hash = provenance_hash(self.provenance)
         shards = [open_shard(path, self.kind) for path in main_files(folder)]
         if not shards:
-            raise DataError(f"{folder}: an empty cache; delete it and run `{MAKERS[self.kind]}`")
+            raise DataError(f"{folder}: is an empty cache; delete it and run `{MAKERS[self.kind]}`")
         files, sides, rows = zip(*shards, strict=True)
         for tensors in (files, sides):
             if len({(file.shape[1:], file.dtype) for file in tensors}) > 1:
@@ -94,10 +94,10 @@ class _Cache:
 
         Args:
             folder: The cache folder.
-            expect: Parts of the provenance that have to agree: key → value.
+            expect: Provenance that the cache must have: key → value.
 
         Raises:
-            DataError: Missing, unfinished, damaged, of another kind, or made with something else than expected.
+            DataError: The cache is missing, unfinished, damaged, of another kind, or of another provenance.
         """
         folder = Path(folder)
         meta = read_meta(folder, cls.kind)
@@ -107,28 +107,28 @@ class _Cache:
         if not meta["complete"]:
             held = sum(open_shard(path, cls.kind).main.shape[0] for path in main_files(folder))
             of = f" of {meta['expected']}" if meta["expected"] else ""
-            raise DataError(f"{folder}: incomplete, {held}{of} clips and views are stored; run the command that makes it again to finish")
+            raise DataError(f"{folder}: incomplete, {held}{of} clips and views are stored; run the command that made it again to finish")
         return cls(folder, meta)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def _seconds(self, rows: NDArray[np.int64]) -> Tensor:
-        """The rows' times or spans."""
+        """Times or spans of rows."""
         found = self._side.gather(rows)
         if not np.isfinite(found).all():
-            raise DataError(f"{self.folder}: holds times that are not numbers; delete the folder and run `{MAKERS[self.kind]}` again")
+            raise DataError(f"{self.folder}: holds times that are nan or infinity; delete the folder and run `{MAKERS[self.kind]}` again")
         return torch.from_numpy(found)
 
     def rows(self, names: Sequence[str] | NDArray[Any], view: int = 0) -> NDArray[np.int64]:
-        """Rows of one view of clips: n names → (n,), -1 where the cache lacks the clip."""
+        """n clip names → (n,) cache rows of one view; -1 if the cache lacks the clip."""
         held = np.flatnonzero(self.views == view)
         found = pc.index_in(pa.array(list(names), pa.string()), value_set=pa.array(self.names[held].tolist(), pa.string()))
         position = found.fill_null(-1).to_numpy(zero_copy_only=False)
         return np.where(position >= 0, held[position] if len(held) else -1, -1).astype(np.int64)
 
     def verify(self, progress: bool = True) -> int:
-        """Read everything that is stored and compare it with the digests taken when it was written.
+        """Read all shards and compare them with the digests from the time of writing.
 
         Args:
             progress: Show a progress bar.
@@ -137,7 +137,7 @@ class _Cache:
             Bytes read.
 
         Raises:
-            DataError: A shard has changed since, or a clip and view stands twice.
+            DataError: A shard has changed since, or a clip and view is stored twice.
         """
         from tqdm import tqdm
 
@@ -147,17 +147,17 @@ class _Cache:
             if digest(main, side.map()) != side.metadata.get("digest"):
                 raise DataError(
                     f"{file.path}: has changed since it was written (a failing disk?); delete this file and run `{MAKERS[self.kind]}` "
-                    "again, which makes what was in it anew"
+                    "again, which makes its content anew"
                 )
             size += main.nbytes
         stored = list(zip(self.names, self.views.tolist(), strict=True))
         if len(set(stored)) < len(stored):
             name, view = next(key for key, count in Counter(stored).items() if count > 1)
-            raise DataError(f"{self.folder}: {name}, view {view}, stands twice; delete the folder and run `{MAKERS[self.kind]}` again")
+            raise DataError(f"{self.folder}: stores {name}, view {view}, twice; delete the folder and run `{MAKERS[self.kind]}` again")
         return size
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """(n, …) rows of the big tensor."""
+        """(n,) row numbers -> (n, …) rows of the main tensor."""
         return self._main.gather(rows)
 
 
@@ -165,20 +165,21 @@ class FeatureCache(_Cache):
     """Features of clips, read row by row from memory-mapped shards.
 
     Attributes:
-        names: (n,) clip names; with ``views`` (n,) they say what each row is.
-        provenance: What made the features; ``hash`` is its hash.
+        names: (n,) clip name of each row.
+        views: (n,) view of each row.
+        provenance: Settings and weights that made the features; ``hash`` is its hash.
     """
 
     kind = "features"
 
     @property
     def steps(self) -> int:
-        """T', feature steps of a clip."""
+        """T', feature steps per clip."""
         return self._shape[0]
 
     @property
     def cells(self) -> int:
-        """S, spatial cells of a step."""
+        """S, spatial cells per step."""
         return self._shape[1]
 
     @property
@@ -201,12 +202,13 @@ class FeatureCache(_Cache):
 
 
 class EventCache(_Cache):
-    """Event sentences of clips; all code numbers are one tensor in memory (512 bytes a clip at M = 256).
+    """Event sentences of clips. All code numbers lie in memory as one tensor (512 bytes per clip at M = 256).
 
     Attributes:
-        names: (n,) clip names; with ``views`` (n,) they say what each row is.
-        provenance: What made the events; ``hash`` is its hash.
-        table: (K, E) float32 the codes' vectors, or None for the identity quantiser.
+        names: (n,) clip name of each row.
+        views: (n,) view of each row.
+        provenance: Settings and checkpoint that made the events; ``hash`` is its hash.
+        table: (K, E) float32 vector of each code, or None for the identity quantiser.
     """
 
     kind = "events"
@@ -217,14 +219,14 @@ class EventCache(_Cache):
         stored = open_tensor(path, "table") if path.is_file() else None
         wanted = "vectors" if stored is None else "ids"
         if any(not file.path.name.startswith(f"{wanted}-") for file in self._main.files):
-            raise DataError(f"{folder}: its shards and its table do not go together; delete the folder and run `{MAKERS[self.kind]}` again")
+            raise DataError(f"{folder}: its shards do not fit its table; delete the folder and run `{MAKERS[self.kind]}` again")
         if stored is not None and (stored.dtype != "<f4" or len(stored.shape) != 2 or not np.isfinite(stored.map()).all()):
-            raise DataError(f"{path}: no table of codes' vectors; delete the folder and run `{MAKERS[self.kind]}` again")
+            raise DataError(f"{path}: not a table of code vectors; delete the folder and run `{MAKERS[self.kind]}` again")
         self.table = None if stored is None else torch.from_numpy(stored.map().copy())
 
     @property
     def num_tokens(self) -> int:
-        """M, events of a clip."""
+        """M, events per clip."""
         return self._shape[0]
 
     @property
@@ -242,12 +244,13 @@ class EventCache(_Cache):
         found = np.concatenate([file.map() for file in self._main.files])
         if (largest := int(found.max())) >= self.num_codes:
             raise DataError(
-                f"{self.folder}: names code {largest} of a table of {self.num_codes}; delete the folder and run `{MAKERS[self.kind]}` again"
+                f"{self.folder}: has code {largest}, but its table has {self.num_codes} codes; delete the folder and run "
+                f"`{MAKERS[self.kind]}` again"
             )
         return found
 
     def ids(self, rows: NDArray[np.int64]) -> Tensor:
-        """(n, M) int64 code numbers; -1 throughout for the identity quantiser."""
+        """(n, M) int64 code numbers; all -1 for the identity quantiser."""
         if self.table is None:
             return torch.full((len(rows), self.num_tokens), -1)
         return torch.from_numpy(self._ids[rows].astype(np.int64))

@@ -1,9 +1,9 @@
-"""What a cache folder looks like: its description, its shards, and the clips that each shard holds.
+"""The format of a cache folder: its description, its shards, and the clips in each shard.
 
-``meta.json`` says what the cache is, what made it and whether it is complete. Each shard is two safetensors files: the big tensor
-(``features-…``, ``ids-…`` or ``vectors-…``) and, written just before it, its rows (``rows-…``: times or spans, and the clips' names,
-views and identities, and a digest of both tensors). A shard counts from the moment its big file is there. Each rank writes shards of its
-own.
+``meta.json`` holds the kind of the cache, its provenance, and whether it is complete. A shard is two safetensors files. The main file
+(``features-…``, ``ids-…`` or ``vectors-…``) holds the big tensor. The rows file (``rows-…``) holds times or spans, the clips' names, views
+and identities, and a digest of both tensors. The rows file is written first; the shard exists once its main file does. Each rank writes its
+own shards.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ MAKERS = {"features": "vtlvlm extract", "events": "vtlvlm tokenize"}
 
 
 NOTES = ("features_folder", "extractor_settings")
-"""What a provenance notes beside what decides the content: where its source lay, and where its maker had its weights. A cache with other
-notes is the same cache."""
+"""Keys of a provenance that do not affect the content: the places of the source and of the weights. A cache with other notes is the
+same cache."""
 
 
 def unnoted(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,13 +41,13 @@ def unnoted(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def provenance_hash(provenance: Mapping[str, Any]) -> str:
-    """Hash of plain values, the same for any order of keys and any ``NOTES``."""
+    """Hash of plain values. It depends neither on the order of keys nor on ``NOTES``."""
     text = json.dumps(unnoted(provenance), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """The first key, in order of names, at which two trees of plain values differ, with both values."""
+    """The first key (in alphabetical order) at which two trees of plain values differ, and both values; None for equal trees."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in sorted({*old, *new}):
             found = first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
@@ -58,12 +58,11 @@ def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] 
 
 
 def frames_taken(provenance: Mapping[str, Any], plain_only: bool) -> dict[str, Any]:
-    """What decides which frames of a clip a feature cache's views show, and which part of them; not how large the extractor saw them,
-    nor how many views there are.
+    """The sampling settings that must match for two feature caches to show the same frames. Size and number of views may differ.
 
     Args:
-        provenance: The cache's.
-        plain_only: Without what only training views from 1 up depend on.
+        provenance: Provenance of a feature cache.
+        plain_only: Leave out the settings of training views from 1 up.
     """
     settings = (provenance.get("sampling") or {}).get("init_args", {})
     found: dict[str, Any] = {"sampling": {name: value for name, value in settings.items() if name not in ("size", "views")}}
@@ -71,7 +70,7 @@ def frames_taken(provenance: Mapping[str, Any], plain_only: bool) -> dict[str, A
 
 
 def plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from JSON, so that tuples equal lists."""
+    """A provenance after a round trip through JSON: tuples become lists."""
     return dict(json.loads(json.dumps(provenance)))
 
 
@@ -82,11 +81,11 @@ def read_meta(folder: Path, kind: str) -> dict[str, Any]:
     """The description of a cache.
 
     Raises:
-        DataError: There is none, it is damaged, or of a cache of another kind or version.
+        DataError: The description is missing, damaged, or of another kind or version.
     """
     path = folder / "meta.json"
     if not path.is_file():
-        raise DataError(f"{folder}: no cache of {kind} there; make it with `{MAKERS[kind]}`")
+        raise DataError(f"{folder}: holds no cache of {kind}; make it with `{MAKERS[kind]}`")
     try:
         if path.stat().st_size > LARGEST_META:
             raise ValueError("larger than any description")
@@ -95,15 +94,15 @@ def read_meta(folder: Path, kind: str) -> dict[str, Any]:
         if found == kind and version == CACHE_VERSION:
             _require_meta(meta)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path}: not the description of a cache; name another folder, or delete this one and make it anew") from error
+        raise DataError(f"{path}: not a cache's description; name another folder, or delete this one and make the cache anew") from error
     if found != kind or version != CACHE_VERSION:
-        what = f"a cache of {shown(found, 40)} (version {shown(version, 40)})"
+        what = f"holds a cache of {shown(found, 40)} (version {shown(version, 40)})"
         raise DataError(f"{folder}: {what}, expected one of {kind} (version {CACHE_VERSION}); name another folder")
     return meta
 
 
 def _require_meta(meta: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a description has what its readers take."""
+    """Raise ValueError unless every value of a description has the type that its readers need."""
     made = meta["provenance"]
     if not isinstance(made, dict) or type(meta["complete"]) is not bool or type(meta["expected"]) is not int:
         raise ValueError("a value of another type")
@@ -121,12 +120,12 @@ def require_same(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, A
 
 _SHARD = re.compile(r"(features|ids|vectors)-r\d{5,9}-\d{6,9}\.safetensors", re.ASCII)
 _FORMS = {"features": ("<f2", 4, 2), "ids": ("<u2", 2, 3), "vectors": ("<f2", 3, 3)}
-"""Of each big tensor: its type, its number of dimensions, and that of the small tensor beside it"""
+"""Main tensor → its type, its number of dimensions, and the number of dimensions of the tensor in its rows file"""
 LARGEST_VIEW = 100_000
 
 
 def main_files(folder: Path) -> list[Path]:
-    """The big files of a cache's shards, in order."""
+    """The main files of a cache's shards, in order."""
     return sorted(path for path in folder.glob("*.safetensors") if _SHARD.fullmatch(path.name))
 
 
@@ -137,7 +136,7 @@ class Rows(NamedTuple):
 
 
 def digest(*arrays: NDArray[Any]) -> str:
-    """Hash of what arrays hold."""
+    """Hash of the content of arrays."""
     state = blake2b(digest_size=16)
     for array in arrays:
         state.update(np.ascontiguousarray(array).data)
@@ -152,16 +151,16 @@ def made_of(cache: Any, name: str, kind: type[Value]) -> Value:
     """A value of a cache's provenance.
 
     Raises:
-        DataError: The cache does not have it.
+        DataError: The provenance lacks it.
     """
     value = cache.provenance.get(name)
     if not isinstance(value, kind):
-        raise DataError(f"{cache.folder}: its description does not say {name}; delete the folder and make it anew")
+        raise DataError(f"{cache.folder}: its description lacks {name}; delete the folder and make the cache anew")
     return value
 
 
 class Shard(NamedTuple):
-    """Both files of a shard, not yet read, and the rows they hold."""
+    """Both files of a shard, not yet read, and its rows."""
 
     main: TensorFile
     side: TensorFile
@@ -169,14 +168,14 @@ class Shard(NamedTuple):
 
 
 def open_shard(path: Path, kind: str) -> Shard:
-    """The headers of a shard, which have to agree.
+    """Read the headers of a shard's two files, and check that they fit.
 
     Args:
-        path: Its big file.
+        path: The shard's main file.
         kind: ``features`` or ``events``.
 
     Raises:
-        DataError: One of its files is missing, damaged, of another kind, or does not go with the other.
+        DataError: A file is missing, damaged or of another kind, or the two do not fit.
     """
     name = path.name.split("-")[0]
     main, side = open_tensor(path, name), open_tensor(rows_file(path), "rows")
@@ -189,9 +188,9 @@ def open_shard(path: Path, kind: str) -> Shard:
         "<f4",
         side_dims,
     ):
-        raise DataError(f"{path}: holds other tensors than a cache of {kind}; delete it and run `{MAKERS[kind]}` again")
+        raise DataError(f"{path}: not a tensor of a cache of {kind}; delete it and run `{MAKERS[kind]}` again")
     if not (main.shape[0] == side.shape[0] == count == len(rows.views) == len(rows.identities)):
-        raise DataError(f"{path}: does not go with its {side.path.name}; delete both files and run `{MAKERS[kind]}` again")
+        raise DataError(f"{path}: does not fit {side.path.name}; delete both files and run `{MAKERS[kind]}` again")
     return Shard(main, side, rows)
 
 
@@ -200,7 +199,7 @@ def _rows_of(side: TensorFile) -> Rows:
         rows = Rows(*(json.loads(side.metadata[name]) for name in Rows._fields))
         if not all(isinstance(part, list) for part in rows):
             raise ValueError("no lists")
-        "".join(rows.names + rows.identities).encode()  # of texts only, and of ones that can be shown
+        "".join(rows.names + rows.identities).encode()  # raises unless all are texts that UTF-8 can encode
         if set(map(type, rows.views)) != {int} or not 0 <= min(rows.views) <= max(rows.views) < LARGEST_VIEW:
             raise ValueError("a view is not a number")
     except (KeyError, ValueError, TypeError, RecursionError) as error:

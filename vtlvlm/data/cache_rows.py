@@ -1,4 +1,4 @@
-"""Where a cache holds the clips of an index, and whether it was made of these clips and frames."""
+"""Finds the clips of an index in a cache, and checks that the cache was made from these clips and frames."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from vtlvlm.errors import DataError
 
 
 def rows_in(cache: FeatureCache | EventCache, views: NDArray[np.int64], index: ClipIndex, sides: Split) -> NDArray[np.int64]:
-    """Where a cache holds each clip of an index in each of these views, checked for every clip of the split.
+    """Find the cache row of each clip and view, and check every clip of the split.
 
     Args:
         cache: Features or events.
-        views: (V,) numbers of views, which begin with 0.
+        views: (V,) numbers of views; the first is 0.
         index: n clips.
-        sides: Which of them have to be there in view 0, unchanged.
+        sides: The split. Its clips must be in the cache in view 0, and their videos unchanged.
 
     Returns:
-        (V, n) rows of the cache; -1 where it lacks a clip.
+        (V, n) rows of the cache; -1 if it lacks a clip.
 
     Raises:
         DataError: A clip of the split is missing, or its video has changed since.
@@ -38,32 +38,32 @@ def rows_in(cache: FeatureCache | EventCache, views: NDArray[np.int64], index: C
         )
     made, now = cache.identities[rows[0, wanted]], index.identity[wanted]
     size = index.size[wanted]
-    other_size = ~np.char.startswith(made.astype(str), np.char.add(size.astype(str), "-")) & (size > 0)  # emptied is not replaced
-    differs = np.where(now == "", other_size, made != now)  # the size is all that is known of a file nobody has looked into
+    other_size = ~np.char.startswith(made.astype(str), np.char.add(size.astype(str), "-")) & (size > 0)  # empty counts as unchanged
+    differs = np.where(now == "", other_size, made != now)  # of an unopened file only the size is known
     changed = wanted[(made != "") & differs]
     if len(changed):
         raise DataError(
             f"{cache.folder}: {len(changed)} videos have changed since it was made, the first being {index.file(changed[0])}; "
-            "make it anew in another folder"
+            "make the cache anew in another folder"
         )
     return rows
 
 
 def require_same_frames(features: FeatureCache, targets: FeatureCache, plain_only: bool) -> None:
-    """Refuse targets of other frames than the features'.
+    """Refuse targets that show other frames than the features.
 
     Args:
-        features: What stage 1 reads.
-        targets: What it rebuilds.
-        plain_only: Compare what decides view 0 alone.
+        features: The input of stage 1.
+        targets: The features that stage 1 rebuilds.
+        plain_only: Compare only the settings of view 0.
 
     Raises:
-        DataError: Naming the setting of the sampling that differs.
+        DataError: A setting of the sampling differs; the message names it.
     """
     ours, theirs = (frames_taken(cache.provenance, plain_only=plain_only) for cache in (features, targets))
     if difference := first_difference(ours, theirs):
         key, here, there = difference
         raise DataError(
-            f"{targets.folder}: its views are of other frames than those of {features.folder} ({key} = {there!r} there, {here!r} "
-            "here); run `vtlvlm extract` with the same sampling into another folder"
+            f"{targets.folder}: shows other frames than {features.folder} ({key} = {there!r}, not {here!r}); "
+            "run `vtlvlm extract` with the same sampling into another folder"
         )

@@ -1,4 +1,4 @@
-"""Filling caches: appended to after a kill, never half written, one writer for each rank."""
+"""Writes caches, with one writer for each rank. A killed writer leaves whole shards, and the next one appends to them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from vtlvlm.data.shards import FolderLock, save_json, save_tensors
 from vtlvlm.errors import DataError
 
 _SHARD_BYTES = 64 * 2**20
-_SHARD_SECONDS = 60.0  # at most this much work is lost when a process is killed
+_SHARD_SECONDS = 60.0  # a killed process loses at most this much work
 
 
 class _CacheWriter:
-    """Writes one rank's share of a cache. Subclasses say what a row is."""
+    """Writes one rank's part of a cache. Subclasses define the rows."""
 
     kind: ClassVar[str]
 
@@ -58,7 +58,7 @@ class _CacheWriter:
                 require_same(self.folder, read_meta(self.folder, self.kind)["provenance"], self.provenance)
             elif rank == 0:
                 self._describe(complete=False, expected=expected)
-            for left in self.folder.glob(f".tmp-r{rank:05}-*"):  # of earlier versions
+            for left in self.folder.glob(f".tmp-r{rank:05}-*"):  # temporary files of earlier versions
                 left.unlink()
         except BaseException:
             self._lock.release()
@@ -75,10 +75,10 @@ class _CacheWriter:
         save_json(self.folder / "meta.json", {**meta, "complete": complete, "expected": expected})
 
     def done(self) -> set[Key]:
-        """Clips and views that are stored, by any rank, now or in earlier runs."""
+        """Clips and views already stored by any rank, now or in earlier runs."""
         keys: set[Key] = set()
         for path in main_files(self.folder):
-            rows = open_shard(path, self.kind).rows  # a damaged shard is named here, before anything is added
+            rows = open_shard(path, self.kind).rows  # raises for a damaged shard before anything is added
             keys.update(zip(rows.names, rows.views, strict=True))
         return keys
 
@@ -90,7 +90,7 @@ class _CacheWriter:
         if not self._main:
             self._since = time.monotonic()
         elif self._main[0][1].shape[1:] != main.shape[1:]:
-            raise ValueError(f"{name} of shape {main.shape[1:]} after {self._main[0][1].shape[1:]}: all clips of a cache have the same")
+            raise ValueError(f"{name} of shape {main.shape[1:]} after {self._main[0][1].shape[1:]}: all clips of a cache need one shape")
         self._main.append((name, main))
         self._side.append(side)
         self._rows.names.extend(clip for clip, _ in keys)
@@ -101,7 +101,7 @@ class _CacheWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Store what has been added so far."""
+        """Store all clips added so far."""
         if self._main:
             name = self._main[0][0]
             path = self.folder / f"{name}-r{self.rank:05}-{self._next:06}.safetensors"
@@ -114,7 +114,7 @@ class _CacheWriter:
         self._bytes = 0
 
     def close(self) -> None:
-        """Store the rest and let others write."""
+        """Store the rest and release the folder."""
         try:
             if self._lock.release.alive:
                 self.flush()
@@ -122,10 +122,10 @@ class _CacheWriter:
             self._lock.release()
 
     def finish(self, keys: Collection[Key]) -> None:
-        """Declare the cache complete. Call it once, on rank 0, after all ranks have closed.
+        """Mark the cache as complete. Call it once, on rank 0, after all ranks have closed.
 
         Args:
-            keys: Every clip and view that belongs into it.
+            keys: Every clip and view that the cache must hold.
 
         Raises:
             DataError: Some are missing.
@@ -150,13 +150,13 @@ class FeatureCacheWriter(_CacheWriter):
     """Writes features as float16.
 
     Args:
-        folder: The cache folder; made if missing, continued if it was made with the same provenance.
-        provenance: What determines the features, in plain values: decoder, sampling, extractor and its weights.
+        folder: The cache folder. Created if missing, continued if it has the same provenance.
+        provenance: Everything that determines the features, in plain values: decoder, sampling, extractor and its weights.
         rank: Number of this process; each writes its own shards.
-        expected: Clips times views that the finished cache will hold, for the message about an unfinished one.
+        expected: Clips times views of the finished cache, for the message about an unfinished one.
 
     Raises:
-        DataError: Made with another provenance, in use by another writer, or no cache folder.
+        DataError: The folder has another provenance, is in use by another writer, or holds other files.
     """
 
     kind = "features"
@@ -168,7 +168,7 @@ class FeatureCacheWriter(_CacheWriter):
             keys: n names and views.
             features: (n, T', S, D).
             times: (n, T') seconds.
-            identities: n content identities of the videos, for telling later whether they changed.
+            identities: n content identities of the videos; readers compare them to find changed videos.
 
         Raises:
             DataError: A feature is not finite in float16, or the disk is full.
@@ -187,13 +187,13 @@ class EventCacheWriter(_CacheWriter):
 
     Args:
         folder: As for ``FeatureCacheWriter``.
-        provenance: What determines the events: VTEM's checkpoint and hash, protocol, hash of the training clips, the features.
-        table: (K, E) the codes' vectors as the language model's projector sees them; None for the identity quantiser.
+        provenance: Everything that determines the events: VTEM's checkpoint and hash, protocol, hash of the training clips, the features.
+        table: (K, E) vector of each code, the input of the language model's projector; None for the identity quantiser.
         rank: Number of this process.
         expected: Clips times views of the finished cache.
 
     Raises:
-        DataError: As for ``FeatureCacheWriter``; or more codes than uint16 can number.
+        DataError: As for ``FeatureCacheWriter``; or uint16 cannot number all codes.
     """
 
     kind = "events"
@@ -211,14 +211,14 @@ class EventCacheWriter(_CacheWriter):
 
         Args:
             keys: n names and views.
-            ids: (n, M) code numbers; ignored where the cache has no table.
-            vectors: (n, M, E), stored only where the cache has no table.
+            ids: (n, M) code numbers; ignored if the cache has no table.
+            vectors: (n, M, E); stored only if the cache has no table.
             spans: (n, W, 2) seconds.
             identities: n content identities of the videos.
 
         Raises:
             DataError: The disk is full.
-            ValueError: A code number is not in the table, or no vectors for a cache without table.
+            ValueError: A code number is not in the table, or vectors are missing for a cache without table.
         """
         side = spans.detach().to("cpu", torch.float32).numpy()
         if self.codes:

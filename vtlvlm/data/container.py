@@ -1,6 +1,6 @@
-"""Opens video files from anywhere: refuses what must not be opened, chooses the video stream, yields the packets that can be trusted.
+"""Opens video files from anywhere. Refuses unsafe and truncated files, chooses the video stream, and yields its sound packets.
 
-FFmpeg may use only the demuxers in ``CONTAINERS`` and read only this one file: a file that it names is never opened. No file name is taken
+FFmpeg may use only the demuxers in ``CONTAINERS`` and read only this one file, never another file that it names. A file name is never taken
 for a network address.
 """
 
@@ -26,32 +26,32 @@ CONTAINERS = (
     "mv,mvi,mxf,mxg,nsv,nut,nuv,obu,ogg,pmp,pva,r3d,rm,roq,rpl,smjpeg,smk,swf,thp,ty,vc1,vc1test,vmd,vvc,wav,wc3movie,wtv,xmv,yop,"
     "yuv4mpegpipe"
 )
-"""FFmpeg's demuxers for files that hold pictures or sound themselves: no playlists, devices, numbered pictures, or text as pictures"""
-_ACROSS = 0.1  # lengths that differ by less than this share count as the same
+"""FFmpeg's demuxers for files that contain the pictures or sound: no playlists, devices, numbered pictures, or text as pictures"""
+_ACROSS = 0.1  # lengths count as the same if they differ by less than this fraction
 _LEFT_OUT = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails | av.stream.Disposition.dependent
-_BOXES = (b"mdat", b"moov", b"moof")  # without these whole, frames of an MP4 are missing
+_BOXES = (b"mdat", b"moov", b"moof")  # an MP4 lacks frames if one of these is cut
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"[playlist]")
-_PARSED = 3  # packets, counting the flagged one, within which a keyframe must follow: the parser still holds one packet at a joint
+_PARSED = 3  # a keyframe must follow within so many packets, counting the flagged one: at a joint the parser still holds one packet
 _ENDLESS = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # sizes that a writer left unfilled
-_ZEROS = 2**20  # bytes; a file that begins with so many zeros was only allocated
+_ZEROS = 2**20  # bytes; a file that begins with so many zeros was allocated and never written
 _MATROSKA, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
 _ASF, _MXF = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01\x02"
-_LONGEST = 2**50  # bytes; a larger declared length is not believed
-_LARGEST_GIF = 2**28  # bytes; the blocks of larger ones are not followed
+_LONGEST = 2**50  # bytes; a larger declared length is ignored
+_LARGEST_GIF = 2**28  # bytes; larger GIFs are not checked for their end
 
 
 _MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.EPERM, errno.EINTR, errno.EAGAIN, errno.ESTALE)
 
 
 class VideoError(DataError):
-    """A video that cannot be used: ``{path}: {reason}``."""
+    """An unusable video: ``{path}: {reason}``."""
 
 
 def unusable(path: str | Path, reason: str, error: Exception) -> VideoError:
-    """The error to raise for an error of FFmpeg's. A failure of the machine, such as too little memory, is not blamed on the file."""
+    """The error to raise for an FFmpeg error. Does not blame the file for a failure of the machine, such as too little memory."""
     code = getattr(error, "errno", None)
     if code in _MACHINE or isinstance(error, MemoryError):
-        return VideoError(f"{path}: cannot be looked into now ({shown(os.strerror(code or errno.ENOMEM)).lower()}); try again")
+        return VideoError(f"{path}: cannot be read now ({shown(os.strerror(code or errno.ENOMEM)).lower()}); try again")
     if isinstance(error, av.ArgumentError) and "readable" in reason:
         return VideoError(f"{path}: not a video file of a known kind")
     said = getattr(error, "strerror", None) or str(error)
@@ -60,14 +60,14 @@ def unusable(path: str | Path, reason: str, error: Exception) -> VideoError:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """The container and the video stream that players show; every failure of FFmpeg inside becomes a ``VideoError``."""
+    """Open the container and the video stream that players show. Every FFmpeg failure in the block becomes a ``VideoError``."""
     _require_whole_file(Path(path))
     try:
         with container_of(path) as container:
             streams = [s for s in container.streams.video if not s.disposition & _LEFT_OUT] or list(container.streams.video)
             streams = [s for s in streams if not s.disposition & av.stream.Disposition.attached_pic]
             if not streams:
-                raise VideoError(f"{path}: no video stream in it (audio only?)")
+                raise VideoError(f"{path}: has no video stream (audio only?)")
             usable = [s for s in streams if s.codec_context is not None]
             if not usable:
                 raise VideoError(f"{path}: no decoder for its video codec")
@@ -80,15 +80,15 @@ def opened(path: str | Path) -> Iterator[tuple[av.container.InputContainer, av.V
 
 
 def container_of(path: str | Path) -> av.container.InputContainer:
-    """Open a file with FFmpeg, which may read no other file and use only the demuxers in ``CONTAINERS``."""
+    """Open a file with FFmpeg. It may read no other file, and use only the demuxers in ``CONTAINERS``."""
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
     return av.open(f"file:{os.path.abspath(path)}", metadata_errors="ignore", options=options)  # noqa: PTH100 - FFmpeg follows links
 
 
 def _main(path: str | Path, candidates: list[int]) -> int:
-    """Index of the main stream: more than a still picture, then flagged as default, then the longest, then the largest, then the first.
+    """Index of the main stream. Prefers moving to still pictures, then the default flag, then the longest, largest and first stream.
 
-    The length comes from the packets, since containers often do not declare it; lengths within a tenth count as the same.
+    Takes the length from the packets, since containers often do not declare it. Lengths within a tenth count as the same.
     """
     with container_of(path) as container:
         streams = [container.streams[index] for index in candidates]
@@ -113,11 +113,11 @@ def _main(path: str | Path, candidates: list[int]) -> int:
 def packets_of(path: str | Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """The packets of a stream, with an empty one at the end.
 
-    In a transport stream a packet is also flagged as corrupt where two recordings were joined. Then a keyframe follows, and nothing is
-    damaged.
+    FFmpeg also flags a packet of a transport stream as corrupt at the joint of two recordings. A keyframe follows such a packet, and
+    nothing is damaged.
 
     Raises:
-        VideoError: A packet is flagged as corrupt.
+        VideoError: A packet is corrupt.
     """
     flagged: av.Packet | None = None
     patience = _PARSED if container.format.name == "mpegts" else 0
@@ -136,14 +136,14 @@ def packets_of(path: str | Path, container: av.container.InputContainer, stream:
 
 
 def place(item: av.Packet | av.VideoFrame | None, count: int = 0) -> str:
-    """Where in the video a packet or frame is, for messages: its time, else how many frames came before it."""
+    """The position of a packet or frame, for messages: its time, else the number of frames before it."""
     if item is None or item.pts is None or item.time_base is None:
         return f"after {count} frames"
     return f"near {float(item.pts * item.time_base):.2f} s"
 
 
 def _require_whole_file(path: Path) -> None:
-    """Refuse what must not be opened (a FIFO blocks for ever), and files that are shorter than their container declares."""
+    """Refuse special files (a FIFO blocks for ever), empty files and playlists, and files shorter than their container declares."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -167,7 +167,7 @@ def _require_whole_file(path: Path) -> None:
             elif head[:4] == b"GIF8" and status.st_size <= _LARGEST_GIF:
                 end = _end_of_gif(file)
             elif not any(head) and not any(head + file.read(_ZEROS)):
-                raise VideoError(f"{path}: not a readable video: it begins with nothing but zeros, as an unfinished download does")
+                raise VideoError(f"{path}: not a readable video: it begins with zeros only, like an unfinished download")
     except VideoError:
         raise
     except OSError as error:
@@ -175,11 +175,11 @@ def _require_whole_file(path: Path) -> None:
     except ValueError as error:  # a name with a zero byte
         raise VideoError(f"{shown(path)}: not a file name ({error})") from error
     if status.st_size + 1 < end < _LONGEST:  # an odd length may or may not be padded
-        raise VideoError(f"{path}: truncated: it should hold {end:,} bytes and holds {status.st_size:,}")
+        raise VideoError(f"{path}: truncated: it should have {end:,} bytes and has {status.st_size:,}")
 
 
 def _end_of_boxes(file: BinaryIO, size: int) -> int:
-    """Where the last box ends that the frames of an MP4 or MOV file need. Some vendors append bytes of their own."""
+    """End of the last box with frame data in an MP4 or MOV file. Some vendors append other bytes."""
     position, end = 0, 0
     while position + 8 <= size:
         file.seek(position)
@@ -198,7 +198,7 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_movie(file: BinaryIO, size: int) -> int:
-    """Where the last list of frames of an AVI file ends. The index after it may be missing, and other bytes may follow."""
+    """End of the last list of frames in an AVI file. The index after it may be missing, and other bytes may follow."""
     position, end = 12, 0
     while position + 12 <= size:
         file.seek(position)
@@ -216,7 +216,7 @@ def _end_of_movie(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_clusters(file: BinaryIO, size: int) -> int:
-    """Where a Matroska or WebM file ends. 0 if the file does not declare it, or if only an index or tags after its frames are cut."""
+    """End of a Matroska or WebM file. 0 if the file does not declare it, or if only an index or tags after the frames are cut."""
     position, end, clusters = 0, 0, 0
     while position < size and not (end and position >= end):
         element, body, length = _element(file, position)
@@ -236,7 +236,7 @@ def _end_of_clusters(file: BinaryIO, size: int) -> int:
 
 
 def _element(file: BinaryIO, position: int) -> tuple[int, int, int | None]:
-    """Number of a Matroska element, start of its body, and length of its body: None if that is unknown or cannot be read."""
+    """Number of a Matroska element, start of its body, and length of its body (None if unknown or unreadable)."""
     file.seek(position)
     head = file.read(12)
     first = 9 - head[0].bit_length() if head else 9
@@ -249,7 +249,7 @@ def _element(file: BinaryIO, position: int) -> tuple[int, int, int | None]:
 
 
 def _end_of_asf(file: BinaryIO) -> int:
-    """Where the packets of an ASF or WMV file end."""
+    """End of the packets in an ASF or WMV file."""
     file.seek(16)
     begin = int.from_bytes(file.read(8), "little")
     file.seek(begin + 16 if begin < 2**40 else 0)
@@ -258,7 +258,7 @@ def _end_of_asf(file: BinaryIO) -> int:
 
 
 def _end_of_mxf(file: BinaryIO) -> int:
-    """Where the frames of an MXF file end: at its footer. 0 if the file does not declare it."""
+    """End of the frames in an MXF file, which is its footer. 0 if the file does not declare it."""
     file.seek(0)
     head = file.read(60)
     if not head.startswith(_MXF) or len(head) < 60:
@@ -268,7 +268,7 @@ def _end_of_mxf(file: BinaryIO) -> int:
 
 
 def _end_of_gif(file: BinaryIO) -> int:
-    """Where the last block of a GIF ends; the end mark may be missing."""
+    """End of the last block of a GIF if the file is cut before it, else 0. The end mark may be missing."""
     file.seek(0)
     data = file.read()
     size = len(data)
@@ -284,5 +284,5 @@ def _end_of_gif(file: BinaryIO) -> int:
 
 
 def _colours(data: bytes, at: int) -> int:
-    """Bytes of the colour table that a GIF declares; 0 if it has none."""
+    """Bytes of a GIF's colour table; 0 if it has none."""
     return 3 << ((data[at] & 7) + 1) if len(data) > at and data[at] & 0x80 else 0

@@ -31,26 +31,26 @@ _SIDES = {"fit": "train", "validate": "val", "test": "test"}
 
 
 class NTUDataModule(LightningDataModule):
-    """Clips of NTU RGB+D, or of one's own folder, as batches of events, features or frames: whichever comes first of those given.
+    """Clips of NTU RGB+D or of your own folder, as batches of events (if given), else features (if given), else frames.
 
     Args:
-        source: Where the clips come from, and how they are divided.
+        source: The folder of clips, its labels and its split.
         features: Feature cache to read instead of videos (``vtlvlm extract``).
         events: Event cache to read instead of features or videos (``vtlvlm tokenize``).
-        target_features: Feature cache of the same clips and views by another extractor, which stage 1 has to rebuild from ``features``
-            (its ``target: llava``). Only the size of the pictures may differ between the two samplings.
-        sampling: How frames are taken from videos. A cache was made with a sampling of its own.
+        target_features: Feature cache of the same clips and views by another extractor. With ``target: llava``, stage 1 rebuilds these
+            features from ``features``. Only the picture size may differ between the two samplings.
+        sampling: Frames to take from videos. Caches have a sampling of their own.
         batch_size: Clips for each optimiser step, over all processes and accumulated batches.
-        micro_batch_size: Clips that one process takes at once; how many of these are accumulated is derived.
-        num_workers: Loading processes for each rank; event caches need none and use none.
-        seed: Of the validation choice, the order of clips, and the views.
-        augmentation: How training views from 1 up are changed, on the device: anew in each epoch of a training from videos, once in
-            ``extract``.
+        micro_batch_size: Clips that one process takes at once. The number of accumulated batches follows from it.
+        num_workers: Loading processes for each rank. Event caches use none.
+        seed: Seed of the validation split, the order of clips, and the views.
+        augmentation: Changes of training views from 1 up, made on the device. Training from videos draws them in each epoch, ``extract``
+            once.
 
     Raises:
         UsageError: ``batch_size`` is not a multiple of ``micro_batch_size`` times the processes; the protocol does not fit the data;
-            augmentation without a view to change; targets without features; or a seed that numpy does not take.
-        DataError: No usable clip, an empty side of the split, a cache that does not hold the clips, or targets of other frames.
+            augmentation has no view to change; targets come without features; or numpy does not take the seed.
+        DataError: No clip is usable, a side of the split is empty, a cache lacks clips, or the targets show other frames.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class NTUDataModule(LightningDataModule):
         if augmentation is not None and sampling.views < 2:
             raise UsageError("augmentation changes the training views from 1 up: set sampling.views to 2 or more")
         if target_features is not None and (features is None or events is not None):
-            raise UsageError("data.target_features is what stage 1 rebuilds from a feature cache: give data.features, and no data.events")
+            raise UsageError("data.target_features needs a feature cache to rebuild it from: give data.features, and no data.events")
         self.source, self.features, self.events = source, features, events
         self.target_features = target_features
         self.sampling, self.batch_size, self.micro_batch_size, self.num_workers = sampling, batch_size, micro_batch_size, num_workers
@@ -94,14 +94,14 @@ class NTUDataModule(LightningDataModule):
     # -- setting up --------------------------------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Look into new and changed videos, on one process of each node; the others read the index it leaves."""
+        """Open new and changed videos, on one process of each node. The other processes read the index that it writes."""
         self._scan(progress=True)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the index, divide it and open the caches.
+        """Read the index, split it and open the caches.
 
         Args:
-            stage: fit, validate, test or predict; the side it needs must not be empty.
+            stage: fit, validate, test or predict. The side of the split that it reads must not be empty.
         """
         if self._split is None:
             self._index = self._scan(progress=False)
@@ -124,8 +124,8 @@ class NTUDataModule(LightningDataModule):
             derived = self._accumulation(self.trainer.world_size)
             if self.trainer.accumulate_grad_batches not in (1, derived):
                 raise UsageError(
-                    f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}, but data.batch_size={self.batch_size} makes "
-                    f"it {derived}: leave it out, and set data.batch_size"
+                    f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}, but data.batch_size={self.batch_size} needs "
+                    f"{derived}: leave it out, and set data.batch_size"
                 )
             self.trainer.accumulate_grad_batches = derived
             self._progress = self._sampler = None
@@ -142,13 +142,13 @@ class NTUDataModule(LightningDataModule):
         return self.batch_size // (self.micro_batch_size * world)
 
     def _find_rows(self) -> None:
-        """Where the cache holds each clip in each of its views."""
+        """Find the cache row of each clip and view."""
         if self._cache is not None:
             self._views = np.union1d(0, self._cache.views)
             self._rows = rows_in(self._cache, self._views, self.index, self.split)
 
     def _find_targets(self) -> None:
-        """Where the target cache holds each clip in each of the features' views: of the same frames, and none lacking that is drawn."""
+        """Find the target cache's row of each clip and view. It must show the features' frames, and hold every row that is read."""
         assert self.features_cache is not None
         assert self.targets_cache is not None
         assert self._views is not None
@@ -165,10 +165,10 @@ class NTUDataModule(LightningDataModule):
             )
 
     def plain_rows(self, cache: FeatureCache) -> NDArray[np.int64]:
-        """Where a cache that need not be the run's own holds each clip's plain view: (n,).
+        """(n,) the row of each clip's plain view in any feature cache.
 
         Raises:
-            DataError: It lacks clips, or their videos have changed since.
+            DataError: The cache lacks clips, or their videos have changed since.
         """
         rows: NDArray[np.int64] = rows_in(cache, np.zeros(1, dtype=np.int64), self.index, self.split)[0]
         return rows
@@ -177,26 +177,26 @@ class NTUDataModule(LightningDataModule):
 
     @property
     def index(self) -> ClipIndex:
-        """All clips; batches name them by row."""
+        """All clips. Batches refer to its rows."""
         if self._index is None:
             raise RuntimeError("call setup() first")
         return self._index
 
     @property
     def split(self) -> Split:
-        """The sides."""
+        """The training, validation and test clips."""
         if self._split is None:
             raise RuntimeError("call setup() first")
         return self._split
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Category names in label order."""
+        """Class names in label order."""
         return self.split.classes
 
     @property
     def num_classes(self) -> int:
-        """A."""
+        """A, the number of classes."""
         return len(self.classes)
 
     @property
@@ -206,22 +206,25 @@ class NTUDataModule(LightningDataModule):
 
     @property
     def train_hash(self) -> str:
-        """Hash of the names of everything that is not test: what a model trained here may have seen."""
+        """Hash of the names of all clips outside the test side. A model trained here may have seen them."""
         return self.split.train_hash
 
     @property
     def validates(self) -> bool:
-        """Whether there is a validation side; known before ``setup`` from the settings."""
+        """Whether the split has validation clips. Before ``setup``, the settings decide."""
         return self.source.validation > 0 if self._split is None else len(self._split.val) > 0
 
     @property
     def num_views(self) -> int:
-        """Views that training draws from: as many as the cache holds without a gap, else as the sampling says."""
+        """Number of views that training draws from: the cache's views from 0 up without a gap, else ``sampling.views``."""
         return self.sampling.views if self._views is None else int((self._views == np.arange(len(self._views))).sum())
 
     @property
     def test_views(self) -> tuple[int, ...]:
-        """Views whose probabilities a test averages: those the cache holds of every test clip, else as the sampling says; (0,) is plain."""
+        """Views whose probabilities a test averages: the views that the cache holds for every test clip, else ``sampling.test_views``.
+
+        (0,) is the plain view alone.
+        """
         if self._rows is None or self._views is None:
             return self.sampling.test_views
         held = (self._rows[:, self.split.test] >= 0).all(1) & (self._views >= TEST_VIEWS)
@@ -229,7 +232,7 @@ class NTUDataModule(LightningDataModule):
 
     @property
     def sampling_settings(self) -> dict[str, Any]:
-        """The sampling behind the batches, as class_path and init_args: the cache's own if there is one."""
+        """The sampling of the batches, as class_path and init_args. A cache's own sampling comes first."""
         own = {"class_path": f"{FrameSampling.__module__}.{FrameSampling.__qualname__}", "init_args": asdict(self.sampling)}
         cache = self._cache
         return own if cache is None else cache.provenance.get("sampling", own)
@@ -239,15 +242,15 @@ class NTUDataModule(LightningDataModule):
         return self.events_cache if self.events_cache is not None else self.features_cache
 
     def clip_names(self, clips: Tensor | NDArray[np.int64] | Sequence[int]) -> list[str]:
-        """Names of rows of the index, such as those in a batch's ``clips``."""
+        """Names of rows of the index, such as a batch's ``clips``."""
         return [str(name) for name in self.index.name[np.asarray(clips)]]
 
     def identities(self, clips: Tensor | NDArray[np.int64] | Sequence[int]) -> list[str]:
-        """Content identities of the clips' files, "" where not known: for the caches."""
+        """Content identities of the clips' files, for the caches; "" if unknown."""
         return [str(text) for text in self.index.identity[np.asarray(clips)]]
 
     def groups(self, clips: Tensor) -> Tensor:
-        """(n,) rows of the index -> (n,) int64, a number for each group (person, source): see ``group_numbers``."""
+        """(n,) rows of the index -> (n,) int64 number of each clip's group (person, source); see ``group_numbers``."""
         return torch.from_numpy(group_numbers(self.index, self.split)[clips.cpu().numpy()]).to(clips.device)
 
     def keys(self, clips: Tensor | NDArray[np.int64] | Sequence[int], views: Tensor | NDArray[np.int64] | Sequence[int]) -> list[Key]:
@@ -255,7 +258,7 @@ class NTUDataModule(LightningDataModule):
         return list(zip(self.clip_names(clips), np.asarray(views).tolist(), strict=True))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Change what training views of videos look like, where ``augmentation`` says so."""
+        """Augment the training views of videos."""
         if self.augmentation is None or not isinstance(batch, VideoBatch):
             return batch
         training = (batch.views > 0) & (batch.views < TEST_VIEWS)
@@ -269,8 +272,8 @@ class NTUDataModule(LightningDataModule):
     # -- loaders -----------------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> ClipLoader:
-        """Training clips, shuffled by (seed, epoch); one of each clip's views is drawn for each epoch. From a checkpoint that was written
-        within an epoch, training goes on with the rest of it."""
+        """Training clips, shuffled by (seed, epoch). Each epoch draws one view of each clip. After a checkpoint from within an epoch,
+        training continues with the rest of that epoch."""
         clips = self.split.require("train")
         sampler = TrainSampler(clips, self._stored_views(clips), seed=self.seed, rank=self._rank(), world=self._world())
         if self._sampler is None and self._progress is not None:
@@ -280,12 +283,11 @@ class NTUDataModule(LightningDataModule):
 
     @property
     def global_micro_batch(self) -> int:
-        """Training clips that all processes together take in one pass."""
+        """Training clips in one pass of all processes together."""
         return self.micro_batch_size * self._world()
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint: how much of an epoch training has learned from, up to its last optimiser step; what was read behind that is
-        read again."""
+        """For the checkpoint: clips of the epoch consumed up to the last optimiser step. Later ones are replayed."""
         progress: Any = None if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress
         if progress is None or progress.is_last_batch:
             return EpochProgress(0, self.global_micro_batch)._asdict()
@@ -296,29 +298,29 @@ class NTUDataModule(LightningDataModule):
         """From the checkpoint.
 
         Raises:
-            UsageError: Another ``batch_size``, in which the beginning of the epoch that was learned from cannot be counted.
+            UsageError: The clips consumed are no multiple of the clips that all processes now take at once.
         """
         if self.trainer is None or not self.trainer.training:
             return
         self._progress = EpochProgress(**state_dict)
         if self._progress.clips % self.global_micro_batch:
             raise UsageError(
-                f"the checkpoint was written {self._progress.clips} clips into an epoch, which {self.global_micro_batch} at once "
-                "(data.micro_batch_size times processes) do not divide; keep data.batch_size, or continue from the end of an epoch"
+                f"the checkpoint was written {self._progress.clips} clips into an epoch, not a multiple of {self.global_micro_batch} "
+                "(data.micro_batch_size times processes); keep data.batch_size, or continue from the end of an epoch"
             )
-        if self._sampler is not None:  # a model that is split over processes asks for it first
+        if self._sampler is not None:  # a model split over processes makes the loader before this call
             self._sampler.done = self._progress.clips
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
-        """Validation clips, view 0, each exactly once over all ranks; no loader if there are none."""
+        """Validation clips, view 0, each exactly once over all ranks; [] without validation clips."""
         return self._plain_loader(self.split.val) if len(self.split.val) else []
 
     def test_dataloader(self) -> ClipLoader:
-        """Test clips, each exactly once over all ranks; where there are several test views, a clip's views stand side by side."""
+        """Test clips, each exactly once over all ranks. Several test views of a clip follow each other."""
         return self._plain_loader(self.split.require("test"), self.test_views)
 
     def predict_dataloader(self) -> ClipLoader:
-        """What ``predict_keys`` lists, without what ``skip`` named, each exactly once over all ranks."""
+        """The clips and views of ``predict_keys`` without the skipped ones, each exactly once over all ranks."""
         clips, views = self._predicted()
         if self._skipped:
             keep = np.array([key not in self._skipped for key in self.keys(clips, views)], dtype=np.bool_)
@@ -328,18 +330,18 @@ class NTUDataModule(LightningDataModule):
         return self._loader(ExactSampler(clips, views, rank=self._rank(), world=self._world()), targets=False)
 
     def predict_keys(self) -> list[Key]:
-        """Every usable clip of the split in view 0, those of the training side in all training views, the others in all test views."""
+        """Clips and views to predict: training and validation clips in all training views, test clips in view 0 and all test views."""
         return self.keys(*self._predicted())
 
     def skip(self, done: Collection[Key], idle: bool = False) -> None:
-        """Leave names and views out of ``predict_dataloader``: those a cache already holds.
+        """Leave clips and views that a cache already holds out of ``predict_dataloader``.
 
         Args:
-            done: What is left out.
-            idle: Whether a process may have nothing to do, where fewer are left than there are processes.
+            done: Names and views to leave out.
+            idle: Allow processes without work when fewer clips than processes are left.
         """
         self._skipped = frozenset(done)
-        self.allow_zero_length_dataloader_with_multiple_devices = idle  # Lightning asks for it
+        self.allow_zero_length_dataloader_with_multiple_devices = idle  # Lightning reads this
 
     def _predicted(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         sides = self.split
@@ -353,14 +355,14 @@ class NTUDataModule(LightningDataModule):
         return clips[order], views[order]
 
     def _stored_views(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,) how many views each clip has: as many as the sampling says, or as the cache holds without a gap."""
+        """(n,) number of views of each clip: ``sampling.views``, or the cache's views from 0 up without a gap."""
         if self._rows is None:
             return np.full(len(clips), self.sampling.views, dtype=np.int64)
         return np.cumprod(self._rows[: self.num_views, clips] >= 0, axis=0).sum(0)
 
     def _require_enough(self, clips: int) -> None:
         if clips < self._world():
-            raise UsageError(f"{clips} clips cannot be divided over {self._world()} processes; start {max(1, clips)} or fewer")
+            raise UsageError(f"{clips} clips are too few for {self._world()} processes; start {max(1, clips)} or fewer")
 
     def _plain_loader(self, clips: NDArray[np.int64], views: tuple[int, ...] = (0,)) -> ClipLoader:
         self._require_enough(len(clips))

@@ -1,4 +1,4 @@
-"""One batch at a time from videos, a feature cache or an event cache: ``__getitems__`` turns (clip, view) pairs into a named batch."""
+"""Makes batches from videos, a feature cache or an event cache. ``__getitems__`` turns (clip, view) pairs into a named batch."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ Batch = VideoBatch | FeatureBatch | EventBatch
 
 
 PATIENCE = 1800
-"""Seconds without a batch from any loading process, after which one of them is taken to hang"""
+"""Seconds without a batch from any loading process; after them, one process counts as hanging"""
 
 
 class Failure(NamedTuple):
-    """What a worker sends instead of a batch that could not be made: the error without the worker's traceback."""
+    """A worker's error without its traceback, sent instead of a batch."""
 
     error: DataError | OSError | MemoryError
 
 
 class Piped(NamedTuple):
-    """A batch whose tensors travel through a pipe, because there is no room for them in shared memory."""
+    """A batch whose tensors go through a pipe, because shared memory has no room."""
 
     kind: type
     columns: list[NDArray[Any] | None]
 
 
 class ClipLoader(DataLoader[Any]):
-    """A DataLoader that passes on its workers' errors as they were, in one line, and works with or without shared memory."""
+    """A DataLoader that raises its workers' errors unchanged, in one line, and also works without shared memory."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
@@ -51,8 +51,8 @@ class ClipLoader(DataLoader[Any]):
 
 
 def passed_on(batch: Any) -> Any:
-    """The collate function: datasets return whole batches. In a loading process it puts their tensors into shared
-    memory; a batch for which there is no room goes through the pipe instead."""
+    """The collate function, for datasets that return whole batches. In a loading process it moves tensors to shared memory, or, without
+    room there, sends them through the pipe."""
     if isinstance(batch, Failure) or get_worker_info() is None:
         return batch
     try:
@@ -65,9 +65,9 @@ def passed_on(batch: Any) -> Any:
 
 
 def _unpiped(batch: Piped) -> Any:
-    """The batch again, with a warning that says what would be faster."""
+    """Rebuild the batch, and warn that shared memory would be faster."""
     warnings.warn(
-        "no room in /dev/shm for the batches of the loading processes: they go through a pipe, which is slower; give it more (docker run "
+        "no room in /dev/shm for the batches of the loading processes: they go through a slower pipe; give it more (docker run "
         "--shm-size=2g), or use fewer workers (--data.num_workers) or a smaller --data.micro_batch_size",
         stacklevel=3,
     )
@@ -75,10 +75,10 @@ def _unpiped(batch: Piped) -> Any:
 
 
 class ClipDataset(Dataset[Any]):
-    """Base of the three: labels, clips and views of a batch.
+    """Base class: labels, clips and views of a batch.
 
     Args:
-        labels: (n,) of all clips of the index.
+        labels: (n,) labels of all clips of the index.
     """
 
     def __init__(self, labels: NDArray[np.int64]) -> None:
@@ -101,8 +101,8 @@ class VideoDataset(ClipDataset):
 
     Args:
         index: The clips.
-        sampling: How frames are taken.
-        seed: Of the views above 0.
+        sampling: Frames to take from each clip.
+        seed: Seed of the training views.
     """
 
     def __init__(self, index: ClipIndex, sampling: FrameSampling, seed: int) -> None:
@@ -118,7 +118,7 @@ class VideoDataset(ClipDataset):
             return Failure(DataError(f"{error}. {advice}"))
         except MemoryError as error:
             return Failure(error)
-        except OSError as error:  # made of plain values: a library's own error may not travel between processes
+        except OSError as error:  # from plain values: a library's own error may not pickle
             return Failure(OSError(error.errno, error.strerror, error.filename) if error.errno else DataError(str(error)))
         frames, times = (torch.stack(column) for column in zip(*decoded, strict=True))
         return VideoBatch(frames, times, labels, clips, views)
@@ -130,12 +130,12 @@ class VideoDataset(ClipDataset):
 
 
 class CachedDataset(ClipDataset):
-    """Base of the two that read a cache.
+    """Base class of the datasets that read a cache.
 
     Args:
-        labels: (n,) of all clips of the index.
-        views: (V,) numbers of the views that the cache holds, rising.
-        rows: (V, n) the cache's row of each of these views of each clip, -1 if it has none.
+        labels: (n,) labels of all clips of the index.
+        views: (V,) numbers of the cache's views, rising.
+        rows: (V, n) cache row of each view and clip, -1 if missing.
     """
 
     def __init__(self, labels: NDArray[np.int64], views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
@@ -143,21 +143,21 @@ class CachedDataset(ClipDataset):
         self.views, self.rows = views, rows
 
     def rows_of(self, clips: Tensor, views: Tensor) -> NDArray[np.int64]:
-        """(B,) the cache's rows of clips and view numbers, each (B,)."""
+        """Clips (B,) and view numbers (B,) -> cache rows (B,)."""
         return rows_at(self.rows, self.views, clips, views)
 
 
 def rows_at(rows: NDArray[np.int64], held: NDArray[np.int64], clips: Tensor, views: Tensor) -> NDArray[np.int64]:
-    """(B,) of rows (V, n), where the V view numbers are ``held``, those of clips and view numbers, each (B,)."""
+    """Clips (B,) and view numbers (B,) -> the entries (B,) of ``rows`` (V, n); ``held`` (V,) are the view numbers of its V rows."""
     return rows[np.searchsorted(held, views.numpy()), clips.numpy()]
 
 
 class Targets(NamedTuple):
-    """What is to be rebuilt from the features."""
+    """The features that stage 1 rebuilds from its input."""
 
     cache: FeatureCache
     rows: NDArray[np.int64]
-    """(V, n) its row of each view of each clip, -1 if it has none; the V views are those of the features"""
+    """(V, n) row of ``cache`` for each view and clip, -1 if missing. The V views are the features' views"""
 
 
 class FeatureDataset(CachedDataset):

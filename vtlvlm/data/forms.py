@@ -1,4 +1,7 @@
-"""The three forms of a set of videos: NTU names in any tree, a folder for each class (with or without train and test folders), or a CSV."""
+"""Finds the clips of a data set. It has one of three forms: NTU names in any tree, a folder for each class, or a CSV.
+
+Class folders may lie in train, val and test folders, or hold them.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,16 @@ from vtlvlm.system.text import encodable, not_text, shown
 
 
 def found(root: Path, classes: str | Path | None) -> ClipIndex:
-    """Clips found in the tree: NTU names if there are any, else a folder for each class.
+    """Find the clips in a tree: by NTU names if it has any, else by class folders.
 
     Raises:
-        DataError: No videos, or a list of classes that cannot be read.
+        DataError: The tree has no videos, or the list of classes cannot be read.
     """
     given = Path(classes) if classes is not None else root / "classes.txt"
     listing = videos_in(root, [given])
     if not listing.paths:
         also = f"; {'; '.join((*listing.lost, *listing.notes))}" if listing.lost or listing.notes else ""
-        raise DataError(f"{root}: no video files ({' '.join(sorted(VIDEO_ENDINGS))}) in it{also}")
+        raise DataError(f"{root}: holds no video files ({' '.join(sorted(VIDEO_ENDINGS))}){also}")
     files = [path.rpartition("/")[2] for path in listing.paths]
     ntu = bool(parse_names(files).valid.any()) or any("_rgb." in file for file in files)
     listed = classes is not None or given.is_file()
@@ -48,7 +51,7 @@ def _names_for_folders(given: Path) -> list[str]:
 
 
 def _misfits(listing: Listing) -> list[str]:
-    """Why the path of each video excludes it, "" if it does not."""
+    """For each video, why its path excludes it; "" if it does not."""
     return [
         f"the same file as {listing.again[path]}" if path in listing.again else "" if path.isascii() or encodable(path) else not_text(path)
         for path in listing.paths
@@ -64,16 +67,16 @@ def ntu_clips(
     origin: str,
     misfits: list[str] | None = None,
 ) -> ClipIndex:
-    """Clips by their NTU names.
+    """Index clips by their NTU names.
 
     Args:
-        root: Of the set.
-        paths: Relative to it.
-        sizes: Bytes.
-        files: The last parts of the paths.
-        names: The classes by the numbers of their actions; None for the official ones.
-        origin: Where the classes come from, in words.
-        misfits: Why clips are left out already, "" for those that are not.
+        root: Folder of the data set.
+        paths: Paths relative to ``root``.
+        sizes: File sizes in bytes.
+        files: File names without folders.
+        names: Action number → class name; None for the official names.
+        origin: Where the classes come from, for messages.
+        misfits: Why each clip is already left out, "" if it is not.
     """
     columns = parse_names(files)
     highest = int(columns.action[columns.valid].max(initial=0))
@@ -99,7 +102,7 @@ def ntu_clips(
 
 
 def _class_folders(root: Path, listing: Listing, names: list[str] | None, given: Path) -> ClipIndex:
-    """Clips in a folder for each class. If the folders above or inside these are named train, val or test, they divide the clips."""
+    """Index clips by their class folders. Folders named train, val or test, above or inside the class folders, divide the clips."""
     parts = [path.split("/")[:-1] for path in listing.paths]
     order = _order_of_sides(parts)
     depth = 0 if order is None else 2
@@ -113,7 +116,7 @@ def _class_folders(root: Path, listing: Listing, names: list[str] | None, given:
             misfits[row] = (
                 "in no class folder: put each clip into a folder named after its class"
                 if order is None
-                else "in no class folder of a side of the split: put each clip into a folder such as train/CLASS"
+                else "in no class folder inside train, val or test: put each clip into a folder such as train/CLASS"
             )
         elif not misfits[row]:
             misfits[row] = unusable(label)
@@ -138,15 +141,15 @@ def _class_folders(root: Path, listing: Listing, names: list[str] | None, given:
     if order is None and len(index.classes) > 1 and (same := _same_inside(inner)):
         index.lost = (
             *index.lost,
-            f"the classes {shown(', '.join(sorted(inner)), 80)} hold folders of the same names ({shown(', '.join(same), 80)}): if these "
-            "are the classes, and those the sides of a split, name them train, val and test",
+            f"the class folders {shown(', '.join(sorted(inner)), 80)} hold folders of the same names ({shown(', '.join(same), 80)}): if "
+            "the inner folders are the classes and the outer ones a split, name the outer ones train, val and test",
         )
     used = np.flatnonzero(index.misfit == "")
     if order != 0 and len(index.classes) == 1 and len(used) and len(set().union(*inner.values())) > 1:
         top = parts[int(used[0])][0]
         index.lost = (
             *index.lost,
-            f"all clips lie in one folder, so that there is one class; if {shown(top)} holds the class folders, name {shown(root / top)}",
+            f"all clips lie in one folder, which makes one class; if {shown(top)} holds the class folders, name {shown(root / top)}",
         )
     if names is not None and (lacking := [name for name in names if name not in where]):
         index.notes = (*index.notes, f"classes of {given} that have no folder: {some(lacking)}")
@@ -154,13 +157,13 @@ def _class_folders(root: Path, listing: Listing, names: list[str] | None, given:
 
 
 def _same_inside(inner: dict[str, set[str]]) -> list[str]:
-    """The names of the folders inside each top folder, if these are several and the same for two or three top folders; else none."""
+    """The names of the inner folders, if two or three top folders hold the same names and more than one; else none."""
     names = list(inner.values())
     return sorted(names[0]) if len(names) in (2, 3) and len(names[0]) > 1 and all(other == names[0] for other in names) else []
 
 
 def _first_paths(labels: list[str], paths: list[str]) -> dict[str, str]:
-    """Each label, and the folder that it comes from."""
+    """Label → the first folder that has it, in words."""
     where: dict[str, str] = {}
     for label, path in zip(labels, paths, strict=True):
         if label and label not in where:
@@ -169,7 +172,7 @@ def _first_paths(labels: list[str], paths: list[str]) -> dict[str, str]:
 
 
 def _order_of_sides(parts: list[list[str]]) -> int | None:
-    """0 if the top folders are the sides of a split, 1 if the folders inside the class folders are, None if neither is."""
+    """The level of the train, val and test folders: 0 for the top folders, 1 for the folders inside them, None for neither."""
     tops = Counter(folders[0].lower() for folders in parts if folders)
     sides = {SIDES[top] for top in tops if top in SIDES}
     deep = {SIDES[folders[0].lower()] for folders in parts if len(folders) > 1 and folders[0].lower() in SIDES}
@@ -181,10 +184,10 @@ def _order_of_sides(parts: list[list[str]]) -> int | None:
 
 
 def listed(root: Path, csv: Path) -> ClipIndex:
-    """Clips that a CSV lists.
+    """Index the clips that a CSV lists.
 
     Raises:
-        DataError: No such table, or one that cannot be read, or labels that cannot be told apart.
+        DataError: The table is missing or cannot be read, or two labels look alike.
     """
     file = table_file(root, csv)
     table = read_table(file)
@@ -221,10 +224,10 @@ def listed(root: Path, csv: Path) -> ClipIndex:
 
 
 def table_file(root: Path, csv: Path) -> Path:
-    """Where a CSV table lies: as given, or else in the root.
+    """The CSV table at the given path, or else inside ``root``.
 
     Raises:
-        DataError: It is in neither place.
+        DataError: The table is in neither place.
     """
     file = csv if csv.is_file() else root / csv
     if not file.is_file():
@@ -237,14 +240,14 @@ def _in_lines(lines: list[int]) -> str:
 
 
 def _contradiction(labels: list[str], sides: list[str], one: int, row: int) -> str:
-    """How two rows of one file contradict each other, for the message."""
+    """How two rows for the same file contradict each other, for the message."""
     if labels[one] != labels[row]:
         return f", labelled {shown(labels[one], 80)},"
     return f", on the side {sides[one]}," if sides[one] != sides[row] else ""
 
 
 def _found_as(root: Path, written: str) -> tuple[str, os.stat_result | None]:
-    """A path of a table as the disk has it. Spaces around it, and how its accents are stored, are changed only if no such file is found."""
+    """A path of a table as the disk spells it. If no such file exists, tries it without outer spaces and with other Unicode forms."""
     for path in dict.fromkeys((written, written.strip(), *(unicodedata.normalize(form, written.strip()) for form in ("NFC", "NFD")))):
         try:
             return path, os.stat(os.path.join(root, path))  # noqa: PTH116, PTH118 - a hundred thousand times
@@ -254,7 +257,7 @@ def _found_as(root: Path, written: str) -> tuple[str, os.stat_result | None]:
 
 
 def _label(index: ClipIndex, labels: list[str], names: list[str] | None, where: dict[str, str], what: Path) -> None:
-    """Set the labels of the clips that are not left out."""
+    """Set the classes, and the labels of the usable clips."""
     fits = index.misfit == ""
     kept = np.array(labels, dtype=object)
     require_distinct({label: where[label] for label in sorted(set(kept[fits].tolist()))}, what)
@@ -272,7 +275,7 @@ NO_CLIP = "categories left out, because none of their clips can be used"
 
 
 def _index(root: Path, layout: Layout, paths: list[str], sizes: list[int], misfits: list[str], names: list[str] | None = None) -> ClipIndex:
-    """An index of files that have not been opened. Of clips with the same name the first is kept."""
+    """Make an index of files that have not been opened yet. Among clips of the same name, only the first is usable."""
     count = len(paths)
     path, misfit = strings(paths), strings(misfits)
     name = path.copy() if names is None else strings(names)
@@ -319,7 +322,7 @@ def _index(root: Path, layout: Layout, paths: list[str], sizes: list[int], misfi
 
 
 def _with_escapes(index: ClipIndex) -> ClipIndex:
-    """Write the bytes of names that are not UTF-8 as escapes. Such clips are left out, but messages can name them."""
+    """Escape the bytes of names that are not UTF-8. Such clips are left out; the escapes let messages name them."""
     for column in (index.path, index.name, index.misfit, index.split, index.group):
         odd = [row for row, text in enumerate(column.tolist()) if not text.isascii() and not encodable(text)]
         column[odd] = [shown(column[row]) for row in odd]
@@ -327,7 +330,7 @@ def _with_escapes(index: ClipIndex) -> ClipIndex:
 
 
 def drop_empty(index: ClipIndex) -> None:
-    """Leave out the categories without a usable clip, and say so in ``lost``. For sets whose categories no list defines."""
+    """Remove the classes without a usable clip, and list them in ``lost``. Only for data sets without a list of classes."""
     kept = np.bincount(index.label[index.usable], minlength=len(index.classes)) > 0
     if kept.all():
         return

@@ -1,17 +1,17 @@
-"""Reading headers of coded packets: numbers of any width, and the base of what counts pictures by them."""
+"""Reads headers of coded packets: numbers of any width, and the base class of the picture counters."""
 
 from __future__ import annotations
 
 MANY = 4096
-"""Units of a packet that are read, at most: a picture has tens of slices."""
+"""Most units that are read in a packet. A picture has tens of slices."""
 
 
 class Unsure(Exception):
-    """The headers of the packets do not say which pictures are shown."""
+    """The packets' headers do not settle which pictures are shown."""
 
 
 class Counter:
-    """Base of the counters of pictures. A counter is given a stream's packets in order.
+    """Base class of the picture counters. Call a counter with a stream's packets in order.
 
     Args:
         extradata: The stream's header.
@@ -21,16 +21,16 @@ class Counter:
         self._progress = False
 
     def __call__(self, packet: memoryview) -> int:
-        """Pictures that a packet shows.
+        """The number of pictures that a packet shows.
 
         Raises:
-            Unsure: Only a decoder can tell.
+            Unsure: Only a decoder can count the pictures.
         """
         raise NotImplementedError
 
     @property
     def settled(self) -> bool:
-        """Whether the packets so far hold all the data of their pictures."""
+        """Whether all pictures counted so far are complete."""
         return True
 
 
@@ -38,7 +38,7 @@ class Bits:
     """Reads numbers of any width, first bit first.
 
     Raises:
-        Unsure: The data end.
+        Unsure: The data ends too early.
     """
 
     def __init__(self, data: bytes) -> None:

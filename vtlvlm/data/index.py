@@ -1,6 +1,6 @@
-"""The clip index: one row for each video of a data set, kept as a parquet file.
+"""The clip index: one row for each video of a data set, stored as a parquet file.
 
-Rows with a ``problem`` are left out of every split, openly: they stay in the index, are counted and named.
+Rows with a ``problem`` belong to no split. They stay in the index, and reports count and name them.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ class ClipIndex:
     Attributes:
         root: Folder that paths are relative to.
         layout: NTU names, a folder per class, or a CSV.
-        classes: Category names in label order.
-        official: Whether the classes are NTU RGB+D's own, so that the 60-action protocols keep actions 1 to 60 only.
-        defined: Whether a list says which classes there are: a class without clips then stays.
-        notes: Lines about what lies beside the clips and was passed over.
-        lost: Lines about what should be clips but could not be read, and about classes without clips.
+        classes: Class names in label order.
+        official: Whether the classes are NTU RGB+D's own. The 60-action protocols then keep actions 1 to 60 only.
+        defined: Whether a list names the classes. Classes without clips then stay.
+        notes: Lines about other files and folders that were passed over.
+        lost: Lines about unreadable files and folders, and about classes without clips.
         path: File relative to ``root``, with forward slashes.
         name: Unique key: ``S001C001P001R001A001`` for NTU names, else the path.
         label: Position in ``classes``, -1 if unknown.
         setup: From the NTU name, else -1; likewise ``camera``, ``subject`` and ``replication``.
-        group: What must not be divided by the ``group`` protocol: the person for NTU names, the CSV's column, "" for none.
-        split: ``train``, ``val`` or ``test`` from the CSV, or from folders of these names, "" for none.
+        group: Clips of one group stay on one side of the ``group`` protocol. The person for NTU names, else the CSV's column; "" for none.
+        split: ``train``, ``val`` or ``test`` from the CSV or from folders of these names; "" for none.
         size: Bytes, -1 if missing.
-        modified: When the file was last changed, in nanoseconds since 1970; -1 if missing.
+        modified: Time of the last change, in nanoseconds since 1970; -1 if missing.
         frames: Frames counted by reading packets; -1 if not yet counted.
         fps: Declared frames per second; NaN if not yet read.
         duration: Seconds; NaN if not yet read.
         width: Pixels as stored, -1 if not yet read; likewise ``height``.
-        rotation: Degrees clockwise by which the picture is turned for display (decoding does it); -1 if not yet read.
+        rotation: Degrees clockwise that turn the stored picture upright; -1 if not yet read. Decoding applies it.
         variable: Whether frames are unevenly spaced in time.
         identity: Size and a hash of the first and last 64 KiB; "" if not yet read.
         checked: 0 name only, 1 packets read, 2 every frame decoded.
-        misfit: Why name or label exclude the clip, "" if they do not.
-        damage: Why the file excludes it, "" if it does not.
+        misfit: Why the name or label excludes the clip, "" if neither does.
+        damage: Why the file excludes the clip, "" if it does not.
     """
 
     root: Path
@@ -108,21 +108,21 @@ class ClipIndex:
         progress: bool = True,
         store: str | Path | None = None,
     ) -> Self:
-        """Find all clips under ``root``, look into the new and changed ones, and keep the result.
+        """Find all clips under ``root``, open the new and changed ones, and store the index.
 
         Args:
             root: Folder with NTU names in any tree, or a folder per class, or the base of the CSV's paths.
-            classes: A classes.txt for NTU names; None takes ``root/classes.txt`` if it is there, else the official names.
+            classes: A classes.txt for NTU names; None takes ``root/classes.txt`` if it exists, else the official names.
             csv: Table ``path,label[,split,group]``, relative to ``root`` unless it exists as given.
-            fast: Names only; decode nothing. The ends of files that were changed since an earlier scan are compared with what is known.
-            verify: Decode every frame of every clip whose content was not decoded before; its ends are compared with what is known.
-            again: Look once more into clips that were found damaged.
-            workers: Threads that open videos; None for one a core.
-            progress: Show a progress bar when it takes longer than a second.
+            fast: Read names only, decode nothing. For files changed since an earlier scan, compare the identity.
+            verify: Decode every frame of every clip that no earlier scan decoded. An equal identity counts as the same clip.
+            again: Open damaged clips once more.
+            workers: Threads that open videos; None for one per core.
+            progress: Show a progress bar after one second.
             store: Index file; None for ``default_store(root)``.
 
         Raises:
-            DataError: Nothing usable was found.
+            DataError: No clip is usable.
         """
         from vtlvlm.data.scan import scan
 
@@ -130,7 +130,7 @@ class ClipIndex:
 
     @property
     def problem(self) -> NDArray[np.object_]:
-        """(n,) why each clip is left out, "" for the usable ones."""
+        """(n,) why each clip is left out, "" if it is usable."""
         return np.where(self.misfit != "", self.misfit, self.damage)
 
     @property
@@ -148,7 +148,7 @@ class ClipIndex:
             warnings.warn(message, stacklevel=2)
 
     def excluded(self, most: int = 5) -> str:
-        """One line on the clips left out; "" if there are none."""
+        """One line about the clips that are left out; "" if none are."""
         problem = self.problem
         rows = np.flatnonzero(problem != "")
         if not len(rows):
@@ -158,10 +158,10 @@ class ClipIndex:
         return f"{self.root}: {len(rows)} of {len(self)} clips are left out: {listed}{more}. `vtlvlm prepare {self.root}` lists them all"
 
     def write(self, path: str | Path) -> None:
-        """Write as parquet, whole or not at all. If the set's own index is a link, the link is replaced and its target is not.
+        """Write a parquet file, whole or not at all. If the index inside the data set is a link, replaces the link and keeps its target.
 
         Raises:
-            OSError: The place cannot be written.
+            OSError: The file cannot be written.
         """
         path = Path(path)
         facts = {"version": _VERSION, "root": str(self.root), **{name: getattr(self, name) for name in _FACTS}}
@@ -171,10 +171,10 @@ class ClipIndex:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read what ``write`` wrote. All of it is checked: an index may come from anywhere, or from a disk that failed.
+        """Read a file that ``write`` wrote. Checks everything: the file may be a stranger's or damaged.
 
         Raises:
-            DataError: Not an index of this version, damaged, or larger than any set.
+            DataError: The file is not an index of this version, is damaged, or is larger than any data set.
         """
         try:
             with Path(path).open("rb") as file:
@@ -190,11 +190,11 @@ COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(ClipIndex))[1 + 
 
 
 _KINDS = {field.name: np.dtype(str(field.type).partition("np.")[2].rstrip("]").rstrip("_") or "O") for field in fields(ClipIndex)[7:]}
-_MOST_BYTES = 2**31  # of an index when unpacked; the 114,480 clips of NTU RGB+D 120 take some 20 million
+_MOST_BYTES = 2**31  # of an unpacked index; the 114,480 clips of NTU RGB+D 120 take some 20 million
 
 
 def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The facts and columns of an index file, checked. The first check is how large they are when unpacked."""
+    """Read and check the facts and columns of an index file. Checks their unpacked size before it unpacks them."""
     opened = pq.ParquetFile(file, read_dictionary=[name for name, kind in _KINDS.items() if kind.hasobject])
     meta, groups = opened.metadata, range(opened.metadata.num_row_groups)
     if meta.num_rows > MOST_CLIPS or sum(meta.row_group(group).total_byte_size for group in groups) > _MOST_BYTES:
@@ -220,20 +220,20 @@ def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _leads_out(paths: list[str]) -> bool:
-    together = "\n".join(("", *paths, ""))  # looked through at once: there may be a hundred thousand
+    together = "\n".join(("", *paths, ""))  # one search over all: there may be a hundred thousand
     if "\n/" not in together and "../" not in together and "..\n" not in together:
         return False
     return any(path.startswith("/") or ".." in path.split("/") for path in paths)
 
 
 def _column(column: pa.ChunkedArray, kind: np.dtype[Any]) -> NDArray[Any]:
-    """One column, of the kind that it must have and without gaps."""
+    """One column; its type must be ``kind``, and no value may be missing."""
     if column.null_count:
         raise TypeError("gaps")
     if not kind.hasobject:
         values = column.to_numpy()
         if values.dtype != kind:
-            raise TypeError(f"{values.dtype} in place of {kind}")
+            raise TypeError(f"{values.dtype} instead of {kind}")
         return np.array(values)
     parts = [strings([])]
     for chunk in column.chunks:
@@ -254,27 +254,27 @@ def _reason(problem: str) -> str:
 
 
 def report_file(store: Path) -> Path:
-    """Where the report on an index lies."""
+    """The report file beside an index file."""
     return store.with_suffix(".txt")
 
 
 def require_store(store: Path, root: Path) -> None:
-    """Refuse to write an index, and the report beside it, over anything else.
+    """Refuse to overwrite anything but an index and the report beside it.
 
     Raises:
-        UsageError: Something that is not an index, or not its report, is there.
+        UsageError: Another file or folder has the name of the index or of its report.
     """
     if store.is_dir():
-        raise UsageError(f"{store}: a folder; name a file for the index")
+        raise UsageError(f"{store}: is a folder; name a file for the index")
     page = report_file(store)
     if page == store:
-        raise UsageError(f"{store}: the index and the report on it would be one file; let the index's name end in .parquet")
+        raise UsageError(f"{store}: the index and its report would be the same file; choose a name that ends in .parquet")
     if store in stores(root):
         return
     if os.path.lexists(store) and not _replaceable(store):
-        raise UsageError(f"{store}: there already, and not an index of vtlvlm; name another file for the index")
+        raise UsageError(f"{store}: exists and is not an index of vtlvlm; name another file for the index")
     if os.path.lexists(page) and not (page.is_file() and _REPORT.search(_start(page))):
-        raise UsageError(f"{page}: there already, and not the report on an index, which would stand there; name another file for the index")
+        raise UsageError(f"{page}: exists and is not the report of an index, which would overwrite it; name another file for the index")
 
 
 _REPORT = re.compile(rb"\A[^\n]*: [\d,]+ clips \([^\n]*\), [\d,]+ usable, [\d,]+ classes")
@@ -299,17 +299,17 @@ def _replaceable(store: Path) -> bool:
 
 
 def default_store(root: Path) -> Path:
-    """``root/.vtlvlm/index.parquet`` where that can be written and is not a link, else a file in the user's cache folder."""
+    """``root/.vtlvlm/index.parquet`` if it is writable and no link, else a file in the user's cache folder."""
     inside, outside = stores(root)
     folder = inside.parent if inside.parent.is_dir() else root
     if any(place.is_symlink() for place in (inside.parent, inside, report_file(inside))):
         return outside
-    writable = os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222  # root may write anywhere: respect the bits all the same
+    writable = os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222  # root may write anywhere; respect the bits nevertheless
     return inside if writable else outside
 
 
 def stores(root: Path) -> tuple[Path, Path]:
-    """The two places where the index of ``root`` may be: inside it, and in the user's cache folder."""
+    """The two possible index files of ``root``: inside it, and in the user's cache folder."""
     key = blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / OWN_FOLDER / "index.parquet", caches / "vtlvlm" / f"index-{key}.parquet"

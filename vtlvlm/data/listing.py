@@ -1,7 +1,8 @@
-"""Finds the videos below a folder, and counts what else lies there. Every command searches folders in this way.
+"""Finds the videos below a folder, and counts all other files. Every command searches folders this way.
 
-Links to files and folders are followed, each folder once. Folders of archives and systems, and hidden ones, are passed over. A file with a
-video's ending, or one that begins as videos do, is listed; opening it shows whether it is a video. All others are counted by their endings.
+The search follows links to files and folders, and enters each folder once. It skips hidden folders and those of archives and operating
+systems. It lists files with a video's ending or a video's first bytes; only opening a file shows whether it is a video. It counts all other
+files by their endings.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _OTHERS = """
     .pdf .pickle .pkl .png .ppt .pptx .pt .pth .py .pyc .rar .rst .safetensors .sh .sha256 .skeleton .so .sqlite .srt .svg .tar .tex
     .tfrecord .tgz .tif .tiff .tmp .tsv .txt .vtt .wav .webp .xls .xlsx .xml .xz .yaml .yml .zip .zst
 """
-_NO_VIDEO = frozenset(_OTHERS.split())  # such files are not opened: there may be as many of them as videos
+_NO_VIDEO = frozenset(_OTHERS.split())  # these files are not opened: there may be as many as videos
 _FOREIGN_FOLDERS = frozenset(
     {"__macosx", "@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information"}
     | {"lost+found", "__pycache__"}
@@ -43,24 +44,24 @@ MOST_CLIPS = 5_000_000
 
 
 class Listing(NamedTuple):
-    """Videos below a folder, in the order of their paths, and lines about everything else."""
+    """Videos below a folder, sorted by path, and lines about everything else."""
 
     paths: list[str]
     """Relative to the folder, with forward slashes"""
     sizes: list[int]
-    """Bytes; -1 where a link leads nowhere"""
+    """Bytes; -1 for a dead link"""
     modified: list[int]
-    """Nanoseconds since 1970; -1 where a link leads nowhere"""
+    """Nanoseconds since 1970; -1 for a dead link"""
     again: dict[str, str]
-    """Path → the path under which the same file is listed before it: one of them is a symbolic or a hard link"""
+    """Path → an earlier path of the same file. One of the two is a symbolic or hard link"""
     notes: tuple[str, ...]
-    """What was passed over, as lines"""
+    """Lines about skipped files and folders"""
     lost: tuple[str, ...]
-    """What could not be read, as lines"""
+    """Lines about unreadable files and folders"""
 
 
 class _Walk:
-    """A walk through a tree. Links to folders are followed after all real folders."""
+    """A walk through a tree. It follows links to folders after all real folders."""
 
     def __init__(self, root: Path, own: Iterable[Path]) -> None:
         self.found: list[tuple[bool, str, int, int, int]] = []  # by a link, path, size, time, device and inode
@@ -80,7 +81,7 @@ class _Walk:
             links = sorted(link for start in links for link in self._below(*start))
 
     def _below(self, start: str, by_link: bool) -> list[tuple[str, bool]]:
-        """Visit a folder and the real folders below it; returns the links to folders there."""
+        """Visit a folder and the real folders below it. Returns the links to folders."""
         links: list[tuple[str, bool]] = []
         folders = [start]
         while folders:
@@ -96,7 +97,7 @@ class _Walk:
                     self._sort(folder + "/" if folder else "", entries, by_link, folders, links)
             except OSError as error:
                 if not folder:
-                    raise DataError(f"{self.root}: cannot be looked through ({error.strerror}); make it readable") from error
+                    raise DataError(f"{self.root}: cannot be searched ({error.strerror}); make it readable") from error
                 self.unreadable.append(f"{folder} ({(error.strerror or str(error)).lower()})")
         return links
 
@@ -152,19 +153,19 @@ class _Walk:
 
 
 def videos_in(root: Path, own: Iterable[Path] = ()) -> Listing:
-    """Look through a folder.
+    """Find all videos below a folder.
 
     Args:
         root: The folder.
-        own: Files of the set that are not videos and are not counted, such as its list of classes.
+        own: Files of the data set that are not counted, such as its list of classes.
 
     Raises:
-        DataError: The folder cannot be read, or holds more than ``MOST_CLIPS``.
+        DataError: The folder cannot be read, or holds more than ``MOST_CLIPS`` videos.
     """
     walk = _Walk(root, own)
     walk.go()
     if len(walk.found) > MOST_CLIPS:
-        raise DataError(f"{root}: {len(walk.found):,} videos; at most {MOST_CLIPS:,} can be in one set")
+        raise DataError(f"{root}: holds {len(walk.found):,} videos; at most {MOST_CLIPS:,} can be in one set")
     walk.found.sort()
     again = _again(walk.found)
     if walk.found and walk.found[-1][0]:
@@ -177,7 +178,7 @@ _NUMBER = 2**64 - 1
 
 
 def _again(found: list[tuple[bool, str, int, int, int]]) -> dict[str, str]:
-    """Paths of files that an earlier path leads to as well. File systems without inode numbers give 0 to all."""
+    """Path → an earlier path of the same file. Ignores inode number 0: some file systems give it to every file."""
     first: dict[int, str] = {}
     again = {}
     for _, path, _, _, key in found:
@@ -229,7 +230,7 @@ _STARTS = (
 
 
 def looks_like_a_video(head: bytes) -> bool:
-    """Whether the first bytes (some hundred) are those of a container or stream of video."""
+    """Whether a file's first bytes (a few hundred) start a video container or stream."""
     if head.startswith(_STARTS) or (head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"AMV ", b"CDXA")):
         return True
     if head[4:8] == b"ftyp":
@@ -243,23 +244,23 @@ def looks_like_a_video(head: bytes) -> bool:
 
 def _notes(walk: _Walk) -> tuple[str, ...]:
     others = f"{walk.others.total():,} other files passed over ({counted(walk.others)})" if walk.others else ""
-    hidden = _named("hidden folders not looked into", walk.hidden)
-    foreign = f"of archives and systems, ignored: {counted(walk.foreign)}" if walk.foreign else ""
-    repeated = _named("folders met again, looked into once", walk.repeated)
+    hidden = _named("hidden folders skipped", walk.hidden)
+    foreign = f"files and folders of archives and systems skipped: {counted(walk.foreign)}" if walk.foreign else ""
+    repeated = _named("folders reached twice, searched once", walk.repeated)
     return tuple(filter(None, (others, hidden, foreign, repeated)))
 
 
 def _lost(walk: _Walk) -> tuple[str, ...]:
-    return tuple(filter(None, (_named("cannot be read", walk.unreadable), _named("links that lead nowhere", walk.dead))))
+    return tuple(filter(None, (_named("cannot be read", walk.unreadable), _named("dead links", walk.dead))))
 
 
 def _named(title: str, paths: list[str]) -> str:
-    """A line with the first of some paths; "" if there are none."""
+    """A line with the number of paths and the first few; "" for no path."""
     return f"{title}: {some(sorted(paths))}" if paths else ""
 
 
 def counted(counts: Counter[str], most: int = 8) -> str:
-    """Kinds with their numbers, the most frequent first."""
+    """Kinds with their counts, most frequent first."""
     listed = ", ".join(
         f"{shown(kind, 60)} {count:,}" for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
     )
@@ -267,6 +268,6 @@ def counted(counts: Counter[str], most: int = 8) -> str:
 
 
 def some(names: list[str], count: int | None = None, most: int = 5) -> str:
-    """How many names there are, and the first of them."""
+    """The number of names and the first few."""
     count = len(names) if count is None else count
     return f"{count:,} ({', '.join(shown(name, 200) for name in names[:most])}{', ...' if count > most else ''})"

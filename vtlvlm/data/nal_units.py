@@ -1,4 +1,4 @@
-"""Counters of pictures for codecs whose packets are NAL units: H.264 and HEVC.
+"""Counts pictures for the codecs with NAL units: H.264 and HEVC.
 
 Sources: H.264 is ITU-T H.264 (7.3.1 to 7.3.3), HEVC is ITU-T H.265 (7.3.1 to 7.3.6).
 """
@@ -12,10 +12,10 @@ from vtlvlm.data.headers import MANY, Bits, Counter, Unsure
 
 
 def _units(packet: memoryview, length: int) -> Iterator[memoryview]:
-    """The NAL units of a packet. Each follows its size, a number of ``length`` bytes, or a start code if ``length`` is 0.
+    """The NAL units of a packet. A size of ``length`` bytes precedes each unit, or a start code if ``length`` is 0.
 
     Raises:
-        Unsure: There are thousands of them.
+        Unsure: The packet has thousands of units.
     """
     yield from _few(_lengthy(packet, length) if length else _started(packet))
 
@@ -51,8 +51,8 @@ def _unescaped(unit: memoryview, most: int = 256) -> bytes:
 class H264(Counter):
     """Counts the pictures that begin in a packet.
 
-    Unsure of streams that may be interlaced (a packet can be half a frame), and of streams without a picture that others refer to: at the
-    start, or in the middle, where the numbers of the pictures then leap.
+    Unsure of streams that may be interlaced, since a packet can be half a frame. Unsure of streams that lack a reference picture: at the
+    start, or in the middle, where the picture numbers leap.
     """
 
     def __init__(self, extradata: bytes) -> None:
@@ -93,12 +93,12 @@ class H264(Counter):
                 self._header(unit)
             elif kind == 10:  # end of sequence
                 self._progress = False
-        if shown != 1 or not self._progressive:  # no picture at all: a damaged packet
+        if shown != 1 or not self._progressive:  # a packet without a picture is damaged
             raise Unsure
         return shown
 
     def _follow(self, unit: memoryview) -> None:
-        """Compare ``frame_num`` of a picture with that of the last one that others refer to (7.4.3)."""
+        """Compare a picture's ``frame_num`` with that of the last reference picture (7.4.3)."""
         bits = Bits(_unescaped(unit[1:], 24))
         for _ in range(3):
             bits.golomb()
@@ -112,7 +112,7 @@ class H264(Counter):
 
 
 def _sequence(bits: Bits) -> tuple[bool, int, bool]:
-    """Of a sequence parameter set: ``frame_mbs_only_flag``, the bits of ``frame_num``, ``separate_colour_plane_flag``."""
+    """Read a sequence parameter set: ``frame_mbs_only_flag``, the number of bits of ``frame_num``, ``separate_colour_plane_flag``."""
     profile, planes = bits.take(8), False
     bits.take(16)
     bits.golomb()
@@ -156,7 +156,7 @@ def _skip_scaling(bits: Bits, size: int) -> None:
 class HEVC(Counter):
     """Counts the pictures of the base layer that begin in a packet.
 
-    Unsure where pictures may be held back: a start that is not an IDR picture, a splice, ``no_output_of_prior_pics_flag``,
+    Unsure if pictures may be held back: at a start without an IDR picture, at a splice, and with ``no_output_of_prior_pics_flag`` or
     ``output_flag_present_flag``.
     """
 
@@ -202,6 +202,6 @@ class HEVC(Counter):
                 self._progress = False
             else:
                 self._header(unit)
-        if shown != 1:  # no picture at all: a damaged packet
+        if shown != 1:  # a packet without a picture is damaged
             raise Unsure
         return shown

@@ -1,8 +1,8 @@
 """NTU RGB+D's names, actions and evaluation protocols, as published.
 
-Sources: the class names, protocol ids and missing-skeleton lists of github.com/shahroudy/NTURGB-D. The text files beside this module
-hold them: ``ntu_actions.txt`` (120 lines), ``ntu_protocols.json`` (the training ids), ``ntu_missing_skeletons.txt`` (535 names),
-``ntu_people.json`` (who was recorded in which setup).
+Source: the class names, protocol ids and missing-skeleton lists of github.com/shahroudy/NTURGB-D. Files beside this module hold them:
+``ntu_actions.txt`` (120 lines), ``ntu_protocols.json`` (the training ids), ``ntu_missing_skeletons.txt`` (535 names), ``ntu_people.json``
+(the people recorded in each setup).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LETTERS = np.frombuffer(b"SCPRA", dtype=np.uint8)
 
 @dataclass(frozen=True, order=True)
 class ClipName:
-    """What an NTU file name says: ``SsssCcccPpppRrrrAaaa``, every number three digits and from 1.
+    """The numbers in an NTU file name ``SsssCcccPpppRrrrAaaa``: three digits each, from 1.
 
     Attributes:
         setup: Rig placement (height and distance of the cameras).
@@ -81,7 +81,7 @@ def parse_names(names: Sequence[str]) -> NameColumns:
     files = np.asarray(names if len(names) else [""], dtype=np.str_)  # numpy's string functions refuse empty arrays
     stems = np.char.partition(files, ".")[: len(names), 0]
     short = np.where(np.char.endswith(stems, "_rgb"), np.char.rpartition(stems, "_")[..., 0], stems) if len(names) else stems
-    codes = np.ascontiguousarray(short.astype("U21")).view(np.uint32).reshape(-1, 21)  # the 21st shows names that are too long
+    codes = np.ascontiguousarray(short.astype("U21")).view(np.uint32).reshape(-1, 21)  # a 21st letter shows that a name is too long
     letters, digits = codes[:, :20:4], codes[:, :20].reshape(-1, 5, 4)[:, :, 1:].astype(np.int64) - ord("0")
     numbers = digits @ np.array([100, 10, 1])
     valid = (letters == _LETTERS).all(1) & ((digits >= 0) & (digits <= 9)).all((1, 2)) & (codes[:, 20] == 0) & (numbers > 0).all(1)
@@ -107,7 +107,7 @@ def missing_skeletons() -> frozenset[str]:
 def official_clips(num_actions: int) -> NDArray[np.int64]:
     """The clips of the whole data set, as ``clip_numbers``: 56,880 for 60 actions, 114,480 for 120.
 
-    Every person recorded in a setup did all its actions (1 to 60 in setups 1 to 17, 61 to 120 in 18 to 32) twice, before three cameras.
+    Every person in a setup did all its actions (1 to 60 in setups 1 to 17, 61 to 120 in setups 18 to 32) twice, before three cameras.
     """
     people = json.loads(_resource("ntu_people.json"))
     pairs = np.array([(int(setup), person) for setup, ids in people.items() for person in ids if num_actions > 60 or int(setup) <= 17])
@@ -119,7 +119,7 @@ def official_clips(num_actions: int) -> NDArray[np.int64]:
 
 
 def clip_numbers(*columns: NDArray[np.integer]) -> NDArray[np.int64]:
-    """One number for each clip, in the order of names: setup, camera, subject, replication and action, three digits each."""
+    """One number for each clip: setup, camera, subject, replication and action, three digits each. Numbers sort like names."""
     number = np.zeros(columns[0].shape, dtype=np.int64)
     for column in columns:
         number = number * 1000 + column
@@ -127,7 +127,7 @@ def clip_numbers(*columns: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def clip_name(number: int) -> str:
-    """The name behind one of ``clip_numbers``."""
+    """The clip name of a number from ``clip_numbers``."""
     return str(ClipName(*(int(number) // 1000**place % 1000 for place in (4, 3, 2, 1, 0))))
 
 
@@ -138,7 +138,7 @@ def read_classes(path: str | Path) -> dict[int, str]:
         Action number → name, in the order of the file. The position in that order is the label.
 
     Raises:
-        DataError: A line has no action number, or a number or name stands twice, or the file is empty or missing.
+        DataError: A line has no action number, a number or name occurs twice, or the file is empty or missing.
     """
     path = Path(path)
     if not path.is_file():
@@ -150,30 +150,30 @@ def read_classes(path: str | Path) -> dict[int, str]:
             raise DataError(f"{path}: cannot read the line {shown(line, 80)!r}; write lines such as 'A008 sitting down'")
         number, name = int(match[1]), match[2]
         if number in classes or name in classes.values():
-            raise DataError(f"{path}: {shown(line, 80)!r} repeats a number or a name; every class stands once")
+            raise DataError(f"{path}: {shown(line, 80)!r} repeats a number or a name; list every class once")
         if reason := unusable(name):
             raise DataError(f"{path}: {shown(line, 80)!r}: {reason}")
         classes[number] = name
     if not classes:
-        raise DataError(f"{path}: no classes in it; write lines such as 'A008 sitting down'")
+        raise DataError(f"{path}: holds no classes; write lines such as 'A008 sitting down'")
     require_distinct({name: f"A{number:03}" for number, name in classes.items()}, path)
     return classes
 
 
 def plain_names(path: Path) -> list[str]:
-    """The names of a ``classes.txt`` for class folders, one a line; numbers before them, as in ``A008 sitting down``, are passed over.
+    """Read a ``classes.txt`` for class folders: one name per line. Drops numbers before the names, as in ``A008 sitting down``.
 
     Raises:
-        DataError: A name stands twice, or is none, or there are none.
+        DataError: A name occurs twice or is unusable, or the file has no names.
     """
     lines = read_names(path)
     numbered = [_NUMBERED.fullmatch(line) or re.fullmatch(r"(\d{1,5})[\s,:]+(\S.*)", line) for line in lines]
     names = [match[2] for match in numbered if match] if all(numbered) else lines
     if not names:
-        raise DataError(f"{path}: no classes in it; write the name of a class folder on each line")
+        raise DataError(f"{path}: holds no classes; write the name of a class folder on each line")
     counts = Counter(names)
     for name in names:
-        if reason := unusable(name) or ("stands twice" if counts[name] > 1 else ""):
+        if reason := unusable(name) or ("occurs twice" if counts[name] > 1 else ""):
             raise DataError(f"{path}: {shown(name, 80)!r}: {reason}")
     require_distinct({name: f"line {number}" for number, name in enumerate(names, 1)}, path)
     return names
@@ -181,15 +181,15 @@ def plain_names(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One of the four official evaluation protocols: the ids on the training side of one column; all others test.
+    """One of the four official evaluation protocols. Clips train if one column has a training id, and test otherwise.
 
     Attributes:
         key: Name in the settings.
         title: Name in the literature.
-        column: The column that decides.
-        train_ids: Its values on the training side.
-        num_actions: 60 or 120: the official actions that the protocol knows.
-        group: Column whose values stay together when validation is carved out of the training side.
+        column: The column that decides the side.
+        train_ids: Values of ``column`` on the training side.
+        num_actions: Number of official actions in the protocol, 60 or 120.
+        group: Column of the groups. Validation takes whole groups from the training side.
     """
 
     key: str

@@ -1,10 +1,10 @@
-"""How many pictures a coded packet shows, read from its headers without decoding it.
+"""Counts the pictures that a coded packet shows, from its headers and without decoding.
 
-A packet need not show a picture: VP8, VP9 and AV1 have hidden reference frames, MPEG-4 has empty ones, H.264 and HEVC may begin with
-pictures that nothing can be predicted from. Where the headers do not settle it, ``Unsure`` is raised, and only a decoder can tell.
+Not every packet shows a picture. VP8, VP9 and AV1 have hidden reference frames, and MPEG-4 has empty frames. H.264 and HEVC streams may
+begin with pictures that lack their references. A counter raises ``Unsure`` if the headers do not settle the number.
 
-H.264 and HEVC are counted in ``nal_units``. Sources of the others: MPEG-4 is ISO/IEC 14496-2 (6.2.3, 6.2.5), VP8 is RFC 6386 (9.1), VP9
-and AV1 are the bitstream specifications of the Alliance for Open Media (VP9: 6.2 and annex B; AV1: 5.3 to 5.9).
+``nal_units`` counts H.264 and HEVC. Sources of the other codecs: MPEG-4 is ISO/IEC 14496-2 (6.2.3, 6.2.5), VP8 is RFC 6386 (9.1), VP9 and
+AV1 are the bitstream specifications of the Alliance for Open Media (VP9: 6.2 and annex B; AV1: 5.3 to 5.9).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _HEAD = 2048  # bytes of an MPEG-4 packet in which its first plane begins
 
 
 def counter(codec: str, extradata: bytes) -> Counter | None:
-    """The counter of a stream's pictures.
+    """Make a counter for a stream.
 
     Args:
         codec: FFmpeg's name of the codec, such as ``h264``.
         extradata: The stream's header.
 
     Returns:
-        A counter, or None if only a decoder can tell.
+        A counter, or None if only a decoder can count the pictures.
     """
     kinds: dict[str, type[Counter]] = {"h264": H264, "hevc": HEVC, "mpeg4": MPEG4, "vp8": VP8, "vp9": VP9, "av1": AV1}
     try:
@@ -37,8 +37,8 @@ def counter(codec: str, extradata: bytes) -> Counter | None:
 class MPEG4(Counter):
     """Counts coded video object planes.
 
-    In packed streams (DivX, Xvid) a packet holds two, and a later one none. Unsure of streams that do not begin with an I-VOP, or in which
-    a B-VOP comes second.
+    In packed streams (DivX, Xvid) a packet holds two planes, and a later packet none. Unsure of streams whose first plane is not an I-VOP,
+    or whose second is a B-VOP.
     """
 
     _START = b"\0\0\1\xb6"
@@ -49,7 +49,7 @@ class MPEG4(Counter):
         self._layer(extradata)
 
     def _layer(self, data: bytes) -> None:
-        """Read how many bits a plane's time has, and whether packets hold two planes: the encoder appends that to its name."""
+        """Read the number of bits of a plane's time. The encoder's name shows whether packets hold two planes."""
         self._packed = self._packed or re.search(rb"DivX\d+(?:b|Build)\d+p", data) is not None
         start = next((at for code in range(0x20, 0x30) if (at := data.find(bytes((0, 0, 1, code)))) >= 0), -1)
         if start < 0:
@@ -110,14 +110,14 @@ class VP8(Counter):
     """Counts frames with ``show_frame``."""
 
     def __call__(self, packet: memoryview) -> int:
-        if not packet or (not self._progress and packet[0] & 1):  # begins with no key frame
+        if not packet or (not self._progress and packet[0] & 1):  # the first frame is no key frame
             raise Unsure
         self._progress = True
         return (packet[0] >> 4) & 1
 
 
 class VP9(Counter):
-    """Counts frames that are shown or shown again, in superframes too."""
+    """Counts frames that are shown or shown again, also inside superframes."""
 
     def __call__(self, packet: memoryview) -> int:
         return sum(self._frame(frame) for frame in self._frames(packet))
@@ -144,14 +144,14 @@ class VP9(Counter):
             bits.take(1)
         if bits.take(1):  # show_existing_frame
             return 1
-        if bits.take(1) and not self._progress:  # begins with no key frame
+        if bits.take(1) and not self._progress:  # the first frame is no key frame
             raise Unsure
         self._progress = True
         return bits.take(1)
 
 
 class AV1(Counter):
-    """Counts frames that are shown or shown again. Unsure of streams in layers, and of still pictures."""
+    """Counts frames that are shown or shown again. Unsure of layered streams and of still pictures."""
 
     def __init__(self, extradata: bytes) -> None:
         super().__init__(extradata)
@@ -186,14 +186,14 @@ class AV1(Counter):
         bits = Bits(payload)
         if bits.take(1):  # show_existing_frame
             return 1
-        if not self._described or (bits.take(2) != 0 and not self._progress):  # begins with no key frame
+        if not self._described or (bits.take(2) != 0 and not self._progress):  # the first frame is no key frame
             raise Unsure
         self._progress = True
         return bits.take(1)
 
 
 def _leb128(data: memoryview, position: int) -> tuple[int, int]:
-    """A number of groups of seven bits, the lowest first, and where it ends."""
+    """Read a number in groups of seven bits, lowest first. Returns the number and the position after it."""
     value = 0
     for number in range(8):
         if position >= len(data):

@@ -1,4 +1,4 @@
-"""Which clips and views come in which order: seeded, the same for any number of workers, divided over ranks."""
+"""Orders clips and views: by a seed, the same for any number of workers, and divided over ranks."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 Item = tuple[int, int]
-"""Row of the index and view."""
+"""Row of the index, and view."""
 
 
 class EpochProgress(NamedTuple):
-    """How far into an epoch a training is."""
+    """The position of a training within an epoch."""
 
     clips: int
-    """that all processes together have learned from"""
+    """Clips that all processes together have consumed"""
     global_micro_batch: int
-    """that they take in one pass"""
+    """Clips that all processes together take in one pass"""
 
 
 class TrainSampler(Sampler[Item]):
-    """All clips once an epoch in an order, and with views, that depend on (seed, epoch) alone. Every rank gets equally many.
+    """Every clip once per epoch. Order and views depend on (seed, epoch) alone. Every rank gets the same number of clips.
 
     Args:
         clips: (n,) rows of the index.
-        views: (n,) number of stored views of each clip, of which one is drawn.
+        views: (n,) number of stored views of each clip; one of them is drawn.
         seed: Seed of orders and views.
         rank: Number of this process.
-        world: Number of processes. The n mod world clips at the end of an epoch's order are left out of that epoch.
+        world: Number of processes. Each epoch leaves out the last n mod world clips of its order.
 
     Attributes:
-        done: Clips at the beginning of the next epoch's order, over all ranks, that are left out: training has had them before it was
-            interrupted. A multiple of ``world``.
+        done: Clips to skip at the beginning of the next epoch, over all ranks: an interrupted training has consumed them. A multiple of
+            ``world``.
     """
 
     def __init__(self, clips: NDArray[np.int64], views: NDArray[np.int64], *, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -42,7 +42,7 @@ class TrainSampler(Sampler[Item]):
         self.seed, self.rank, self.world, self.epoch, self.done = seed, rank, world, 0, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; the trainer calls this before every epoch, also after resuming."""
+        """Choose the order. The trainer calls this before every epoch, also after resuming."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -58,12 +58,12 @@ class TrainSampler(Sampler[Item]):
 
 
 class ExactSampler(Sampler[Item]):
-    """Every item once over all ranks together, in order: nothing is repeated to make ranks equal.
+    """Every item exactly once over all ranks, in order. No item is repeated to make ranks equal.
 
     Args:
         clips: (n,) rows of the index.
-        views: (n,) the view of each item.
-        together: Items in a row that belong together (a clip's test views) and go to the same rank; divides n.
+        views: (n,) view of each item.
+        together: Number of successive items that go to the same rank (a clip's test views); divides n.
         rank: Number of this process.
         world: Number of processes.
     """

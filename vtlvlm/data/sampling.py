@@ -1,7 +1,7 @@
-"""Which frames of a clip are looked at: arithmetic on frame numbers that never opens a file.
+"""Chooses the frames of a clip: arithmetic on frame numbers that never opens a file.
 
-Short clips (``num_frames < num_segments``) repeat frames in proportion: every frame is shown about ``num_segments / num_frames`` times,
-in order. Nothing is padded, so the number of repeats does not tell the length of the clip any more than the content does.
+Short clips (``num_frames < num_segments``) repeat every frame about ``num_segments / num_frames`` times, in order. Nothing is padded, so
+padding cannot leak the clip's length.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vtlvlm.errors import UsageError
 
 TEST_VIEWS = 1000
-"""Views from this number on are the test's; those from 1 up to it are for training."""
+"""Views from this number on are test views; views from 1 up to it are training views."""
 Short = Literal["stretch", "hold"]
 
 
@@ -62,15 +62,14 @@ def random_in_segments(*, num_frames: int, num_segments: int, generator: np.rand
 
 
 def spaced(*, num_frames: int, num_segments: int, stride: float, start: float, short: Short = "stretch") -> NDArray[np.int64]:
-    """``num_segments`` frames ``stride`` frames apart: a piece of the clip, at its own speed.
+    """``num_segments`` frames, ``stride`` frames apart: a piece of the clip, at its own speed.
 
     Args:
         num_frames: Length of the clip, at least 1.
         num_segments: Number of frames wanted (T), at least 1.
         stride: Frames from one to the next, above 0; need not be whole.
-        start: Where the piece lies in the room that is left, in [0, 1]: 0 at the beginning, 1 at the end.
-        short: What happens where the clip is shorter than the piece: ``stretch`` takes the whole clip in proportion, ``hold`` repeats its
-            last frame.
+        start: Position of the piece in the clip, in [0, 1]: 0 at the beginning, 1 at the end.
+        short: For clips shorter than the piece: ``stretch`` spreads the frames over the whole clip, ``hold`` repeats the last frame.
 
     Returns:
         (T,) non-decreasing frame numbers in [0, num_frames).
@@ -91,34 +90,34 @@ def spaced(*, num_frames: int, num_segments: int, stride: float, start: float, s
 
 
 class View(NamedTuple):
-    """How one stored view of a clip is taken."""
+    """Frames and cut of one view of a clip."""
 
     indices: NDArray[np.int64]
     """(T,) frame numbers"""
     flip: bool
     zoom: float
-    """side of the cut as a part of the largest one, in (0, 1]"""
+    """side of the cut relative to the largest possible one, in (0, 1]"""
     shift: tuple[float, float]
-    """place of the cut in the room that is left, each in [-1, 1]"""
+    """position of the cut in the picture, each in [-1, 1]; 0 is the centre"""
 
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """How frames are taken from a clip.
+    """Settings for sampling frames from a clip.
 
     Args:
         frames: T, frames sampled from each clip.
         size: Side of the square pictures in pixels.
         crop: ``center`` cuts the largest centred square; ``pad`` keeps the whole picture and adds black bars, for actors at its edge.
         views: Stored views of each training clip. View 0 is the plain one; the others differ in frames, mirroring and cut.
-        mode: ``uniform`` spreads the frames over the whole clip; ``dense`` takes a piece of it, one frame every ``stride``; ``fps`` a
-            piece at ``fps`` frames a second, whatever the clip's own rate.
+        mode: ``uniform`` spreads the frames over the whole clip. ``dense`` takes a piece of the clip, one frame every ``stride``. ``fps``
+            takes a piece at ``fps`` frames per second, whatever the clip's own rate.
         stride: Frames from one to the next in ``dense`` mode.
-        fps: Frames a second in ``fps`` mode.
-        short: Where a clip is shorter than the piece: ``stretch`` (the whole clip in proportion) or ``hold`` (its last frame again).
-        test_clips: Times at which each test clip is looked at, evenly spread; ``vtlvlm test`` averages the probabilities of all test
-            views, everything else (validation, ``classify``, the linear probes) looks at the plain view.
-        test_crops: 1 (centre) or 3 (both ends and the middle of the longer side) for each of those times.
+        fps: Frames per second in ``fps`` mode.
+        short: For clips shorter than the piece: ``stretch`` spreads the frames over the whole clip, ``hold`` repeats the last frame.
+        test_clips: Test views of each test clip along time, evenly spread. ``vtlvlm test`` averages the probabilities of all test views.
+            Validation, ``classify`` and the linear probes use the plain view.
+        test_crops: Crops for each of the ``test_clips``: 1 (centre) or 3 (both ends and the middle of the longer side).
     """
 
     frames: int = 32
@@ -149,30 +148,30 @@ class FrameSampling:
         if self.fps <= 0:
             raise UsageError(f"sampling: fps={self.fps} must be above 0")
         if self.crop == "pad" and self.test_crops > 1:
-            raise UsageError("sampling: crop=pad keeps the whole picture, there is one crop only: set test_crops=1 or crop=center")
+            raise UsageError("sampling: crop=pad keeps the whole picture and has one crop only: set test_crops=1 or crop=center")
 
     @property
     def test_views(self) -> tuple[int, ...]:
-        """Numbers of the views that a test averages: (0,), or ``TEST_VIEWS`` and up."""
+        """Views that a test averages: (0,), or numbers from ``TEST_VIEWS`` up."""
         count = self.test_clips * self.test_crops
         return (0,) if count == 1 else tuple(range(TEST_VIEWS, TEST_VIEWS + count))
 
     def view(self, number: int, *, num_frames: int, name: str, seed: int, rate: float = float("nan")) -> View:
         """View ``number`` of the clip ``name``.
 
-        View 0 is the plain one: segment centres or the middle piece, uncropped. Views 1 and up, for training, draw their frames and cut
-        85 to 100 % of the side at a random place, seeded by (seed, name, number); odd ones are mirrored. Views ``TEST_VIEWS`` and up
-        are the test's: each time with all its crops, without chance.
+        View 0 is the plain one: segment centres or the middle piece, uncropped. Training views (1 and up) draw their frames, and cut 85 to
+        100 % of the side at a random position; (seed, name, number) seeds the draw. Odd views are mirrored. Test views (``TEST_VIEWS`` and
+        up) run through the ``test_clips``, each with all its crops, and draw nothing.
 
         Args:
-            number: Of the view.
+            number: Number of the view.
             num_frames: Length of the clip.
-            name: Of the clip, seeds what is drawn.
-            seed: Of what is drawn.
-            rate: The clip's own frames a second, above 0; only ``fps`` mode asks for it.
+            name: Name of the clip; seeds the draw.
+            seed: Seed of the draw.
+            rate: The clip's own frames per second, above 0; only ``fps`` mode needs it.
 
         Raises:
-            ValueError: No frames, or no rate in ``fps`` mode.
+            ValueError: The clip has no frames, or ``fps`` mode has no rate.
         """
         if number == 0:
             return View(self._indices(num_frames, rate, 0.5), False, 1.0, (0.0, 0.0))
@@ -187,7 +186,7 @@ class FrameSampling:
         return View(indices, number % 2 == 1, zoom, (x, y))
 
     def _indices(self, num_frames: int, rate: float, place: float | np.random.Generator) -> NDArray[np.int64]:
-        """(T,) frame numbers at a place in [0, 1] of the room there is, or at one that is drawn."""
+        """(T,) frame numbers at a position in [0, 1], or at a drawn one."""
         stride = rate / self.fps if self.mode == "fps" else float(self.stride)
         if self.mode == "uniform":
             if isinstance(place, np.random.Generator):

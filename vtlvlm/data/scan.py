@@ -1,4 +1,4 @@
-"""Looking into the files of a set: what an index learns from each, and what an earlier index already knows."""
+"""Opens the files of a data set to fill an index. Reuses an earlier index for files that have not changed."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.places import same, within
 from vtlvlm.system.text import shown
 
-_SAVE_EVERY = 60.0  # seconds between savings of a long scan, so that a killed one continues
-_LEARNT = ("frames", "fps", "duration", "width", "height", "rotation", "variable", "identity", "damage")  # what inspect returns
+_SAVE_EVERY = 60.0  # seconds between saves of a long scan; a killed scan continues from the last save
+_LEARNT = ("frames", "fps", "duration", "width", "height", "rotation", "variable", "identity", "damage")  # the values of inspect
 _UNKNOWN = (-1, np.nan, np.nan, -1, -1, -1, False, "", "")
 _ROOM = 512 * 2**20  # bytes that decoding a large picture may take
-_EDGE = 64 * 1024  # bytes at both ends of a file that enter its identity
+_EDGE = 64 * 1024  # bytes at each end of a file that its identity covers
 _PASSING = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.EPERM, errno.EINTR, errno.EAGAIN, errno.EBUSY} | {
     errno.ESTALE, errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENOLCK, errno.ENODEV, errno.ENXIO
 }  # fmt: skip
-# errors that may be gone the next time and do not mean that the file is damaged
+# errors of the machine, which may be gone the next time; the file need not be damaged
 
 
 def scan(
@@ -52,7 +52,7 @@ def scan(
     if classes is not None and csv is not None:
         raise UsageError("give either a classes file or a CSV table, not both")
     if fast and verify:
-        raise UsageError("fast looks at names only and verify decodes every frame: choose one")
+        raise UsageError("fast reads names only and verify decodes every frame: choose one")
     root = root.absolute()
     place = Path(store) if store is not None else default_store(root)
     require_store(place, root)
@@ -70,16 +70,16 @@ def scan(
         _save(index, place)
     if not len(index.usable):
         first = f"{shown(index.path[0])} ({shown(index.problem[0])})"
-        raise DataError(f"{root}: none of its {len(index)} clips can be used, the first being {first}")
+        raise DataError(f"{root}: none of its {len(index)} clips is usable, the first being {first}")
     return vars(index)
 
 
 def _reuse(index: ClipIndex, root: Path, place: Path) -> tuple[ClipIndex | None, NDArray[np.int8]]:
-    """Take over what an earlier scan learnt of files that have the same path, size and time of change.
+    """Copy the values of files with unchanged path, size and time from an earlier scan.
 
     Returns:
-        The index that is at ``place`` now, and (n,) how well each file was known whose size is the same and whose time is not: its identity
-        decides whether it is still the same file. 0 for all others.
+        The index stored at ``place``, if any; and (n,) the earlier ``checked`` of files with the same size and another time, 0 for all
+        other files. The identity then decides whether the file is still the same.
     """
     before = np.zeros(len(index), dtype=np.int8)
     files: list[Path] = []
@@ -96,9 +96,9 @@ def _reuse(index: ClipIndex, root: Path, place: Path) -> tuple[ClipIndex | None,
             old = ClipIndex.read(file)
         except DataError:
             continue
-        if not (same(old.root, root) or within(file, root)):  # an index inside the folder moves with it, and is copied with it
+        if not (same(old.root, root) or within(file, root)):  # an index inside the folder is moved and copied with it
             if here:
-                raise DataError(f"{place}: the index of {shown(old.root)}, not of {root}; name another file")
+                raise DataError(f"{place}: is the index of {shown(old.root)}, not of {root}; name another file")
             continue
         kept = old if here else kept
         if not learnt:
@@ -127,7 +127,7 @@ def _forget(index: ClipIndex, rows: NDArray[np.int64]) -> None:
 
 
 def _differ(one: ClipIndex, other: ClipIndex) -> bool:
-    """Whether two indexes differ in what they say about their clips."""
+    """Whether two indexes differ in classes, layout or any column."""
     if len(one) != len(other) or (one.classes, one.layout, one.official) != (other.classes, other.layout, other.official):
         return True
     pairs = ((getattr(one, name), getattr(other, name)) for name in COLUMNS)
@@ -135,12 +135,12 @@ def _differ(one: ClipIndex, other: ClipIndex) -> bool:
 
 
 class Seen(NamedTuple):
-    """What looking into a file gave."""
+    """The result of opening a file."""
 
     learnt: tuple[Any, ...] | None
-    """In the order of ``_LEARNT``; None if the file is unchanged"""
+    """Values in the order of ``_LEARNT``; None if the file is unchanged"""
     level: int
-    """As ``ClipIndex.checked``; 0 if it must be looked at again"""
+    """The new ``ClipIndex.checked``; 0 if the next scan must open the file again"""
     size: int
     modified: int
 
@@ -148,7 +148,7 @@ class Seen(NamedTuple):
 def _look_into(
     index: ClipIndex, rows: NDArray[np.int64], before: NDArray[np.int8], *, level: int, workers: int | None, progress: bool, place: Path
 ) -> None:
-    """Look into files with threads (FFmpeg works outside Python's lock); results go into the index as they come."""
+    """Open files with threads (FFmpeg runs outside Python's lock), and write each result into the index."""
     if not len(rows):
         return
     from tqdm import tqdm
@@ -168,7 +168,7 @@ def _look_into(
                 raise
 
     saved = time.monotonic()
-    title = ("comparing clips", "looking into clips", "decoding all clips")[level]
+    title = ("comparing clips", "reading clips", "decoding all clips")[level]
     try:
         for row, seen in tqdm(results(), total=len(rows), desc=title, unit="clip", delay=1, disable=not progress, leave=False):
             if seen.learnt is not None:
@@ -184,13 +184,13 @@ def _look_into(
 
 
 def look(path: Path, level: int, known: str = "", known_level: int = 0) -> Seen:
-    """Look into one file.
+    """Open one file.
 
     Args:
         path: The file.
-        level: 0 to compare with what is known only, 1 to count its frames, 2 to decode it.
-        known: The identity that it had, "" for none.
-        known_level: How well the file of that identity was known.
+        level: 0 compares the identity only, 1 counts the frames, 2 decodes them.
+        known: The file's identity in the earlier scan, "" for none.
+        known_level: The ``checked`` of that identity.
     """
     try:
         start = path.stat()
@@ -204,16 +204,16 @@ def look(path: Path, level: int, known: str = "", known_level: int = 0) -> Seen:
     except OSError as error:
         return Seen((*_UNKNOWN[:8], (error.strerror or str(error)).lower()), 0, -1, -1)
     if (start.st_size, start.st_mtime_ns) != (end.st_size, end.st_mtime_ns):
-        return Seen((*_UNKNOWN[:8], "was changed while it was read; the next start looks at it again"), 0, start.st_size, -1)
+        return Seen((*_UNKNOWN[:8], "changed while it was read; the next start reads it again"), 0, start.st_size, -1)
     return Seen(learnt, 0 if passing else level, start.st_size, start.st_mtime_ns)
 
 
 def inspect(path: Path, verify: bool = False) -> tuple[tuple[Any, ...], bool]:
-    """What an index learns from one file.
+    """Read an index's values from one file.
 
     Returns:
-        The values in the order of ``_LEARNT``; the last one is the damage, "" if there is none. And whether the damage may be gone the next
-        time, because the machine failed and not the file.
+        The values in the order of ``_LEARNT``; the last one is the damage, or "". And whether the machine failed and not the file: then the
+        damage may be gone the next time.
     """
     from vtlvlm.data import video
 
@@ -224,7 +224,7 @@ def inspect(path: Path, verify: bool = False) -> tuple[tuple[Any, ...], bool]:
     except (DataError, OSError, MemoryError) as error:
         reason = str(error).removeprefix(f"{path}: ") or "no memory is left"
         passing = _is_passing(error) or not os.access(path, os.R_OK) or _memory_is_short()
-        return (*_UNKNOWN[:8], f"{reason}; the next start looks at it again" if passing and "again" not in reason else reason), passing
+        return (*_UNKNOWN[:8], f"{reason}; the next start reads it again" if passing and "again" not in reason else reason), passing
 
 
 def _is_passing(error: BaseException | None) -> bool:
@@ -236,16 +236,16 @@ def _is_passing(error: BaseException | None) -> bool:
 
 
 def _memory_is_short() -> bool:
-    """Whether the process is near its limit: decoders then take a sound file for a damaged one."""
+    """Whether the process is near its memory limit. Decoders then report sound files as damaged."""
     try:
-        mmap.mmap(-1, _ROOM).close()  # asks for addresses, and touches none
+        mmap.mmap(-1, _ROOM).close()  # reserves addresses, uses no memory
     except (OSError, MemoryError):
         return True
     return False
 
 
 def identity(path: Path) -> str:
-    """A key for a file's content that does not take reading all of it: size and blake2b of the first and last 64 KiB."""
+    """A key for a file's content without reading all of it: size and blake2b of the first and last 64 KiB."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -259,4 +259,4 @@ def _save(index: ClipIndex, place: Path) -> None:
     try:
         index.write(place)
     except OSError as error:
-        warnings.warn(f"{place}: the index cannot be kept ({error.strerror}); the next start looks into all clips again", stacklevel=2)
+        warnings.warn(f"{place}: the index cannot be written ({error.strerror}); the next start reads all clips again", stacklevel=2)

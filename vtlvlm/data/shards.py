@@ -1,4 +1,4 @@
-"""Files of a cache folder: safetensors written whole or not at all, read through memory maps, and one writer a rank."""
+"""Reads and writes the files of a cache folder: memory-mapped safetensors, written whole or not at all. Locks the folder for each rank."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from vtlvlm.errors import DataError
 from vtlvlm.system.files import replacing
 from vtlvlm.system.locks import FileLock, Taken
 
-_TYPES = {"F16": "<f2", "F32": "<f4", "U16": "<u2", "I16": "<i2", "I64": "<i8"}  # safetensors' names of the types that caches hold
+_TYPES = {"F16": "<f2", "F32": "<f4", "U16": "<u2", "I16": "<i2", "I64": "<i8"}  # safetensors' names of the caches' types
 LOCK = ".lock-r00000"
-"""The lock of the first writer, which stays in the folder: a mark that the folder is of our making"""
+"""The first writer's lock. It stays in the folder and shows that vtlvlm made the folder"""
 
 
 class TensorFile(NamedTuple):
@@ -33,15 +33,15 @@ class TensorFile(NamedTuple):
     metadata: dict[str, str]
 
     def map(self) -> NDArray[Any]:
-        """The tensor as a read-only memory map: pages are read when they are looked at."""
+        """The tensor as a read-only memory map."""
         return np.memmap(self.path, dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape)
 
 
 def open_tensor(path: Path, name: str) -> TensorFile:
-    """Read the header of a safetensors file of one tensor.
+    """Read the header of a safetensors file with one tensor.
 
     Raises:
-        DataError: The file is damaged, or holds anything but this tensor.
+        DataError: The file is damaged, or holds other tensors.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -51,20 +51,20 @@ def open_tensor(path: Path, name: str) -> TensorFile:
             shape, dtype = tuple(tensor.get_shape()), _TYPES[tensor.get_dtype()]
         if not 0 < len(shape) <= 4 or 0 in shape:
             raise ValueError("its tensor has no shape")
-        size = math.prod(shape) * np.dtype(dtype).itemsize  # the file ends with it: the library refuses gaps
+        size = math.prod(shape) * np.dtype(dtype).itemsize  # the tensor ends the file: the library refuses gaps
         return TensorFile(path, dtype, shape, path.stat().st_size - size, metadata)
     except (OSError, SafetensorError, ValueError, KeyError, MemoryError) as error:
         raise DataError(f"{path}: damaged cache file; delete it and run the command that made the cache again") from error
 
 
 def save_tensors(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
-    """Write a safetensors file so that it is there as a whole or not at all, whatever happens."""
+    """Write a safetensors file, whole or not at all."""
     with _writing(path) as temporary:
         temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata=metadata))
 
 
 def save_json(path: Path, value: Any) -> None:
-    """Write JSON so that it is there as a whole or not at all."""
+    """Write JSON, whole or not at all."""
     with _writing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -76,19 +76,19 @@ def _writing(path: Path) -> Iterator[Path]:
             yield temporary
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written ({error.strerror}); nothing already stored is lost, the same command goes on from there"
+            f"{path}: cannot be written ({error.strerror}); finished shards stay, the same command continues from there"
         ) from error
 
 
 class FolderLock:
-    """One writer of a rank in a cache folder.
+    """A lock that allows one writer for each rank in a cache folder.
 
     Args:
         folder: The cache folder.
         rank: Number of the writing process.
 
     Raises:
-        DataError: Another process (or another writer of this one) holds it.
+        DataError: Another process, or another writer in this process, holds the lock.
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
@@ -96,8 +96,8 @@ class FolderLock:
             self._lock = FileLock(folder / f".lock-r{rank:05}")
         except Taken as error:
             if not error.owner:
-                raise DataError(f"{folder}: this process already writes there; close the first writer") from error
+                raise DataError(f"{folder}: this process already writes to it; close the first writer") from error
             raise DataError(
-                f"{folder}: another process writes there ({error.owner}); wait for it, stop it, or name another folder"
+                f"{folder}: another process writes to it ({error.owner}); wait for it, stop it, or name another folder"
             ) from error
         self.release = self._lock.release

@@ -1,4 +1,4 @@
-"""Where clips come from: a folder, its labels, and which clips train, validate and test."""
+"""The source of the clips: a folder, its labels and its split."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from vtlvlm.data.split import Split, split
 
 @dataclass(frozen=True)
 class ClipSource:
-    """A folder of videos, and how it is divided.
+    """A folder of videos, and its split.
 
     Attributes:
-        root: Folder of videos: NTU names in any tree, or a folder for each class, or the folder that a CSV's paths are relative to.
-        protocol: xsub60, xview60, xsub120 or xset120 for NTU names. csv takes the CSV's split, or that of folders such as train. group
-            draws whole groups by the seed. leave_out:P003 tests on one group and trains on the others. all trains on every clip, for a
-            cache that serves several protocols.
+        root: Folder of videos: NTU names in any tree, a folder for each class, or the base of a CSV's paths.
+        protocol: xsub60, xview60, xsub120 or xset120 for NTU names. csv uses the split of a CSV or of folders such as train. group draws
+            whole groups by the seed. leave_out:P003 tests on one group and trains on the others. all trains on every clip, for a cache
+            that serves several protocols.
         labels: A classes.txt (lines such as 'A008 sitting down') for NTU names, or a CSV table path,label[,split,group].
-        validation: Fraction of the training people (X-Set: setups; otherwise groups or clips) to validate on, in [0, 1); 0 for none.
+        validation: Fraction of the training people (X-Set: setups; otherwise groups or clips) for validation, in [0, 1); 0 for none.
         exclude_missing_skeletons: Leave out the 535 clips that skeleton methods have to leave out.
         allow_duplicates: Accept videos of the same content among training and test clips.
     """
@@ -35,24 +35,24 @@ class ClipSource:
         """The index of the folder's clips.
 
         Args:
-            fast: Do not look into videos.
-            progress: Show a bar.
+            fast: Do not open videos.
+            progress: Show a progress bar.
 
         Raises:
-            DataError: No usable clip.
+            DataError: No clip is usable.
         """
         table = self.labels is not None and Path(self.labels).suffix.lower() != ".txt"
         named, listed = (None, self.labels) if table else (self.labels, None)
         return ClipIndex.scan(self.root, classes=named, csv=listed, fast=fast, progress=progress)
 
     def split(self, index: ClipIndex, seed: int) -> Split:
-        """The sides of an index.
+        """Split an index into training, validation and test clips.
 
         Args:
-            index: As :meth:`scan` gave it.
-            seed: Of the groups that are drawn.
+            index: Index from :meth:`scan`.
+            seed: Seed of the drawn groups.
 
         Raises:
-            UsageError: A protocol that does not exist, or that the clips cannot follow.
+            UsageError: The protocol does not exist, or does not fit the clips.
         """
         return split(index, self.protocol, validation=self.validation, seed=seed, exclude_missing_skeletons=self.exclude_missing_skeletons)

@@ -1,4 +1,4 @@
-"""Which clips train, validate and test: the official protocols, a CSV's own split, a seeded one by group, or all groups but one."""
+"""Splits clips into training, validation and test: by an official protocol, a CSV's split, seeded groups, or one group left out."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vtlvlm.data.ntu import PROTOCOLS, missing_skeletons
 from vtlvlm.errors import DataError, UsageError
 
 TEST_SHARE = 0.3
-"""Share of the groups that the ``group`` protocol puts on the test side."""
+"""Fraction of the groups on the test side of the ``group`` protocol."""
 
 DRAWS = 64
-"""Seeded draws of groups that are compared; the one that shares out the clips most evenly is taken. Official protocols take the first."""
+"""Seeded draws of groups; the most even one is used. Official protocols use the first draw."""
 
 LEAVE_OUT = "leave_out:"
-"""Beginning of the protocols that test on one group and train on all others."""
+"""Prefix of the protocols that test on one group and train on all others."""
 
 Side = Literal["train", "val", "test"]
 
@@ -30,12 +30,12 @@ class Split:
     """Rows of the index on each side.
 
     Attributes:
-        train: Clips to learn from.
-        val: Clips to choose by, carved out of the training side; empty for ``validation=0``.
-        test: Clips that are looked at once.
-        classes: The categories in play, in label order.
-        train_hash: Hash of the names of all training and validation clips, readable or not: what a model may have seen.
-        description: The same for the metrics, in plain values.
+        train: Training clips.
+        val: Validation clips, taken from the training side; empty for ``validation=0``.
+        test: Test clips.
+        classes: The classes of the protocol, in label order.
+        train_hash: Hash of the names of all training and validation clips, readable or not. A model may have seen these clips.
+        description: Protocol, counts, groups and hashes in plain values, for the metrics.
     """
 
     train: NDArray[np.int64]
@@ -49,7 +49,7 @@ class Split:
         """The rows of one side.
 
         Raises:
-            DataError: There are none.
+            DataError: The side is empty.
         """
         rows: NDArray[np.int64] = getattr(self, side)
         if not len(rows):
@@ -58,28 +58,27 @@ class Split:
 
 
 def split(index: ClipIndex, protocol: str, *, validation: float = 0.0, seed: int = 0, exclude_missing_skeletons: bool = False) -> Split:
-    """Divide the usable clips of an index.
+    """Split the usable clips of an index.
 
-    Validation is taken from the training side by whole groups: people for X-Sub and X-View, setups for X-Set, the CSV's groups, else
-    single clips. The seed decides which; at least one group goes, and at least one stays. Outside the official protocols groups may be of
-    very different size: of several draws the one is taken that comes nearest to the share of each class's clips.
+    Validation takes whole groups from the training side: people for X-Sub and X-View, setups for X-Set, the CSV's groups, else single
+    clips. The seed chooses the groups. At least one group goes to validation, and at least one stays. Outside the official protocols, group
+    sizes may differ widely. The function then makes several draws, and uses the one nearest to ``validation`` in the clips of each class.
 
     Args:
         index: The clips.
-        protocol: ``xsub60``, ``xview60``, ``xsub120``, ``xset120``; ``csv`` for the CSV's split, or that of folders such as
-            ``train``; ``group`` for a seeded split of
-            whole groups, 30 % of them for testing; ``leave_out:P003`` to test on that group (NTU names: that person) and train on all
-            others; ``all`` to train on every clip, which is what a feature cache for several protocols is made with.
-        validation: Share of the training groups, in [0, 1).
-        seed: Of the choice of groups.
+        protocol: ``xsub60``, ``xview60``, ``xsub120`` or ``xset120``. ``csv`` uses the split of a CSV or of folders such as ``train``.
+            ``group`` draws whole groups by the seed, 30 % of them for testing. ``leave_out:P003`` tests on that group (with NTU names: that
+            person) and trains on all others. ``all`` trains on every clip, for a feature cache that serves several protocols.
+        validation: Fraction of the training groups, in [0, 1).
+        seed: Seed of the choice of groups.
         exclude_missing_skeletons: Leave out the clips that skeleton methods have to leave out.
 
     Raises:
-        UsageError: No such protocol, or one that the data cannot follow, or ``validation`` out of range.
-        DataError: Too few groups to carve validation from.
+        UsageError: The protocol does not exist or does not fit the data, or ``validation`` is out of range.
+        DataError: The training side has too few groups for validation.
     """
     if not 0 <= validation < 1:
-        raise UsageError(f"validation={validation}: give a share of the training side in [0, 1)")
+        raise UsageError(f"validation={validation}: give a fraction of the training side in [0, 1)")
     known, column = _known(index, protocol), _group_column(index, protocol)
     if exclude_missing_skeletons:
         known &= ~np.isin(index.name.astype(str), list(missing_skeletons()))
@@ -112,7 +111,7 @@ def split(index: ClipIndex, protocol: str, *, validation: float = 0.0, seed: int
 
 
 def _known(index: ClipIndex, protocol: str) -> NDArray[np.bool_]:
-    """Rows that the protocol speaks about, readable or not."""
+    """Rows that the protocol covers, readable or not."""
     known = np.asarray(index.misfit == "")
     if protocol in PROTOCOLS:
         if index.layout != "ntu":
@@ -121,9 +120,9 @@ def _known(index: ClipIndex, protocol: str) -> NDArray[np.bool_]:
     if protocol.startswith(LEAVE_OUT):
         groups = _distinct(index.group[known & (index.group != "")])
         if protocol.removeprefix(LEAVE_OUT) not in groups:
-            raise UsageError(f"protocol {protocol}: no such group; there are {', '.join(groups) or 'none'}")
+            raise UsageError(f"protocol {protocol}: no such group; the groups are {', '.join(groups) or 'none'}")
     elif protocol not in ("csv", "group", "all"):
-        raise UsageError(f"{protocol}: no such protocol; there are {', '.join(PROTOCOLS)}, csv, group, {LEAVE_OUT}GROUP and all")
+        raise UsageError(f"{protocol}: no such protocol; choose {', '.join(PROTOCOLS)}, csv, group, {LEAVE_OUT}GROUP or all")
     if protocol == "csv" and not (index.split != "").any():
         raise UsageError(
             "protocol csv needs a CSV table with a split column (train, val, test), or folders of these names; use the protocol group"
@@ -158,14 +157,14 @@ def _test_mask(index: ClipIndex, protocol: str, known: NDArray[np.bool_], column
 
 
 def _draw(column: NDArray[Any], share: float, seed: int, what: str, labels: NDArray[Any] | None = None) -> NDArray[Any]:
-    """A seeded share of the distinct values: at least one, and never all of them.
+    """Draw a seeded fraction of the distinct values: at least one, and never all.
 
-    With the ``labels`` of the rows it is, of ``DRAWS`` seeded draws, the one that comes nearest to that share of each label's rows: groups
-    may be of very different size, and a few small ones would leave next to nothing to validate on.
+    Given the ``labels`` of the rows, makes ``DRAWS`` draws and returns the one nearest to that fraction of each label's rows. A few small
+    groups would otherwise leave next to nothing for validation.
     """
     groups, place = np.unique(column, return_inverse=True)
     if len(groups) < 2:
-        raise DataError(f"{what} needs at least two groups to divide, there is only {groups[0]}; set validation to 0 or add data")
+        raise DataError(f"{what} needs at least two groups, but only {groups[0]} exists; set validation to 0 or add data")
     count = min(max(1, round(share * len(groups))), len(groups) - 1)
     random = np.random.default_rng(seed)
     if labels is None:
@@ -182,12 +181,12 @@ def _distinct(column: NDArray[Any]) -> list[Any]:
 
 
 def _present(index: ClipIndex, protocol: str, readable: NDArray[np.bool_]) -> str:
-    """What there is, for the message about an empty side."""
+    """The clips at hand, for the message about an empty side."""
     if protocol not in PROTOCOLS:
         return f"{int(readable.sum())} usable clips"
     rule = PROTOCOLS[protocol]
     parts = (f"{name}s {_ranges(_distinct(getattr(index, name)[readable]))}" for name in ("subject", "camera", "setup"))
-    return f"it trains on {rule.column}s {_ranges(sorted(rule.train_ids))} and tests on the others; present are {', '.join(parts)}"
+    return f"it trains on {rule.column}s {_ranges(sorted(rule.train_ids))} and tests on the others; the clips have {', '.join(parts)}"
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -200,7 +199,7 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def group_numbers(index: ClipIndex, sides: Split) -> NDArray[np.int64]:
-    """(n,) a number for each clip's group. A clip without a group has its own number. Every clip has one where the training side is of one
+    """(n,) number of each clip's group. A clip without a group has its own number; so has every clip if the training side has only one
     group."""
     rows = np.arange(len(index.group))
     if len(np.unique(index.group[sides.train])) < 2:

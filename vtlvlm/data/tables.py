@@ -1,4 +1,4 @@
-"""Reads tables and lists that people write: a CSV of clips, a ``classes.txt``. Any usual encoding is read; errors name the line."""
+"""Reads tables and lists that people write: a CSV of clips, a ``classes.txt``. Reads the usual encodings; errors name the line."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from vtlvlm.errors import DataError
 from vtlvlm.system.text import encodable, shown
 
 MOST_CLASSES = 10_000
-"""Categories of a set, at most; EPIC-Kitchens' pairs of verb and noun are 3,806"""
+"""Most classes of a data set. EPIC-Kitchens has 3,806 pairs of verb and noun"""
 MOST_LETTERS = 500
-"""Letters of a category's name, at most"""
+"""Most letters of a class name"""
 SIDES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
-"""Words for the sides of a split, in lower case"""
+"""Names of the sides of a split, in lower case"""
 _MOST_BYTES = 2**30
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does
+    (codecs.BOM_UTF32_LE, "utf-32"),  # starts with the UTF-16 mark
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -36,26 +36,26 @@ class Table(NamedTuple):
     labels: list[str]
     """Without spaces around them"""
     splits: list[str]
-    """train, val, test or ""; any other text as it is"""
+    """train, val, test or ""; any other text unchanged"""
     groups: list[str]
     lines: list[int]
-    """Where each row ends in the file, from 1"""
+    """Number of each row's last line, from 1"""
 
 
 def read_text(file: Path) -> str:
-    """A text file as text: UTF-8, or UTF-16 as spreadsheets save it.
+    """Read a text file in UTF-8, or in UTF-16 or UTF-32 as spreadsheets save it.
 
     Raises:
-        DataError: It is neither (the line is named), cannot be read, or has over a gigabyte.
+        DataError: The file has another encoding (the message names the line), cannot be read, or has over a gigabyte.
     """
     try:
         if file.stat().st_size > _MOST_BYTES:
-            raise DataError(f"{file}: {file.stat().st_size:,} bytes are too many for a table; at most {_MOST_BYTES:,}")
+            raise DataError(f"{file}: has {file.stat().st_size:,} bytes, a table at most {_MOST_BYTES:,}")
         raw = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from error
     encoding = next((name for mark, name in _MARKS if raw.startswith(mark)), None)
-    if encoding is None:  # plain letters in UTF-16 have a zero each
+    if encoding is None:  # in UTF-16, every ASCII letter has a zero byte
         encoding = "utf-16-le" if raw[1:2] == b"\0" else "utf-16-be" if raw[:1] == b"\0" else "utf-8"
     try:
         return raw.decode(encoding)
@@ -66,10 +66,10 @@ def read_text(file: Path) -> str:
 
 
 def read_table(file: Path) -> Table:
-    """Read a CSV ``path,label[,split,group]``, divided by commas, semicolons or tabs.
+    """Read a CSV ``path,label[,split,group]``, separated by commas, semicolons or tabs.
 
     Raises:
-        DataError: Not such a table; the line is named.
+        DataError: The file is not such a table. The message names the line.
     """
     lines = list(io.StringIO(read_text(file), newline=""))
     skipped, mark = 0, ""
@@ -77,7 +77,7 @@ def read_table(file: Path) -> Table:
         mark = named[1] if named else mark
         skipped += 1
     if skipped == len(lines):
-        raise DataError(f"{file}: no rows in it; the first line must name path,label[,split,group]")
+        raise DataError(f"{file}: holds no rows; the first line must name path,label[,split,group]")
     header, division = _header(lines[skipped], mark)
     if twice := {name for name in ("path", "label", "split", "group") if header.count(name) > 1}:
         raise DataError(f"{file}: the first line names {' and '.join(sorted(twice))} twice")
@@ -102,7 +102,7 @@ def read_table(file: Path) -> Table:
     except csv.Error as error:
         raise DataError(f"{file}: not a CSV table: line {skipped + 1 + reader.line_num}: {error}") from error
     if not table.paths:
-        raise DataError(f"{file}: no rows in it")
+        raise DataError(f"{file}: holds no rows")
     return table
 
 
@@ -119,7 +119,7 @@ def _header(line: str, mark: str) -> tuple[list[str], str]:
 
 
 def unusable(label: str) -> str:
-    """Why a text cannot be the name of a category, "" if it can."""
+    """Why a text cannot be a class name, "" if it can."""
     if not label:
         return "no label"
     if len(label) > MOST_LETTERS:
@@ -132,28 +132,26 @@ def unusable(label: str) -> str:
 
 
 def require_distinct(names: dict[str, str], what: Path) -> None:
-    """Refuse categories that a reader would take for one, and too many of them.
+    """Refuse class names that look alike, and too many classes.
 
     Args:
-        names: Each category, and where it stands.
-        what: The file or folder that they come from.
+        names: Class name → where it occurs, in words.
+        what: The file or folder of the classes.
 
     Raises:
-        DataError: Two names differ in nothing but capitals or the encoding of accents; or there are over ``MOST_CLASSES``.
+        DataError: Two names differ only in capitals or in the encoding of accents, or there are over ``MOST_CLASSES``.
     """
     if len(names) > MOST_CLASSES:
-        raise DataError(f"{what}: {len(names):,} categories; at most {MOST_CLASSES:,} can be told apart: is this the column of labels?")
+        raise DataError(f"{what}: has {len(names):,} classes, at most {MOST_CLASSES:,} are possible; is this the column of labels?")
     first: dict[str, str] = {}
     for name in sorted(names):
         other = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if other != name:
-            how = (
-                "capitals" if unicodedata.normalize("NFC", name) != unicodedata.normalize("NFC", other) else "how their accents are stored"
-            )
+            how = "capitals" if unicodedata.normalize("NFC", name) != unicodedata.normalize("NFC", other) else "the encoding of accents"
             both = f"{shown(other, 80)!r} ({names[other]}) and {shown(name, 80)!r} ({names[name]})"
             raise DataError(f"{what}: {both} differ in {how} only; write one of them")
 
 
 def read_names(file: Path) -> list[str]:
-    """The lines of a list of names, without spaces around them; empty lines are left out."""
+    """The lines of a list of names, without outer spaces and without empty lines."""
     return [line.strip("\ufeff \t\r\n\f\v") for line in io.StringIO(read_text(file)) if line.strip("\ufeff \t\r\n\f\v")]

@@ -1,4 +1,4 @@
-"""Which frames a video shows, and when: from its packets where their headers settle it."""
+"""Finds the frames that a video shows, and their times, from the headers of its packets."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from vtlvlm.data.headers import Unsure
 from vtlvlm.data.pictures import counter
 
-_DROPPING, _LEAP = ("hevc", "mpeg4"), 1.75  # decoders that drop frames which refer to a lost one; median intervals of the gap
+_DROPPING, _LEAP = ("hevc", "mpeg4"), 1.75  # decoders that drop frames after a lost reference; gap of a lost frame, in median intervals
 
 
 class Shown:
-    """Which frames packets show, and when, as far as the packets' headers settle it.
+    """Counts the frames that packets show, and collects their times, if the packets' headers settle both.
 
-    Packets that an edit list leaves out and hidden frames are not shown. A frame that is shown again counts again.
+    Hidden frames do not count, nor packets that an edit list leaves out. A frame that is shown again counts again.
 
     Args:
-        stream: The stream whose packets are added.
+        stream: The stream of the packets.
     """
 
     def __init__(self, stream: av.VideoStream) -> None:
@@ -34,13 +34,13 @@ class Shown:
         self._due: int | None = None
 
     def noted(self, source: Iterable[av.Packet]) -> Iterator[av.Packet]:
-        """Add packets, and pass them on."""
+        """Add packets, and yield them."""
         for packet in source:
             self.add(packet)
             yield packet
 
     def add(self, packet: av.Packet) -> None:
-        """Take the next packet in the order of the file."""
+        """Add the next packet in file order."""
         if self._count is None or not packet.size:
             return
         try:
@@ -50,7 +50,7 @@ class Shown:
             known, due = self._timed and packet.pts is not None, packet.dts
             anew = known and self._due is not None and (due is None or due <= self._due)
             if number and (anew or self._known not in (None, known)):
-                raise Unsure  # stamps that begin anew or are missing do not give the order of the frames
+                raise Unsure  # stamps that restart or are missing do not give the order of the frames
         except Unsure:
             self._count = None
             return
@@ -61,8 +61,8 @@ class Shown:
 
     @property
     def stamps(self) -> list[int | None] | None:
-        """Times of the frames in display order, in the stream's time base; all of them None if the container has none. None instead of the
-        list if the packets do not settle which frames are shown."""
+        """Times of the frames in display order, in the stream's time base. All are None if the container has no times. Instead of a list,
+        None if the packets do not settle which frames are shown."""
         if self._count is None or not self._count.settled or not self._stamps:
             return None
         if not self._known:
@@ -71,7 +71,7 @@ class Shown:
         ordered = self._due is not None and len(set(rising)) == len(rising)
         if ordered and not self._bridged and len(rising) > 2:
             steps = np.diff(rising)
-            ordered = bool(steps.max() < _LEAP * np.median(steps))  # else a picture may be missing that others refer to
+            ordered = bool(steps.max() < _LEAP * np.median(steps))  # else a reference picture may be missing
         return list(rising) if ordered else None
 
 
@@ -80,17 +80,17 @@ def frame_rate(stream: av.VideoStream) -> float:
 
 
 def _made_up(stream: av.VideoStream) -> bool:
-    """Whether FFmpeg guesses the display times. AVI stores frames in decoding order, which differs from theirs if frames are reordered; an
-    MPEG program stream has times for only some of its frames."""
+    """Whether FFmpeg guesses the display times. AVI stores frames in decoding order and without times, so that reordered frames have no
+    known time. An MPEG program stream has times for only some of its frames."""
     name = stream.container.format.name
     return name == "mpeg" or (name == "avi" and bool(stream.codec_context.has_b_frames))
 
 
 def frame_times(stamps: list[int | None], stream: av.VideoStream) -> NDArray[np.float64]:
-    """(n,) seconds from the first frame; each depends on the frames before it alone.
+    """n timestamps -> (n,) seconds from the first frame. Each time depends on earlier frames only.
 
-    Times follow from the timestamps as long as these are known and rise. Where one does not, as at the joint of two recordings, the frame
-    comes one frame interval after the one before.
+    Known and rising timestamps give the times. A frame with a missing or falling timestamp, as at the joint of two recordings, comes one
+    frame interval after the frame before it.
     """
     if not stamps or _made_up(stream) or stream.time_base is None:
         return np.arange(len(stamps)) / frame_rate(stream)

@@ -1,8 +1,8 @@
-"""A small copy of a set of videos that decodes ten times faster: H.264, short side 256, a keyframe every 8 frames, and between them only
-frames that no other refers to, so that those not wanted need not be decoded.
+"""Copies a data set to small videos that decode ten times faster: H.264, short side 256, a keyframe every 8 frames.
 
-NTU RGB+D's 1080p files take about a second of processor time each to decode, the copies a tenth of it; 114,480 clips take some 29 GB. The
-copies keep every frame and its time, stand upright with square pixels, and say in their colour tags what they are.
+No other frame refers to the frames between keyframes, so that a reader decodes only the frames that it wants. Decoding a 1080p file of NTU
+RGB+D takes about a second of processor time, decoding its copy a tenth of a second. Copies of 114,480 clips take some 29 GB. A copy keeps
+every frame and its time, is upright with square pixels, and has colour tags.
 """
 
 from __future__ import annotations
@@ -34,23 +34,24 @@ from vtlvlm.system.places import below, real, require_apart, same, within
 SIDE = 256
 GOP = 8
 CRF = 20
-_BYTES_A_PIXEL = 0.035  # of a frame of camera video at this quality; noisy or lively video takes up to twice that
+_BYTES_A_PIXEL = 0.035  # for each frame of camera video at this quality; noisy or lively video takes up to twice as much
 TABLE = "clips.csv"
-"""The copies' own table, where the set is described by one"""
+"""Table of the copies, if the data set has a CSV"""
 ELSEWHERE = "elsewhere"
-"""Folder of the copies of videos that a table names outside the root"""
-_OWN = {TABLE, "classes.txt", ".vtlvlm"}  # what the folder of copies holds beside copies
-_BT709, _LIMITED = 1, 1  # AVCOL_SPC_BT709 and its fellows, AVCOL_RANGE_MPEG
-_CLOCK = 90_000  # ticks a second of the copies
+"""Folder for copies of videos outside the root"""
+_OWN = {TABLE, "classes.txt", ".vtlvlm"}  # other files in the folder of copies
+_BT709, _LIMITED = 1, 1  # AVCOL_SPC_BT709 (likewise AVCOL_PRI and AVCOL_TRC), AVCOL_RANGE_MPEG
+_CLOCK = 90_000  # ticks per second in the copies
 _TAG = "vtlvlm 1 copy of"
 
 
 def copy_names(index: ClipIndex, rows: NDArray[np.int64]) -> list[str]:
-    """Where the copies of rows go, relative to the folder of copies: the same tree, and ``elsewhere/`` with the whole path for what a CSV
-    names outside the root. No two names differ in capitals only, so that any disk can hold them all.
+    """The names of the copies in their folder: the source's tree, or ``elsewhere/`` and the whole path for a video outside the root.
+
+    No two names differ in capitals only, so that every file system can hold them.
 
     Raises:
-        DataError: Two videos in class folders, or of NTU names, differ only in their ending.
+        DataError: Two videos of a set without CSV differ only in their ending.
     """
     tops = [f"{top}/".replace("//", "/") for top in (index.root, real(index.root))]
     taken: dict[str, str] = {}
@@ -69,7 +70,7 @@ def copy_names(index: ClipIndex, rows: NDArray[np.int64]) -> list[str]:
 
 
 def _inner(path: str, tops: list[str]) -> str:
-    """A path of an index as one below the root; below ``elsewhere`` if it leads out of the root."""
+    """A path of an index relative to the root, or below ``elsewhere`` if it leads out of the root."""
     place = os.path.normpath(os.path.join(tops[0], path))  # noqa: PTH118 - a hundred thousand times
     for top in tops:
         inner = place.removeprefix(top)
@@ -92,26 +93,27 @@ def transcode(
     workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, str]:
-    """Copy all usable clips with threads (FFmpeg works outside Python's lock); those that are there already are left as they are.
+    """Copy all usable clips with threads (FFmpeg runs outside Python's lock). Keeps finished copies.
 
-    Nothing is written outside the folder, whatever the paths of the index and the links in the folder say; no source is opened for writing;
-    and no file is replaced that is not such a copy itself.
+    Writes nothing outside the folder, whatever paths the index and links in the folder have. Opens no source for writing. Replaces only
+    files that are copies themselves.
 
     Args:
-        index: The clips, looked into (not from ``fast``).
-        folder: Of the copies: the same tree, ending in .mp4, with the set's ``classes.txt`` or a ``clips.csv``; then the root for all else.
-        classes: The classes file that the clips were found with; None for that of the set's folder.
-        table: The CSV that the clips were found with.
+        index: The clips, already opened (no index from ``fast``).
+        folder: Folder of the copies, and the root for all later commands. It gets the same tree, with names that end in .mp4, and the data
+            set's ``classes.txt`` or a ``clips.csv``.
+        classes: The classes file of the index; None for the one in the data set's folder.
+        table: The CSV of the index.
         side: Pixels of the shorter side; smaller videos keep their size.
-        workers: Clips at once; None for one a core.
+        workers: Clips at once; None for one per core.
         progress: Show a progress bar.
 
     Returns:
-        Source path → reason, of the clips that turned out to be damaged.
+        Source path → reason, for the clips that are damaged.
 
     Raises:
-        UsageError: The folder is, holds or lies in what is copied, or has files or links of others where copies would go.
-        DataError: No room, another process writes there, or names that would collide.
+        UsageError: The folder is, holds or lies in a source, or another file or link has the name of a copy.
+        DataError: The disk has no room, another process writes there, or two names collide.
     """
     from tqdm import tqdm
 
@@ -127,7 +129,7 @@ def transcode(
     lock = FolderLock(folder, 0)
     try:
         tidied(folder)
-        for left in folder.rglob(".*.mp4.part"):  # of a job of version 0.1 that was killed
+        for left in folder.rglob(".*.mp4.part"):  # left by a killed job of version 0.1
             left.unlink()
         todo = [(row, to) for row, to, tag in zip(rows.tolist(), targets, before, strict=True) if not tag or tag != index.identity[row]]
         print(require_space(folder, sum(_estimate(index, row, side) for row, _ in todo), f"{len(todo):,} of {len(rows):,} copies"))
@@ -162,51 +164,51 @@ def transcode(
 
 
 def require_place(folder: Path, root: Path, tables: Sequence[Path | None] = ()) -> None:
-    """Refuse a folder of copies that is, holds or lies in the set's folder or its tables.
+    """Refuse a folder of copies that is, holds or lies in the data set's folder or tables.
 
     Raises:
-        DataError: It is the set's folder.
-        UsageError: It lies in it, or holds one of them.
+        DataError: The folder is the data set's own.
+        UsageError: The folder lies in the data set's folder, or holds it or a table.
     """
     if same(folder, root):
-        raise DataError(f"{folder}: the videos are there themselves; name another folder for the copies")
+        raise DataError(f"{folder}: holds the videos themselves; name another folder for the copies")
     require_apart(folder, [root, *tables], "the folder of copies")
 
 
 def _require_apart(index: ClipIndex, rows: NDArray[np.int64], folder: Path) -> None:
-    """Refuse a folder of copies that holds one of the videos."""
+    """Refuse a folder of copies that holds a source video."""
     sources = {place.parent: place for place in map(real, map(index.file, rows.tolist()))}
     for parent, source in sources.items():
         if within(parent, folder):
-            raise UsageError(f"{folder}: {source}, which is to be copied, lies inside it; name another folder for the copies")
+            raise UsageError(f"{folder}: holds the source video {source}; name another folder for the copies")
 
 
 def _require_own(folder: Path, texts: dict[str, bytes]) -> None:
-    """Refuse to replace a table or list of classes that no earlier job of copying wrote."""
+    """Refuse to replace a table or list of classes that no earlier copying wrote."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: not a folder; name another for the copies")
     for name, content in texts.items():
         file = folder / name
         if file.is_symlink() or (file.exists() and not file.is_file()):
             raise UsageError(
-                f"{file}: a link or folder with the name of the copies' own {name}; move it away, or name another folder for the copies"
+                f"{file}: a link or folder has the name of the copies' {name}; move it away, or name another folder for the copies"
             )
         if file.exists() and not (folder / LOCK).exists() and file.read_bytes() != content:
-            raise UsageError(f"{file}: there already, and not of a set of copies; move it away, or name another folder for the copies")
+            raise UsageError(f"{file}: exists and belongs to no set of copies; move it away, or name another folder for the copies")
 
 
 def _copy_of(target: Path) -> str:
-    """The identity of the source that a finished copy was made from; "" if there is nothing yet.
+    """The identity of a finished copy's source; "" if there is no copy yet.
 
     Raises:
-        UsageError: Something else is there, which will not be replaced.
+        UsageError: Another file has that name.
     """
     if not os.path.lexists(target):
         return ""
     whole = target.is_file() and not target.is_symlink()
     tag = _tag(target) if whole else None
     if tag is None and not (whole and target.stat().st_size == 0):
-        raise UsageError(f"{target}: there already, and not a copy that this command made; move it away, or name another folder")
+        raise UsageError(f"{target}: exists and is not a copy that this command made; move it away, or name another folder")
     return tag or ""
 
 
@@ -217,13 +219,13 @@ def copy(source: Path, target: Path, *, side: int = SIDE, identity: str = "") ->
         source: A video.
         target: An .mp4 file.
         side: Pixels of the shorter side, at most.
-        identity: Of the source, kept in the copy.
+        identity: Identity of the source, stored in the copy.
 
     Returns:
-        Frames.
+        Number of frames.
 
     Raises:
-        VideoError: The source is damaged, or the copy does not hold every frame of it.
+        VideoError: The source is damaged, or the copy lacks frames.
         DataError: The copy cannot be written.
     """
     try:
@@ -233,19 +235,19 @@ def copy(source: Path, target: Path, *, side: int = SIDE, identity: str = "") ->
                 count = _encode(source, container, side)
             kept = verify(part)
             if kept != count:
-                raise VideoError(f"{source}: has {count} frames, its copy {kept}; this is a defect of the encoder, please report it")
+                raise VideoError(f"{source}: has {count} frames, but its copy has {kept}; the encoder has a defect, please report it")
         return kept
-    except OSError as error:  # av's errors of writing are OSErrors too; those of reading have become VideoErrors
-        raise DataError(f"{target}: cannot be written ({error.strerror}); copies already made stay, the same command goes on") from error
+    except OSError as error:  # av's write errors are OSErrors too; its read errors have become VideoErrors
+        raise DataError(f"{target}: cannot be written ({error.strerror}); finished copies stay, the same command continues") from error
 
 
 def is_copy_of(file: Path, identity: str) -> bool:
-    """Whether a file is the finished copy of a source with this identity."""
+    """Whether a file is a finished copy of the source with this identity."""
     return bool(identity) and _tag(file) == identity
 
 
 def _tag(file: Path) -> str | None:
-    """The identity of the source that a copy says it was made from; None if the file is not a copy."""
+    """The source's identity that a copy stores; None if the file is not a copy."""
     try:
         if not file.is_file():
             return None
@@ -260,7 +262,7 @@ def _tag(file: Path) -> str | None:
 
 
 def _encode(source: Path, container: av.container.OutputContainer, side: int) -> int:
-    """Encode all frames. The packets are few and small: they wait until the times of all frames are known."""
+    """Encode all frames, and return their number. Holds the packets (few and small) until the times of all frames are known."""
     packets: list[av.Packet] = []
     stamps: list[int | None] = []
     output, graph, graph_of, size = None, None, None, (0, 0)
@@ -282,7 +284,7 @@ def _encode(source: Path, container: av.container.OutputContainer, side: int) ->
             packets += output.encode(picture)
         times = frame_times(stamps, stream)
     if output is None:
-        raise VideoError(f"{source}: no frame in it can be decoded")
+        raise VideoError(f"{source}: has no frame that decodes")
     packets += output.encode(None)
     ticks = np.maximum.accumulate(np.round(times * _CLOCK).astype(np.int64) - np.arange(len(times))) + np.arange(len(times))  # rising
     step = round(_CLOCK / rate)
@@ -323,7 +325,7 @@ def _estimate(index: ClipIndex, row: int, side: int) -> float:
 
 
 def _accompanying(index: ClipIndex, rows: NDArray[np.int64], names: list[str], classes: Path) -> dict[str, bytes]:
-    """The files beside the copies that say which class each clip is: file name → content."""
+    """The files beside the copies that give each clip's class: file name → content."""
     if index.layout == "csv":
         text = io.StringIO(newline="")
         writer = csv.writer(text)

@@ -1,4 +1,4 @@
-"""Videos of the same content. Under two labels, one label is wrong; on both sides of a split, the test measures what is memorised."""
+"""Finds videos of the same content. If they have two labels, one is wrong. On both sides of a split, they let the test reward memory."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 _ENDS = 128 * 1024  # bytes of a file that its identity covers
 _CHUNK = 2**20
-_COMPARED = 500  # pairs of files that are compared whole; beyond these, the same identity is believed
+_COMPARED = 500  # pairs of files that are compared whole; of further pairs, only the identity
 
 
 def twins(index: ClipIndex, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[int, int]]:
-    """Pairs of clips with the same content: each further one with the first. Files that have not been opened are left out.
+    """Pairs of clips with the same content: each later clip with the first. Skips files that have not been opened.
 
     Args:
         index: The clips.
-        rows: (n,) those to look at, in this order; None for all usable ones.
+        rows: (n,) rows to compare, in this order; None for all usable ones.
     """
     rows = index.usable if rows is None else rows
     first: dict[str, list[int]] = {}
@@ -45,7 +45,7 @@ def twins(index: ClipIndex, rows: NDArray[np.int64] | None = None) -> Iterator[t
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Whether two files of one identity are equal to the last byte; True if one cannot be read."""
+    """Whether two files of the same identity are equal to the last byte; True if one cannot be read."""
     try:
         with one.open("rb") as left, other.open("rb") as right:
             while piece := left.read(_CHUNK):
@@ -74,7 +74,7 @@ def refuse_leak(index: ClipIndex, sides: Split) -> None:
     """Refuse a split with the same content in a training or validation clip and in a test clip.
 
     Raises:
-        DataError: Naming the first two files.
+        DataError: The message names the first pair of files.
     """
     pair = next(across(index, sides), None)
     if pair is not None:

@@ -1,11 +1,11 @@
-"""Video files: what is in one (``probe``), chosen frames of it (``decode``), and whether all of it decodes (``verify``).
+"""Reads video files: counts frames (``probe``), decodes chosen frames (``decode``), and decodes everything as a check (``verify``).
 
-One container a call, one thread, always closed. A file whose damage can be seen is refused with the reason; no frame is ever made up.
-Container headers are not believed. ``Shown`` says which frames a file shows and when: from its packets where their headers
-settle it, else by decoding all of them. The frames are those of a whole decode, numbered from 0 in display order.
+Each call opens one container with one thread, and closes it. A visibly damaged file is refused with the reason; no frame is ever invented.
+Frame counts and times do not come from the container's header. They come from the packets' headers if ``Shown`` can read them, else from
+decoding all packets. Frames are numbered from 0 in display order, as a full decode returns them.
 
-Colours: tagged matrix and range are honoured. Untagged video is BT.709 from 720 lines upwards and BT.601 below, as players do it, in
-limited range. The display rotation and the sample aspect ratio stored in the file are applied.
+Colours follow the tagged matrix and range. Untagged video has limited range, and BT.709 from 720 lines upwards or BT.601 below, as in
+players. The stored display rotation and sample aspect ratio are applied.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Crop = Literal["center", "pad"]
 
 _MATRICES = {1: "bt709", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}  # AVColorSpace → name in the scale filter
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
-_HELD = 512 * 2**20  # bytes of a file whose packets may be held in memory
+_HELD = 512 * 2**20  # bytes; packets of smaller files are held in memory
 _TURNS: dict[int, list[tuple[str, str | None]]] = {
     1: [("transpose", "clock")],
     2: [("hflip", None), ("vflip", None)],
@@ -38,19 +38,19 @@ _TURNS: dict[int, list[tuple[str, str | None]]] = {
 
 
 class VideoInfo(NamedTuple):
-    """What a video file holds."""
+    """Length, rate and size of a video."""
 
     frames: int
-    """Frames that are shown when all of it is decoded."""
+    """Number of frames that a full decode shows."""
     fps: float
-    """Average frames per second as declared."""
+    """Declared average frames per second."""
     duration: float
     """Seconds."""
     width: int
     """Pixels as stored, before rotation."""
     height: int
     rotation: int
-    """Degrees clockwise by which the stored picture is turned for display: 0, 90, 180 or 270."""
+    """Degrees clockwise that turn the stored picture upright: 0, 90, 180 or 270."""
     variable: bool
     """Whether frames are unevenly spaced in time: the longest interval is over 1.5 times the median."""
 
@@ -65,19 +65,19 @@ class Clip(NamedTuple):
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Count the frames a file shows. For most files their packets suffice, in about 1 % of the time of decoding; the others are decoded.
+    """Count the frames that a file shows. For most files, reads only the packets, in about 1 % of the decoding time; decodes the others.
 
     Raises:
-        VideoError: Not a regular readable file, no video in it, truncated, its first frame does not decode, or, of a file that had to be
-            decoded, any of them.
+        VideoError: The file is not a regular readable file, has no video, is truncated, or its first frame does not decode. For a file that
+            must be decoded: any frame does not decode.
     """
     with opened(path) as (container, stream):
         found = Shown(stream)
         source = found.noted(packets_of(path, container, stream))
         first = next(all_frames(path, source), None)
         if first is None:
-            raise VideoError(f"{path}: no frame in it can be decoded")
-        for _ in source:  # the rest is not decoded
+            raise VideoError(f"{path}: has no frame that decodes")
+        for _ in source:  # reads the other packets without decoding them
             continue
         stamps = found.stamps
         if stamps is None:
@@ -92,17 +92,17 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def verify(path: str | Path) -> int:
-    """Decode every frame and return how many there are.
+    """Decode every frame, and return their number.
 
     Raises:
-        VideoError: As ``probe``, or a frame does not decode or is flagged corrupt.
+        VideoError: As ``probe``; or a frame does not decode or is corrupt.
     """
     count = 0
     with opened(path) as (container, stream):
         for _ in all_frames(path, packets_of(path, container, stream)):
             count += 1
     if not count:
-        raise VideoError(f"{path}: no frame in it can be decoded")
+        raise VideoError(f"{path}: has no frame that decodes")
     return count
 
 
@@ -116,10 +116,10 @@ def decode(
     zoom: float = 1.0,
     shift: tuple[float, float] = (0.0, 0.0),
 ) -> Clip:
-    """Decode chosen frames as ``size`` x ``size`` RGB pictures, the right way up.
+    """Decode chosen frames as upright ``size`` x ``size`` RGB pictures.
 
-    Only wanted frames go through the filter graph (crop → scale by area → RGB → turn), and decoding stops after the last of them. Of
-    H.264 in MP4, MOV or MKV, frames that are neither wanted nor referred to by others are not decoded, nor checked for damage.
+    Only wanted frames go through the filter graph (crop → scale by area → RGB → turn), and decoding stops after the last one. In H.264 from
+    MP4, MOV or MKV, unwanted frames that no other frame refers to are not decoded, and not checked for damage.
 
     Args:
         path: A video file.
@@ -128,12 +128,12 @@ def decode(
         crop: ``center`` cuts the largest centred square (action in the middle); ``pad`` keeps the whole picture and adds black bars
             (actors near the edge of a wide picture).
         flip: Mirror left and right.
-        zoom: Side of the cut as a part of the largest one, in (0, 1].
-        shift: Where the cut lies in the room that is left, each in [-1, 1] from left/top to right/bottom of the stored picture.
+        zoom: Side of the cut relative to the largest possible one, in (0, 1].
+        shift: Position of the cut, each in [-1, 1] from left/top to right/bottom of the stored picture.
 
     Raises:
         VideoError: The file is damaged, has no video, or ends before the last wanted frame.
-        ValueError: No indices, a negative one, or ``size``, ``zoom`` or ``shift`` out of range.
+        ValueError: No index is given, one is negative, or ``size``, ``zoom`` or ``shift`` is out of range.
     """
     import torch
 
@@ -157,7 +157,7 @@ def decode(
     if count < len(unique):
         if len(stamps) > last:
             raise VideoError(f"{path}: damaged: {len(unique) - count} of {len(unique)} wanted frames do not decode")
-        raise VideoError(f"{path}: ends after {len(stamps)} frames, frame {last} was wanted; the file is truncated or its length is wrong")
+        raise VideoError(f"{path}: ends after {len(stamps)} frames, before frame {last}; the file is truncated or its length is wrong")
     frames = torch.from_numpy(pictures if len(unique) == len(numbers) and (inverse[1:] > inverse[:-1]).all() else pictures[inverse])
     return Clip(frames, torch.from_numpy(times[numbers].astype(np.float32)))
 
@@ -165,10 +165,10 @@ def decode(
 def _chosen(
     path: str | Path, container: av.container.InputContainer, stream: av.VideoStream, wanted: set[int], last: int, stamps: list[int | None]
 ) -> Iterator[av.VideoFrame]:
-    """The wanted frames in display order; fills ``stamps`` with the times of all frames up to the last of them.
+    """The wanted frames in display order. Fills ``stamps`` with the times of all frames up to the last wanted one.
 
-    H.264 whose packets settle which frames are shown, and when, is decoded without the frames that are neither wanted nor referred to by
-    others. Times that rise in the order of decoding mean that there is nothing to skip, or that they are made up: AVI stores none.
+    H.264 is decoded without its unwanted frames that no other frame refers to, if the packets show all frames and times. Times that rise in
+    decoding order mean either that no frame can be skipped, or that FFmpeg guessed the times, as for AVI.
     """
     source: Iterable[av.Packet] = packets_of(path, container, stream)
     if stream.codec_context.name == "h264" and Path(path).stat().st_size < _HELD:
@@ -188,7 +188,7 @@ def _chosen(
 
 
 def _without_the_rest(path: str | Path, held: list[av.Packet], stream: av.VideoStream, wanted: set[int | None]) -> Iterator[av.VideoFrame]:
-    """The frames shown at the wanted stamps, without decoding what none of them needs."""
+    """The frames at the wanted stamps, without decoding frames that none of them needs."""
 
     def needed() -> Iterator[av.Packet]:
         left = len(wanted)
@@ -198,7 +198,7 @@ def _without_the_rest(path: str | Path, held: list[av.Packet], stream: av.VideoS
             context.skip_frame = "DEFAULT" if here else "NONREF"
             yield packet
             if not left:
-                yield held[-1]  # the empty one, which makes the decoder give what it holds back
+                yield held[-1]  # the empty packet flushes the decoder
                 return
 
     context, before = stream.codec_context, None
@@ -224,12 +224,12 @@ def decode_sampled(
 
     Args:
         path: A video file.
-        sampling: How many frames, how large, how cut.
-        view: 0 is the plain one.
-        name: The clip's name, which seeds views above 0 together with ``seed``.
+        sampling: Number, size and cut of the frames.
+        view: Number of the view; 0 is the plain one.
+        name: The clip's name. Together with ``seed`` it seeds training views.
         seed: Seed of the views.
-        num_frames: Length of the clip if known, to save counting its packets.
-        rate: Frames a second if known; only sampling by fps asks for it.
+        num_frames: Length of the clip if known; saves counting its packets.
+        rate: Frames per second if known; only sampling by fps needs it.
 
     Raises:
         VideoError: As ``probe`` and ``decode``.
@@ -242,11 +242,11 @@ def decode_sampled(
 
 
 def all_frames(path: str | Path, source: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
-    """The frames of packets in display order. Packets before the first keyframe that do not decode, in a recording that was cut, are passed
-    over as players do.
+    """The frames of packets in display order. A recording that was cut may begin with packets that do not decode; like players, skips them
+    up to the first keyframe.
 
     Raises:
-        VideoError: Any other packet does not decode, or a frame is flagged as corrupt.
+        VideoError: Any other packet does not decode, or a frame is corrupt.
     """
     count, packet, begun = 0, None, False
     try:
@@ -270,7 +270,7 @@ def all_frames(path: str | Path, source: Iterable[av.Packet]) -> Iterator[av.Vid
 def _graph(
     frame: av.VideoFrame, stream: av.VideoStream, *, size: int, crop: Crop, flip: bool, zoom: float, shift: tuple[float, float]
 ) -> av.filter.Graph:
-    """crop → scale by area → rgb24 → turn → mirror → pad, for frames such as this one."""
+    """crop → scale by area → rgb24 → turn → mirror → pad, for frames like this one."""
     aspect = float(stream.sample_aspect_ratio or 1) or 1.0
     if crop == "center":
         side = min(frame.width * aspect, frame.height)
@@ -294,7 +294,7 @@ def _graph(
 
 
 def scaling(frame: av.VideoFrame) -> str:
-    """The scale filter's options: average over areas, with the colours that the frame is tagged with."""
+    """The scale filter's options: average over areas, with the frame's tagged colours."""
     matrix = _MATRICES.get(int(frame.colorspace), "bt709" if frame.height >= 720 else "bt601")
     full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
     return f"flags=area:in_color_matrix={matrix}:in_range={'pc' if full else 'tv'}"
@@ -306,7 +306,7 @@ def turns(frame: av.VideoFrame) -> list[tuple[str, str | None]]:
 
 
 def linked(frame: av.VideoFrame, stream: av.VideoStream, *steps: tuple[str, str | None]) -> av.filter.Graph:
-    """A filter graph of one thread for frames such as this one: steps are filters with their arguments."""
+    """A single-threaded filter graph for frames like this one. Steps are filters and their arguments."""
     graph = av.filter.Graph()
     graph.threads = 1
     nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=stream.time_base)]

@@ -1,1 +1,1 @@
-"""What every part needs of the machine: files written whole, outputs kept apart from sources, text that is safe to show."""
+"""Services for all other packages: whole files, outputs apart from sources, safe text, locks, streams, disk and cores."""

@@ -2,7 +2,7 @@
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: fewer than the machine has where a scheduler or a container (cgroup) limits them."""
+    """Number of cores that this process may use. A scheduler or a container (cgroup) may allow fewer than the machine has."""
     from joblib import cpu_count
 
     return int(cpu_count())

@@ -1,4 +1,4 @@
-"""Room on the disk: looked at before a long job starts, not when it is full."""
+"""Checks the room on the disk before a long job starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vtlvlm.errors import DataError
 
 
 def readable(size: float) -> str:
-    """Bytes as ``1.5 GB`` (powers of 1000, as disks are sold)."""
+    """Bytes as text such as ``1.5 GB`` (powers of 1000, as for disks)."""
     units = ["bytes", "KB", "MB", "GB", "TB"]
     while size >= 999.5 and len(units) > 1:
         size /= 1000
@@ -18,15 +18,15 @@ def readable(size: float) -> str:
 
 
 def require_space(folder: Path, needed: float, what: str) -> str:
-    """One line that says how much will be written and how much is free.
+    """Check the free space, and return one line with the bytes to write and the bytes free.
 
     Args:
-        folder: Where; need not exist yet.
-        needed: Estimate in bytes of what is still to be written.
-        what: What it is, for the line.
+        folder: Output folder; need not exist yet.
+        needed: Estimate of the bytes still to write.
+        what: Name of the output, for the line.
 
     Raises:
-        DataError: There is not that much room.
+        DataError: The disk has too little room.
     """
     place = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
     free = shutil.disk_usage(place).free

@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all, whatever happens while they are written.
+"""Writes files and folders whole or not at all, whatever happens in between.
 
 Each writer works on a temporary neighbour of its target, named ``.NAME.HOST.PID.TOKEN.tmp``. Two processes, or two machines on one shared
-disk, never write the same temporary. What a killed process left is removed by the next writer of the same target on the same machine.
+disk, never write the same temporary. The next writer of the same target on the same machine removes the temporaries of killed processes.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ SUFFIX = ".tmp"
 
 @contextmanager
 def replacing(path: str | Path, *, follow: bool = True, tidy: bool = True) -> Iterator[Path]:
-    """A temporary file to write. When the block ends well, its bytes are on the disk and it takes the name ``path``; what was there is
-    replaced. Otherwise it is removed, and ``path`` stays as it was.
+    """Yield a temporary file to write. If the block ends well, syncs it to the disk and renames it to ``path``, replacing an older file.
+    Otherwise removes it and leaves ``path`` unchanged.
 
     Args:
         path: The file to write.
-        follow: Follow a symbolic link and replace the file it names; otherwise the link itself is replaced.
-        tidy: Remove what dead processes left of this target. It reads the folder: in one of very many files, call ``tidied`` once instead.
+        follow: Follow a symbolic link and replace its target; otherwise replace the link itself.
+        tidy: Remove temporaries of this target from dead processes. This reads the whole folder; for very many files, call ``tidied`` once
+            instead.
 
     Yields:
         The temporary file, in the same folder; it does not exist yet.
 
     Raises:
-        OSError: The place cannot be written.
+        OSError: The file cannot be written.
     """
     target = _target(path) if follow else Path(os.path.abspath(path))  # noqa: PTH100
     temporary = _temporary(target, tidy)
@@ -52,16 +53,16 @@ def replacing(path: str | Path, *, follow: bool = True, tidy: bool = True) -> It
 
 @contextmanager
 def appearing(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder to fill. When the block ends well it takes the name ``folder``; otherwise it is removed.
+    """Yield a temporary folder to fill. If the block ends well, renames it to ``folder``; otherwise removes it.
 
     Args:
-        folder: The folder to make. It must not exist, or be empty.
+        folder: The folder to create. If it exists, it must be empty.
 
     Yields:
-        The temporary folder, beside it; it exists and is empty.
+        The temporary folder beside ``folder``; it exists and is empty.
 
     Raises:
-        OSError: The place cannot be written, or ``folder`` was filled by another process meanwhile.
+        OSError: The folder cannot be written, or another process has filled ``folder`` meanwhile.
     """
     target = Path(os.path.abspath(folder))  # noqa: PTH100 - a link that ends in the name is not followed
     temporary = _temporary(target)
@@ -80,20 +81,20 @@ def appearing(folder: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str, *, follow: bool = True) -> None:
-    """Write UTF-8 text, whole or not at all; ``follow`` is that of ``replacing``."""
+    """Write UTF-8 text, whole or not at all. ``follow`` is as for ``replacing``."""
     with replacing(path, follow=follow) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON (UTF-8, indented), whole or not at all; nan and infinity, which JSON does not know, are null. Folders above are made."""
+    """Write JSON (UTF-8, indented), whole or not at all. Writes nan and infinity as null, and creates parent folders."""
     text = json.dumps(nan_as_none(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def nan_as_none(value: Any) -> Any:
-    """The same value for JSON, with None for every number in it that is not finite."""
+    """The value for JSON, with None for every number that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -102,7 +103,7 @@ def nan_as_none(value: Any) -> Any:
 
 
 def sync(path: Path) -> None:
-    """Have the system put a file's or folder's content on the disk, where the file system can."""
+    """Flush a file or folder to the disk, if the file system supports it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -113,7 +114,7 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-_LOST = {5, 28, 122}  # EIO, ENOSPC, EDQUOT: the content is not on the disk; file systems without fsync say something else
+_LOST = {5, 28, 122}  # EIO, ENOSPC, EDQUOT: the content is not on the disk; file systems without fsync raise other errors
 
 
 def _target(path: str | Path) -> Path:
@@ -121,7 +122,7 @@ def _target(path: str | Path) -> Path:
 
 
 def tidied(folder: str | Path) -> None:
-    """Remove the temporary files that dead processes of this machine left in a folder and below it; links are not followed."""
+    """Remove temporary files of this machine's dead processes in a folder and below it. Does not follow links."""
     marks = re.compile(rf"\..+\.{re.escape(_host())}\.(\d+\.[0-9a-f]+\.tmp)")
     for inner, _, names in os.walk(folder):
         for name in names:
@@ -131,7 +132,7 @@ def tidied(folder: str | Path) -> None:
 
 
 def _temporary(target: Path, tidy: bool = True) -> Path:
-    """A new name beside a target, whose folder is made; temporaries of the target that dead processes left are removed."""
+    """A new name beside a target. Creates the target's folder, and removes the target's temporaries of dead processes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     short = os.fsencode(target.name)[:120].decode(errors="ignore")  # names have 255 bytes at most
     start = f".{short}.{_host()}."
@@ -145,7 +146,7 @@ def _temporary(target: Path, tidy: bool = True) -> Path:
 
 
 def _abandoned(rest: str) -> bool:
-    """Whether ``PID.TOKEN.tmp`` is of a process of this machine that is gone."""
+    """Whether ``PID.TOKEN.tmp`` belongs to a dead process of this machine."""
     pid = rest.partition(".")[0]
     if not pid.isdecimal() or int(pid) == os.getpid():
         return False

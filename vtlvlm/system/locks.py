@@ -1,4 +1,4 @@
-"""One process at a time: a lock on a file, which the system releases when the process dies, however it dies."""
+"""Locks a file for one process at a time. The system releases the lock when the process dies, however it dies."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vtlvlm.errors import DataError
 from vtlvlm.system.text import shown
 
 _held: set[Path] = set()
-_LONGEST = 1000  # bytes of a lock, which holds one line
+_LONGEST = 1000  # bytes of a lock file; it holds one line
 
 
 class Taken(Exception):
-    """Another process, or another part of this one, holds the lock.
+    """Another process, or another part of this process, holds the lock.
 
     Attributes:
-        owner: Who, in words; "" for this process.
+        owner: The owner in words; "" for this process.
     """
 
     def __init__(self, owner: str) -> None:
@@ -30,15 +30,15 @@ class Taken(Exception):
 
 
 class FileLock:
-    """A POSIX lock on a small file that names its owner; the file stays.
+    """A POSIX lock on a small file that names its owner. The file stays after the release.
 
     Args:
-        path: The file; its folder exists.
+        path: The lock file; its folder exists.
 
     Raises:
-        Taken: Somebody else holds it.
-        DataError: A link or another kind of file has its name; it is not written to.
-        OSError: The file cannot be made.
+        Taken: Another owner holds the lock.
+        DataError: A link or another kind of file has this name. It is not written to.
+        OSError: The file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,12 +46,12 @@ class FileLock:
         if path in _held:
             raise Taken("")
         if path.is_symlink():
-            raise DataError(f"{path}: a link where a lock belongs; delete it")
+            raise DataError(f"{path}: a link has the name of a lock; delete it")
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_size > _LONGEST:
             os.close(handle)
-            raise DataError(f"{path}: not a lock, but has the name of one; move it away")
+            raise DataError(f"{path}: another file has the name of a lock; move it away")
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:

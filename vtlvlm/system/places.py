@@ -1,4 +1,4 @@
-"""Places on the disk, compared by what they are and not by how they are spelt."""
+"""Compares places on the disk by file, not by spelling, and keeps outputs apart from sources."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vtlvlm.errors import UsageError
 
 
 def real(path: str | Path) -> Path:
-    """The place behind links, ``..`` and a relative spelling; the path itself need not exist."""
+    """The absolute path without links and ``..``; it need not exist."""
     return Path(os.path.realpath(path))
 
 
 def same(one: str | Path, other: str | Path) -> bool:
-    """Whether two paths are one file or folder, through links of either kind and mounts too."""
+    """Whether two paths are one file or folder, also through mounts, symbolic and hard links."""
     try:
         return Path(one).samefile(other)
     except OSError:
@@ -24,7 +24,7 @@ def same(one: str | Path, other: str | Path) -> bool:
 
 
 def within(path: str | Path, folder: str | Path) -> bool:
-    """Whether a path is a folder or lies below it."""
+    """Whether a path is ``folder`` or lies below it."""
     place, top = real(path), real(folder)
     if place == top or top in place.parents:
         return True
@@ -32,32 +32,32 @@ def within(path: str | Path, folder: str | Path) -> bool:
 
 
 def require_apart(output: str | Path, sources: Iterable[str | Path | None], what: str) -> None:
-    """Refuse an output that is a source of the command, lies in it or holds it.
+    """Refuse an output that is a source of the command, lies in a source or holds one.
 
     Args:
-        output: What will be written.
-        sources: Files and folders that are only read; None is passed over.
+        output: File or folder to write.
+        sources: Files and folders that are only read; None is skipped.
         what: The output in words, such as ``the folder of copies``.
 
     Raises:
-        UsageError: Naming both.
+        UsageError: The message names both.
     """
     for source in sources:
         if source is None:
             continue
         if same(output, source):
-            raise UsageError(f"{output}: {what} would be written over {source}, which it is made from; name another place")
+            raise UsageError(f"{output}: {what} would overwrite its source {source}; name another place")
         if within(output, source):
-            raise UsageError(f"{output}: {what} would lie inside {source}, which it is made from; name a place outside it")
+            raise UsageError(f"{output}: {what} would lie inside its source {source}; name a place outside it")
         if within(source, output):
-            raise UsageError(f"{output}: {source}, which {what} is made from, lies inside it; name another place")
+            raise UsageError(f"{output}: holds {source}, the source of {what}; name another place")
 
 
 def below(folder: str | Path, relative: str) -> Path:
-    """Join a path from data to an output folder.
+    """Join an output folder and a path that comes from data.
 
     Raises:
-        UsageError: The result would lie outside the folder: an absolute path, ``..``, or a link in the folder that leads out.
+        UsageError: The result would lie outside the folder: through an absolute path, ``..``, or a link in the folder that leads out.
     """
     inner = PurePosixPath(relative.replace(os.sep, "/"))
     place = Path(folder, *inner.parts)
@@ -67,12 +67,12 @@ def below(folder: str | Path, relative: str) -> Path:
 
 
 def require_json_place(path: str | Path) -> None:
-    """Refuse a JSON output that would replace a folder, or a file that holds no JSON object.
+    """Refuse a JSON output that would replace a folder, or a file without a JSON object.
 
     Raises:
-        UsageError: Naming it.
+        UsageError: The message names the folder or file.
     """
-    place = Path(os.path.abspath(path))  # noqa: PTH100 - `missing/../file` is written to file
+    place = Path(os.path.abspath(path))  # noqa: PTH100 - `missing/../file` means `file`
     if place.is_dir():
         raise UsageError(f"{path}: is a folder; name a file for the JSON")
     if not place.exists():
@@ -82,4 +82,4 @@ def require_json_place(path: str | Path) -> None:
     except (OSError, ValueError):
         known = False
     if not known:
-        raise UsageError(f"{path}: holds something else, which would be lost; name a new file that ends in .json")
+        raise UsageError(f"{path}: exists and holds no JSON object; name a new file that ends in .json")

@@ -1,4 +1,4 @@
-"""Settings by the names they had before: files and command lines with such a name are refused with the present one."""
+"""Old names of settings. A file or command line with an old name is refused, and the message gives the present name."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _REFUSED = re.compile(r"[Oo]ption '([\w.]+)'|unrecognized arguments: --([\w.]+)|
 
 
 def present_name(setting: str) -> str | None:
-    """What a setting is called now, by its old name without the place; None for a name that has not changed."""
+    """The present place and name of a setting with an old name; None for any other name. Ignores the place before the last dot."""
     return RENAMED.get(setting.rpartition(".")[2])
 
 
 def in_refusal(text: str) -> str:
-    """What to add to the configuration parser's refusal of a setting: its present name; "" where it has none."""
+    """The present name, to append to the configuration parser's refusal of an old setting; "" for any other refusal."""
     found = _REFUSED.search(text)
     name = next((group for group in found.groups() if group), "") if found else ""
     present = present_name(name)

@@ -1,4 +1,4 @@
-"""Reports in one line why a library could not write tensors: a full disk, a quota, a limit on file sizes."""
+"""Reports a library's failure to write tensors in one line: a full disk, a quota, a limit on file sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vtlvlm.system.text import shown
 
 @contextmanager
 def saving(path: str | Path) -> Iterator[None]:
-    """Turn errors of the system, of safetensors and of ``torch.save`` into one that names the place and the remedy.
+    """Turn errors of the system, of safetensors and of ``torch.save`` into one error that names the place and the remedy.
 
     Raises:
         DataError: Writing failed.
@@ -25,4 +25,4 @@ def saving(path: str | Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error) and "iostream" not in str(error):
             raise
         reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: cannot be written ({shown(reason, 160)}); make room or rights there, or name another place") from error
+        raise DataError(f"{path}: cannot be written ({shown(reason, 160)}); free space, fix the rights, or name another place") from error

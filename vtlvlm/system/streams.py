@@ -1,4 +1,4 @@
-"""Standard output and standard error as a command uses them: nothing harmful, in characters that they can show; they may fail."""
+"""Wraps standard output and standard error. Escapes harmful text, fits text to the encoding, and handles closed or full outputs."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from typing import Any, TextIO
 from vtlvlm.system.text import plain, shown, shown_lines
 
 UNREAD = 128 + 13
-"""Exit code of a command whose reader went away: the shell's for SIGPIPE"""
+"""Exit code after the reader of standard output has closed it, as shells report SIGPIPE"""
 _MOVES_UP = re.compile("(\x1b\\[A)+")
 
 
 class Unread(OSError):
-    """What is written goes nowhere any more."""
+    """The stream can no longer be written."""
 
 
 class Stream:
-    """A text stream that lets nothing harmful through: control characters become escapes, and what the encoding lacks plain characters.
+    """A text stream that writes no harmful text. Control characters become escapes; characters outside the encoding become plain ones.
 
     Args:
-        stream: What to write to.
-        vital: Raise :class:`Unread` once it cannot be written any more; otherwise the rest is dropped, and the work goes on.
+        stream: The stream to write to.
+        vital: Raise :class:`Unread` when a write fails; otherwise drop all further text and continue.
 
     Attributes:
-        failure: Why nothing more is written; None while all is well.
+        failure: The error of the first failed write; None before it.
     """
 
     def __init__(self, stream: TextIO, vital: bool = False) -> None:
@@ -39,8 +39,8 @@ class Stream:
         self.failure: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write text; returns its length."""
-        harmless = text if _MOVES_UP.fullmatch(text) else shown_lines(text)  # progress bars below each other move so
+        """Write text, and return its length."""
+        harmless = text if _MOVES_UP.fullmatch(text) else shown_lines(text)  # stacked progress bars move the cursor up
         self._try(lambda: self._stream.write(plain(harmless, getattr(self._stream, "encoding", None))))
         return len(text)
 
@@ -50,7 +50,7 @@ class Stream:
             self.write(line)
 
     def flush(self) -> None:
-        """Hand everything on."""
+        """Flush the stream."""
         self._try(self._stream.flush)
 
     def _try(self, action: Any) -> None:
@@ -67,7 +67,7 @@ class Stream:
         return getattr(self._stream, name)
 
     def forget(self) -> None:
-        """Discard what is still buffered, so that the interpreter's own flush at its end does not fail."""
+        """Discard the buffered text, so that the interpreter's flush at exit does not fail."""
         with suppress(OSError, ValueError, AttributeError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -76,10 +76,10 @@ class Stream:
 
 @contextmanager
 def harmless(vital: bool) -> Iterator[tuple[Stream, Stream]]:
-    """Put a :class:`Stream` around ``sys.stdout`` and ``sys.stderr``; the caller's own are restored afterwards.
+    """Wrap ``sys.stdout`` and ``sys.stderr`` in :class:`Stream`, and restore the caller's streams at the end.
 
     Args:
-        vital: Whether the command has nothing left to do once standard output cannot be written.
+        vital: Whether the command ends once standard output cannot be written.
     """
     own = sys.stdout, sys.stderr
     out, err = Stream(sys.stdout or _nowhere(), vital), Stream(sys.stderr or _nowhere())
@@ -97,11 +97,11 @@ def harmless(vital: bool) -> Iterator[tuple[Stream, Stream]]:
 
 def _nowhere() -> TextIO:
     """A substitute for a stream that was closed before the program started."""
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - for as long as the process lives
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - open until the process ends
 
 
 def occupy() -> None:
-    """Open the null device under the numbers of closed standard streams: a file that got one would be written to by accident."""
+    """Open the null device under the numbers of closed standard streams, so that no file gets such a number and the output."""
     with suppress(OSError):
         while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
             os.set_inheritable(number, True)
@@ -110,10 +110,10 @@ def occupy() -> None:
 
 @contextmanager
 def one_line_each(debug: bool) -> Iterator[None]:
-    """Show each warning, and each error in a thread or while the interpreter cleans up, in one line without the place in the source.
+    """Show each warning in one line without its source line; likewise errors in threads and while the interpreter cleans up.
 
     Args:
-        debug: Leave everything as Python shows it.
+        debug: Change nothing.
     """
     if debug:
         yield
@@ -141,12 +141,12 @@ def _tell(error: BaseException | None, kind: type[BaseException]) -> None:
 
 
 def _joined(text: str) -> str:
-    """A library's text of several lines as one line."""
+    """The lines of a text as one line."""
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def gist(error: BaseException | None, most: int = 600) -> str:
-    """The line of an exception's text that says what happened: the last one where it holds the traceback of another process."""
+    """The decisive line of an exception's text: the last line if the text holds another process's traceback, else the first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return ""
@@ -155,5 +155,5 @@ def gist(error: BaseException | None, most: int = 600) -> str:
 
 
 def broken_pipe(error: OSError | None) -> bool:
-    """Whether a stream failed because its reader went away, which is not worth a message."""
+    """Whether a stream failed because its reader closed it, which needs no message."""
     return error is not None and error.errno in (errno.EPIPE, errno.ESHUTDOWN)

@@ -1,4 +1,4 @@
-"""Makes text from outside (names of files and classes, messages from files) harmless where it is shown."""
+"""Makes text from outside (names of files and classes, messages from files) safe to show."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import os
 import re
 import sys
 
-# Control characters, line and paragraph separators, marks that turn the direction of writing, halves of surrogate pairs.
+# Control characters, line and paragraph separators, marks that change the direction of writing, halves of surrogate pairs.
 _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 BYTES = (0xDC80, 0xDCFF)
-"""How Python keeps the bytes of a file name that is not UTF-8"""
+"""Range of characters that Python uses for the bytes of a file name that is not UTF-8"""
 
 
 def shown(text: object, most: int | None = None) -> str:
-    """Text as one line that a terminal, a log or a page shows as it stands: nothing in it moves the cursor, changes colours, or turns the
-    direction of writing. Harmful characters appear as escapes such as ``\\x1b``.
+    """Text as one line that is safe in a terminal, a log or a page. It cannot move the cursor, change colours or change the direction of
+    writing: harmful characters become escapes such as ``\\x1b``.
 
     Args:
-        text: Anything; its ``str`` is shown.
-        most: Characters at most; the middle of longer text becomes ``...``.
+        text: Any object; its ``str`` is shown.
+        most: Maximum number of characters; the middle of longer text becomes ``...``.
     """
     line = _HARMFUL.sub(lambda found: _escape(ord(found.group())), str(text))
     if most is not None and len(line) > most:
@@ -29,12 +29,12 @@ def shown(text: object, most: int | None = None) -> str:
 
 
 def shown_lines(text: str) -> str:
-    """Text of several lines, such as a command writes to a terminal: as :func:`shown`, but line ends and tabs stay."""
+    """Text of several lines for a terminal: as :func:`shown`, but keeps line ends and tabs."""
     return _HARMFUL.sub(lambda found: found.group() if found.group() in "\t\n\r" else _escape(ord(found.group())), text)
 
 
 def plain(text: str, encoding: str | None) -> str:
-    """Text in the characters that an encoding has: ``#`` for ``█``, ``-`` for ``–``, escapes such as ``\\xe9`` for other characters."""
+    """Text in the characters of an encoding: ``#`` for ``█``, ``-`` for ``–``, escapes such as ``\\xe9`` for others."""
     try:
         text.encode(encoding or "utf-8")
     except UnicodeEncodeError:
@@ -57,7 +57,7 @@ def _escape(code: int) -> str:
 
 
 def not_text(name: str) -> str:
-    """Why a file name is no text, and what to do: it is not UTF-8, or it is, and the locale does not read it as that."""
+    """Why a file name is no text, and the remedy: the name is not UTF-8, or the locale does not read UTF-8."""
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8":
         try:
@@ -69,7 +69,7 @@ def not_text(name: str) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Whether text can be written as UTF-8: file names need not be."""
+    """Whether UTF-8 can encode a text. It cannot encode some file names."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -78,8 +78,8 @@ def encodable(text: str) -> bool:
 
 
 def cell(text: object) -> str:
-    """Text for a CSV file that a spreadsheet may open: an apostrophe goes before what it would take for a formula (OWASP), and before
-    apostrophes that stand before such text already."""
+    """Text for a CSV file that a spreadsheet may open. Puts an apostrophe before text that looks like a formula (OWASP), even if
+    apostrophes already precede it."""
     plain = shown(text)
     return f"'{plain}" if plain.lstrip("'").startswith(_FORMULA) else plain
 
