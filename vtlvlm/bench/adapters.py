@@ -1,4 +1,4 @@
-"""What adapters make of event sentences: a small language model adapted in every way, on people never seen, beside a linear probe."""
+"""Accuracy of adapters on event sentences: a small language model with each adapter, on held-out people, beside a linear probe."""
 
 from __future__ import annotations
 
@@ -54,32 +54,32 @@ ARMS: dict[str, tuple[str, ...]] = {
     "full fine-tuning": ("ablations/adapter_full.yaml",),
     UNTUNED: ("ablations/adapter_none.yaml",),
 }
-"""Name -> the overlays that make it, after the small stage-2 configuration; all but the last train the projector too"""
+"""Name -> its overlays on the small stage-2 configuration. All but the last train the projector, too"""
 ADAPTERS_SUBJECTS = 27
-"""of the rendered videos: 12 of these people train, 3 validate and 12 test (504 clips)"""
+"""People in the rendered videos: 12 train, 3 validate and 12 test (504 clips)"""
 VALIDATION = 0.2
-"""Share of the training people who choose learning rates and checkpoint and fit the temperature"""
+"""Share of the training people held out for learning rates, checkpoint and temperature"""
 RATES = (5e-5, 3e-4, 2e-3, 1e-2)
-"""Peak learning rates that are tried if there is one split"""
+"""Peak learning rates to try with a single split"""
 RATE_STEPS = 50
-"""Steps of a trial of a learning rate, unless others are asked for"""
+"""Steps to try a learning rate, by default"""
 FEW_STEPS = 40
-"""Steps where people are left out in turn: so few clips are learned by heart in less"""
+"""Steps if people are left out in turn: with so few clips, training overfits even earlier"""
 MARGIN = 0.02
-"""How far prompts may be behind LoRA"""
+"""Largest accuracy by which prompts may be below LoRA"""
 SURE = 500
-"""Test clips from which an ECE is worth a target"""
+"""Test clips above which the ECE has a target"""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Peak learning rates; None for those of the configurations."""
+    """Peak learning rates; None for the configurations' rates."""
 
     adapter: float | None = None
     projector: float | None = None
 
     def options(self) -> list[object]:
-        """For the command line."""
+        """The rates as options of the command line."""
         named = {"optimizer.learning_rate": self.adapter, "projector_learning_rate": self.projector}
         return [part for name, rate in named.items() if rate is not None for part in (f"--model.init_args.{name}", rate)]
 
@@ -90,7 +90,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Tested:
-    """One test: its clips in the order of the index, its figures, and how many numbers were trained for it."""
+    """One test: its clips in the order of the index, its metrics, and the number of trained parameters."""
 
     right: NDArray[np.bool_]
     groups: NDArray[Any]
@@ -100,15 +100,15 @@ class Tested:
 
 @dataclass(frozen=True)
 class Runs:
-    """All runs of this bench, each in a folder of its own, which says what it is; a finished one is only read.
+    """All runs of this bench, each in its own folder, whose name describes it. A finished run is only read.
 
     Attributes:
         source: Clips, features and folds.
-        folder: Where the runs lie.
+        folder: Folder of the runs.
         llava: Folder of the small LLaVA.
-        validation: Share of the training people who choose learning rates and checkpoint and fit the temperature.
-        steps: Of every training; None for the configuration's, or ``FEW_STEPS`` where people are left out in turn.
-        rate_steps: Of every trial of a learning rate.
+        validation: Share of the training people held out for learning rates, checkpoint and temperature.
+        steps: Steps of every training; None for the configuration's, or for ``FEW_STEPS`` if people are left out in turn.
+        rate_steps: Steps to try a learning rate.
         overlays: Configurations on top of every arm's.
     """
 
@@ -121,12 +121,12 @@ class Runs:
     overlays: tuple[Path, ...] = ()
 
     def name(self, *parts: object) -> str:
-        """Of a run of stage 2 in this bench's folder, which tells what lies on top of its configuration."""
+        """The name of a stage-2 run in this bench's folder. It includes the overlays."""
         marks = [f"{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:6]}" for path in self.overlays]
         return run_name(*parts, *marks)
 
     def data(self, fold: str) -> list[object]:
-        """The clips, for the command line."""
+        """The options of the clips for the command line."""
         return ["--data.source.root", self.source.root, "--data.source.protocol", fold, "--data.source.validation", self.validation]
 
     def stage1(self, fold: str, seed: int) -> Path:
@@ -134,14 +134,14 @@ class Runs:
         return fit(self.source, self.folder / run_name("stage1", fold, seed), FULL, seed, fold, "--data.source.validation", self.validation)
 
     def events(self, fold: str, seed: int) -> Path:
-        """The event cache that stage 1 makes."""
+        """The event cache, made with stage 1."""
         checkpoint, cache = self.stage1(fold, seed), self.folder / run_name("events", fold, seed)
         more = ["--data.features", self.source.features, "--ckpt_path", checkpoint, "--output", cache]
         command("tokenize", *stage1_configuration(FULL), *self.data(fold), *more)
         return cache
 
     def options(self, arm: str, fold: str, seed: int, rates: Rates) -> list[object]:
-        """What ``fit`` and ``test`` of an arm share."""
+        """The options that ``fit`` and ``test`` of an arm share."""
         overlays = [part for overlay in (*map(config, ARMS[arm]), *self.overlays) for part in ("--config", overlay)]
         first = ["--config", config("stage2_small.yaml"), *overlays, "--seed_everything", seed, *rates.options()]
         llava = ["--model.init_args.reasoner.init_args.llava.path", self.llava]
@@ -149,8 +149,7 @@ class Runs:
         return [*first, *llava, *self.data(fold), "--data.events", self.events(fold, seed), *(length(steps, 2) if steps else []), *QUIET]
 
     def fit(self, run: Path, options: Sequence[object]) -> Path:
-        """Train, continuing what was interrupted; returns the checkpoint that is best on the validation people, the last where there are
-        none."""
+        """Train, continuing an interrupted run. Returns the best checkpoint on the validation people, or the last one without them."""
         last, best = (run / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
         if not fit_finished(run):
             begun = to_continue(run)
@@ -158,7 +157,7 @@ class Runs:
         return best if self.validation else last
 
     def cost(self, arm: str, rates: Rates) -> float:
-        """The calibrated NLL on the validation people after a short training at these rates; infinite where it diverges."""
+        """The calibrated NLL on the validation people after a short training at these rates; infinite if it diverges."""
         fold = self.source.folds[0]
         run = self.folder / self.name("rate", arm, *rates.options()[1::2], self.rate_steps)
         path = run / "score.json"
@@ -169,15 +168,16 @@ class Runs:
             except NotFiniteError:
                 cost = math.inf
             write_json(path, {"nll": cost})
-            shutil.rmtree(run / "checkpoints", ignore_errors=True)  # gigabytes where the whole model is trained
+            shutil.rmtree(run / "checkpoints", ignore_errors=True)  # gigabytes for full fine-tuning
         cost = json.loads(path.read_text(encoding="utf-8"))["nll"]
         return math.inf if cost is None else float(cost)  # JSON has no infinity
 
     def best(self, arm: str, choices: Sequence[Rates]) -> Rates:
-        """That of least cost among rising rates: two in the middle are tried, then those beyond the better one as long as they are better.
+        """The rates of lowest cost among rising ones. Two in the middle are tried, then further rates on the better side until the cost
+        rises.
 
         Raises:
-            UsageError: The arm diverges with all of them.
+            UsageError: The arm diverges at all rates that were tried.
         """
         at = (len(choices) - 1) // 2
         step = 1 if at + 1 < len(choices) and self.cost(arm, choices[at + 1]) < self.cost(arm, choices[at]) else -1
@@ -189,7 +189,7 @@ class Runs:
         return choices[at]
 
     def rates(self, arms: Sequence[str]) -> dict[str, Rates]:
-        """Those of least cost for each arm: for the projector alone, and for every adapter beside that projector's rate."""
+        """The rates of lowest cost for each arm: first for the projector alone, then for every adapter at this projector's rate."""
         if len(self.source.folds) > 1:
             return dict.fromkeys(arms, Rates())
         found = {UNTUNED: Rates(), PROJECTOR: self.best(PROJECTOR, [Rates(projector=rate) for rate in RATES])}
@@ -199,7 +199,7 @@ class Runs:
         return {arm: found[arm] for arm in arms}
 
     def tested(self, arm: str, fold: str, seed: int, rates: Rates) -> Tested:
-        """An arm trained on one fold with one seed, and what its best checkpoint on the validation people does on the test people."""
+        """Train an arm on one fold with one seed, and test the checkpoint that is best on the validation people."""
         run = self.folder / self.name(arm, fold, seed, *rates.options()[1::2], *[f"{self.steps}_steps"] * bool(self.steps))
         if not (run / "metrics.json").is_file():
             options, checkpoint = self.options(arm, fold, seed, rates), []
@@ -211,12 +211,12 @@ class Runs:
         return read(test_data(self.source, fold, self.validation), run)
 
     def made_by(self) -> dict[str, Any]:
-        """Run -> the state of the code that made it, as a work folder may hold older ones."""
+        """Run -> the version of the code that made it, since a work folder may hold older runs."""
         found = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*/versions.json"))}
         return {name: {"vtlvlm": made["versions"].get("vtlvlm"), "git": made["git"]} for name, made in found.items()}
 
     def linear(self, fold: str, seed: int, validation: float) -> NDArray[np.bool_]:
-        """(n,) whether the linear probe on the mean features is right on each test clip, learned without a share of validation people."""
+        """(n,) whether the linear probe on the mean features is right on each test clip. It trains without a share of validation people."""
         path = self.folder / f"{run_name('linear', fold, seed, *[validation] * bool(validation))}.json"
         if not path.is_file():
             data = test_data(self.source, fold, validation)
@@ -226,7 +226,7 @@ class Runs:
 
 
 def length(steps: int, checks: int) -> list[object]:
-    """So many optimiser steps with so many validations, for the command line."""
+    """The options for a number of optimiser steps and a number of validations."""
     return ["--trainer.max_steps", steps, "--trainer.val_check_interval", max(1, steps // checks)]
 
 
@@ -238,13 +238,13 @@ def test_data(source: ClipFolds, fold: str, validation: float) -> NTUDataModule:
 
 
 def best_score(checkpoint: Path) -> float:
-    """The calibrated NLL on the validation people, of the checkpoint that is best there."""
+    """The calibrated NLL of the best checkpoint on the validation people."""
     kept = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"].values()
     return float(next(state["best_model_score"] for state in kept if state.get("monitor")))
 
 
 def read(data: NTUDataModule, folder: Path) -> Tested:
-    """What ``test`` left in a run folder."""
+    """The results of ``test`` in a run folder."""
     run = Run.open(folder)
     assert run.test is not None
     with (folder / "predictions_test.csv").open(encoding="utf-8", newline="") as file:
@@ -267,23 +267,23 @@ def measure(
     rate_steps: int = RATE_STEPS,
     overlays: Sequence[Path] = (),
 ) -> tuple[list[Measurement], dict[str, Any]]:
-    """All figures of this bench; what is done already in ``work`` is not done again.
+    """All measurements of this bench. Finished runs in ``work`` are not repeated.
 
     Args:
         work: Folder for videos, features, runs and results.
-        videos: Clips with NTU names, whose people are left out in turn (where they are few), with the configurations' own learning rates
-            and fewer steps; None for rendered ones with one split, for which learning rates are chosen on validation people.
-        repeats: Seeds, from 0.
+        videos: Clips with NTU names. If their people are few, each is left out in turn, with the configurations' learning rates
+            and fewer steps. None renders clips with one split, and chooses learning rates on validation people.
+        repeats: Number of seeds, from 0.
         arms: Names of ``ARMS`` beside the prompts; None for all.
-        arm_repeats: Seeds of these arms, of the same ones; None for as many.
-        validation: Share of the training people who choose learning rates and checkpoint and fit the temperature; 0, where there are no
-            rates to choose, trains on all of them and takes the last checkpoint.
-        steps: Of every training of stage 2; None for those of the configuration, ``FEW_STEPS`` where people are left out in turn.
-        rate_steps: Of every trial of a learning rate.
-        overlays: Configurations on top of every arm's of stage 2.
+        arm_repeats: Number of seeds of these arms; None for ``repeats``.
+        validation: Share of the training people held out for learning rates, checkpoint and temperature. 0 trains on all people and
+            uses the last checkpoint; it is possible only if no learning rates are chosen.
+        steps: Steps of every training of stage 2; None for the configuration's, or for ``FEW_STEPS`` if people are left out in turn.
+        rate_steps: Steps to try a learning rate.
+        overlays: Configurations on top of every arm's stage 2.
 
     Raises:
-        UsageError: no such arm, or nobody to choose learning rates.
+        UsageError: An arm does not exist, or no people are held out to choose learning rates.
     """
     names = list(ARMS) if arms is None else [PREFIX, *(arm for arm in arms if arm != PREFIX)]
     if unknown := [arm for arm in names if arm not in ARMS]:
@@ -321,27 +321,28 @@ def marks_by_seed(results: Sequence[Tested], folds: int) -> tuple[NDArray[np.boo
 
 
 def against_linear(prompts: Sequence[Tested], linear: Sequence[NDArray[np.bool_]], folds: int, validation: float) -> Measurement:
-    """Prompts against the linear probe on the mean of the features that stage 1 reads, learned without that share of validation people."""
+    """Prompts against the linear probe on the mean of stage 1's input features. The probe trains without that share of validation
+    people."""
     ours, groups = marks_by_seed(prompts, folds)
     theirs = np.concatenate(linear).reshape(ours.shape)
     clips, people = paired_difference(ours, theirs), paired_difference(ours, theirs, groups)
     note = f"{mean_and_deviation(ours)} and {mean_and_deviation(theirs)}; 95 % [{clips.low:+.3f}, {clips.high:+.3f}] over clips, "
     note += f"[{people.low:+.3f}, {people.high:+.3f}] over people; {ours.shape[1]} test clips of {len(np.unique(groups))} people, "
-    note += f"{len(ours)} seeds; of many clips the probe learns the plain views only"
+    note += f"{len(ours)} seeds; with many clips the probe trains on the plain views only"
     if validation:
-        return Measurement("... the probe trained without the validation people too", clips.mean, "", note=note)
+        return Measurement("... with a probe that also trains without the validation people", clips.mean, "", note=note)
     return Measurement("prompts minus linear probe on mean features, top-1", clips.mean, "", 0, ">=", note)
 
 
 def against_arms(found: dict[str, list[Tested]], folds: int, rates: dict[str, Rates]) -> list[Measurement]:
-    """Every arm's accuracy, and the prompts' gain over it with the same seeds."""
+    """Each arm's accuracy, and the prompts' gain over it with the same seeds."""
     ours = marks_by_seed(found[PREFIX], folds)[0]
     figures = []
     for arm, results in found.items():
         right = marks_by_seed(results, folds)[0]
         note = f"{mean_and_deviation(right)}; {len(right)} seeds; {results[0].trained:,} trained"
         note += f"; learning rates: {rates[arm]}" * bool(str(rates[arm]))
-        note += "; its projector was composed and never trained" * (arm == UNTUNED)
+        note += "; its projector is untrained" * (arm == UNTUNED)
         figures.append(Measurement(f"{arm}, top-1", float(right.mean()), "", note=note))
         if arm != PREFIX:
             gain = paired_difference(ours[: len(right)], right)
@@ -350,7 +351,7 @@ def against_arms(found: dict[str, list[Tested]], folds: int, rates: dict[str, Ra
 
 
 def calibration(prompts: Sequence[Tested]) -> list[Measurement]:
-    """What the temperature does to the prompts' probabilities: pooled over folds, mean over seeds."""
+    """The effect of the temperature on the prompts' probabilities, pooled over folds, mean over seeds."""
     sizes = np.array([len(tested.right) for tested in prompts])
 
     def mean(name: str) -> float:

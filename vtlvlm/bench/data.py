@@ -1,8 +1,8 @@
-"""Decoding, small copies, feature and event caches: what a training waits for, or does not.
+"""Speed of decoding, small copies, feature caches and event caches.
 
-The unit of decoding is PyAV decoding every frame of the same file on one thread and doing nothing with them. Times are processor times of
-this process, ratios are medians over rounds in which every job has its turn. Peers (decord, OpenCV, torchcodec) are measured where they can
-be imported: ``pip install 'vtlvlm[bench]'``.
+The unit of decoding time: PyAV decodes every frame of the same file on one thread and drops it. Times are processor times of
+this process. Ratios are medians over rounds in which every job runs once. Other libraries (decord, OpenCV, torchcodec) are measured if
+installed: ``pip install 'vtlvlm[bench]'``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LANGUAGE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 
 
 
 def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
-    """All figures of this bench, and what they were measured on."""
+    """All measurements of this bench, and facts about their clips."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -74,7 +74,7 @@ def _measure(work: Path, videos: Path | None, repeats: int) -> tuple[list[Measur
 
 
 def camera_clips(folder: Path, videos: Path | None) -> dict[str, Path]:
-    """A 4 s clip of 1080p in each codec, from camera videos scaled up (or rendered ones)."""
+    """A 4 s clip of 1080p in each codec, from upscaled camera videos (or rendered ones)."""
     folder.mkdir(parents=True, exist_ok=True)
     made = {name: folder / f"camera.{suffix}" for name, (_, suffix, _) in CODECS.items()}
     source = pictures(videos) if videos is not None else rendered()
@@ -86,7 +86,7 @@ def camera_clips(folder: Path, videos: Path | None) -> dict[str, Path]:
 
 
 def pictures(videos: Path) -> Iterator[av.VideoFrame]:
-    """Frames of all the folder's videos that decode, one file after the other, each scaled to 1080p; from the start again if too few."""
+    """Frames of all videos in the folder that can be decoded, file by file, each scaled to 1080p. Starts again after the last file."""
     files = sorted(file for file in videos.rglob("*") if file.suffix.lower() in VIDEO_ENDINGS)
     found = 0
     while True:
@@ -104,7 +104,7 @@ def pictures(videos: Path) -> Iterator[av.VideoFrame]:
 
 
 def rendered() -> Iterator[av.VideoFrame]:
-    """Frames of the project's own renderer, scaled up and with a camera's noise."""
+    """Frames of the project's renderer, upscaled and with a camera's noise."""
     from vtlvlm.synth.dataset import ClipSpec
     from vtlvlm.synth.render import frames
     from vtlvlm.synth.scene import Camera, Setup
@@ -135,14 +135,14 @@ def encode(file: Path, frames: list[av.VideoFrame], codec: str, options: dict[st
 
 
 def decode_only(file: Path) -> int:
-    """Every frame, one thread, nothing done with them: the unit."""
+    """Decode every frame on one thread and drop it: the unit of decoding time."""
     with av.open(str(file)) as container:
         container.streams.video[0].thread_type = "NONE"
         return sum(1 for _ in container.decode(video=0))
 
 
 def peers() -> dict[str, Callable[[Path, NDArray[np.int64]], object]]:
-    """What one would use otherwise, each as its documentation has it: chosen frames of the centre square at 224 pixels."""
+    """Other libraries, each used as its documentation shows: given frames of the centre square at 224 pixels."""
     found: dict[str, Callable[[Path, NDArray[np.int64]], object]] = {"PyAV, reformat": _pyav}
     for title, function in (("decord", _decord), ("OpenCV", _opencv), ("torchcodec", _torchcodec)):
         try:
@@ -198,7 +198,7 @@ def _torchcodec(file: Path, indices: NDArray[np.int64]) -> object:
 
 
 def decoding(name: str, file: Path, repeats: int) -> tuple[list[Measurement], float]:
-    """32 frames at 224 over decode-only, beside the peers; and the seconds they take."""
+    """The time of 32 frames at 224 pixels over decode-only, beside the other libraries; and our seconds."""
     indices = segment_centres(num_frames=RATE * SECONDS, num_segments=FRAMES)
     jobs: dict[str, Callable[[], object]] = {
         "unit": lambda: decode_only(file),
@@ -208,7 +208,7 @@ def decoding(name: str, file: Path, repeats: int) -> tuple[list[Measurement], fl
     for title, function in peers().items():
         try:
             function(file, indices)
-        except Exception as error:  # whatever a peer may raise: it is then left out, by name
+        except Exception as error:  # a library may raise anything; the table then names it without a value
             failed[title] = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         else:
             jobs[title] = lambda function=function: function(file, indices)  # type: ignore[misc]
@@ -220,13 +220,13 @@ def decoding(name: str, file: Path, repeats: int) -> tuple[list[Measurement], fl
     for title in jobs:
         if title not in ("unit", "vtlvlm"):
             theirs = ratio(seconds, title, "unit")
-            figures.append(Measurement(f"... {title}", theirs, target=ours, sense=">=", note="the target is our own"))
+            figures.append(Measurement(f"... {title}", theirs, target=ours, sense=">=", note="the target is our own ratio"))
     figures += [Measurement(f"... {title}", None, note=reason) for title, reason in failed.items()]
     return figures, statistics.median(seconds["vtlvlm"])
 
 
 def small_copy(name: str, source: Path, target: Path, repeats: int) -> Measurement:
-    """The 256-pixel copy against its source, read as in training: the index knows how many frames there are."""
+    """The 256-pixel copy against its source, read as in training, with the number of frames from the index."""
     if not target.is_file():
         copy(source, target)
     sampling = FrameSampling(frames=FRAMES, size=SIZE)
@@ -236,7 +236,7 @@ def small_copy(name: str, source: Path, target: Path, repeats: int) -> Measureme
     }
     seconds = alternate(jobs, repeats=repeats)
     note = f"{target.stat().st_size / 1e6:.2f} MB"
-    work = f"the 256-pixel copy of {name}, clips a second and core over the source's"
+    work = f"the 256-pixel copy of {name}, clips per second and core over the source's"
     return Measurement(work, ratio(seconds, "source", "copy"), "x", 8, ">=", note)
 
 
@@ -244,7 +244,7 @@ def small_copy(name: str, source: Path, target: Path, repeats: int) -> Measureme
 
 
 def feature_cache(folder: Path, decode_seconds: float, repeats: int) -> Measurement:
-    """Random batches of features against decoding the source."""
+    """The speed of random batches of features over that of decoding the source."""
     count, shape = 1024, (FRAMES, 4, 1280)
     if not (folder / "meta.json").is_file():
         with FeatureCacheWriter(folder, {"bench": "data"}) as writer:
@@ -258,11 +258,11 @@ def feature_cache(folder: Path, decode_seconds: float, repeats: int) -> Measurem
     seconds = alternate({"batches": lambda: [cache.features(next(rows)) for _ in range(20)]}, repeats=repeats)
     each = statistics.median(seconds["batches"]) / (20 * 64)
     note = f"{1 / each:,.0f} clips/s of {np.prod(shape) * 2 / 1e6:.2f} MB; in the page cache"
-    return Measurement("feature cache, clips a second over decoding MPEG-4", decode_seconds / each, "x", 300, ">=", note)
+    return Measurement("feature cache, clips per second over decoding MPEG-4", decode_seconds / each, "x", 300, ">=", note)
 
 
 def event_cache(work: Path, repeats: int) -> list[Measurement]:
-    """The whole of NTU-120 as event sentences of 256 codes."""
+    """Size and speed of all of NTU-120 as event sentences of 256 codes."""
     folder = work / "events"
     names = ntu_names()
     if not (folder / "meta.json").is_file():
@@ -294,7 +294,7 @@ def ntu_names() -> list[str]:
 
 
 def events(folder: Path, names: list[str]) -> EventDataset:
-    """The data set over a cache without any video behind it."""
+    """The data set of an event cache, without videos."""
     cache = EventCache.open(folder)
     return EventDataset(np.zeros(len(names), dtype=np.int64), cache, np.array([0]), cache.rows(names)[None])
 
@@ -316,7 +316,7 @@ print((resident() - before) / 2**20)
 
 
 def memory_growth(source: Path, target: Path) -> Measurement:
-    """Resident memory after thousands of opens in one process."""
+    """Growth of resident memory after thousands of opened files in one process."""
     work = f"memory growth over {GROWTH_OPENS:,} opens in one worker"
     if not Path("/proc/self/statm").is_file():
         return Measurement(work, None, "MiB", 20, note="only measured on Linux")
@@ -327,7 +327,7 @@ def memory_growth(source: Path, target: Path) -> Measurement:
 
 
 def waiting(folder: Path) -> Measurement:
-    """Share of a stage-2 step spent on getting its batch from the event cache: SmolLM2's size, 8 clips, 32 events."""
+    """Share of a stage-2 step that waits for the event cache, at SmolLM2's size with 8 clips and 32 events."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from vtlvlm.data.datasets import ClipLoader, passed_on
@@ -348,5 +348,5 @@ def waiting(folder: Path) -> Measurement:
             wait, step = wait + middle - start, step + time.perf_counter() - middle
     share = 100 * wait / (wait + step)
     return Measurement(
-        "share of a stage-2 step that waits for its events", share, "%", 2, note=f"8 clips, SmolLM2's size, {step / 3:.1f} s a step"
+        "share of a stage-2 step that waits for its events", share, "%", 2, note=f"8 clips, SmolLM2's size, {step / 3:.1f} s per step"
     )

@@ -1,4 +1,4 @@
-"""What event sentences keep of the action: stage 1 trained for each fold and seed, probed on people it has never seen, beside its arms."""
+"""How much of the action event sentences keep: stage 1 and its ablations, trained per fold and seed and probed on held-out people."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ ARMS: dict[str, tuple[str, ...]] = {
     "SimVQ": ("ablations/simvq.yaml",),
     "FSQ": ("ablations/fsq.yaml",),
 }
-"""Name -> the overlays that make it, after the small stage-1 configuration"""
+"""Name -> its overlays on the small stage-1 configuration"""
 EVENTS_SUBJECTS, SEED = 16, 1
-"""of the rendered videos, where no others are given: those of the demo"""
+"""People and seed of the rendered videos, the same as in the demo"""
 MOST_FOLDS = 8
-"""with more people than this, one split (X-Sub) instead of leaving out each in turn"""
+"""With more people, one split (X-Sub) replaces leaving out each person in turn"""
 CODES, CODES_VALIDATION = 512, 0.3
 RAW, FEATURES, SENTENCE, MEAN = "features: linear, mean", "features: attention", "codes: attention", "codes: linear, mean"
 
 
 @dataclass(frozen=True)
 class ClipFolds:
-    """Where the clips and their features lie, and how they are divided.
+    """Clips, features and folds.
 
     Attributes:
         root: Folder of the videos.
         features: Feature cache of all clips in all training views.
-        folds: Protocols, one a fold; together they test every clip once, or once a split.
+        folds: Protocols, one per fold. Together they test every clip once; a single split tests its own test clips.
     """
 
     root: Path
@@ -57,16 +57,16 @@ class ClipFolds:
 def measure(
     work: Path, *, videos: Path | None, repeats: int, arms: Sequence[str] | None = None
 ) -> tuple[list[Measurement], dict[str, Any]]:
-    """All figures of this bench; what is done already in ``work`` is not done again.
+    """All measurements of this bench. Finished runs in ``work`` are not repeated.
 
     Args:
         work: Folder for features, runs and probe results.
-        videos: Clips with NTU names, which tell the people; None for the demo's rendered ones.
-        repeats: Seeds, from 0.
+        videos: Clips whose NTU names identify the people; None for the demo's rendered videos.
+        repeats: Number of seeds, from 0.
         arms: Names of ``ARMS``; None for all.
 
     Raises:
-        UsageError: no such arm.
+        UsageError: An arm does not exist.
     """
     from tqdm import tqdm
 
@@ -89,10 +89,10 @@ def measure(
 
 
 def prepare(work: Path, videos: Path | None, subjects: int = EVENTS_SUBJECTS) -> ClipFolds:
-    """The videos, the folds their people make, and one feature cache for all folds.
+    """Prepare the videos, the folds over their people, and one feature cache for all folds.
 
     Args:
-        work: Folder for what is made.
+        work: Folder for all files.
         videos: Clips with NTU names; None renders some.
         subjects: People in rendered videos.
     """
@@ -108,16 +108,16 @@ def prepare(work: Path, videos: Path | None, subjects: int = EVENTS_SUBJECTS) ->
     data.setup("fit")
     people = np.unique(data.index.group[data.split.train]).tolist()
     each = len(people) <= MOST_FOLDS
-    protocol = ["--data.source.protocol", "all" if each else "xsub60"]  # each person trains in some fold, and then in all views
+    protocol = ["--data.source.protocol", "all" if each else "xsub60"]  # each person trains in some fold, with all views
     command("extract", "--config", config("stage1_small.yaml"), "--data.source.root", root, *protocol, "--output", features)
     return ClipFolds(root, features, [f"leave_out:{person}" for person in people] if each else ["xsub60"])
 
 
 def command(*arguments: object) -> None:
-    """One of the project's commands, as a user gives it.
+    """Run one of the project's commands as a user would.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: The command failed.
     """
     from vtlvlm.cli import run
 
@@ -126,14 +126,14 @@ def command(*arguments: object) -> None:
 
 
 def stage1_configuration(arm: str) -> list[object]:
-    """The configuration of an arm's stage 1, for ``fit`` and for the commands that read what it made."""
+    """The configuration options of an arm's stage 1, for ``fit`` and the later commands."""
     from vtlvlm.configs import config
 
     return [part for name in ("stage1_small.yaml", *ARMS[arm]) for part in ("--config", config(name))]
 
 
 def fit(source: ClipFolds, run: Path, arm: str, seed: int, fold: str, *more: object) -> Path:
-    """Train stage 1 and return its last checkpoint; a finished run is not repeated, an unfinished one begins anew."""
+    """Train stage 1 and return its last checkpoint. A finished run is not repeated; an unfinished one starts again."""
     import shutil
 
     from vtlvlm.report.runs import fit_finished
@@ -149,12 +149,12 @@ def fit(source: ClipFolds, run: Path, arm: str, seed: int, fold: str, *more: obj
 
 
 def run_name(*parts: object) -> str:
-    """A folder's name: parts such as arm, fold and seed, without characters that file systems or shells mind."""
+    """A folder name from parts such as arm, fold and seed, without special characters of file systems and shells."""
     return "-".join("".join(c if c.isalnum() or c == "." else "_" for c in str(part)) for part in parts)
 
 
 def one_run(source: ClipFolds, runs: Path, arm: str, seed: int, fold: str) -> dict[str, Any]:
-    """Train one arm on one fold with one seed and probe it: ``{"guesses": {probe: [...]}, "labels", "groups"}`` of the test clips."""
+    """Train and probe one arm on one fold with one seed. Returns ``{"guesses": {probe: [...]}, "labels", "groups"}`` of the test clips."""
     from vtlvlm.data.datamodule import NTUDataModule
     from vtlvlm.data.source import ClipSource
     from vtlvlm.probes.stage1 import step_probes
@@ -183,13 +183,13 @@ def by_seed(results: list[Any]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
 
 
 def mean_and_deviation(right: NDArray[np.bool_]) -> str:
-    """``0.912 ± 0.010`` over seeds."""
+    """Mean and standard deviation over seeds: ``0.912 ± 0.010``."""
     each = right.mean(axis=1)
     return f"{each.mean():.3f}" + (f" ± {each.std(ddof=1):.3f}" if len(each) > 1 else "")
 
 
 def against_raw(found: dict[str, list[Any]], repeats: int) -> list[Measurement]:
-    """Event sentences, read by attention, against the mean of the raw features, read linearly."""
+    """Attention on event sentences against a linear probe on the mean of the raw features."""
     sentence, groups = by_seed(found[SENTENCE])
     raw = by_seed(found[RAW])[0]
     clips: Difference = paired_difference(sentence, raw)
@@ -205,7 +205,7 @@ def against_raw(found: dict[str, list[Any]], repeats: int) -> list[Measurement]:
 
 
 def against_full(found: dict[str, dict[str, list[Any]]], repeats: int) -> list[Measurement]:
-    """Each arm's event sentences against the full form's, both read by attention."""
+    """Each arm's event sentences against those of the full model, both read by attention."""
     full = by_seed(found[FULL][SENTENCE])[0]
     figures = []
     for arm, results in found.items():
@@ -222,7 +222,7 @@ def against_full(found: dict[str, dict[str, list[Any]]], repeats: int) -> list[M
 
 @torch.no_grad()
 def codebook_use(source: ClipFolds, runs: Path) -> list[Measurement]:
-    """How much of a codebook of 512 codes validation people use, in eval mode, over all their stored views."""
+    """Codes of a codebook of 512 that validation people use, in eval mode, over all stored views."""
     from vtlvlm.data.datamodule import NTUDataModule
     from vtlvlm.data.source import ClipSource
     from vtlvlm.metrics.codebook import CodebookHealth

@@ -1,4 +1,4 @@
-"""What all benches share: jobs measured in alternation, figures with their targets, and what is left of them."""
+"""Shared parts of the benches: timing of alternating jobs, measurements with targets, and their output."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Measurement:
     """One line of a bench.
 
     Attributes:
-        work: What was done.
-        value: Its cost or speed; None where it could not be measured, with the reason in ``note``.
-        unit: Of the value; ``x`` for ratios.
-        target: The value to reach, or None for what is only reported.
+        work: Description of the measured work.
+        value: Its cost or speed. None if it could not be measured; ``note`` has the reason.
+        unit: Unit of the value; ``x`` for ratios.
+        target: The value to reach; None without a target.
         sense: Whether the value should be at most, at least or exactly the target.
-        note: What else one must know.
+        note: Further information.
     """
 
     work: str
@@ -42,7 +42,7 @@ class Measurement:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the target is met; None without one."""
+        """Whether the target is met; None without a target."""
         if self.target is None:
             return None
         compare = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}[self.sense]
@@ -56,10 +56,10 @@ def alternate(
     clock: Callable[[], float] = time.process_time,
     tick: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds that each job takes, one round after another, so that a noisy machine is as noisy to all.
+    """Seconds of each job per round. The jobs alternate, so that noise of the machine affects all of them alike.
 
     Args:
-        jobs: Name → what to do. Each is done once unmeasured first.
+        jobs: Name → job. Each job first runs once without being measured.
         repeats: Rounds.
         clock: Processor time of all threads (``time.process_time``) or wall time (``time.perf_counter``).
         tick: Called after each job, for a progress bar.
@@ -76,15 +76,15 @@ def alternate(
 
 
 def ratio(seconds: Mapping[str, list[float]], job: str, unit: str) -> float:
-    """Median over the rounds of one job's time over another's of the same round."""
+    """Median over rounds of one job's time divided by another job's time in the same round."""
     return statistics.median(a / b for a, b in zip(seconds[job], seconds[unit], strict=True))
 
 
 def peak_bytes(job: Callable[[], object]) -> int:
-    """How many bytes of tensors are held at most during a job, beyond those from before.
+    """Peak bytes of tensors during a job, beyond those that existed before.
 
-    Counted by torch's own allocator as the profiler records it: what earlier work left to the C library, and pages of files that the system
-    reads again, make no difference; buffers inside a library such as MKL are not seen.
+    The profiler records torch's allocator. The C library's free memory and the system's file pages do not count. Buffers
+    inside a library such as MKL are not seen.
     """
     with tempfile.TemporaryDirectory() as folder:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
@@ -96,7 +96,7 @@ def peak_bytes(job: Callable[[], object]) -> int:
 
 
 def finish(name: str, figures: Iterable[Measurement], output: Path, facts: Mapping[str, Any] | None = None) -> int:
-    """Print the table and write ``{"machine", "rows", …}``; returns how many targets were missed."""
+    """Print the table, write ``{"machine", "rows", …}``, and return the number of missed targets."""
     rows = list(figures)
     cells = [(f.work, _number(f.value), f.unit, _target(f), {True: "yes", False: "NO", None: ""}[f.holds], f.note) for f in rows]
     print(as_text(Table(["work", "value", "unit", "target", "holds", "note"], cells)))

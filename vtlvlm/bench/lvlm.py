@@ -1,7 +1,7 @@
-"""The language model that reads event sentences: scores of the NTU names in one pass, and the training of its prompts.
+"""Cost of the language model on event sentences: scoring the NTU names in one pass, and training its prompts.
 
-Times are processor times of this process on one thread (at LLaVA's width: wall time), ratios are medians over rounds in which every
-job has its turn.
+Times are processor times of this process on one thread (at LLaVA's width: wall time). Ratios are medians over rounds in which every
+job runs once.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.lvlm.scoring import LabelTrie, score
 
 EVENTS = 256
-"""M, of one clip"""
+"""M, event tokens of a clip"""
 NAMES = {60: (1.6, 35.0), 120: (1.9, 60.0)}
-"""How many names of NTU RGB+D: one pass may take so many times the context alone, and is so many times faster than one pass a label"""
+"""Number of NTU RGB+D names -> targets: most time over the context alone, and least speed-up over one pass per label"""
 PART = 100
-"""Label tokens a pass, where the tree is cut"""
+"""Label tokens per pass, if the label tree is divided"""
 PROMPTS = {"last:9": 1_179_648, "all": 4_194_304}
-"""Layers of LLaVA-1.5-7B that carry 16 prompt tokens, and the numbers that are trained in them"""
+"""Layers of LLaVA-1.5-7B with 16 prompt tokens -> trainable parameters"""
 
 
 def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
-    """All figures of this bench; it needs no videos."""
+    """All measurements of this bench. It needs no videos."""
     del videos
     llava = compose(work / "llava")
     figures, facts = label_scores(llava, repeats)
@@ -51,7 +51,7 @@ def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Meas
 
 
 def label_scores(llava: Path, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
-    """One pass against the context alone, one pass a label, and labels as a batch, for each number of names; with sizes in tokens."""
+    """One pass against the context alone, one pass per label, and labels as a batch, for each number of names; and sizes in tokens."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -73,7 +73,7 @@ def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Measurem
     labels = reasoner.instruction.labels(load_tokenizer(str(llava)), names)
     parts = LabelTrie(labels, PART)
     events = reasoner.project(torch.randn(1, EVENTS, width, generator=torch.Generator().manual_seed(0)))
-    # one pass a label is slow: each round does its share of the labels, the first (which warms up) too, and all are done once
+    # One pass per label is slow, so each round (also the warm-up) scores its share of the labels. All labels are scored once.
     edges = [round(i * number / (repeats + 1)) for i in range(repeats + 2)]
     shares = iter(list(pairwise(edges)))
     apart: list[Tensor] = []
@@ -98,23 +98,25 @@ def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Measurem
     misplaced = int((packed.argsort() != expected.argsort()).sum())
     most, least = NAMES[number]
     work = f"{number} NTU names after {EVENTS} events, in one pass"
-    sizes_text = f"{len(context)} tokens before, {len(trie)} label tokens read; {statistics.median(seconds['context']):.2f} s context"
+    sizes_text = f"{len(context)} context tokens, {len(trie)} label tokens; {statistics.median(seconds['context']):.2f} s context"
     figures = [
-        Measurement(f"{work}: against one pass a label, largest difference of log P", float((packed - expected).abs().max()), "nats", 1e-3),
+        Measurement(
+            f"{work}: against one pass per label, largest difference of log P", float((packed - expected).abs().max()), "nats", 1e-3
+        ),
         Measurement("... labels whose rank differs", misplaced, "labels", 0),
         Measurement(
             "... time over the context alone", ratio(seconds, "packed", "context"), "x", most, note=f"{sizes_text}, processor time"
         ),
         Measurement(
-            "... how much faster than one pass a label",
+            "... speed-up over one pass per label",
             statistics.median(faster),
             "x",
             least,
             ">=",
-            note=f"every label once, {number // (repeats + 1)} or so beside each measurement of all",
+            note=f"each round scores about {number // (repeats + 1)} labels one by one",
         ),
         Measurement(
-            "... how much faster than labels as a padded batch over the cached context", ratio(seconds, "batched", "packed"), "x", 1, ">="
+            "... speed-up over labels as a padded batch with the cached context", ratio(seconds, "batched", "packed"), "x", 1, ">="
         ),
         Measurement(
             f"... in passes of at most {PART} label tokens: time over one pass", ratio(seconds, "parts", "packed"), note="not a target"
@@ -124,14 +126,14 @@ def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Measurem
 
 
 def forward(model: LlavaForConditionalGeneration, events: Tensor, ids: Tensor, keep: int) -> Tensor:
-    """Logits at the last ``keep`` positions of a sequence of ids (n,), the way anybody would compute them."""
+    """Logits at the last ``keep`` positions of a sequence of ids (n,), from a plain forward pass."""
     seen = {"image": BaseModelOutputWithPooling(pooler_output=list(events))}
     logits: Tensor = model(input_ids=ids[None], mm_encoder_outputs=seen, logits_to_keep=keep, use_cache=False).logits
     return logits
 
 
 def one_label(model: LlavaForConditionalGeneration, events: Tensor, context: Tensor, label: list[int]) -> Tensor:
-    """(1,) log P of one label, by a pass of its own."""
+    """(1,) log P of one label, from its own forward pass."""
     tokens = torch.tensor(label)
     logits = forward(model, events, torch.cat([context, tokens[:-1]]), len(label))
     return logits.log_softmax(-1).gather(2, tokens[None, :, None]).sum((1, 2))
@@ -141,7 +143,7 @@ def one_label(model: LlavaForConditionalGeneration, events: Tensor, context: Ten
 
 
 def trained_numbers() -> Iterator[Measurement]:
-    """What requires gradients in LLaVA-1.5-7B with prompts attached, counted on the meta device."""
+    """Trainable parameters of LLaVA-1.5-7B with prompts, counted on the meta device."""
     for layers, expected in PROMPTS.items():
         prompts = DeepPrompts(16, layers)
         config = LlavaConfig(text_config=LlamaConfig(**LLAVA), vision_config=CLIPVisionConfig(**TOWER))
@@ -150,4 +152,6 @@ def trained_numbers() -> Iterator[Measurement]:
             prompts.build(config.text_config)
         prompts.attach(model)
         count = sum(p.numel() for p in {*model.parameters(), *prompts.parameters()} if p.requires_grad)
-        yield Measurement(f"LLaVA-1.5-7B with 16 prompt tokens in {len(prompts.chosen)} layers: trained numbers", count, "", expected, "==")
+        yield Measurement(
+            f"LLaVA-1.5-7B with 16 prompt tokens in {len(prompts.chosen)} layers: trainable parameters", count, "", expected, "=="
+        )

@@ -1,6 +1,6 @@
-"""Training the prompts: a step beside transformers' and peft's own, memory with and without checkpointing, and LLaVA's width.
+"""Cost of training the prompts: a step against transformers with peft, memory with and without checkpointing, LLaVA's width.
 
-Memory is the peak of tensors beyond those from before (:func:`~vtlvlm.bench.harness.peak_bytes`), so without the model's weights.
+Memory is the peak of tensors beyond those from before (:func:`~vtlvlm.bench.harness.peak_bytes`). It excludes the model's weights.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.lvlm.scoring import LabelTrie, score
 
 CLIPS, EVENTS, PROMPTS, NAMES = 4, 64, 16, 60
-"""Of a step of the small model: clips, M, prompt tokens in all layers, categories"""
+"""A step of the small model: clips, M, prompt tokens in all layers, categories"""
 WIDE_EVENTS, WIDE_LAYERS, WIDE_WORDS = 256, 4, 32_000
-"""Of the step at LLaVA-1.5-7B's width"""
+"""The step at LLaVA-1.5-7B's width: M, layers, words"""
 PAPER_LAYERS, MEGABYTES = "last:9", 25
 GIBIBYTES = 24
 RATE = 1e-3
 
 
 class Steps:
-    """One model, the same prompts and clips, and the ways to make a step with them. The prompts are large enough to be seen in the loss.
+    """Training steps of our model, with fixed prompts and clips. The prompts are large enough to affect the loss.
 
     Args:
         llava: Folder of a LLaVA.
@@ -80,17 +80,17 @@ class Steps:
         return self._step(F.cross_entropy(self.reasoner(self.vectors).score, self.labels))
 
     def gradients(self) -> list[Tensor]:
-        """Of the prompts, in a listwise step that is not taken."""
+        """Gradients of the prompts for the listwise loss, without a step."""
         loss = F.cross_entropy(self.reasoner(self.vectors).score, self.labels)
         return list(torch.autograd.grad(loss, self.prompts))
 
 
 class BareSteps:
-    """The same step as anybody would write it: peft's prefix tuning around transformers' model, with its ``labels``.
+    """The same training step with peft's prefix tuning around transformers' model, with its ``labels``.
 
     Args:
         llava: Folder of a LLaVA.
-        like: What to take clips, sequences and the prompts' values from.
+        like: The source of clips, sequences and prompt values.
     """
 
     def __init__(self, llava: Path, like: Steps) -> None:
@@ -101,7 +101,7 @@ class BareSteps:
         assert prompts.key is not None
         assert prompts.value is not None
         config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=PROMPTS)
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft still asks transformers by an old name
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft uses an old name of transformers
             self.model = get_peft_model(load_llava(str(llava))[0], config).train()
         with torch.no_grad():
             self.model.prompt_encoder["default"].embedding.weight.copy_(prefix_table(prompts.key, prompts.value))
@@ -113,7 +113,7 @@ class BareSteps:
         self.optimizer = torch.optim.AdamW(trained, lr=RATE)
 
     def generative(self) -> float:
-        """A step."""
+        """A step with the language model's own loss."""
         seen = {"image": BaseModelOutputWithPooling(pooler_output=self.projected)}
         mask = torch.ones_like(self.ids)
         loss = self.model(input_ids=self.ids, attention_mask=mask, labels=self.targets, mm_encoder_outputs=seen, use_cache=False).loss
@@ -124,11 +124,11 @@ class BareSteps:
 
 
 def figures(llava: Path, repeats: int) -> Iterator[Measurement]:
-    """All of them.
+    """All measurements of prompt training.
 
     Args:
         llava: Folder of the small LLaVA.
-        repeats: Rounds that times are medians over.
+        repeats: Rounds to take medians over.
     """
     yield from steps(llava, repeats)
     yield checkpoint_size()
@@ -136,7 +136,7 @@ def figures(llava: Path, repeats: int) -> Iterator[Measurement]:
 
 
 def steps(llava: Path, repeats: int) -> Iterator[Measurement]:
-    """A training step against the bare loop, the listwise objective's factor, and what checkpointing saves."""
+    """A training step against transformers with peft, the cost of the listwise loss, and the memory that checkpointing saves."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -165,7 +165,7 @@ def steps(llava: Path, repeats: int) -> Iterator[Measurement]:
     yield Measurement("... listwise step: peak memory over transformers + peft", peaks["listwise"] / peaks["bare"], "x", note=note)
     work = f"listwise step with checkpointing ({size})"
     yield Measurement(
-        f"{work}: peak memory over that without",
+        f"{work}: peak memory over a step without",
         peaks["recomputed"] / peaks["kept"],
         "x",
         0.5,
@@ -176,7 +176,7 @@ def steps(llava: Path, repeats: int) -> Iterator[Measurement]:
 
 
 def _same_prompts(steps: Steps, like: Steps) -> Steps:
-    """With the prompts of another, which has trained them since."""
+    """Copy the trained prompts of another model into ``steps``."""
     steps.reasoner.adapter.load_state_dict(like.reasoner.adapter.state_dict())
     return steps
 
@@ -187,7 +187,7 @@ def _paper_config(layers: int = 32, words: int = int(LLAVA["vocab_size"])) -> Ll
 
 
 def checkpoint_size() -> Measurement:
-    """What ``last.ckpt`` of stage 2 holds of LLaVA-1.5-7B's prompts: them and the optimiser's two moments, written to memory."""
+    """Size of LLaVA-1.5-7B's prompts in stage 2's ``last.ckpt``: the prompts and the optimiser's two moments, written to memory."""
     prompts = DeepPrompts(PROMPTS, PAPER_LAYERS)
     prompts.build(_paper_config().text_config)
     optimizer = torch.optim.AdamW(prompts.parameters(), lr=RATE)
@@ -202,9 +202,9 @@ def checkpoint_size() -> Measurement:
 
 
 def wide_step(llava: Path) -> Iterator[Measurement]:
-    """A listwise training step of a language model as wide as LLaVA-1.5-7B's, with a few layers and random weights, in float32.
+    """A listwise training step of a language model with LLaVA-1.5-7B's width, a few layers and random weights, in float32.
 
-    The words are SmolLM2's, renumbered to fit, so that context and tree have about the size they have there.
+    The token ids are SmolLM2's, renumbered to fit. Context and label tree have about the size that they have with LLaVA.
     """
     torch.manual_seed(0)
     names, tokenizer = ACTIONS[:NAMES], load_tokenizer(str(llava))
@@ -237,6 +237,6 @@ def wide_step(llava: Path) -> Iterator[Measurement]:
     more = peak_bytes(step)
     held = sum(parameter.numel() * 4 for parameter in model.parameters())
     size = f"width {LLAVA['hidden_size']}, {WIDE_LAYERS} layers, {WIDE_WORDS:,} words, float32, M = {WIDE_EVENTS}"
-    note = f"{held / 2**30:.1f} of it weights; {len(context)} + {len(trie)} tokens"
+    note = f"{held / 2**30:.1f} GiB are weights; {len(context)} + {len(trie)} tokens"
     yield Measurement(f"training step with {NAMES} names ({size}): weights and peak", (held + more) / 2**30, "GiB", GIBIBYTES, note=note)
     yield Measurement("... time, the first step", spent[0], "s", note="wall time while the profiler counts memory, not a target")

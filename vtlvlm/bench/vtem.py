@@ -1,4 +1,4 @@
-"""The Video-to-Event Mapper: pooling and quantisation against bare quantisation, a long video, FLOPs beside LLaVA's, a training step."""
+"""Cost of the Video-to-Event Mapper: pooling with quantisation against quantisation alone, a long video, FLOPs, a training step."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ TOWER = {
     "image_size": 336,
     "patch_size": 14,
 }
-"""and its CLIP tower"""
+"""LLaVA-1.5-7B's CLIP tower"""
 STEP_CLIPS = 160
 TEXT_TOKENS, LISTED_TOKENS, TRIE_NODES = 23, 329, 232
-"""of LLaVA-1.5's prompt with the bare instruction; with the 60 categories of NTU RGB+D listed in it; and of these categories' trie without
-its ends: counted with a SentencePiece vocabulary of 32,000 words of the same family, since LLaVA-1.5's own is not freely to be had"""
+"""Tokens of LLaVA-1.5's prompt with the plain instruction, and with the 60 categories of NTU RGB+D; inner nodes of these categories' label
+tree. They are counted with a SentencePiece vocabulary of 32,000 words of the same family, since LLaVA-1.5's own is not freely available"""
 
 
 def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
-    """All figures of this bench; it needs no videos."""
+    """All measurements of this bench. It needs no videos."""
     del videos
     figures = [*pooling_and_quantisation(repeats), *long_video(), *shares(), training_step(work)]
     return figures, {"batch": BATCH, "tokens": WINDOWS * CELLS, "codes": CODES, "width": WIDTH, "repeats": repeats}
 
 
 def saved_bytes(job: Callable[[], object]) -> int:
-    """Bytes that a forward pass keeps for its backward pass, each storage once, those of inputs and parameters included."""
+    """Bytes that a forward pass keeps for its backward pass. Each storage counts once, including inputs and parameters."""
     seen: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def saved_bytes(job: Callable[[], object]) -> int:
 
 
 def pooling_and_quantisation(repeats: int) -> list[Measurement]:
-    """Features to event tokens, forward and backward, against the library's bare quantisation of the same tensors."""
+    """Features to event tokens, forward and backward, against the library's quantisation of tensors of the same size."""
     from vector_quantize_pytorch import VectorQuantize
 
     torch.manual_seed(0)
@@ -112,7 +112,7 @@ def peak():
 with torch.no_grad():
     pooler(torch.randn(1, 64, 1, dim))
     features = torch.randn(1, steps, 1, dim)
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak from here on, not that of the imports
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # from here on, the peak excludes the imports
     before = peak()
     start = time.perf_counter()
     pooler(features)
@@ -121,7 +121,7 @@ with torch.no_grad():
 
 
 def long_video() -> list[Measurement]:
-    """Pooling of half an hour; its memory is read where Linux tells it."""
+    """Pooling of half an hour of video. Linux reports its memory."""
     if not Path("/proc/self/clear_refs").exists():
         return [Measurement("pooling of a 30-minute video", None, "s", note="measured on Linux only")]
     arguments = [sys.executable, "-c", _LONG, str(LONG_STEPS), str(LONG_WINDOWS), str(DIM)]
@@ -132,8 +132,11 @@ def long_video() -> list[Measurement]:
 
 
 def shares() -> list[Measurement]:
-    """FLOPs of mapping a clip to its event sentence over those of LLaVA-1.5-7B reading it with the instruction of ``stage2_prompt.yaml``,
-    which lists the 60 categories, and scoring them in the same pass; counted on the meta device."""
+    """FLOPs of mapping a clip to its event sentence over FLOPs of LLaVA-1.5-7B on the same clip, counted on the meta device.
+
+    LLaVA reads the event sentence and the instruction of ``stage2_prompt.yaml``, which lists the 60 categories, and scores them in one
+    pass.
+    """
     bare, reading = llava_flops(TEXT_TOKENS), llava_flops(LISTED_TOKENS + TRIE_NODES)
     arms: dict[str, tuple[Backbone, int]] = {
         "swin3d_t, 64 frames": (VideoExtractor("swin3d_t"), 64),
@@ -148,14 +151,14 @@ def shares() -> list[Measurement]:
         flops = vtem_flops(extractor, frames)
         share = 100 * flops / reading
         target = 3.0 if name == "swin3d_t, 64 frames" else None
-        note = f"{flops / 1e9:,.0f} GFLOP; {100 * flops / bare:.2g} % where the instruction lists no categories and scores none"
+        note = f"{flops / 1e9:,.0f} GFLOP; {100 * flops / bare:.2g} % if the instruction lists no categories and none are scored"
         note += "; costs more than LLaVA itself" * (share > 100)
         figures.append(Measurement(f"VTEM with {name}, FLOPs over LLaVA-1.5-7B's on the same clip", share, "%", target, note=note))
     return figures
 
 
 class _MetaTower(ClipExtractor):
-    """LLaVA-1.5's tower from its numbers, without a checkpoint."""
+    """LLaVA-1.5's tower from its settings, without a checkpoint."""
 
     def make(self) -> Backbone.Made:
         from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -165,7 +168,7 @@ class _MetaTower(ClipExtractor):
 
 
 def vtem_flops(extractor: Backbone, frames: int) -> int:
-    """FLOPs of one clip through backbone, pooling, projection and quantisation."""
+    """FLOPs of backbone, pooling, projection and quantisation for one clip."""
     extractor.build()
     vtem = VTEM(extractor, EqualSaliencePooler(WINDOWS), EMAQuantizer(CODES), event_dim=WIDTH)
     vtem.build()
@@ -173,20 +176,20 @@ def vtem_flops(extractor: Backbone, frames: int) -> int:
     side = extractor.image_size
     with torch.no_grad(), FlopCounterMode(display=False) as counting:
         features = extractor.extract(torch.empty(1, frames, 3, side, side, dtype=torch.uint8, device="meta"))
-    # what follows is three products, one of them with all codes; its searches and sorts are no FLOPs
+    # the rest is three matrix products, one of them with all codes; searches and sorts are no FLOPs
     tokens, dim = WINDOWS * extractor.cells, features.shape[-1]
     return int(counting.get_total_flops()) + 2 * tokens * WIDTH * (dim + CODES)
 
 
 def llava_flops(text_tokens: int) -> int:
-    """FLOPs of LLaVA-1.5-7B's forward pass over an event sentence and that much text, with its projector."""
+    """FLOPs of LLaVA-1.5-7B's forward pass over an event sentence and ``text_tokens`` of text, including the projector."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokens = WINDOWS * CELLS
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(**LLAVA)).eval()
         words = torch.empty(1, tokens + text_tokens, LLAVA["hidden_size"])
-        mask = torch.empty(1, 1, tokens + text_tokens, tokens + text_tokens)  # given, so that nothing looks at values to make one
+        mask = torch.empty(1, 1, tokens + text_tokens, tokens + text_tokens)  # given, since making one needs values
     with torch.no_grad(), FlopCounterMode(display=False) as counting:
         model(inputs_embeds=words, attention_mask=mask, logits_to_keep=1, use_cache=False)
     projector = 2 * tokens * (WIDTH + LLAVA["hidden_size"]) * LLAVA["hidden_size"]
@@ -194,7 +197,7 @@ def llava_flops(text_tokens: int) -> int:
 
 
 def training_step(work: Path) -> Measurement:
-    """Share of a stage-1 step that is neither forward, backward nor optimiser, in a real training from a feature cache."""
+    """Share of a stage-1 step outside forward, backward and optimiser, in a training from a feature cache."""
     from lightning import Trainer
     from lightning.pytorch.profilers import SimpleProfiler
 

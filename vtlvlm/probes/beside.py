@@ -120,7 +120,7 @@ class ProbeBeside(Callback):
 def verdict(gain: Difference) -> str:
     """One sentence on a negative difference from the probe."""
     if gain.high < 0:
-        return "The probe is better than the language model on these clips."
+        return "The probe is better here than the language model."
     return "The probe is as good here, or better: more clips would show which."
 
 
