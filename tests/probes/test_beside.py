@@ -125,8 +125,8 @@ def test_a_run_on_features_has_them_at_hand(chain: Pipeline, tmp_path: Path) -> 
     ("provenance", "reason"),
     [
         ({"features_folder": None}, "does not say where its features are"),
-        ({"features_folder": "/nowhere/features"}, "/nowhere/features: no cache of features there"),
-        ({"features_folder": 3}, "its description does not say features_folder"),
+        ({"features_folder": "/nowhere/features"}, "/nowhere/features: holds no cache of features"),
+        ({"features_folder": 3}, "its description lacks features_folder"),
         ({"features_folder": "a\0b"}, "names no valid path of its features"),
         ({"features_folder": "x" * 10**5}, "names no valid path of its features"),
         ({"features": "0" * 32}, "holds other features than"),
