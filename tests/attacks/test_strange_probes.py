@@ -159,7 +159,7 @@ def test_damaged_weights_are_refused(probes: Probes, tmp_path: Path, capsys: pyt
 
 WIDTH = 2 * 1280
 NUMBERS: list[tuple[str, torch.Tensor | None, str]] = [
-    ("weight", torch.zeros(3, WIDTH), "weight is (3, 2560), by the settings (2, 2560)"),
+    ("weight", torch.zeros(3, WIDTH), "weight is (3, 2560), expected (2, 2560)"),
     ("weight", torch.zeros(2, WIDTH // 2), "weight is (2, 1280)"),
     ("weight", torch.full((2, WIDTH), float("nan")), "its weight holds numbers that are not finite"),
     ("weight", torch.zeros(2, WIDTH, dtype=torch.int64), "its weight holds torch.int64"),
@@ -176,7 +176,7 @@ NUMBERS: list[tuple[str, torch.Tensor | None, str]] = [
     ("temperature", torch.tensor(float("nan")), "a temperature must be above 0"),
     ("temperature", torch.ones(1), "temperature is (1,)"),
     ("temperature", None, "temperature is missing"),
-    ("other", torch.zeros(2), "other is (2,), by the settings missing"),
+    ("other", torch.zeros(2), "other is (2,), expected missing"),
 ]
 
 

@@ -196,9 +196,9 @@ def test_what_peft_cannot_say_is_refused(trained: EventRun, tmp_path: Path, caps
     cases = {
         "layers": (
             [f"{PROMPTS}.layers", "last:2"],
-            "prompts in last:2 of 3 layers, peft's prefixes are for all: export a bundle, or train with",
+            "prompts in last:2 of 3 layers, but a peft prefix has them in all: export a bundle, or train with",
         ),
-        "projector": ([f"{MODEL}.reasoner.init_args.train_projector", "true"], "projector was trained too, which peft's prefix format"),
+        "projector": ([f"{MODEL}.reasoner.init_args.train_projector", "true"], "projector was trained, but peft's prefix format"),
     }
     for name, (settings, words) in cases.items():
         assert trained("fit", *short, *settings, run=name) == 0

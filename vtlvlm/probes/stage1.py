@@ -64,7 +64,7 @@ def step_tokens(data: NTUDataModule, checkpoint: Path, clips: NDArray[np.int64],
         Name -> tokens (n, M, width), window by window, and their number of windows.
     """
     module = VTEMModule.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    module.check_data(data)
+    module.require_same_data(data)
     cache = data.features_cache
     assert cache is not None
     parts: dict[str, list[Tensor]] = {"features": [], "windows": [], "continuous events": [], "codes": []}

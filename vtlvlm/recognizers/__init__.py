@@ -1,1 +1,1 @@
-"""Recognisers for single files, and the bundles they come in."""
+"""Recognisers for single files, and their bundles."""

@@ -1,4 +1,4 @@
-"""The files of a bundle: a description, and weights that have the digests in it. Read as a stranger's."""
+"""Reads the files of a bundle: a description, and weights whose digests it holds. A bundle is untrusted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUNDLE = "bundle.json"
 FORMAT = 3
 VTEM_FILE, ADAPTER_FILE = "vtem.safetensors", "adapter.safetensors"
 LARGEST_BUNDLE = 64 << 20
-"""Bytes of a bundle's description"""
+"""Bytes of a bundle's description, at most"""
 
 
 def new_folder(path: str | Path) -> Path:
@@ -36,10 +36,10 @@ def digest(path: Path) -> str:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What a bundle's description holds.
+    """The content of a bundle's description.
 
     Raises:
-        UsageError: It is damaged, or of another format.
+        UsageError: The description is damaged, or of another format.
     """
     path = folder / BUNDLE
     try:
@@ -52,13 +52,13 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not the description of a bundle; get the folder again, or export it again") from error
     if described.get("format") != FORMAT:
         raise UsageError(
-            f"{folder}: a bundle of format {shown(described.get('format'), 40)}, this version reads format {FORMAT}; export it again"
+            f"{folder}: a bundle of format {shown(described.get('format'), 40)}, but this version reads format {FORMAT}; export it again"
         )
     return described
 
 
 def read_weights(folder: Path, name: str, digests: dict[str, str]) -> dict[str, Tensor]:
-    """The tensors of a file in a bundle, which has to be the one that the bundle was made with."""
+    """The tensors of a file in a bundle. The file must have the digest of the description."""
     path = folder / name
     if not path.is_file():
         raise UsageError(f"{path}: is missing; get the folder again, or export it again")
@@ -66,17 +66,17 @@ def read_weights(folder: Path, name: str, digests: dict[str, str]) -> dict[str, 
         raise UsageError(f"{path}: is not the file that the bundle was made with (SHA-256); get the folder again, or export it again")
     try:
         state: dict[str, Tensor] = load_file(path)
-    except Exception as error:  # safetensors and torch raise what they like
+    except Exception as error:  # safetensors and torch raise many types
         raise UsageError(f"{path}: not a readable weights file; get the folder again, or export it again") from error
     require_tensors(state, path)
     return state
 
 
 def load_into(part: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load the tensors of a bundle's file into a part that is built.
+    """Load the tensors of a bundle's file into a part with weights.
 
     Raises:
-        UsageError: They are not finite, or not those of the part's settings.
+        UsageError: The tensors are not finite, or do not fit the part's settings.
     """
     require_numbers(state, part.state_dict(), path)
     try:

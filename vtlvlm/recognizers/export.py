@@ -1,4 +1,4 @@
-"""From runs to bundles: a trained recogniser in one folder, or its prompts as an adapter of peft."""
+"""Exports a trained run as a bundle, or its prompts as an adapter of peft."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vtlvlm.system.saving import saving
 
 
 def stage2_checkpoint(path: Path) -> Path:
-    """A checkpoint, or the best one (else the last) of a run folder."""
+    """The given checkpoint, or the best checkpoint of a run folder, or else its last."""
     if not path.is_dir() or (path / METADATA).is_file():
         return path
     found = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
@@ -42,7 +42,7 @@ def require_stage2(record: dict[str, Any], checkpoint: Path) -> None:
 
 
 def trained_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a reasoner needs of a checkpoint's state dict, by its own names, the prompts plain."""
+    """The reasoner's tensors in a checkpoint's state dict, by the reasoner's names, with the prompts as plain keys and values."""
     own = {name.removeprefix("reasoner."): tensor for name, tensor in state.items()}
     adapter = {name.removeprefix("adapter."): tensor for name, tensor in own.items() if name.startswith("adapter.")}
     others = {name: tensor for name, tensor in own.items() if not name.startswith("adapter.")}
@@ -50,10 +50,10 @@ def trained_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | None) -> VTEMModule:
-    """The stage 1 that a stage-2 checkpoint with this record was trained with.
+    """The stage 1 that a stage-2 checkpoint was trained with.
 
     Raises:
-        UsageError: if it is missing or another one.
+        UsageError: It is missing, or another one.
     """
     require_stage2(record, checkpoint)
     made = record["provenance"]["stage1"]
@@ -69,24 +69,24 @@ def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | Non
 
 
 def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None = None) -> Path:
-    """Bundle all that ``classify`` needs except the base model: ``bundle.json``, ``vtem.safetensors``, ``adapter.safetensors``.
+    """Bundle everything that ``classify`` needs except the base model: ``bundle.json``, ``vtem.safetensors``, ``adapter.safetensors``.
 
-    The adapter of ``FullFineTuning`` is the whole language model. Prompts are stored as plain keys and values, without what trained them
-    or what they started from.
+    The adapter of ``FullFineTuning`` is the whole language model. Prompts are stored as plain keys and values, without their
+    reparametrisation and initialisation.
 
     Args:
         run: stage-2 run folder or checkpoint.
-        output: folder to make; it appears whole or not at all.
-        vtem: where the stage-1 checkpoint lies now, if not where it was.
+        output: folder to create; it appears whole or not at all.
+        vtem: the stage-1 checkpoint, if it has moved since training.
 
     Raises:
-        UsageError: if the folder exists, or a checkpoint is missing or of another kind.
+        UsageError: The folder exists, or a checkpoint is missing or of another kind.
     """
     folder, checkpoint = new_folder(output), stage2_checkpoint(Path(run))
     loaded = load_checkpoint(checkpoint)
     record = loaded[RECORD]
     require_stage2(record, checkpoint)
-    build_from(record["settings"], PromptTuningModule, checkpoint)  # what cannot be loaded again is not exported
+    build_from(record["settings"], PromptTuningModule, checkpoint)  # refuse what could not be loaded again
     stage1 = load_stage1(record, checkpoint, vtem)
     reasoner = record["settings"]["init_args"]["reasoner"]
     adapter = reasoner["init_args"]["adapter"]["init_args"]
@@ -117,10 +117,10 @@ def export_prefix(run: str | Path, output: str | Path) -> Path:
 
     Args:
         run: stage-2 run folder or checkpoint.
-        output: folder to make; it appears whole or not at all.
+        output: folder to create; it appears whole or not at all.
 
-    Raises:
-        UsageError: if the folder exists, or the run trained what a prefix of peft cannot say: prompts in some layers only, the projector.
+        Raises:
+            UsageError: The folder exists, or the run trained the projector or only some layers, which peft's prefix format cannot hold.
     """
     folder, checkpoint = new_folder(output), stage2_checkpoint(Path(run))
     loaded = load_checkpoint(checkpoint)
@@ -133,13 +133,13 @@ def export_prefix(run: str | Path, output: str | Path) -> Path:
     if "adapter.key" not in trained:
         raise UsageError(f"{checkpoint} has no prompts to export: export a bundle")
     if settings["train_projector"]:
-        raise UsageError(f"{checkpoint}: its projector was trained too, which peft's prefix format has no place for: export a bundle")
+        raise UsageError(f"{checkpoint}: its projector was trained, but peft's prefix format holds prompts only: export a bundle")
     llava = settings["llava"]["init_args"]
     layers = load_config(llava["path"], llava["revision"]).text_config.num_hidden_layers
     if len(chosen_layers(prompts["layers"], layers)) < layers:
         raise UsageError(
-            f"{checkpoint} has prompts in {prompts['layers']} of {layers} layers, peft's prefixes are for all: export a bundle, or train "
-            "with layers: all"
+            f"{checkpoint} has prompts in {prompts['layers']} of {layers} layers, but a peft prefix has them in all: export a bundle, "
+            "or train with layers: all"
         )
     with saving(folder), appearing(folder) as partial:
         keys, values = trained["adapter.key"], trained["adapter.value"]

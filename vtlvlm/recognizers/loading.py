@@ -1,4 +1,4 @@
-"""Loading a recogniser: a bundle, the bundle of a linear probe, a stage-2 run folder or checkpoint. All may be a stranger's."""
+"""Loads a recogniser from a bundle, the bundle of a linear probe, or a stage-2 run folder or checkpoint. All are untrusted."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from vtlvlm.system.text import shown
 from vtlvlm.vtem.model import VTEM
 
 LONGEST_PATH = 4_096
-"""Bytes of a path"""
+"""Characters of a path, at most"""
 
 
 def load(path: Path, vtem: str | Path | None, device: str, computed: dict[str, Any]) -> Recognizer:
-    """A recogniser from a file or folder: :meth:`ActionRecognizer.from_checkpoint` says which, and what the arguments are."""
-    found_device(device)  # a wrong one is no fault of the file
+    """A recogniser from a file or folder. :meth:`ActionRecognizer.from_checkpoint` describes the arguments."""
+    found_device(device)  # a wrong device is no error of the file
     with naming(path):
         if not (path / BUNDLE).is_file():
             return _from_run(path, vtem, device, computed)
@@ -81,7 +81,7 @@ def _probe(folder: Path, described: dict[str, Any], computed: dict[str, Any], de
 
 
 def llava_settings(reasoner: Any) -> dict[str, Any]:
-    """The settings of a reasoner's LLaVA, in place.
+    """The settings of a reasoner's LLaVA. They can be changed in place.
 
     Raises:
         UsageError: There are none.
@@ -94,11 +94,12 @@ def llava_settings(reasoner: Any) -> dict[str, Any]:
 
 
 def changed_for(settings: dict[str, Any], device: str, computed: dict[str, Any]) -> dict[str, Any]:
-    """What to change in the settings of a reasoner's LLaVA, to run it on a device: what is asked for, and float32 instead of half
-    precision, which most CPUs compute far slower.
+    """The changes to the settings of a reasoner's LLaVA: those in ``computed``, and float32 instead of half precision on a CPU.
+
+    Most CPUs compute half precision far slower.
 
     Raises:
-        UsageError: asked for what would make another model of it.
+        UsageError: A change would make it another model.
     """
     made = llava_settings(settings)
     if wrong := sorted(computed.keys() - {"llava", *(name.rpartition(".")[2] for name in PromptTuningModule.machine_only)}):
@@ -110,10 +111,10 @@ def changed_for(settings: dict[str, Any], device: str, computed: dict[str, Any])
 
 
 def require_bundle(folder: Path, described: dict[str, Any]) -> None:
-    """Refuse a bundle's description that lacks something.
+    """Refuse an incomplete description of a bundle.
 
     Raises:
-        UsageError: Naming it.
+        UsageError: The description lacks something.
     """
     path = folder / BUNDLE
     origin, digests, place = described.get("origin"), described.get("sha256"), described.get("llava", "")
@@ -126,7 +127,7 @@ def require_bundle(folder: Path, described: dict[str, Any]) -> None:
         or not is_part(described.get("reasoner"))
         or not all(isinstance(digests.get(name), str) for name in (VTEM_FILE, ADAPTER_FILE))
     ):
-        raise UsageError(f"{path}: lacks what a bundle describes; get the folder again, or export it again")
+        raise UsageError(f"{path}: an incomplete description of a bundle; get the folder again, or export it again")
     record = {"stage": PromptTuningModule.stage, "settings": described["reasoner"], "provenance": origin.get("reasoning")}
     require_record(record, path)
     described["classes"] = require_classes(described.get("classes"), path)
@@ -135,15 +136,15 @@ def require_bundle(folder: Path, described: dict[str, Any]) -> None:
 
 
 def base_place(model: Path, relative: str | None, recorded: Any) -> str:
-    """Where the LLaVA of a model lies: where it lay as seen from the bundle, else where it was trained.
+    """The place of a model's LLaVA: its path relative to the bundle if it exists, else its place in training.
 
     Args:
         model: Bundle, run folder or checkpoint.
-        relative: The LLaVA's place as seen from the bundle; None if that is not known.
-        recorded: Folder or hub name as it was trained.
+        relative: The LLaVA's path relative to the bundle; None if unknown.
+        recorded: Folder or hub name in training.
 
     Raises:
-        UsageError: In neither place.
+        UsageError: The LLaVA is in neither place.
     """
     beside = None if relative is None else real(Path(real(model), relative))
     if beside is not None and beside.is_dir():
@@ -151,6 +152,6 @@ def base_place(model: Path, relative: str | None, recorded: Any) -> str:
     if not isinstance(recorded, str) or len(recorded) > LONGEST_PATH:
         raise UsageError(f"{model}: names no LLaVA; get the model again")
     if not Path(recorded).is_dir() and (beside is not None or looks_local(recorded)):
-        places = f"{shown(recorded, 200)}, where it was trained" + ("" if beside is None else f", nor at {shown(beside, 200)}")
+        places = f"{shown(recorded, 200)}, its place in training" + ("" if beside is None else f", nor at {shown(beside, 200)}")
         raise UsageError(f"{model}: its LLaVA is not at {places}; say with --llava where it lies now")
     return recorded

@@ -1,4 +1,4 @@
-"""A linear probe as a recogniser: features of a video in, the likeliest actions out, without a language model."""
+"""A linear probe as a recogniser: features of a video in, the most likely actions out, without a language model."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from vtlvlm.vtem.extractors import Backbone, FeatureExtractor
 KIND = "probe"
 EXTRACTOR_FILE, PROBE_FILE = "extractor.safetensors", "probe.safetensors"
 SIZES = dict(zip(VECTORS, (1, 1, 2, 3, 6), strict=True))
-"""How many times a step's numbers each kind of vector has"""
+"""Size of each kind of vector, in multiples of a feature step"""
 LIBRARIES = ("timm", "torchvision", "transformers")
-"""What a fingerprint says of versions, which may be others by now"""
+"""Entries of a fingerprint that hold library versions, which may have changed"""
 
 
 class ProbeModel(NamedTuple):
-    """What a probe needs to recognise a clip."""
+    """Everything that a probe needs to recognise a clip."""
 
     extractor: FeatureExtractor
     kind: str
-    """which of ``VECTORS`` it looks at"""
+    """the vector of ``VECTORS`` that it reads"""
     probe: LinearProbe
     temperature: float
 
@@ -55,12 +55,12 @@ def extractor_of(cache: FeatureCache, weights: str | None = None) -> FeatureExtr
     """The extractor that made a feature cache, with its weights.
 
     Args:
-        cache: Says which settings it had.
-        weights: Where its weights lie now, a file or ``package:NAME``; None for where they were.
+        cache: Holds the extractor's settings.
+        weights: The extractor's weights, a file or ``package:NAME``; None for their recorded place.
 
-    Raises:
-        UsageError: It is no part of vtlvlm, or would make other features today.
-        DataError: The cache does not say what made it.
+        Raises:
+            UsageError: The extractor is no part of vtlvlm, or would make other features now.
+            DataError: The cache does not name its extractor.
     """
     made, noted = made_of(cache, "extractor", dict), cache.provenance.get("extractor_settings")
     settings = noted if noted is not None else _settings_of_fingerprint(made, cache.folder)
@@ -71,17 +71,17 @@ def extractor_of(cache: FeatureCache, weights: str | None = None) -> FeatureExtr
     if difference := first_difference(one, two):
         name, old, new = difference
         raise UsageError(
-            f"{cache.folder} was made by an extractor with {shown(name, 40)} = {shown(repr(old), 80)}, now it would be "
-            f"{shown(repr(new), 80)}: say with --weights where its weights lie, or extract anew"
+            f"{cache.folder} was made by an extractor with {shown(name, 40)} = {shown(repr(old), 80)}, but now it would be "
+            f"{shown(repr(new), 80)}: say with --weights where its weights lie, or extract again"
         )
     return extractor
 
 
 def _settings_of_fingerprint(made: dict[str, Any], source: Path) -> dict[str, Any]:
-    """Settings of a cache from before it noted them; its weights are the library's own, unless said otherwise."""
+    """The extractor settings of an old cache that did not record them. The weights are the library's, unless given."""
     name = str(made.get("extractor"))
     if name not in ("TimmExtractor", "VideoExtractor"):
-        raise UsageError(f"{source}: does not say how its extractor was set; run `vtlvlm extract` into this folder again, which notes it")
+        raise UsageError(f"{source}: does not record its extractor's settings; run `vtlvlm extract` into this folder again to record them")
     known = {key: made[key] for key in ("model", "grid", "image_size") if key in made}
     chunk = {"chunk": int(text)} if (text := str(made.get("chunk", ""))).isdecimal() else {}
     return {"class_path": f"vtlvlm.vtem.extractors.{name}", "init_args": {**known, **chunk}}
@@ -93,10 +93,10 @@ def _without_versions(fingerprint: dict[str, Any]) -> dict[str, Any]:
 
 
 def temperature_of(fitted: FittedProbe, labels: NDArray[np.int64]) -> float:
-    """The temperature of a probe, from the training clips' probabilities by probes that had not seen their groups.
+    """The temperature of a probe, from predictions for training clips by probes fitted without the clips' groups.
 
-    Regularisation decides how far a probe's scores lie apart, by orders of magnitude. They are taken in units of that distance, so that
-    the search looks at temperatures about it and not about 1. A clip of a class that the other groups lacked says nothing.
+    Regularisation changes the spread of a probe's scores by orders of magnitude. Scores are therefore divided by their spread, so that the
+    search is centred there and not at 1. Clips of a class that the other groups lack are left out.
     """
     known = fitted.held_out[np.arange(len(labels)), labels] > 0
     if not known.any():
@@ -112,11 +112,11 @@ def export_probe(output: str | Path, model: ProbeModel, classes: list[str], samp
     """Bundle a probe for ``classify``: ``bundle.json``, ``extractor.safetensors``, ``probe.safetensors``.
 
     Args:
-        output: Folder to make; it appears whole or not at all.
+        output: Folder to create; it appears whole or not at all.
         model: Extractor, with its weights, and probe.
         classes: Category names, in label order.
-        sampling: How frames are taken, as class_path and init_args.
-        origin: What it was made from, in plain values.
+        sampling: Settings of the frame sampling, as class_path and init_args.
+        origin: Origin of the probe, in plain values.
 
     Raises:
         UsageError: The folder exists.
@@ -150,13 +150,13 @@ def export_probe(output: str | Path, model: ProbeModel, classes: list[str], samp
 
 
 class ProbeRecognizer(Recognizer):
-    """A linear probe for single files. It has no event sentence: ``events`` of what it recognises is None.
+    """A linear probe for single files. It makes no event sentence: ``events`` of a recognition is None.
 
     Args:
         model: Extractor and probe.
         classes: Category names, in label order.
-        sampling: How frames are taken from a file.
-        device: Where the extractor runs, ``auto`` for the first GPU if there is one.
+        sampling: Frame sampling for a file.
+        device: Device of the extractor; ``auto`` is the first GPU, or else the CPU.
     """
 
     def __init__(self, model: ProbeModel, classes: list[str], sampling: FrameSampling, device: str = "auto") -> None:
@@ -167,15 +167,15 @@ class ProbeRecognizer(Recognizer):
 
     @classmethod
     def from_bundle(cls, folder: Path, described: dict[str, Any], device: str) -> ProbeRecognizer:
-        """From a bundle of this kind.
+        """Load a probe from a bundle.
 
         Args:
             folder: The bundle.
-            described: Its description, of our format; anything else may be wrong in it.
-            device: Where to run.
+            described: Its description. Only its format has been checked.
+            device: Device of the extractor.
 
         Raises:
-            UsageError: It is damaged or lacks something.
+            UsageError: The bundle is damaged or incomplete.
         """
         path = folder / BUNDLE
         kind, digests, origin = described.get("probe"), described.get("sha256"), described.get("origin")
@@ -184,10 +184,10 @@ class ProbeRecognizer(Recognizer):
             or not isinstance(origin, dict)
             or not all(isinstance(digests.get(name), str) for name in (EXTRACTOR_FILE, PROBE_FILE))
         ):
-            raise UsageError(f"{path}: lacks what a bundle describes; get the folder again, or export it again")
+            raise UsageError(f"{path}: an incomplete description of a bundle; get the folder again, or export it again")
         if not isinstance(kind, str) or kind not in SIZES:
             raise UsageError(
-                f"{path}: a probe on {shown(repr(kind), 60)}, this version knows {', '.join(VECTORS)}; use the version that wrote the file"
+                f"{path}: a probe on {shown(repr(kind), 60)}, unknown here ({', '.join(VECTORS)}); use the version that wrote the file"
             )
         classes = require_classes(described.get("classes"), path)
         if classes != origin.get("classes"):
@@ -196,7 +196,7 @@ class ProbeRecognizer(Recognizer):
         sampling = build_from(described.get("sampling"), FrameSampling, folder)
         require_modest(sampling, extractor)
         first, second = (read_weights(folder, name, digests) for name in (EXTRACTOR_FILE, PROBE_FILE))
-        with torch.device("meta"):  # no memory is taken before everything fits
+        with torch.device("meta"):  # takes no memory before all shapes are checked
             plan = copy.deepcopy(extractor)
             plan.build()
             step = plan.cells * plan.dim
@@ -220,19 +220,19 @@ class ProbeRecognizer(Recognizer):
         return cls(ProbeModel(extractor, kind, LinearProbe(**held), temperature), classes, sampling, device)
 
     def recognise(self, clip: Clip) -> tuple[Tensor, None]:
-        """(A,) probabilities of a clip; there are no events."""
-        features = self.model.extractor(clip.frames[None].to(self.device)).cpu().half().numpy()  # as a feature cache holds them
-        with np.errstate(all="ignore"):  # what is not finite is refused behind
+        """(A,) probabilities of a clip, without events."""
+        features = self.model.extractor(clip.frames[None].to(self.device)).cpu().half().numpy()  # float16, as in a feature cache
+        with np.errstate(all="ignore"):  # the caller refuses non-finite results
             probs = self.model.probe.probabilities(clip_vectors(features)[self.model.kind], self.model.temperature)
         return torch.from_numpy(probs[0]), None
 
 
 def _require_shapes(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
-    """Refuse tensors of other names or shapes than those wanted."""
+    """Refuse tensors whose names or shapes differ from the wanted ones."""
     for name in sorted({*found, *wanted}):
         there, due = (tuple(side[name].shape) if name in side else "missing" for side in (found, wanted))
         if there != due:
             raise UsageError(
-                f"{path}: its weights are not those of its settings ({shown(name, 80)} is {there}, by the settings {due}); "
+                f"{path}: its weights do not fit its settings ({shown(name, 80)} is {there}, expected {due}); "
                 "get the file again, or make it again"
             )

@@ -1,4 +1,4 @@
-"""The Python interface: a video file in, the likeliest actions out."""
+"""The Python interface: a video file in, the most likely actions out."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from vtlvlm.vtem.extractors import FeatureExtractor
 from vtlvlm.vtem.model import VTEM
 
 MOST_PIXELS = 4 << 30
-"""Bytes of a clip's frames"""
+"""Bytes of a clip's frames, at most"""
 
 
 class Recognition(NamedTuple):
-    """What was recognised in one file."""
+    """The result for one file."""
 
     file: Path
     actions: list[tuple[str, float]]
-    """likeliest first: category and its probability; the probabilities of all categories sum to one"""
+    """categories and their probabilities, most likely first; the probabilities of all categories sum to one"""
     events: EventTokens | None
-    """the clip's event sentence, B = 1; None from a linear probe, which has none"""
+    """the clip's event sentence, B = 1; None from a linear probe"""
     seconds: float
     """wall time from file to answer"""
 
@@ -40,13 +40,13 @@ class Recognizer(ABC):
 
     Args:
         classes: category names, in label order.
-        sampling: how frames are taken from a file, as in training.
-        extractor: what sees the frames.
-        device: where to run, ``auto`` for the first GPU if there is one.
+        sampling: frame sampling for a file, as in training.
+        extractor: reads the frames.
+        device: where to run; ``auto`` is the first GPU, or else the CPU.
     """
 
     suspects = "its weights"
-    """what is damaged where there are no probabilities"""
+    """the likely damage if the model gives no probabilities"""
 
     def __init__(self, classes: list[str], sampling: FrameSampling, extractor: FeatureExtractor, device: str) -> None:
         require_modest(sampling, extractor)
@@ -55,14 +55,14 @@ class Recognizer(ABC):
 
     @torch.inference_mode()
     def classify(self, file: str | Path, top: int = 5) -> Recognition:
-        """The likeliest actions in a video file.
+        """The most likely actions in a video file.
 
         Args:
-            file: any video FFmpeg can read.
-            top: how many actions to return, likeliest first.
+            file: any video that FFmpeg can read.
+            top: number of actions to return, most likely first.
 
         Raises:
-            DataError: if the file cannot be decoded.
+            DataError: The file cannot be decoded, or the model gives no probabilities.
         """
         start = time.perf_counter()
         clip = decode_sampled(file, self.sampling)
@@ -75,7 +75,7 @@ class Recognizer(ABC):
 
     @abstractmethod
     def recognise(self, clip: Clip) -> tuple[Tensor, EventTokens | None]:
-        """(A,) probabilities of a clip, and its event sentence; None where the recogniser makes none."""
+        """(A,) probabilities of a clip, and its event sentence; None from a recogniser without event sentences."""
 
 
 class ActionRecognizer(Recognizer):
@@ -85,12 +85,12 @@ class ActionRecognizer(Recognizer):
         vtem: trained VTEM.
         reasoner: LLaVA with its adapter, built for ``classes``.
         classes: category names, in label order.
-        sampling: how frames are taken from a file, as in training.
-        device: where to run, ``auto`` for the first GPU if there is one.
+        sampling: frame sampling for a file, as in training.
+        device: where to run; ``auto`` is the first GPU, or else the CPU.
     """
 
     suspects = "its weights or its LLaVA"
-    """what is damaged where there are no probabilities"""
+    """the likely damage if the model gives no probabilities"""
 
     def __init__(
         self,
@@ -107,20 +107,22 @@ class ActionRecognizer(Recognizer):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, vtem: str | Path | None = None, device: str = "auto", **computed: Any) -> Recognizer:
-        """A recogniser from a bundle, a stage-2 run folder or a stage-2 checkpoint. The bundle of a linear probe, which ``vtlvlm probe
-        --export`` makes, gives a ``ProbeRecognizer``, which has no event sentences.
+        """Load a recogniser from a bundle, a stage-2 run folder or a stage-2 checkpoint.
+
+        A linear probe's bundle, made by ``vtlvlm probe --export``, gives a ``ProbeRecognizer`` without event sentences.
 
         Args:
             path: folder with ``bundle.json``, folder with ``checkpoints/``, or a ``.ckpt`` file.
-            vtem: where the stage-1 checkpoint lies now, if not where it was; bundles hold their own.
+            vtem: the stage-1 checkpoint, if it has moved since training; bundles hold their own.
             device: ``auto``, ``cpu``, ``cuda``, …
-            computed: settings of ``Llava`` that may differ from training: ``llava`` for its path, ``dtype`` (on a CPU float32 instead of
-                half precision, unless it is given), ``attention``, ``quantization``, ``gradient_checkpointing``, ``max_positions``.
+            computed: settings of ``Llava`` that may differ from training: ``llava`` for its path, ``dtype`` (by default, a CPU uses float32
+                instead
+                of half precision), ``attention``, ``quantization``, ``gradient_checkpointing``, ``max_positions``.
 
         Raises:
-            UsageError: if something is missing or is not what it should be.
+            UsageError: Something is missing, or is not as expected.
         """
-        from vtlvlm.recognizers.loading import load  # which makes recognisers
+        from vtlvlm.recognizers.loading import load  # imported here, since it imports this module
 
         return load(Path(path), vtem, device, computed)
 
@@ -131,13 +133,13 @@ class ActionRecognizer(Recognizer):
 
 
 def found_device(name: str) -> torch.device:
-    """A device by name; ``auto`` is the first GPU, if there is one.
+    """A device by name; ``auto`` is the first GPU, or else the CPU.
 
     Raises:
-        UsageError: no such device here.
+        UsageError: The device cannot be used here.
     """
     if name.partition(":")[0] == "mps":
-        raise UsageError(f"device {shown(name, 40)}: has no float64, in which windows are cut; use cpu")
+        raise UsageError(f"device {shown(name, 40)}: has no float64, which pooling needs; use cpu")
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.zeros(1, device=device).item()
@@ -147,7 +149,7 @@ def found_device(name: str) -> torch.device:
 
 
 def require_modest(sampling: FrameSampling, extractor: FeatureExtractor) -> None:
-    """Refuse settings of a file that would take all memory for a single clip."""
+    """Refuse a file's settings if a single clip would need too much memory."""
     pictures = sampling.frames * sampling.size**2 * 3
     seen = min(sampling.frames, extractor.chunk) * extractor.image_size**2 * 3 * 4
     if max(pictures, seen) > MOST_PIXELS:
