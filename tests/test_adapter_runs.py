@@ -238,7 +238,7 @@ def test_shards_become_a_checkpoint_and_a_llava(arms: Arms, sharded: Path, tmp_p
     assert len(list(last.glob("*.distcp"))) == 2
     capsys.readouterr()
     assert arms("classify", "--model", sharded, arms.root / "S001C001P003R001A001_rgb.avi") == 2
-    assert "make one file of it with `vtlvlm consolidate" in capsys.readouterr().err
+    assert "merge them into one file with `vtlvlm consolidate" in capsys.readouterr().err
     assert arms("consolidate", last, whole) == 0
     assert arms("consolidate", last, folder) == 0
     module = PromptTuningModule.load_from_checkpoint(whole)

@@ -98,7 +98,7 @@ def test_stage1_is_not_validated_on_whom_it_was_trained_on(chain: Pipeline, tmp_
     there = ["--trainer.default_root_dir", tmp_path]
     assert chain("fit", *chain.on_features, *there, "--data.source.validation", 0, "--trainer.max_epochs", 1) == 0
     code = chain("validate", *chain.on_features, *there, "--ckpt_path", tmp_path / "checkpoints" / "last.ckpt")
-    assert_refused(capsys, code, 2, "the checkpoint was trained on what would validate it now", "--data.source.validation 0")
+    assert_refused(capsys, code, 2, "the checkpoint was trained on clips that would validate it now", "--data.source.validation 0")
 
 
 def test_features_of_another_extractor(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

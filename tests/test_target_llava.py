@@ -153,7 +153,7 @@ def test_the_checkpoint_names_its_targets_and_goes_on_with_no_others(
     elsewhere = [*run.on_features, "--data.target_features", other]
     for command in ("fit", "validate"):
         assert run(command, *elsewhere, *to, tmp_path / command) == 2
-        assert f"{other} is another target than the checkpoint was trained on" in capsys.readouterr().err
+        assert f"{other} is not the target of the checkpoint's training" in capsys.readouterr().err
     assert run("validate", *run.on_both, *to, tmp_path / "validated") == 0
     assert run("validate", *run.on_features, *to, tmp_path / "validated") == 2
     assert "give it as data.target_features" in capsys.readouterr().err
@@ -180,7 +180,7 @@ def test_refused_before_anything_is_built(run: Towards, tmp_path: Path, capsys: 
     shutil.copytree(run.targets, foreign)
     (foreign / "meta.json").write_text((run.targets / "meta.json").read_text().replace("ClipExtractor", "VideoExtractor"))
     message = refused(*run.on_features, "--data.target_features", foreign)
-    assert f"{foreign} was made by VideoExtractor: target 'llava' rebuilds what a ClipExtractor saw" in message
+    assert f"{foreign} was made by VideoExtractor: target 'llava' needs features of a ClipExtractor" in message
     stage2 = run.write("stage2", STAGE2.replace("ROOT", str(run.root)).replace("LLAVA", str(run.llava)))
     read = ["--data.features", run.features, "--data.target_features", run.targets, "--model.init_args.vtem", run.last("codes")]
     assert "targets are for stage 1: leave data.target_features out" in refused("--config", stage2, *read)

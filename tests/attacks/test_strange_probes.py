@@ -163,7 +163,7 @@ NUMBERS: list[tuple[str, torch.Tensor | None, str]] = [
     ("weight", torch.zeros(2, WIDTH // 2), "weight is (2, 1280)"),
     ("weight", torch.full((2, WIDTH), float("nan")), "its weight holds numbers that are not finite"),
     ("weight", torch.zeros(2, WIDTH, dtype=torch.int64), "its weight holds torch.int64"),
-    ("weight", torch.zeros(2, WIDTH, dtype=torch.complex64), "weight is no plain tensor"),
+    ("weight", torch.zeros(2, WIDTH, dtype=torch.complex64), "weight is not a plain tensor"),
     ("weight", None, "weight is missing"),
     ("mean", torch.full((WIDTH,), float("inf")), "its mean holds numbers that are not finite"),
     ("mean", torch.zeros(1), "mean is (1,)"),

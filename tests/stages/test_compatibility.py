@@ -31,7 +31,9 @@ def test_validation_people_must_be_new() -> None:
     made = split(["P1", "P2"], ["P3"])
     for now in (made, split(["P1"], ["P3"]), split(["P1", "P2", "P3"], [])):  # also with less, or without any
         require_unseen_validation(made, now, "it")
-    message = "it was trained on what would validate it now (clips of P1, P2): set data.source.validation and data.seed as they were, "
+    message = (
+        "it was trained on clips that would validate it now (clips of P1, P2): set data.source.validation and data.seed as they were, "
+    )
     with pytest.raises(UsageError, match=re.escape(message + "--data.source.validation 0.25 --data.seed 3")):
         require_unseen_validation(made, split(["P3"], ["P1", "P2"]), "it")
     many = [f"P{n}" for n in range(6)]

@@ -250,7 +250,7 @@ def test_nobody_validates_whom_it_was_trained_on(trained: EventRun, capsys: pyte
     for command, run in (("validate", "elsewhere"), ("fit", "everybody")):
         assert trained(command, *there, run=run) == 2
         said = capsys.readouterr().err
-        assert "the checkpoint was trained on what would validate it now (clips of 1, 4): " in said
+        assert "the checkpoint was trained on clips that would validate it now (clips of 1, 4): " in said
         assert "--data.source.validation 0 --data.seed " in said
     assert trained("test", *there, run="elsewhere") == 0
     assert trained("fit", *everybody, *there, "--trainer.max_epochs", 2, run="everybody") == 0

@@ -36,12 +36,12 @@ def test_unreadable_checkpoints_are_named(tmp_path: Path, content: bytes | None)
 def test_check_lists_what_differs_and_spares_the_optimiser_when_only_testing() -> None:
     record = {"stage": "vtem", "settings": settings_of(module(codes=8))}
     with pytest.raises(UsageError, match=r"quantizer\.codes: 8 there, 9 asked for"):
-        module(codes=9).check(record, "a.ckpt", training=False)
+        module(codes=9).require_same_settings(record, "a.ckpt", training=False)
     faster = module(codes=8)
     faster.optimizer = AdamW(learning_rate=1.0)
-    faster.check(record, "a.ckpt", training=False)
+    faster.require_same_settings(record, "a.ckpt", training=False)
     with pytest.raises(UsageError, match=r"optimizer\.learning_rate"):
-        faster.check(record, "a.ckpt", training=True)
+        faster.require_same_settings(record, "a.ckpt", training=True)
 
 
 def test_a_setting_that_a_checkpoint_is_too_old_for_has_its_default() -> None:
@@ -49,9 +49,9 @@ def test_a_setting_that_a_checkpoint_is_too_old_for_has_its_default() -> None:
     contrast = record["settings"]["init_args"]["contrast"]["init_args"]
     default = contrast.pop("max_anchors")
     del record["settings"]["init_args"]["inputs"]["init_args"]["subtract_clip_mean"]
-    module().check(record, "a.ckpt", training=True)
+    module().require_same_settings(record, "a.ckpt", training=True)
     other = module()
     other.contrast.max_anchors = 7
     with pytest.raises(UsageError, match=rf"\(contrast\.max_anchors: {default} there, 7 asked for\)"):
-        other.check(record, "a.ckpt", training=True)
+        other.require_same_settings(record, "a.ckpt", training=True)
     assert "max_anchors" not in contrast  # the file's own record stays as it is

@@ -21,12 +21,12 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError("no checkpoint given: add --ckpt_path RUN/checkpoints/best.ckpt of stage 1")
     checkpoint = named(cli.config["ckpt_path"], run_folder(cli.config["trainer"]))
     trained, module, data = load_checkpoint(checkpoint), cli.model, cli.datamodule
-    module.check(trained[RECORD], str(checkpoint), training=False)
+    module.require_same_settings(trained[RECORD], str(checkpoint), training=False)
     module.adopt(trained, checkpoint)
     made = module.provenance()
     data.prepare_data()
     data.setup("predict")
-    module.check_data(data)
+    module.require_same_data(data)
     provenance = {
         "vtem": str(Path(checkpoint).resolve()),
         "vtem_hash": module_hash(module),

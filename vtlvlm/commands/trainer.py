@@ -172,7 +172,7 @@ class CLI(Guarded):
             return guard.require_no_other_start(folder, self.trainer, training)
         record = examine(found, training)
         try:
-            self.model.check(record, found, training)
+            self.model.require_same_settings(record, found, training)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise UsageError(f"{found}: not a readable checkpoint (its record: {guard.in_a_line(error)})") from error
         self.model.expect(record)

@@ -1,6 +1,6 @@
-"""Checkpoints are written whole or not at all: beside their target, and renamed once they are on the disk.
+"""Writes checkpoints whole or not at all: beside their target, and renamed once they are on the disk.
 
-Lightning writes checkpoints through TMPDIR and reads them unchecked. :class:`CheckpointFiles` and :class:`RunTrainer` take its place.
+Lightning writes checkpoints through TMPDIR and reads them unchecked. :class:`CheckpointFiles` and :class:`RunTrainer` replace that.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from vtlvlm.system.files import replacing, sync
 
 
 class NotWrittenError(DataError):
-    """A checkpoint that could not be written: the one before it is still there."""
+    """A checkpoint could not be written; the previous one is intact."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, and reads it without running anything in it.
+    """Writes a checkpoint whole or not at all, and reads it without running code in it.
 
     Raises:
         NotWrittenError: The disk is full, or the place cannot be written.
@@ -45,7 +45,7 @@ class CheckpointFiles(TorchCheckpointIO):
             with replacing(path) as temporary:
                 with temporary.open("wb") as file:
                     torch.save(checkpoint, file)
-                if path.is_dir():  # shards, from a training on several processes
+                if path.is_dir():  # shards of an earlier training on several processes
                     shutil.rmtree(path)
         except Exception as error:
             if (cause := _system_error(error)) is None:
@@ -65,7 +65,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class Restored(Callback):
-    """Notes when Lightning has restored all of a checkpoint: later errors are not the checkpoint's fault."""
+    """Notes when Lightning has restored a checkpoint; the checkpoint does not cause later errors."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         files = trainer.strategy.checkpoint_io
@@ -76,22 +76,22 @@ class Restored(Callback):
 
 
 def not_written(path: Path, error: OSError) -> NotWrittenError:
-    """The one line about a checkpoint that could not be written."""
+    """The one-line error for a checkpoint that could not be written."""
     return NotWrittenError(
-        f"{path}: the checkpoint cannot be written ({error.strerror}); those from before are whole: make room or rights there, and go on "
-        "with --ckpt_path last"
+        f"{path}: the checkpoint cannot be written ({error.strerror}); earlier ones are intact: free space or change permissions, and "
+        "continue with --ckpt_path last"
     )
 
 
 def _system_error(error: BaseException | None) -> OSError | None:
-    """The system's error behind another one: torch reports in its own words that a file could not be written."""
+    """The system's error that caused another one. torch reports a failed write with an error of its own."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error
 
 
 class RunTrainer(Trainer):
-    """A Trainer that writes each checkpoint, a file or a folder of shards, whole or not at all. If one cannot be written, all processes
+    """A Trainer that writes each checkpoint (a file or a folder of shards) whole or not at all. If one cannot be written, all processes
     stop."""
 
     def save_checkpoint(self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None) -> None:
@@ -105,18 +105,18 @@ class RunTrainer(Trainer):
                 _take_place(place, target)
         except NotWrittenError as error:
             failed = error
-            if not sharded:  # the first process alone writes, and the others wait here
+            if not sharded:  # only the first process writes; the others wait here
                 self.strategy.barrier("Trainer.save_checkpoint")
         except OSError as error:
             if not sharded:
                 raise
             failed = not_written(target, error)
         if not self.strategy.reduce_boolean_decision(failed is None, all=True):
-            raise failed or NotWrittenError(f"{target}: the checkpoint cannot be written by another process; those from before are whole")
+            raise failed or NotWrittenError(f"{target}: the checkpoint cannot be written by another process; earlier ones are intact")
 
 
 def _take_place(temporary: Path, target: Path) -> None:
-    """Replace the previous checkpoint by a finished one, a folder or a file. The previous one has a name at every moment."""
+    """Replace the previous checkpoint (a folder or a file) with a finished one. The previous one has a name at every moment."""
     before = target.with_name(f"{BEFORE}{target.name}")
     for inner in temporary.iterdir() if temporary.is_dir() else [temporary]:
         sync(inner)
@@ -144,15 +144,15 @@ def clear_leftovers(folder: Path | str) -> None:
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """One of the two checkpoints that every run has: ``last.ckpt``, written at each epoch's end and at ``max_steps``, and ``best.ckpt``,
-    chosen by validation alone. It has a class of its own, so that Lightning does not take a user's ``ModelCheckpoint`` for it."""
+    """One of the two checkpoints of every run: ``last.ckpt``, written at each epoch's end and at ``max_steps``, and ``best.ckpt``, chosen
+    by validation alone. A class of its own keeps Lightning from confusing it with a user's ``ModelCheckpoint``."""
 
     @property
     def state_key(self) -> str:
         return f"{type(self).__name__}[{self.filename}]"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best score if its checkpoint lies in this run's folder, which may have moved; a new folder has none."""
+        """Restore the best score if its checkpoint lies in this run's folder, which may have moved. A new folder has no score."""
         here = Path(self.dirpath or ".") / f"{self.filename}{self.FILE_EXTENSION}"
         if not here.exists():
             self.best_model_path = state_dict["best_model_path"]
@@ -164,11 +164,11 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 def run_checkpoints(folder: Path | str, monitor: str, mode: str) -> list[ModelCheckpoint]:
-    """The two checkpoint callbacks of a run folder; without validation there is never a best checkpoint.
+    """The two checkpoint callbacks of a run folder. Without validation there is never a best checkpoint.
 
     Args:
         folder: The run folder.
-        monitor: The validation figure by which the best one is chosen.
+        monitor: The validation figure that chooses the best one.
         mode: ``min`` or ``max``.
     """
     place = Path(folder) / "checkpoints"
@@ -180,6 +180,6 @@ def run_checkpoints(folder: Path | str, monitor: str, mode: str) -> list[ModelCh
 
 
 def is_default(callback: Any) -> bool:
-    """Whether a checkpoint callback is the one that Lightning adds if it is given none."""
+    """Whether a checkpoint callback is Lightning's own default."""
     told = (getattr(callback, name, True) for name in ("dirpath", "filename", "monitor", "save_last"))
     return type(callback) is ModelCheckpoint and not any(told)

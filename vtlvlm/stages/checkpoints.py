@@ -1,8 +1,7 @@
-"""Checkpoints are written whole or not at all, read without running anything in them, and found by whether they can be read.
+"""Reads checkpoints without running code in them, and finds the newest readable one of a run.
 
-Lightning writes checkpoints through TMPDIR, reads them unchecked, and believes the paths in them. Here :class:`CheckpointFiles` and
-:class:`RunTrainer` write a checkpoint beside its target and rename it once it is on the disk; :func:`examine` checks it before it is used;
-:func:`harmless` removes from its callbacks' states the paths that Lightning would delete.
+Lightning reads checkpoints unchecked and trusts the paths in them. :func:`examine` checks a checkpoint before it is used. :func:`harmless`
+removes paths that Lightning would delete from the callbacks' states. ``checkpoint_writing.py`` writes checkpoints whole or not at all.
 """
 
 from __future__ import annotations
@@ -24,59 +23,59 @@ from vtlvlm.system.places import same, within
 from vtlvlm.system.text import shown
 
 METADATA = "meta.pt"
-"""What ModelParallelStrategy writes into a checkpoint's folder beside the shards: all but weights and optimiser"""
+"""File of ModelParallelStrategy in a checkpoint's folder, with everything but weights and optimiser"""
 RECORD = "vtlvlm"
-"""The key of our own record in a checkpoint. Lightning's ``hyper_parameters`` stays empty on purpose: its command line would let them
-silently override the configuration that was asked for."""
+"""The key of our record in a checkpoint. Lightning's ``hyper_parameters`` stays empty on purpose: its command line would let them silently
+override the configuration."""
 LAST, BEST = "last", "best"
 BEFORE = "before-"
 """Prefix of a folder of shards while the next one replaces it"""
 LEFTOVER = re.compile(r"\..+\.ckpt\..+\.[0-9a-f]{8}\.tmp")
-"""A half-written checkpoint, a file or a folder of shards"""
+"""A half-written checkpoint (a file or a folder of shards)"""
 REPLAYED = {"loops": dict, "callbacks": dict, "lr_schedulers": list}
-"""What a training needs to continue, beside weights and optimiser, and its type"""
+"""Entries, with their types, that a training needs to continue, beside weights and optimiser"""
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------------------------
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A whole checkpoint on the CPU, memory-mapped, without running any code in it.
+    """A checkpoint on the CPU, memory-mapped, read without running code in it.
 
     Raises:
-        UsageError: if the file is missing, damaged (each part is compared with its checksum), or no checkpoint of vtlvlm.
+        UsageError: The file is missing, damaged (each part is compared with its checksum), or not a checkpoint of vtlvlm.
     """
     path = Path(path)
     if (path / METADATA).is_file():
-        raise UsageError(f"{path} is split into the shards of several processes: make one file of it with `vtlvlm consolidate {path} FILE`")
+        raise UsageError(f"{path} holds the shards of several processes: merge them into one file with `vtlvlm consolidate {path} FILE`")
     if path.is_dir():
         held = written(path) or sorted(path.glob("*.ckpt"))
-        raise UsageError(f"{path}: a folder, and no checkpoint; give a file such as {held[0] if held else 'RUN/checkpoints/best.ckpt'}")
+        raise UsageError(f"{path}: a folder, not a checkpoint; give a file such as {held[0] if held else 'RUN/checkpoints/best.ckpt'}")
     if not path.is_file():
         raise UsageError(f"{path}: no such checkpoint")
     try:
         _require_whole(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about tensors that are refused below
+            warnings.simplefilter("ignore")  # about tensors that we refuse below
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises what it likes
+    except Exception as error:  # torch raises anything
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UsageError(f"{path}: not a readable checkpoint ({shown(reason, 100)})") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(RECORD), dict):
         raise UsageError(f"{path}: not a checkpoint of vtlvlm")
     require_record(checkpoint[RECORD], path)
-    if path.name != METADATA:  # the shards beside it have the weights
+    if path.name != METADATA:  # the weights are in the shards beside it
         require_tensors(checkpoint.get("state_dict"), path)
     return checkpoint
 
 
 def _require_whole(path: Path) -> None:
-    """Refuse a file whose parts differ from their checksums, which torch does not check."""
+    """Refuse a file whose parts differ from their checksums. torch does not check them."""
     if not path.stat().st_size:
         raise ValueError("the file is empty")
     with zipfile.ZipFile(path) as parts:
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
-            raise ValueError("compressed, as torch never writes one")
+            raise ValueError("compressed, which torch never does")
         if damaged := parts.testzip():
             raise ValueError(f"damaged in {damaged}")
 
@@ -85,20 +84,20 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """Our record in a checkpoint: ``stage``, ``settings``, ``provenance``, ``version``.
 
     Raises:
-        UsageError: if the file is missing, unreadable, or no checkpoint of vtlvlm.
+        UsageError: The file is missing, unreadable, or not a checkpoint of vtlvlm.
     """
     return examine(path)
 
 
 def examine(path: str | Path, training: bool = False) -> dict[str, Any]:
-    """The record of a checkpoint (a file or a folder of shards), if it holds everything that Lightning will read.
+    """The record of a checkpoint (a file or a folder of shards) that has all entries that Lightning will read.
 
     Args:
         path: The checkpoint.
-        training: Whether a training continues from it; otherwise only its weights are needed.
+        training: Whether training continues from it; otherwise it needs only the weights.
 
     Raises:
-        UsageError: if it is missing, damaged, no checkpoint of vtlvlm, or lacks something.
+        UsageError: It is missing, damaged, not a checkpoint of vtlvlm, or lacks an entry.
     """
     path = Path(path)
     sharded = (path / METADATA).is_file()
@@ -113,7 +112,7 @@ def examine(path: str | Path, training: bool = False) -> dict[str, Any]:
         expected |= REPLAYED if sharded else {**REPLAYED, "optimizer_states": list}
     lacking = [name for name, kind in expected.items() if not isinstance(checkpoint.get(name), kind)]
     if training and "optimizer_states" in lacking:
-        raise UsageError(f"{path}: holds only weights, from which no training can continue; give one that was written with its optimiser")
+        raise UsageError(f"{path}: holds only weights, so training cannot continue from it; give one that was written with its optimiser")
     described = {"stage": str, "settings": dict, "provenance": dict}
     lacking += [f"{RECORD}.{name}" for name, kind in described.items() if not isinstance(record.get(name), kind)]
     if lacking:
@@ -122,10 +121,10 @@ def examine(path: str | Path, training: bool = False) -> dict[str, Any]:
 
 
 def belongs(path: Path, folder: Path) -> bool:
-    """Whether a checkpoint belongs to the run in a folder: it lies there, or that run wrote it.
+    """Whether a checkpoint belongs to the run in a folder: it lies in that folder, or that run wrote it.
 
     Raises:
-        UsageError: if it lies elsewhere and cannot be read.
+        UsageError: It lies elsewhere and cannot be read.
     """
     if within(path, folder):
         return True
@@ -139,8 +138,8 @@ def belongs(path: Path, folder: Path) -> bool:
 
 
 def harmless(checkpoint: dict[str, Any]) -> None:
-    """Remove from the callbacks' states, in place, every path that Lightning cannot have written: it would one day delete what is there.
-    Plain absolute paths are kept; Lightning compares them with its own folder."""
+    """Remove, in place, every path from the callbacks' states that Lightning cannot have written, because Lightning would later delete
+    these paths. Plain absolute paths stay; Lightning compares them with its own folder."""
     states = checkpoint.get("callbacks")
     for state in states.values() if isinstance(states, dict) else ():
         if not isinstance(state, dict):
@@ -160,18 +159,19 @@ def _is_plain_path(path: Any) -> bool:
 
 
 class Found(NamedTuple):
-    """What the training of a run folder can continue from."""
+    """The checkpoint that a run folder's training can continue from."""
 
     checkpoint: Path | None
-    """The newest that can be read"""
+    """The newest readable one"""
     unreadable: tuple[str, ...]
-    """Why newer ones cannot"""
+    """Why newer ones cannot be read"""
 
 
 def continuation(folder: Path | str) -> Found:
-    """The newest checkpoint of a run folder from which a training can continue, with those that were passed over.
+    """The newest checkpoint from which a run folder's training can continue, and the errors of newer ones.
 
-    The search covers ``checkpoints/`` and what Lightning writes when Slurm warns it. Of equally old ones, the last epoch's end comes first.
+    The search covers ``checkpoints/`` and the checkpoints that Lightning writes on Slurm's warning. Of equally old ones, the one of the
+    last epoch's end comes first.
     """
     passed: list[str] = []
     for path in written(folder):
@@ -185,12 +185,12 @@ def continuation(folder: Path | str) -> Found:
 
 
 def to_continue(folder: Path | str) -> Path | None:
-    """The checkpoint from which the training of a run folder continues; None if there is none."""
+    """The checkpoint from which a run folder's training continues; None if there is none."""
     return continuation(folder).checkpoint
 
 
 def written(folder: Path | str) -> list[Path]:
-    """All checkpoints of a run folder, readable or not, the newest first."""
+    """All checkpoints of a run folder, readable or not, newest first."""
     folder = Path(folder)
     paths = [*(folder / "checkpoints").glob("*.ckpt"), *folder.glob("hpc_ckpt_*.ckpt")]
     ages = {path: age for path in paths if (age := _age(path)) is not None}
@@ -198,22 +198,22 @@ def written(folder: Path | str) -> list[Path]:
 
 
 def _age(checkpoint: Path) -> float | None:
-    """When a checkpoint, a file or a folder of shards, was completed; None if it was not."""
+    """Time at which a checkpoint (a file or a folder of shards) was completed; None if it is incomplete."""
     end = checkpoint / METADATA if checkpoint.is_dir() else checkpoint  # Lightning writes it last
     return end.stat().st_mtime if end.is_file() else None
 
 
 def named(word: str, folder: Path | str) -> Path:
-    """The file that one of Lightning's words for ``--ckpt_path`` means in a run folder; other text is a path.
+    """The file that one of Lightning's words for ``--ckpt_path`` names in a run folder; any other text is a path.
 
     Raises:
-        UsageError: if there is no such checkpoint in that folder, or the word means none.
+        UsageError: The folder has no such checkpoint, or the word has no meaning.
     """
     folder = Path(folder)
     if word == "hpc":
         warned = [path for path in written(folder) if path.parent == folder]
         if not warned:
-            raise UsageError(f"--ckpt_path hpc: {folder} holds no checkpoint that Slurm's warning left; give last, or a file")
+            raise UsageError(f"--ckpt_path hpc: {folder} holds no checkpoint from Slurm's warning; give last, or a file")
         return warned[0]
     if word in (LAST, BEST):
         path = folder / "checkpoints" / f"{word}.ckpt"
@@ -223,17 +223,17 @@ def named(word: str, folder: Path | str) -> Path:
             raise UsageError(f"--ckpt_path {word}: no {path}{instead}; name the run's folder with --trainer.default_root_dir, or a file")
         return path
     if word.lower() == "registry" or word.lower().startswith("registry:"):
-        raise UsageError(f"--ckpt_path {word}: models are not taken from Lightning's registry; download it and give the file")
+        raise UsageError(f"--ckpt_path {word}: Lightning's registry is not supported; download the model and give the file")
     if "://" in word:
-        raise UsageError(f"--ckpt_path {word}: nothing is fetched; download it and give the file")
+        raise UsageError(f"--ckpt_path {word}: addresses are not supported; download the file and give its path")
     if not word:
         raise UsageError("--ckpt_path is empty: give last, best or a file, or leave it out")
     path = Path(word)
-    if not path.exists() and word.startswith("~"):  # which a shell leaves alone behind `=`
+    if not path.exists() and word.startswith("~"):  # a shell does not expand it after `=`
         with suppress(RuntimeError):
             path = path.expanduser()
     if not path.exists():
         meant = word.strip(" ./").lower()
-        hint = f"; the word for the one of the run's folder is {meant}" if meant in (LAST, BEST, "hpc") else ""
+        hint = f"; for the run's own checkpoint write {meant}" if meant in (LAST, BEST, "hpc") else ""
         raise UsageError(f"{word}: no such checkpoint{hint}")
     return path

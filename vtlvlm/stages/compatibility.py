@@ -1,4 +1,4 @@
-"""What a checkpoint was made from. Refuses files that are not checkpoints, and data or weights that do not match a checkpoint."""
+"""Compares a checkpoint with data, weights and settings. Refuses files that are not checkpoints, and data or weights that do not fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vtlvlm.system.text import encodable, shown
 from vtlvlm.vtem.extractors import FeatureExtractor
 
 WEIGHTS_HASH = "weights_sha256"
-"""Where an extractor's fingerprint has the hash of its weights"""
+"""Key of the weights' hash in an extractor's fingerprint"""
 
 
 _SPLIT = {"clips": {"train": int, "val": int, "test": int}, "validation": (int, float), "seed": int, "val_hash": str}
@@ -35,20 +35,20 @@ _NEEDED: dict[str, dict[str, Any]] = {
         "llava": {"llava": str, "weights": str},
     },
 }
-"""What the commands read of a stage's provenance"""
+"""The entries of a stage's provenance that the commands read"""
 DEEPEST, MOST = 32, 2_000_000
-"""Nesting and number of the plain values in a record"""
+"""Largest nesting and number of plain values in a record"""
 
 
 def require_record(record: Any, path: str | Path) -> None:
-    """Refuse a record that no version of vtlvlm wrote, before anything in it is used.
+    """Refuse a record that no version of vtlvlm wrote, before any of it is used.
 
     Args:
-        record: What a checkpoint has under our key; anything.
+        record: The value under our key in a checkpoint; can be anything.
         path: The file, for the message.
 
     Raises:
-        UsageError: It lacks something, or has it in another form.
+        UsageError: An entry is missing or has another type.
     """
     fault = "it is not a table"
     if isinstance(record, dict):
@@ -64,10 +64,10 @@ def require_record(record: Any, path: str | Path) -> None:
 
 
 def require_classes(classes: Any, path: str | Path) -> list[str]:
-    """Category names out of a file.
+    """Checked category names from a file.
 
     Raises:
-        UsageError: Not a list of names.
+        UsageError: The value is not a list of names.
     """
     if not isinstance(classes, list | tuple) or not classes or not all(isinstance(name, str) for name in classes):
         raise UsageError(f"{path}: its categories are not a list of names; get the file again, or make it again")
@@ -77,7 +77,7 @@ def require_classes(classes: Any, path: str | Path) -> list[str]:
 
 
 def _plain_values(value: Any) -> str | None:
-    """What is wrong with a tree of plain values, or None."""
+    """The fault of a tree of plain values, or None."""
     layer, count = [value], 0
     for _ in range(DEEPEST):
         inner: list[Any] = []
@@ -86,7 +86,7 @@ def _plain_values(value: Any) -> str | None:
                 return "a key is not text"
             if isinstance(one, dict | list | tuple):
                 count += len(one)
-                if count > MOST:  # also where few bytes name one list again and again
+                if count > MOST:  # few bytes can repeat one list many times
                     return f"it holds more than {MOST:,} values"
                 inner += one.values() if isinstance(one, dict) else one
             elif one is not None and not isinstance(one, bool | int | float | str):
@@ -94,11 +94,11 @@ def _plain_values(value: Any) -> str | None:
         if not inner:
             return None
         layer = inner
-    return "its values lie within each other without end"
+    return "its values are nested too deeply"
 
 
 def _lacks(found: Any, needed: dict[str, Any], place: str) -> str | None:
-    """The first thing that a table lacks or has in another form."""
+    """The first entry that a table lacks or has with another type."""
     if not isinstance(found, dict):
         return f"{place} is missing"
     for name, kind in needed.items():
@@ -114,14 +114,14 @@ def _lacks(found: Any, needed: dict[str, Any], place: str) -> str | None:
 
 
 def require_tensors(values: Any, path: str | Path) -> None:
-    """Refuse weights that are not plain tensors, or claim more memory than their file has: copied, they would take it.
+    """Refuse weights that are not plain tensors, or that claim more memory than their file holds, since a copy would take it.
 
     Args:
-        values: A state dict out of a file; anything.
+        values: A state dict from a file; can be anything.
         path: The file, for the message.
 
     Raises:
-        UsageError: Naming the first.
+        UsageError: Names the first fault.
     """
     fault = "it has no weights"
     if isinstance(values, dict):
@@ -132,26 +132,27 @@ def require_tensors(values: Any, path: str | Path) -> None:
 
 def _no_tensor(name: Any, value: Any) -> str | None:
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-        return "no tensor under a name"
+        return "not a named tensor"
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
-        return "no plain tensor"
+        return "not a plain tensor"
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        return f"larger ({'x'.join(map(str, value.shape))}) than what is stored of it"
+        return f"larger ({'x'.join(map(str, value.shape))}) than its stored values"
     if name.rpartition(".")[2] == "temperature" and not (value.numel() == 1 and math.isfinite(value.item()) and value.item() > 0):
         return f"{value.item() if value.numel() == 1 else 'no number'}, a temperature must be above 0"
     return None
 
 
 def require_numbers(values: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], path: str | Path) -> None:
-    """Refuse weights from a file that are not finite, or that are whole numbers instead of real ones: the model would answer all the same.
+    """Refuse weights from a file that are not finite, or that are integers instead of floats. The model would compute with them without an
+    error.
 
     Args:
-        values: Of the file, by name.
-        own: The model's tensors that they are for; other names are passed over.
+        values: The file's tensors, by name.
+        own: The model's tensors; other names in the file are ignored.
         path: The file, for the message.
 
     Raises:
-        UsageError: Naming the first.
+        UsageError: Names the first fault.
     """
     for name, tensor in own.items():
         value = values.get(name)
@@ -167,7 +168,7 @@ def require_numbers(values: Mapping[str, torch.Tensor], own: Mapping[str, torch.
 
 
 def module_hash(module: nn.Module) -> str:
-    """A name for exactly these weights: a hash over what the module's state dict holds."""
+    """Identifies the weights: a hash of the module's state dict."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -176,16 +177,16 @@ def module_hash(module: nn.Module) -> str:
 
 
 def require_same_split(made: dict[str, Any], protocol: str, train_hash: str, what: str = "stage 1") -> None:
-    """Refuse weights that were trained on another split: they may have seen what is tested now.
+    """Refuse weights of another split, since they may have been trained on clips that are tested now.
 
     Args:
         made: ``protocol`` and ``train_hash`` of the weights.
-        protocol: in use.
-        train_hash: in use, of the data module.
-        what: holds the weights, for the message.
+        protocol: of the data in use.
+        train_hash: of the data in use.
+        what: the holder of the weights, for the message.
 
     Raises:
-        UsageError: naming both.
+        UsageError: they differ; names both.
     """
     if (made["protocol"], made["train_hash"]) != (protocol, train_hash):
         raise UsageError(
@@ -195,18 +196,17 @@ def require_same_split(made: dict[str, Any], protocol: str, train_hash: str, wha
 
 
 def require_unseen_validation(made: dict[str, Any], now: dict[str, Any], what: str) -> None:
-    """Refuse to validate on clips that the weights were trained on: checkpoint and temperature would be chosen by them.
+    """Refuse to validate on clips that the weights were trained on, because validation chooses checkpoint and temperature.
 
-    The clips that validated them then may do so again. Others must show people who were not trained on; if the people are not known, they
-    are refused.
+    Accepts the original validation clips, or clips of people outside the training set. Refuses anything else.
 
     Args:
         made: ``NTUDataModule.split_description`` of the weights.
-        now: ... of the data in use.
-        what: holds the weights, for the message.
+        now: the same of the data in use.
+        what: the holder of the weights, for the message.
 
     Raises:
-        UsageError: naming the people, and the settings that chose the clips.
+        UsageError: names the people, and the settings that chose the clips.
     """
     if not now["clips"]["val"] or made["val_hash"] == now["val_hash"]:
         return
@@ -220,20 +220,20 @@ def require_unseen_validation(made: dict[str, Any], now: dict[str, Any], what: s
         remedy = f"set data.source.validation and data.seed as they were, {words}"
         if made["protocol"] == "csv":
             remedy += ", or the table's val rows"
-        raise UsageError(f"{what} was trained on what would validate it now ({reason}): {remedy}")
+        raise UsageError(f"{what} was trained on clips that would validate it now ({reason}): {remedy}")
 
 
 def require_same_extractor(extractor: FeatureExtractor, made: dict[str, Any], what: str) -> None:
-    """Load an extractor's weights, and refuse any but those whose features were learned from. A trained extractor lies in the checkpoint
-    itself.
+    """Load an extractor's weights, and refuse them unless they made the features of the training. A trained extractor is part of the
+    checkpoint itself.
 
     Args:
-        extractor: as the settings of stage 1 describe it.
-        made: ``fingerprint`` of the one that made the features.
-        what: was trained on them, for the message.
+        extractor: from the settings of stage 1.
+        made: ``fingerprint`` of the extractor that made the features.
+        what: was trained on these features, for the message.
 
     Raises:
-        UsageError: naming both.
+        UsageError: they differ; names both.
     """
     if extractor.trainable:
         return
@@ -242,20 +242,20 @@ def require_same_extractor(extractor: FeatureExtractor, made: dict[str, Any], wh
         one, two = (str(side.get(WEIGHTS_HASH))[:8] for side in (made, found))
         raise UsageError(
             f"{what} was trained on features of an extractor with {WEIGHTS_HASH} {one}, extractor.weights = "
-            f"{getattr(extractor, 'weights', None)!r} has {two}: put back the weights that it was trained with, or train stage 1 anew"
+            f"{getattr(extractor, 'weights', None)!r} has {two}: restore the weights of that training, or train stage 1 anew"
         )
 
 
 def require_same_origin(made: dict[str, Any], now: dict[str, Any], what: str) -> None:
-    """Refuse to use weights of stage 2 on events, clips or categories that they were not trained for.
+    """Refuse weights of stage 2 that were trained for other events, clips or categories.
 
     Args:
         made: Provenance of the weights.
-        now: ... as it would be with the data in use.
-        what: Holds the weights, for the message.
+        now: The provenance that the data in use would give.
+        what: The holder of the weights, for the message.
 
     Raises:
-        UsageError: Naming both.
+        UsageError: They differ; names both.
     """
     if made["classes"] != now["classes"]:
         pairs = enumerate(zip_longest(made["classes"], now["classes"]))

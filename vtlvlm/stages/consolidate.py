@@ -1,4 +1,4 @@
-"""One file, or one LLaVA, of the shards that ModelParallelStrategy leaves."""
+"""Merges the shards of ModelParallelStrategy into one file or one LLaVA."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ BASE_PREFIX = "reasoner.base."
 
 
 def gather(folder: Path) -> dict[str, Any]:
-    """The checkpoint in a folder of shards, with its weights whole and without the optimiser, which only the shards can continue.
+    """The checkpoint of a folder of shards, with merged weights and without the optimiser. Only the shards can continue training.
 
     Raises:
-        UsageError: No such folder, or shards that are missing or damaged.
+        UsageError: The folder does not exist, or shards are missing or damaged.
     """
     if not (folder / METADATA).is_file():
         raise UsageError(f"{folder}: holds no sharded checkpoint (no {METADATA}); give a folder such as RUN/checkpoints/last.ckpt")
@@ -43,27 +43,27 @@ def gather(folder: Path) -> dict[str, Any]:
             if name.startswith(STATE_PREFIX) and isinstance(kept, TensorStorageMetadata)
         }
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is what is meant
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is intended
             shards.load(weights, storage_reader=reader, no_dist=True)
-    except (Exception, shards.CheckpointException) as error:  # a missing shard, a cut one, one of another run: torch raises what it likes
+    except (Exception, shards.CheckpointException) as error:  # torch raises anything on a missing, cut or foreign shard
         reason = shown((str(error).strip() or type(error).__name__).splitlines()[-1], 200)
         raise UsageError(f"{folder}: its shards cannot be read ({reason}); copy the folder again, with all its files") from error
     return {**checkpoint, "state_dict": {name.removeprefix(STATE_PREFIX): tensor for name, tensor in weights.items()}}
 
 
 def consolidate(source: Path, output: Path, llava: str | None = None) -> Path:
-    """Write an ordinary checkpoint, or the LLaVA with the trained weights in it.
+    """Write an ordinary checkpoint, or a LLaVA with the trained weights.
 
     Args:
-        source: a sharded checkpoint; for a LLaVA also an ordinary one.
-        output: ``*.ckpt`` for a checkpoint without its optimiser, else the LLaVA's folder. It appears whole or not at all.
-        llava: where the base model lies now, if not where it was trained.
+        source: a sharded checkpoint; for a LLaVA also an ordinary checkpoint.
+        output: ``*.ckpt`` for a checkpoint without its optimiser, else the LLaVA's folder. It appears complete or not at all.
+        llava: the base model's present place, if it has moved since training.
 
     Returns:
         ``output``
 
     Raises:
-        UsageError: a source that is not such a checkpoint or trained no weights of the language model, or an output that exists.
+        UsageError: the source is no such checkpoint or trained no weights of the language model, or the output exists.
     """
     if output.exists():
         raise UsageError(f"{output} already exists: name a new file or folder")
@@ -71,7 +71,7 @@ def consolidate(source: Path, output: Path, llava: str | None = None) -> Path:
     if not sharded or (source / METADATA).is_file():
         require_apart(output, [source], "the checkpoint or LLaVA")
     if not sharded and output.suffix == ".ckpt":
-        raise UsageError(f"{source} is one file already")
+        raise UsageError(f"{source} is one file already: use it as it is")
     checkpoint = gather(source) if sharded else load_checkpoint(source)
     if output.suffix == ".ckpt":
         with saving(output), replacing(output) as partial:
@@ -89,13 +89,11 @@ def _trained_llava(
     """The LLaVA with the checkpoint's weights, its tokenizer, and whether its projector was never trained.
 
     Raises:
-        UsageError: A checkpoint that trained no such weights, or whose weights do not fit the LLaVA.
+        UsageError: The checkpoint trained no such weights, or they do not fit the LLaVA.
     """
     record = checkpoint[RECORD]
     if record["stage"] != PromptTuningModule.stage or record["provenance"].get("adapter") != "FullFineTuning":
-        raise UsageError(
-            f"{source}: trained no weights of the language model, so that its LLaVA is the one it names; give a full fine-tuning"
-        )
+        raise UsageError(f"{source}: did not train the language model, so its LLaVA is unchanged; give a checkpoint of full fine-tuning")
     reasoner = build_from(record["settings"], PromptTuningModule, source).reasoner
     name = llava or reasoner.llava.path
     require_same_base(record["provenance"]["llava"], name, reasoner.llava.revision, str(source))
@@ -107,7 +105,7 @@ def _trained_llava(
         raise UsageError(f"{source}: its weights do not fit {name} ({shown(str(error).strip().splitlines()[-1], 160)})") from error
     if foreign or not trained:
         what = f"{len(foreign)} weights that {name} does not have" if foreign else "no weights of a language model"
-        raise UsageError(f"{source}: holds {what}; give the checkpoint of a full fine-tuning")
+        raise UsageError(f"{source}: holds {what}; give a checkpoint of full fine-tuning")
     return model, tokenizer, projector_origin(name) == "untrained" and not reasoner.train_projector
 
 

@@ -1,4 +1,4 @@
-"""Training stops where a batch, its loss or the weights are no longer finite: on all processes, in one line that says where."""
+"""Stops training on all processes when a batch, its loss or the weights are not finite; one line says where."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from torch.distributed.tensor import DTensor
 from vtlvlm.errors import DataError
 
 NAMED = 4
-"""Clips that the message names"""
+"""Number of clips that the message names"""
 
 
 class NotFiniteError(DataError):
-    """A training that cannot go on, because a batch, its loss or the weights are not finite."""
+    """Training cannot continue, because a batch, its loss or the weights are not finite."""
 
 
 class StopOnNonFinite(Callback):
-    """Stops ``fit`` at the first thing that is not finite, before it reaches a checkpoint.
+    """Stops ``fit`` at the first value that is not finite, before it reaches a checkpoint.
 
-    It looks at the batch (before the step, in which a process that stops alone would leave the others waiting for it), at the loss (before
-    the backward pass) and at what goes into a checkpoint (so that the last good one is not replaced). The processes agree by a reduction of
-    one number; only then are names exchanged. Lightning's ``detect_anomaly`` looks at every operation instead, is slow, and stops one
-    process alone.
+    Checks the batch before the step, the loss before the backward pass, and the weights before a checkpoint replaces the last good one. All
+    processes agree on the result by a reduction of one number, so that none waits for one that stopped. Names are exchanged only then.
+    Lightning's ``detect_anomaly`` instead checks every operation, is slow, and stops one process alone.
 
     Raises:
-        NotFiniteError: On every process, with step, epoch, process, batch and clips, and the checkpoint to go on from.
+        NotFiniteError: Raised on every process, with step, epoch, process, batch and clips, and the checkpoint to continue from.
     """
 
     def __init__(self) -> None:
@@ -39,17 +38,17 @@ class StopOnNonFinite(Callback):
         self._index = 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look at what was read."""
+        """Check the batch."""
         self._clips, self._views, self._index = batch.clips, batch.views, batch_idx
         self._require(trainer, all_finite(batch), "features or events are NaN or infinite")
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Look at the loss."""
+        """Check the loss."""
         good = all_finite([loss])
         self._require(trainer, good, "" if good else f"the loss is {float(loss.detach())}")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look at the weights, before the file is opened."""
+        """Check the weights, before the file is opened."""
         bad = [name for name, tensor in checkpoint["state_dict"].items() if not all_finite([tensor])]
         self._require(trainer, not bad, f"{bad[0]} is NaN or infinite" if bad else "")
 
@@ -63,7 +62,7 @@ class StopOnNonFinite(Callback):
         callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
         kept = [
             callback.best_model_path for callback in callbacks if callback.best_model_path and Path(callback.best_model_path).exists()
-        ]  # split models have folders
+        ]  # a folder for sharded models
         advice = f"continue from {kept[0]}" if kept else "no checkpoint was written yet: start again"
         raise NotFiniteError(
             f"training stopped at step {trainer.global_step} of epoch {trainer.current_epoch}: {'; '.join(filter(None, texts))}; "
@@ -71,7 +70,7 @@ class StopOnNonFinite(Callback):
         )
 
     def _named(self, trainer: Trainer) -> str:
-        """The clips of the batch."""
+        """Names of the batch's clips."""
         if self._clips is None or self._views is None:
             return "no batch yet"
         data: Any = getattr(trainer, "datamodule", None)

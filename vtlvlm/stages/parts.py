@@ -1,8 +1,8 @@
-"""Parts as plain settings, and back. A file can have only the classes of one fixed table built.
+"""Converts parts to plain settings and back. A file can name only the classes of one fixed table.
 
-Checkpoints, bundles and caches describe parts as ``{"class_path", "init_args"}``. Such a file may come from anywhere. Nothing that it
-names is imported or called unless it stands in :data:`PARTS`, is of the base class that its place expects, and has settings of the types
-that its constructor declares. A configuration (YAML) is different: it is the user's own code, and may name any class.
+Checkpoints, bundles and caches describe parts as ``{"class_path", "init_args"}``. Such a file may come from anywhere. A class that it names
+is imported and called only if it stands in :data:`PARTS`, has the base class that is expected there, and gets settings of the types that
+its constructor declares. A configuration (YAML) is different: it is the user's own code, and may name any class.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PARTS = frozenset(
         "vtem.learned_quantizers.SimVQQuantizer",
     )
 )
-"""Full names of the classes that a file may name; a new part is added here"""
+"""Full names of the classes that a file may name; add new parts here"""
 
 LARGEST = {
     "frames": 16_384,
@@ -71,17 +71,17 @@ LARGEST = {
     "rank": 65_536,
     "reparam_hidden_dim": 2**20,
 }
-"""The largest whole numbers that a file may give, by the setting's name: what is computed takes memory in proportion"""
+"""The largest integers that a file may give, by the setting's name; the memory of the computation grows with them"""
 WHOLE, REAL, TEXT, LONG, DEEP = 2**31 - 1, 1e9, 65_536, 4_096, 16
-"""Limits of other whole numbers, of real ones, of a text in characters, of a list, and of parts within parts"""
+"""Limits of other integers, of floats, of characters in a text, of entries in a list, and of nested parts"""
 
 
 # -- parts to settings ---------------------------------------------------------------------------------------------------------------
 
 
 def settings_of(part: object) -> dict[str, Any]:
-    """A part as ``{"class_path", "init_args"}`` in plain types, read from the attributes that carry its constructor's names."""
-    kind = next(c for c in type(part).__mro__ if not c.__module__.startswith("torch.distributed."))  # FSDP2 makes a class of its own of it
+    """A part as ``{"class_path", "init_args"}`` in plain types, read from the attributes named like its constructor's settings."""
+    kind = next(c for c in type(part).__mro__ if not c.__module__.startswith("torch.distributed."))  # FSDP2 derives its own class
     names = [f.name for f in fields(part)] if is_dataclass(part) else _settings(kind)
     return {
         "class_path": f"{kind.__module__}.{kind.__qualname__}",
@@ -90,12 +90,12 @@ def settings_of(part: object) -> dict[str, Any]:
 
 
 def is_ours(part: object) -> bool:
-    """Whether a part is of a class of :data:`PARTS`; of others, which a configuration may name, nothing is known."""
+    """Whether a part's class is in :data:`PARTS`; a configuration may also name other classes."""
     return f"{type(part).__module__}.{type(part).__qualname__}" in PARTS
 
 
 def _settings(kind: type) -> list[str]:
-    """The names of a constructor's settings; a part without any has nn.Module's ``*args``."""
+    """The names of a constructor's settings (a part without settings has nn.Module's ``*args``)."""
     return [p.name for p in _parameters(kind)]
 
 
@@ -120,19 +120,19 @@ def _plain_value(value: Any) -> Any:
 
 
 def build_from(settings: Any, base: type[Part], source: str | Path) -> Part:
-    """The inverse of :func:`settings_of`, for settings from a file that may come from anywhere.
+    """The inverse of :func:`settings_of`, for settings from an untrusted file.
 
     Args:
-        settings: As the file has them; anything.
-        base: What the part has to be.
+        settings: The file's value; can be anything.
+        base: The part's required base class.
         source: The file, for the message.
 
     Returns:
-        The part. Its weights are neither made nor read.
+        The part, without its weights.
 
     Raises:
-        UsageError: Settings that name no part of :data:`PARTS`, one of another kind than its place expects, or one with settings that this
-            version does not have, that are missing, of another type or out of range. Nothing was imported or called for them.
+        UsageError: The settings name no part of :data:`PARTS` or a part of another base class, or a setting is unknown in this version,
+            missing, of another type or out of range. Nothing was imported or called for them.
     """
     try:
         return cast(Part, _part(settings, base, base.__name__, 0))
@@ -144,7 +144,7 @@ def _part(settings: Any, base: type, place: str, depth: int) -> Any:
     if not is_part(settings):
         raise UsageError(f"{place} is {_told(settings)}, expected a {base.__name__} with class_path and init_args; make the file again")
     if depth > DEEP:
-        raise UsageError(f"{place}: parts within parts without end; make the file again")
+        raise UsageError(f"{place}: parts are nested too deeply; make the file again")
     kind = part_class(settings["class_path"])
     name = kind.__name__
     if not issubclass(kind, base):
@@ -164,7 +164,7 @@ def _part(settings: Any, base: type, place: str, depth: int) -> Any:
         return kind(**values)
     except UsageError:
         raise
-    except Exception as error:  # a combination that the constructor did not expect
+    except Exception as error:  # an unexpected combination
         raise UsageError(f"{name} cannot be made with the file's settings ({shown(error, 100)}); make the file again") from error
 
 
@@ -179,18 +179,18 @@ def is_part(settings: Any) -> bool:
 
 
 def part_class(class_path: str) -> type:
-    """A class of the table by its full name. Nothing else is imported.
+    """A class of :data:`PARTS` by its full name. Imports nothing else.
 
     Raises:
-        UsageError: Another name.
+        UsageError: The name is not in the table.
     """
     if class_path not in PARTS:
         name = shown(class_path, 100)
         if class_path.split(".")[0] == "vtlvlm":
             raise UsageError(f"{name}: this version of vtlvlm has no such part; use the version that wrote the file")
         raise UsageError(
-            f"{name}: no part of vtlvlm, and a file's own classes are never imported; fit, validate, test and predict run them with the "
-            "configuration that names them, the other commands cannot"
+            f"{name}: not a part of vtlvlm, and classes that a file names are never imported; use fit, validate, test or predict with the "
+            "configuration that names it"
         )
     module, _, name = class_path.rpartition(".")
     found: type = getattr(importlib.import_module(module), name)
@@ -198,7 +198,7 @@ def part_class(class_path: str) -> type:
 
 
 def _value(value: Any, hint: Any, place: str, name: str, depth: int) -> Any:
-    """A setting's value, checked against its constructor's annotation."""
+    """A setting's value, checked against the constructor's annotation."""
     for kind in _kinds(hint):
         if kind is type(None):
             if value is None:
@@ -237,7 +237,7 @@ def _bounded(value: Any, kind: type, place: str, name: str) -> Any:
 
 
 def _told(value: Any) -> str:
-    """A value from a file in a few characters, for the message."""
+    """A value from a file, shortened for the message."""
     if isinstance(value, bool | float | str) or value is None:
         return shown(repr(value[:60] if isinstance(value, str) else value), 60)
     if isinstance(value, int):
@@ -263,7 +263,7 @@ def _expected(hint: Any) -> str:
 
 
 def with_defaults(settings: Any) -> Any:
-    """Settings of an older file with the defaults of newer settings; classes that are not parts stay as they are."""
+    """Settings of an older file with the defaults of newer settings. Classes that are not parts stay unchanged."""
     if isinstance(settings, list):
         return [with_defaults(v) for v in settings]
     if not is_part(settings):

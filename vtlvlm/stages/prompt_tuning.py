@@ -30,30 +30,30 @@ from vtlvlm.stages.stage import AdamW, Stage, Start
 from vtlvlm.stages.vtem import VTEMModule
 
 START_CLIPS = 4096
-"""Training clips and views that the projector's closed-form start looks at"""
+"""Number of training clips and views that the projector's closed-form start reads"""
 PRIOR_CLIPS = 64
-"""Training clips and views that the prior of the scores comes from"""
+"""Number of training clips and views that the prior is measured on"""
 
 
 class PromptTuningModule(Stage):
     """Trains the adapter with the cross-entropy of P(A = a) over the categories (eq. 7).
 
-    Validation also fits the temperature of the probabilities (``metrics.calibration``), which goes into the checkpoint of those weights;
-    weights that were trained on since their last validation have 1. ``nll``, ``ece`` and ``brier`` are measured without it, figures with
-    ``_calibrated`` in their name with it; ``predict`` and ``classify`` use it.
+    Validation also fits the temperature of the probabilities (``metrics.calibration``). The checkpoint holds it with the weights that it
+    was fitted for. After further training steps it is 1 until the next validation. ``nll``, ``ece`` and ``brier`` are measured without the
+    temperature, metrics named ``_calibrated`` with it; ``predict`` and ``classify`` use it.
 
     Args:
         reasoner: the LLaVA with its adapter (soft prompts in the paper) and its instruction (eq. 5, 6).
-        optimizer: AdamW for the adapter, and its schedule; weight decay is for the matrices of full fine-tuning and of the projector,
-            prompts and LoRA have none.
-        projector_learning_rate: peak learning rate of LLaVA's projector, where ``reasoner.train_projector`` is on.
-        vtem: stage-1 checkpoint, only needed to read features or videos; event caches name their own.
-        objective: ``listwise``, that cross-entropy; or ``generative``, next-token prediction of the clip's own category, as language
-            models are trained, which does not know of the other categories. Both are evaluated alike.
-        calibrate: fit the temperature on the validation people; the best checkpoint is then the one with the lowest NLL with it.
+        optimizer: AdamW for the adapter, and its schedule. Weight decay applies to the matrices of full fine-tuning and of the projector,
+            not to prompts and LoRA.
+        projector_learning_rate: peak learning rate of LLaVA's projector, used with ``reasoner.train_projector``.
+        vtem: stage-1 checkpoint, only needed to read features or videos; event caches name theirs.
+        objective: ``listwise`` is this cross-entropy. ``generative`` is next-token prediction of the clip's own category, the usual loss of
+            language models, without the other categories. Both are evaluated alike.
+        calibrate: fit the temperature on the validation people. The best checkpoint is then the one with the lowest NLL at its temperature.
 
     Raises:
-        UsageError: another objective.
+        UsageError: the objective is another word.
     """
 
     stage = "prompt_tuning"
@@ -78,7 +78,7 @@ class PromptTuningModule(Stage):
         self.projector_learning_rate = projector_learning_rate
         self.vtem = vtem
         self.objective, self.calibrate = objective, calibrate
-        self.monitor = "val/nll_calibrated" if calibrate else "val/nll"  # a model may be right and too sure of itself
+        self.monitor = "val/nll_calibrated" if calibrate else "val/nll"  # a model may be right but overconfident
         self.classes: tuple[str, ...] = ()
         self.confusion: Any = None
         self._provenance: dict[str, Any] = {}
@@ -90,7 +90,7 @@ class PromptTuningModule(Stage):
 
     @property
     def needs_checkpoint(self) -> bool:
-        """Whether testing without a checkpoint is a mistake; where nothing is trained it is the zero-shot arm."""
+        """Whether a test needs a checkpoint. It does not in the zero-shot arm, which trains nothing."""
         return self.reasoner.adapter.needs_checkpoint or self.reasoner.train_projector
 
     def setup(self, stage: str) -> None:
@@ -100,7 +100,7 @@ class PromptTuningModule(Stage):
                 "nothing to train: choose an adapter, or set reasoner.train_projector; `vtlvlm test` measures the untuned model"
             )
         if len(data.classes) < 2:
-            raise UsageError(f"one category ({data.classes[0]}) leaves nothing to recognise; give clips of two or more")
+            raise UsageError(f"only one category ({data.classes[0]}): give clips of two or more")
         if data.targets_cache is not None:
             raise UsageError("targets are for stage 1: leave data.target_features out")
         if data.events_cache is not None:
@@ -116,7 +116,7 @@ class PromptTuningModule(Stage):
                     "stage 2 reads an event cache (--data.events DIR) or needs a stage-1 checkpoint (--model.init_args.vtem FILE)"
                 )
             mapper = VTEMModule.load_from_checkpoint(self.vtem)
-            mapper.check_data(data)
+            mapper.require_same_data(data)
             self.mapper = mapper.requires_grad_(False)
             width, tokens = mapper.event_dim, mapper.vtem.num_tokens
             stage1 = {"checkpoint": self.vtem, "hash": module_hash(mapper), "events": None}
@@ -137,7 +137,7 @@ class PromptTuningModule(Stage):
         self._provenance = origin
 
     def _require(self, made: dict[str, Any], now: dict[str, Any], what: str) -> None:
-        """Refuse weights that do not go with the data, or that have learned from what would validate them."""
+        """Refuse weights of another training split, events or categories, and validation clips that the weights were trained on."""
         require_same_origin(made, now, what)
         if self.trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING):
             require_unseen_validation(made["split"], now["split"], what)
@@ -156,7 +156,7 @@ class PromptTuningModule(Stage):
         self.fitted = FittedTemperature()
 
     def _mesh(self) -> DeviceMesh | None:
-        """The processes to split the model over, with ModelParallelStrategy."""
+        """The processes that share the model, with ModelParallelStrategy; else None."""
         if self._trainer is None or (mesh := self.device_mesh) is None:
             return None
         if mesh["tensor_parallel"].size() > 1:
@@ -164,7 +164,7 @@ class PromptTuningModule(Stage):
                 f"ModelParallelStrategy: set data_parallel_size to the number of processes ({mesh.size()}) and tensor_parallel_size to 1"
             )
         if self.reasoner.init_projector == "probe":
-            raise UsageError("init_projector: cannot change a model that is split over processes; use another strategy")
+            raise UsageError("init_projector probe: cannot change a model that is split over processes; use another strategy")
         return mesh["data_parallel"]
 
     def require_fit(self, shapes: dict[str, torch.Size], path: str | Path) -> None:
@@ -177,24 +177,24 @@ class PromptTuningModule(Stage):
         self.classes = tuple(provenance["classes"])
         self.configure_model()
 
-    def check(self, record: dict[str, Any], path: str, training: bool) -> None:
+    def require_same_settings(self, record: dict[str, Any], path: str, training: bool) -> None:
         made = record["settings"]["init_args"].get("reasoner", {})
         if "prompts" in made.get("init_args", {}):
-            raise UsageError(f"{path}: was made when `reasoner.adapter` was still called `prompts`; train anew")
-        super().check(record, path, training)
+            raise UsageError(f"{path}: uses the former name `prompts` of `reasoner.adapter`; train anew")
+        super().require_same_settings(record, path, training)
         if self._provenance:  # set up already
             self._require(record["provenance"], self._provenance, path)
         require_same_base(record["provenance"]["llava"], self.reasoner.llava.path, self.reasoner.llava.revision, path)
 
     @property
     def projector(self) -> str:
-        """What LLaVA's projector has learned: ``trained`` here, ``pretrained`` as it came, or ``untrained``."""
+        """Training of LLaVA's projector: ``trained`` here, ``pretrained`` in its checkpoint, or ``untrained``."""
         fitted = self._trainer is not None and self.trainer.state.fn == "fit"
         trained = self.reasoner.train_projector and (self.start is Start.LOADED or fitted)
         return "trained" if trained else projector_origin(self.reasoner.llava.path)
 
     def provenance(self) -> dict[str, Any]:
-        """With ``adapter``, ``projector`` and the trainable parameters of both, beside what they were made from."""
+        """The origin of the weights with ``adapter``, ``projector`` and the trainable parameters of both."""
         if self.reasoner.base is None:
             return self._provenance
         adapter, projector = self.reasoner.trainable_parameters()
@@ -210,21 +210,21 @@ class PromptTuningModule(Stage):
             rank_zero_info(str(count))
 
     def _say_untrained(self) -> None:
-        """One line in the log where results say nothing about LLaVA, because its projector has never seen anything."""
+        """Log one line if the projector was never trained, because results then do not measure LLaVA."""
         if self.projector == "untrained":
             path = self.reasoner.llava.path
-            rank_zero_info(f"{path}: its projector was composed and never trained, so it tells the language model nothing")
+            rank_zero_info(f"{path}: its projector was composed and never trained, so the language model cannot read the events")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """What training made (see ``EventReasoner.trainable_state``). The provenance names the base model."""
+        """Trained values (``EventReasoner.trainable_state``). The provenance names the base model."""
         kept = {f"reasoner.{name}" for name in self.reasoner.trainable_state()}
         return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in kept}
 
     def on_fit_start(self) -> None:
-        """Say what is trained. Fit the projector's start and the prior, where the reasoner asks for them and no checkpoint has them."""
+        """Log the trained parameters. Fit the projector's start and the prior if the settings ask for them and no checkpoint has them."""
         self._say_trained()
         self._say_untrained()
-        if self.start is not Start.FRESH:  # with ModelParallelStrategy the weights come after this
+        if self.start is not Start.FRESH:  # ModelParallelStrategy loads the weights after this
             return
         if self.reasoner.init_projector == "probe":
             self._align()
@@ -232,7 +232,7 @@ class PromptTuningModule(Stage):
             self._measure_prior()
 
     def on_test_start(self) -> None:
-        """Say what was trained."""
+        """Log the trained parameters."""
         self._count_batches()
         self._say_trained()
         self._say_untrained()
@@ -246,7 +246,7 @@ class PromptTuningModule(Stage):
             self._count_batches()
 
     def _count_batches(self) -> None:
-        """This process's batches, and those of the process that has most, where the model is split: all must make as many passes."""
+        """Count this process's batches and the most of any process: with a sharded model, all must make as many passes."""
         if not self.reasoner.sharded:
             return
         trainer = self.trainer
@@ -261,13 +261,13 @@ class PromptTuningModule(Stage):
         self._most_batches = int(most)
 
     def _keep_pace(self, index: int) -> None:
-        """After the last batch, pass empty events until every process has had as many passes."""
+        """After the last batch, pass empty events until every process has made the same number of passes."""
         if self.reasoner.sharded and index + 1 == self._batches:
             for _ in range(self._most_batches - self._batches):
                 self.reasoner(torch.zeros(1, self._provenance["num_tokens"], self._provenance["event_dim"], device=self.device))
 
     def _training_vectors(self, clips: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Event vectors (b, M, E), labels (b,) and groups (b,) of batches, until this rank has its share of that many clips and views."""
+        """Batches of event vectors (b, M, E), labels (b,) and groups (b,), until this rank has its part of that many clips and views."""
         left = -(-clips // self.trainer.world_size)
         for batch in self.training_batches():
             yield self.vectors(batch)[:left], batch.labels[:left], self.data.groups(batch.clips[:left])
@@ -288,8 +288,8 @@ class PromptTuningModule(Stage):
         means, labels, groups = map(self.of_all_ranks, (means, labels, groups))
         votes = fit_votes(means, labels, groups, len(self.classes))
         rank_zero_info(
-            f"the projector starts as a linear probe on {len(means):,} training sentences; it is right on {votes.held_out:.3f} of those of "
-            "groups it has not seen (stage 1 has seen them, so expect less)"
+            f"the projector starts as a linear probe on {len(means):,} training sentences; its accuracy on held-out training groups is "
+            f"{votes.held_out:.3f} (stage 1 was trained on them, so expect less)"
         )
         self.reasoner.align(votes, moments)
         if self.trainer.world_size > 1:
@@ -308,7 +308,7 @@ class PromptTuningModule(Stage):
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
     def vectors(self, batch: EventBatch | FeatureBatch | VideoBatch) -> Tensor:
-        """(B, M, E) event vectors of a batch, whatever it holds."""
+        """Event vectors (B, M, E) of a batch of events, features or videos."""
         if isinstance(batch, EventBatch):
             if batch.vectors is not None:
                 return batch.vectors.float()
@@ -323,8 +323,8 @@ class PromptTuningModule(Stage):
         return found
 
     def on_train_batch_start(self, batch: EventBatch | FeatureBatch | VideoBatch, batch_idx: int) -> None:
-        """What is random in a step follows from seed, epoch, batch and rank, so that a training that goes on draws the same; without
-        ``seed_everything`` from torch's own state."""
+        """Seeds each training step from seed, epoch, batch and rank, so that a resumed training draws the same random numbers. Without
+        ``seed_everything`` torch's own state stays."""
         if (seed := os.environ.get("PL_GLOBAL_SEED")) is None:
             return
         place = (int(seed), self.current_epoch, batch_idx, self.global_rank)
@@ -343,7 +343,7 @@ class PromptTuningModule(Stage):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """A temperature belongs to the weights it was fitted for."""
+        """Resets the temperature, which was fitted for the weights before the step."""
         self.reasoner.temperature.fill_(1)
 
     def _evaluate(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int, split: str) -> dict[str, Tensor]:
@@ -368,7 +368,7 @@ class PromptTuningModule(Stage):
         return self.calibrate and self.trainer.state.fn == TrainerFn.FITTING
 
     def on_validation_epoch_end(self) -> None:
-        """Fit the temperature, before the checkpoint is written; the same on every rank."""
+        """Fit the temperature before the checkpoint is written; it is the same on every rank."""
         if self._fits_temperature and not self.trainer.sanity_checking:
             found = self.fitted.compute()
             self.reasoner.temperature.copy_(found["temperature"])
@@ -383,11 +383,11 @@ class PromptTuningModule(Stage):
         self._evaluate(batch, index, "val")
 
     def test_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> dict[str, Tensor]:
-        """Each clip's row in the index, label and calibrated probabilities, its views averaged."""
+        """Row in the index, label and calibrated probabilities of each clip, averaged over its views."""
         return self._evaluate(batch, index, "test")
 
     def predict_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> Tensor:
-        """(B, A) calibrated probabilities, each view by itself."""
+        """Calibrated probabilities (B, A) of each view."""
         scores = self.scores(batch)
         self._keep_pace(index)
         return self.reasoner.probabilities(scores.score)

@@ -1,7 +1,7 @@
-"""The description of a sharded checkpoint, read without running anything in it.
+"""Reads the description of a sharded checkpoint without running code in it.
 
-torch.distributed.checkpoint pickles the description (``.metadata``). A pickle can call anything that can be imported, so this one is read
-by an unpickler that knows torch's few classes of descriptions and nothing else.
+torch.distributed.checkpoint pickles the description (``.metadata``). A pickle can call anything that can be imported. The unpickler here
+accepts only torch's few classes of descriptions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vtlvlm.system.text import shown
 
 NAME = ".metadata"
 LARGEST = 256 * 2**20
-"""Bytes of a description; that of a 7-billion model in 64 shards takes a few million"""
+"""Largest size of a description in bytes; a 7-billion model in 64 shards needs a few million"""
 
 _KNOWN: dict[tuple[str, str], Any] = {
     **{(described.__name__, name): getattr(described, name) for name in (*described.__all__, "_MEM_FORMAT_ENCODING")},
@@ -38,7 +38,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
 
 
 class _Descriptions(pickle.Unpickler):
-    """Knows the names of :data:`_KNOWN` only; they are never imported."""
+    """Accepts only the names of :data:`_KNOWN`, and imports none."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -51,7 +51,7 @@ def read_description(folder: Path) -> Metadata:
     """The description of a folder of shards.
 
     Raises:
-        UsageError: It is missing, damaged, holds anything but a description, or names files outside the folder.
+        UsageError: It is missing or damaged, holds anything but a description, or names files outside the folder.
     """
     path = folder / NAME
     try:
@@ -60,14 +60,14 @@ def read_description(folder: Path) -> Metadata:
         with path.open("rb") as file:
             found = _Descriptions(file).load()
         _require_description(found, folder)
-    except Exception as error:  # whatever a damaged or hostile file makes an unpickler raise
+    except Exception as error:  # an unpickler raises anything on a damaged or hostile file
         reason = shown(getattr(error, "strerror", None) or error, 160)
         raise UsageError(f"{folder}: its shards cannot be read ({NAME}: {reason}); copy the folder again, with all its files") from error
     return found
 
 
 def _require_description(found: Any, folder: Path) -> None:
-    """Raise ValueError unless this describes tensors that lie whole in regular files of the folder."""
+    """Raise ValueError unless this describes tensors that lie completely in regular files of the folder."""
     if type(found) is not Metadata or type(found.state_dict_metadata) is not dict or type(found.storage_data) is not dict:
         raise ValueError("it holds something else")
     if any(type(name) is not str for name in found.state_dict_metadata):
@@ -97,7 +97,7 @@ def _require_description(found: Any, folder: Path) -> None:
 
 
 class ShardReader(FileSystemReader):
-    """torch's reader of shards, with the description read by :func:`read_description`."""
+    """torch's reader of shards; :func:`read_description` reads the description."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -1,4 +1,4 @@
-"""What both stages share: plain settings in checkpoints, a guard against foreign ones, AdamW with warm-up."""
+"""Base class of both stages: plain settings in checkpoints, checks of checkpoints before they are used, AdamW with warm-up."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AdamW:
     Attributes:
         learning_rate: peak learning rate.
         weight_decay: decoupled weight decay.
-        warmup_steps: optimiser steps over which the rate rises linearly from zero.
+        warmup_steps: number of optimiser steps in which the rate rises linearly from zero.
     """
 
     learning_rate: float = 1e-4
@@ -40,7 +40,7 @@ class AdamW:
     warmup_steps: int = 0
 
     def factor(self, step: int, total: int) -> float:
-        """Share of the peak rate at a step in [0, total)."""
+        """Fraction of the peak rate at a step in [0, total)."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
@@ -48,41 +48,41 @@ class AdamW:
 
 
 class Start(Enum):
-    """Where a stage's weights come from. ``Stage.start`` is set in one place each, and read wherever something is made only once."""
+    """Origin of a stage's weights. Each value of ``Stage.start`` is set in one place; everything that is made only once reads it."""
 
     FRESH = "fresh"
-    """From the settings: statistics, projector and prior are measured before training."""
+    """From the settings. Statistics, projector and prior are measured before training."""
     RESUMED = "resumed"
-    """From a checkpoint that the trainer loads after ``setup``; ``Stage.expect`` was told of it."""
+    """From a checkpoint that the trainer loads after ``setup``; ``Stage.expect`` has its record."""
     LOADED = "loaded"
     """From a checkpoint that has been loaded."""
 
 
 class Stage(LightningModule):
-    """A stage of the pipeline. Its constructor takes typed parts; its checkpoints say with which settings they were made."""
+    """A stage of the pipeline. Its constructor takes typed parts; its checkpoints record their settings."""
 
     stage: ClassVar[str] = ""
     monitor: str = ""
-    """The validation figure by which the best checkpoint is chosen"""
+    """The validation figure that chooses the best checkpoint"""
     monitor_mode: ClassVar[str] = "min"
 
     def __init__(self) -> None:
         super().__init__()
-        self.means = nn.ModuleDict()  # of what evaluations log
+        self.means = nn.ModuleDict()  # of the values that evaluations log
         self.start = Start.FRESH
         self.pending_record: dict[str, Any] | None = None  # of the checkpoint that the trainer will load
-        self.strict_loading = False  # frozen models are left out of checkpoints; on_load_checkpoint checks what must be there
+        self.strict_loading = False  # checkpoints omit frozen models; on_load_checkpoint checks the rest
 
     @property
     def data(self) -> Any:
-        """The data module that the trainer was given."""
+        """The trainer's data module."""
         trainer: Any = self.trainer
         return trainer.datamodule
 
     # -- checkpoints -------------------------------------------------------------------------------------------------------------
 
     def provenance(self) -> dict[str, Any]:
-        """What the trained weights were made from, in plain types; goes into checkpoints and metrics."""
+        """Origin of the trained weights in plain types, for checkpoints and metrics."""
         return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -93,16 +93,16 @@ class Stage(LightningModule):
             "version": __version__,
         }
 
-    def check(self, record: dict[str, Any], path: str, training: bool) -> None:
-        """Refuse a checkpoint that was made with other settings than the ones asked for.
+    def require_same_settings(self, record: dict[str, Any], path: str, training: bool) -> None:
+        """Refuse a checkpoint of other settings.
 
         Args:
-            record: the checkpoint's own record.
+            record: the checkpoint's record.
             path: its name, for the message.
-            training: whether training goes on from it, in which case the optimiser's settings count too.
+            training: whether training continues from it; the optimiser's settings then count too.
 
         Raises:
-            UsageError: with the first differences, old and new.
+            UsageError: settings differ; names the first differences, old and new.
         """
         if record["stage"] != self.stage:
             raise UsageError(
@@ -115,11 +115,12 @@ class Stage(LightningModule):
             raise UsageError(f"{path} was made with other settings ({listed}): change the configuration, or train anew without --ckpt_path")
 
     training_only: ClassVar[tuple[str, ...]] = ("optimizer",)
-    """Settings that a trained model does not need any more"""
+    """Settings that only training needs"""
     machine_only: ClassVar[tuple[str, ...]] = ()
-    """Settings, by dotted name, of how a trained model is computed, not of what it is"""
+    """Settings, by dotted name, that change how a trained model is computed but not its result"""
     compared_elsewhere: ClassVar[tuple[str, ...]] = ()
-    """Settings that are names of things which :meth:`check` compares by what they hold, or that only say where training starts"""
+    """Settings that are paths or names, which :meth:`require_same_settings` compares by content hash; or that only set where training
+    starts"""
 
     def _may_differ(self, name: str, training: bool) -> bool:
         free = not training and (name.split(".")[0] in self.training_only or name in self.machine_only)
@@ -127,14 +128,14 @@ class Stage(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if RECORD not in checkpoint:
-            raise UsageError("not a checkpoint of vtlvlm")
+            raise UsageError("not a checkpoint of vtlvlm; give one that `vtlvlm fit` wrote")
         harmless(checkpoint)
         training = self._trainer is not None and self.trainer.training
-        self.check(checkpoint[RECORD], "the checkpoint", training)
-        begun = checkpoint.get(type(self.data).__qualname__) if training else None  # the data module's own state, which is loaded next
+        self.require_same_settings(checkpoint[RECORD], "the checkpoint", training)
+        begun = checkpoint.get(type(self.data).__qualname__) if training else None  # the data module's state, which is loaded next
         if begun is not None:
             adjust_loop_counters(checkpoint["loops"]["fit_loop"], **begun, now=self.data.global_micro_batch)
-        if "state_dict" not in checkpoint:  # ModelParallelStrategy has read the weights by now and took them out
+        if "state_dict" not in checkpoint:  # ModelParallelStrategy has already loaded and removed the weights
             self.start = Start.LOADED
             return
         mine, held = self.state_dict(), checkpoint["state_dict"]
@@ -151,22 +152,22 @@ class Stage(LightningModule):
         self.start = Start.LOADED
 
     def expect(self, record: dict[str, Any]) -> None:
-        """Be told of the checkpoint that the trainer will load after ``setup``, by its record."""
+        """Announce the checkpoint that the trainer will load after ``setup``, by its record."""
         self.start, self.pending_record = Start.RESUMED, record
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | Path, map_location: Any = "cpu", *, overrides: dict[str, Any] | None = None
     ) -> Self:
-        """A trained stage, built as its checkpoint says, in eval mode.
+        """Build a trained stage from its checkpoint, in eval mode.
 
         Args:
             checkpoint_path: the file.
-            map_location: device to put it on.
-            overrides: settings to replace, by dotted name, such as ``{"reasoner.llava.path": "folder"}`` for a base model that has moved.
+            map_location: its device.
+            overrides: settings to replace, by dotted name, such as ``{"reasoner.llava.path": "folder"}`` if a base model has moved.
 
         Raises:
-            UsageError: if the file is not a checkpoint of this stage.
+            UsageError: the file is not a checkpoint of this stage.
         """
         checkpoint = load_checkpoint(checkpoint_path)
         record = checkpoint[RECORD]
@@ -186,14 +187,14 @@ class Stage(LightningModule):
         return module.to(map_location).eval()
 
     def adopt(self, checkpoint: dict[str, Any], path: str | Path) -> None:
-        """Become what a checkpoint holds, which was made with these settings; then in eval mode.
+        """Load a checkpoint that was made with these settings, and switch to eval mode.
 
         Args:
-            checkpoint: as :func:`load_checkpoint` gives it.
+            checkpoint: from :func:`load_checkpoint`.
             path: the file, for the message.
 
         Raises:
-            UsageError: weights of other settings.
+            UsageError: the weights do not fit the settings.
         """
         self.start = Start.LOADED
         self.restore(checkpoint[RECORD]["provenance"])
@@ -201,10 +202,10 @@ class Stage(LightningModule):
         self.eval()
 
     def take(self, state: dict[str, Tensor], path: str | Path) -> None:
-        """Load a checkpoint's weights. Frozen weights that are named elsewhere may be missing there.
+        """Load a checkpoint's weights. Frozen weights that come from another file may be missing.
 
         Raises:
-            UsageError: Weights that are missing or have other shapes.
+            UsageError: Weights are missing or have other shapes.
         """
         own = self.state_dict()
         fault = next((f"{name} is missing" for name in sorted(own) if name not in state), None) or next(
@@ -220,28 +221,28 @@ class Stage(LightningModule):
         require_numbers(state, own, path)
         try:
             self.load_state_dict(state, strict=False)
-        except RuntimeError as error:  # of tensors that checkpoints do not hold
+        except RuntimeError as error:  # about tensors that checkpoints do not hold
             raise UsageError(f"{path}: its weights do not fit its settings; get the file again, or make it again") from error
 
     def require_fit(self, shapes: dict[str, torch.Size], path: str | Path) -> None:
-        """Refuse weights that are not those of the settings, before memory is taken for the settings' own.
+        """Refuse weights that do not fit the settings, before memory is taken for them.
 
         Args:
-            shapes: Of a checkpoint's tensors, by their names.
+            shapes: Shapes of the checkpoint's tensors, by name.
             path: The checkpoint, for the message.
 
         Raises:
-            UsageError: Naming one of them.
+            UsageError: Names one that does not fit.
         """
 
     def restore(self, provenance: dict[str, Any]) -> None:
-        """Build the weights as they were when the checkpoint with this provenance was written."""
+        """Build the modules for a checkpoint with this provenance."""
         raise NotImplementedError
 
     # -- training ----------------------------------------------------------------------------------------------------------------
 
     def training_batches(self) -> Iterator[Any]:
-        """This rank's training batches on its device, in as many passes as clips have views: for what is fitted before training."""
+        """This rank's training batches on its device, one pass for each view of the clips; for values that are fitted before training."""
         loader = self.data.train_dataloader()
         for epoch in range(self.data.num_views):  # each pass draws one view of every clip
             loader.sampler.set_epoch(epoch)
@@ -249,7 +250,7 @@ class Stage(LightningModule):
                 yield self.trainer.strategy.batch_to_device(batch, self.device)
 
     def of_all_ranks(self, rows: Tensor) -> Tensor:
-        """The rows of all ranks, one rank after the other; ranks may have different numbers of them."""
+        """The rows of all ranks, concatenated in the order of ranks. Ranks may have different numbers of rows."""
         if self.trainer.world_size == 1:
             return rows
         counts = torch.zeros(self.trainer.world_size, dtype=torch.int64, device=rows.device)
@@ -269,20 +270,20 @@ class Stage(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
-        """A halt at the first NaN, and the run's two checkpoints where the command line has not made them: beside the user's own ones, in
-        place of the one that Lightning makes."""
+        """Stops at the first NaN, and writes the run's two checkpoints unless the command line has added them. They replace Lightning's
+        default checkpoint callback; the user's own callbacks stay."""
         trainer: Any = self.trainer
         found = trainer.checkpoint_callbacks
         if trainer.fast_dev_run or not found or any(isinstance(callback, RunCheckpoint) for callback in found):
             return [StopOnNonFinite()]
-        own = [] if len(found) == 1 and is_default(found[0]) else found  # Lightning would replace them by ours, which are of their kind
+        own = [] if len(found) == 1 and is_default(found[0]) else found  # else Lightning would replace them with ours, of the same class
         return [StopOnNonFinite(), *run_checkpoints(trainer.default_root_dir, self.monitor, self.monitor_mode), *own]
 
     def log_terms(self, split: str, terms: dict[str, Tensor], batch_size: int) -> None:
         """Log named scalars of a step under ``split/``; only the loss enters the progress bar.
 
-        Outside training they are means over clips, exact over ranks that have seen different numbers of them (Lightning's own
-        ``sync_dist`` averages the numbers of clips as integers).
+        Outside training these are means over clips, exact if ranks have different numbers of clips (Lightning's ``sync_dist`` averages the
+        numbers of clips as integers).
         """
         for name, value in terms.items():
             key, shown = f"{split}/{name}", name == "loss"

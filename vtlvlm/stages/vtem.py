@@ -1,4 +1,4 @@
-"""Stage 1: training the Video-to-Event Mapper (Sec. III-A), and the two maps that fill the caches."""
+"""Stage 1: trains the Video-to-Event Mapper (Sec. III-A), and computes the values of the caches."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from vtlvlm.vtem.poolers import TemporalPooler, TokenInputs, at_steps
 from vtlvlm.vtem.quantizers import Quantizer
 
 STATISTICS_CLIPS = 2048
-"""Training clips and views, of all ranks together, from which standardisation, principal components and k-means start"""
+"""Number of training clips and views, of all ranks together, that standardisation, principal components and k-means start from"""
 HOW_MANY = ("views", "test_clips", "test_crops")
-"""Settings of the sampling that say how often a clip is looked at, not how"""
+"""Sampling settings that change how often a clip is sampled, but not its frames"""
 
 
 class VTEMModule(Stage):
@@ -42,13 +42,13 @@ class VTEMModule(Stage):
         pooler: temporal windows (eq. 2).
         quantizer: codebook (eq. 3), or the identity for the continuous arm.
         contrast: the event coherence bias, InfoNCE between temporal neighbours.
-        event_dim: E, the width of an event vector; the input width of the LLaVA's projector.
-        inputs: what a token holds beside its window's mean; the paper's is nothing.
-        target: what the events have to rebuild. ``features`` is the paper's: the standardised features, through a decoder. With ``llava``
-            the events themselves have to be what the CLIP tower of the LLaVA sees in those frames (``data.target_features``, filled by
-            ``extract`` with ClipExtractor), so that its frozen projector can read them; ``event_dim`` is then the tower's width, and
-            nothing of the tower is needed any more once stage 1 is trained.
-        alpha: weight of the reconstruction of the target.
+        event_dim: E, width of an event vector; must equal the input width of LLaVA's projector.
+        inputs: further inputs of a token, beside its window's mean; the paper has none.
+        target: ``features`` is the paper's: a decoder rebuilds the standardised features. With ``llava``, the events themselves have to
+            equal the features of LLaVA's CLIP tower for the same frames, so that LLaVA's frozen projector can read them. The tower's
+            features are in ``data.target_features``, filled by ``extract`` with ClipExtractor. ``event_dim`` must then be the tower's
+            width. After stage 1, the tower is no longer needed.
+        alpha: weight of the reconstruction loss.
         beta: weight of the contrastive term; 0 is the "w/o event coherence bias" arm.
         optimizer: AdamW and its schedule.
     """
@@ -121,15 +121,15 @@ class VTEMModule(Stage):
             }
 
     def _require_same_extractor_settings(self, cache: Any) -> None:
-        """What can be compared without the weights: ``classify`` runs the configuration's extractor on new videos."""
+        """Compares the settings that need no weights: ``classify`` runs the configuration's extractor on new videos."""
         made, extractor = made_of(cache, "extractor", dict), self.extractor
         names = ["grid", "image_size", "chunk"]
-        if not isinstance(extractor, ClipExtractor):  # whose folder may move
+        if not isinstance(extractor, ClipExtractor):  # the folder of a LLaVA may move
             names.append("model")
         settings = settings_of(extractor)["init_args"]
         asked = {"extractor": type(extractor).__name__, **{name: settings[name] for name in names if name in settings}}
         for name, value in asked.items():
-            if str(made.get(name, value)) != str(value):  # some are kept as text
+            if str(made.get(name, value)) != str(value):  # some are stored as text
                 raise UsageError(
                     f"{cache.folder} was made with {name} = {made[name]!r}, model.init_args.extractor has {value!r}: "
                     "change the configuration, or extract anew"
@@ -140,13 +140,13 @@ class VTEMModule(Stage):
             return
         self.vtem.require_targets_that_fit(None if cache is None else (cache.cells, cache.dim))
         if cache is not None and (name := made_of(cache, "extractor", dict).get("extractor")) != ClipExtractor.__name__:
-            raise UsageError(f"{cache.folder} was made by {name}: target 'llava' rebuilds what a ClipExtractor saw")
+            raise UsageError(f"{cache.folder} was made by {name}: target 'llava' needs features of a ClipExtractor")
 
-    def check_data(self, data: Any) -> None:
-        """Refuse data that this VTEM was not made for: another split, or features that another extractor or sampling made.
+    def require_same_data(self, data: Any) -> None:
+        """Refuse data of another split, or features of another extractor or sampling, than those of the training.
 
         Raises:
-            UsageError: naming both.
+            UsageError: names both.
         """
         made = self._provenance
         require_same_split(made, data.source.protocol, data.train_hash)
@@ -162,19 +162,19 @@ class VTEMModule(Stage):
             other = [name for name in new if name not in HOW_MANY and old.get(name) != new[name]]
             if other:
                 listed = "; ".join(f"{name}: {old.get(name)!r} there, {new[name]!r} asked for" for name in other)
-                raise UsageError(f"stage 1 was trained on clips sampled in another way (data.sampling: {listed}): set the same")
+                raise UsageError(f"stage 1 was trained with another sampling (data.sampling: {listed}): set the same")
 
     compared_elsewhere = ("extractor.weights", "extractor.compiled")
 
     def _may_differ(self, name: str, training: bool) -> bool:
-        """Also how many frames go through the backbone at once, where each is seen by itself, and where the tower of a LLaVA lies."""
+        """Also ``chunk`` if the extractor reads each frame by itself, and the location of the tower's LLaVA."""
         free = [] if isinstance(self.extractor, VideoExtractor) else ["extractor.chunk"]
         if isinstance(self.extractor, ClipExtractor):
             free += ["extractor.model", "extractor.revision"]
         return name in free or super()._may_differ(name, training)
 
-    def check(self, record: dict[str, Any], path: str, training: bool) -> None:
-        super().check(record, path, training)
+    def require_same_settings(self, record: dict[str, Any], path: str, training: bool) -> None:
+        super().require_same_settings(record, path, training)
         old, new = dict(flat(with_defaults(record["settings"]))), dict(flat(settings_of(self)))
         if any(old.get(name) != new.get(name) for name in ("extractor.weights", "extractor.model", "extractor.revision")):
             require_same_extractor(self.extractor, record["provenance"]["extractor"], path)
@@ -208,12 +208,12 @@ class VTEMModule(Stage):
             if self.trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING):
                 require_unseen_validation(made["split"], self.data.split_description, "the checkpoint")
         if cache is not None and cache.hash != made.get("targets"):
-            raise UsageError(f"{cache.folder} is another target than the checkpoint was trained on: give data.target_features that one")
+            raise UsageError(f"{cache.folder} is not the target of the checkpoint's training: give that one as data.target_features")
         if not self._provenance:
             self._provenance = made
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Everything trained or measured; a frozen extractor is named by its fingerprint and left out."""
+        """All trained or measured values. A frozen extractor is left out; its fingerprint identifies it."""
         state = super().state_dict(*args, **kwargs)
         return state if self.extractor.trainable else {k: v for k, v in state.items() if "vtem.extractor." not in k}
 
@@ -223,7 +223,8 @@ class VTEMModule(Stage):
 
     @torch.no_grad()
     def fit_statistics(self) -> None:
-        """Standardisation, principal components and the k-means start, from training clips of all ranks; the same on every rank."""
+        """Standardisation, principal components and k-means start from training clips of all ranks; the result is the same on every
+        rank."""
         wanted = -(-STATISTICS_CLIPS // self.trainer.world_size)
         parts: list[Tensor] = []
         aims: list[Tensor] = []
@@ -243,7 +244,7 @@ class VTEMModule(Stage):
                 torch.distributed.broadcast(tensor, src=0)
 
     def _joined(self, parts: list[Tensor], limit: int) -> Tensor:
-        """The first ``limit`` rows of the parts, of each rank; empties the list, so that the rows are not held twice."""
+        """The first ``limit`` rows of each rank's parts, joined over ranks. Empties the list, so that memory holds the rows only once."""
         joined = torch.cat(parts)[:limit]
         parts.clear()
         return self.of_all_ranks(joined)
@@ -251,13 +252,13 @@ class VTEMModule(Stage):
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
     def features(self, batch: FeatureBatch | VideoBatch) -> tuple[Tensor, Tensor]:
-        """(B, T', S, D) features and (B, T') times of a batch, extracting them where it holds frames."""
+        """Features (B, T', S, D) and times (B, T') of a batch; extracts them from frames if necessary."""
         if isinstance(batch, VideoBatch):
             return self.extractor(batch.frames), self.extractor.step_times(batch.times)
         return batch.features, batch.times
 
     def targets(self, batch: FeatureBatch | VideoBatch) -> Tensor | None:
-        """(B, T'', S, E) what the events of a batch have to rebuild, if it is not the features themselves."""
+        """Targets (B, T'', S, E) of a batch, or None if the target is the features."""
         return batch.targets if isinstance(batch, FeatureBatch) else None
 
     def step(self, batch: FeatureBatch | VideoBatch, split: str) -> Tensor:
@@ -310,7 +311,7 @@ class VTEMModule(Stage):
 
 
 class FeatureExtraction(LightningModule):
-    """The first arrow alone, for ``trainer.predict``: sampled frames to features, as the feature cache stores them."""
+    """The extractor alone, for ``trainer.predict``: sampled frames to features, as the feature cache stores them."""
 
     def __init__(self, extractor: FeatureExtractor) -> None:
         super().__init__()
