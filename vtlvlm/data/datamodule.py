@@ -124,8 +124,8 @@ class NTUDataModule(LightningDataModule):
             derived = self._accumulation(self.trainer.world_size)
             if self.trainer.accumulate_grad_batches not in (1, derived):
                 raise UsageError(
-                    f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}, but data.batch_size={self.batch_size} needs "
-                    f"{derived}: leave it out, and set data.batch_size"
+                    f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}, but data.batch_size={self.batch_size} makes "
+                    f"it {derived}: leave it out, and set data.batch_size"
                 )
             self.trainer.accumulate_grad_batches = derived
             self._progress = self._sampler = None
