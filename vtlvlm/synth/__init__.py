@@ -1,4 +1,4 @@
-"""Rendered NTU-like videos of a kinematic 25-joint body: real files, real names, every protocol with a train and a test side."""
+"""Renders NTU-like videos of a kinematic 25-joint body: video files with NTU names, and training and test clips for every protocol."""
 
 from vtlvlm.synth.dataset import generate
 

@@ -1,7 +1,7 @@
-"""The motion programs: what each rendered NTU action does, as poses over its phase u in [0, 1].
+"""The motion programs: each rendered NTU action as poses over its phase u in [0, 1].
 
-Every program is written for a right-handed performer who faces +z. ``rng`` draws how often a repeated motion repeats.
-Before its start an action holds phase 0, after its end phase 1, so a program says by itself in which state it rests.
+Every program is written for a right-handed performer who faces +z. ``rng`` draws the number of repetitions of a repeated motion.
+An action holds phase 0 before its start and phase 1 after its end, so a program defines both states of rest.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ TAU = 2 * np.pi
 
 @dataclass(frozen=True)
 class Motion:
-    """What a program returns."""
+    """The result of a program."""
 
     poses: Array
     """(F, POSE_SIZE)"""
     jacket: Array | None = None
-    """(F, 3) in [0, 1]: how much of the jacket hangs in the working hand, lies on the trunk, covers the arms; None: not in use"""
+    """(F, 3) in [0, 1]: how far the jacket hangs in the working hand, lies on the trunk, and covers the arms; None without a jacket"""
     contact: float | None = None
-    """phase at which the working hand takes the box, or the working foot meets the ball"""
+    """phase at which the working hand takes the box, or the working foot hits the ball"""
 
 
 Program = Callable[[Array, np.random.Generator], Motion]
@@ -34,20 +34,20 @@ Program = Callable[[Array, np.random.Generator], Motion]
 
 @dataclass(frozen=True)
 class Action:
-    """One NTU action and the program behind it."""
+    """One NTU action and its program."""
 
     number: int
     """official NTU number, 1 to 120"""
     program: Program = field(repr=False)
     backward: bool = False
-    """the program is played backwards in time"""
+    """whether the program is played backwards in time"""
     people: int = 1
     prop: str = ""
-    """"box" or "ball" where the action handles one"""
+    """"box", "ball", or "" without a prop"""
 
 
 def smooth(u: Array, start: float, end: float) -> Array:
-    """Rises from 0 at ``start`` to 1 at ``end`` with no speed at either."""
+    """Rises from 0 at ``start`` to 1 at ``end``, with zero speed at both."""
     x = np.clip((u - start) / (end - start), 0.0, 1.0)
     return x * x * (3 - 2 * x)
 
@@ -58,7 +58,7 @@ def bump(u: Array, rise: float = 0.2, fall: float = 0.8) -> Array:
 
 
 def blend(u: Array, *keys: tuple[float, Array]) -> Array:
-    """Poses (F, POSE_SIZE) that pass through key poses (POSE_SIZE,) at given phases, in order."""
+    """Poses (F, POSE_SIZE) through key poses (POSE_SIZE,) at given ascending phases."""
     poses = np.repeat(keys[0][1][None], len(u), axis=0)
     for (start, before), (end, after) in pairwise(keys):
         poses += smooth(u, start, end)[:, None] * (after - before)
@@ -74,7 +74,7 @@ def shift(poses: Array, **offsets: tuple[Array | float, Array | float, Array | f
 
 
 def sit_down(u: Array, rng: np.random.Generator) -> Motion:
-    """Leans, lowers onto the chair behind, straightens; stays seated."""
+    """Leans, lowers onto the chair behind, straightens, and stays seated."""
     knees = {"hand_left": (-0.05, -0.55, 0.62), "hand_right": (0.05, -0.55, 0.62)}
     lean = pose(pelvis=(0, -0.16, -0.16), spine=(0.65, 0, 0), head=(-0.2, 0, 0), hand_left=(0.05, -0.7, 0.5), hand_right=(-0.05, -0.7, 0.5))
     touch = pose(pelvis=(0, -0.47, -0.40), spine=(0.55, 0, 0), head=(-0.2, 0, 0), hand_left=(0.0, -0.6, 0.6), hand_right=(0.0, -0.6, 0.6))
@@ -83,7 +83,7 @@ def sit_down(u: Array, rng: np.random.Generator) -> Motion:
 
 
 def wear_jacket(u: Array, rng: np.random.Generator) -> Motion:
-    """From a jacket hanging in the hand, over one sleeve and the other, to a jacket worn."""
+    """Starts with the jacket hanging in the hand, puts on one sleeve and then the other, and ends wearing it."""
     poses = blend(
         u,
         (0.0, pose(hand_right=(-0.42, -0.78, 0.30))),
@@ -98,7 +98,7 @@ def wear_jacket(u: Array, rng: np.random.Generator) -> Motion:
 
 
 def pick_up(u: Array, rng: np.random.Generator) -> Motion:
-    """Bends down to the floor, takes the box there, comes up with it."""
+    """Bends down, takes the box from the floor, and rises with it."""
     down = pose(
         pelvis=(0, -0.30, -0.14), turn=(0.35, 0, 0), spine=(0.95, 0, 0.1), head=(-0.3, 0, 0),
         hand_right=(0.05, -0.97, 0.20), hand_left=(0.15, -0.75, 0.35),
@@ -108,7 +108,7 @@ def pick_up(u: Array, rng: np.random.Generator) -> Motion:
 
 
 def clap(u: Array, rng: np.random.Generator) -> Motion:
-    """Hands meet before the chest three or four times."""
+    """Claps in front of the chest three or four times."""
     ready = pose(hand_left=(-0.02, -0.15, 0.72), hand_right=(0.02, -0.15, 0.72))
     poses = blend(u, (0.0, pose()), (0.18, ready), (0.82, ready), (1.0, pose()))
     swing = bump(u) * np.cos(TAU * rng.integers(4, 6) * (u - 0.18) / 0.64) * 0.40
@@ -116,7 +116,7 @@ def clap(u: Array, rng: np.random.Generator) -> Motion:
 
 
 def cheer_up(u: Array, rng: np.random.Generator) -> Motion:
-    """Both fists go up and pump."""
+    """Raises both fists and pumps them."""
     high = pose(hand_left=(0.28, 0.75, 0.12), hand_right=(-0.28, 0.75, 0.12), head=(-0.2, 0, 0))
     poses = blend(u, (0.0, pose()), (0.18, high), (0.82, high), (1.0, pose()))
     pump = bump(u, 0.25, 0.75) * np.sin(TAU * rng.integers(2, 4) * u)
@@ -124,7 +124,7 @@ def cheer_up(u: Array, rng: np.random.Generator) -> Motion:
 
 
 def wave(u: Array, rng: np.random.Generator) -> Motion:
-    """One raised hand goes from side to side."""
+    """Moves one raised hand from side to side."""
     high = pose(hand_right=(-0.55, 0.72, 0.15), spine=(0, 0, -0.10))
     poses = blend(u, (0.0, pose()), (0.18, high), (0.82, high), (1.0, pose()))
     return Motion(shift(poses, hand_right=(bump(u) * 0.42 * np.sin(TAU * rng.integers(3, 5) * u), 0, 0)))
@@ -150,7 +150,7 @@ def kick(u: Array, rng: np.random.Generator) -> Motion:
 
 
 def jump_up(u: Array, rng: np.random.Generator) -> Motion:
-    """Crouches, leaps with swinging arms, lands in a crouch; twice."""
+    """Crouches, leaps with swinging arms, and lands in a crouch, twice."""
     crouch = pose(pelvis=(0, -0.28, -0.10), spine=(0.6, 0, 0), hand_left=(0.2, -0.75, -0.5), hand_right=(-0.2, -0.75, -0.5))
     air = pose(
         pelvis=(0, 0.36, 0),
@@ -165,7 +165,7 @@ def jump_up(u: Array, rng: np.random.Generator) -> Motion:
 
 
 def fall(u: Array, rng: np.random.Generator) -> Motion:
-    """Gives way to the side and stays on the floor."""
+    """Collapses to the side and stays on the floor."""
     sway = pose(
         pelvis=(-0.10, -0.12, 0), turn=(0.1, 0, 0.35), foot_left=(0.1, 0.05, 0), hand_left=(0.75, 0.1, 0.1), hand_right=(-0.8, -0.15, 0.1)
     )
@@ -181,7 +181,7 @@ def fall(u: Array, rng: np.random.Generator) -> Motion:
 
 
 def shake_hands(u: Array, rng: np.random.Generator) -> Motion:
-    """A small step, right hands meet and shake; both people run the same program face to face."""
+    """Makes a small step and shakes right hands. Both people play the same program, face to face."""
     meet = pose(
         pelvis=(0, -0.03, 0.14), foot_left=(0, 0, 0.05), foot_right=(0, 0, 0.32), spine=(0.12, -0.1, 0), hand_right=(0.32, -0.30, 0.80)
     )
@@ -190,7 +190,7 @@ def shake_hands(u: Array, rng: np.random.Generator) -> Motion:
 
 
 def arm_circles(u: Array, rng: np.random.Generator) -> Motion:
-    """Both straight arms draw big circles at the sides."""
+    """Draws big circles at the sides with both straight arms."""
     angle = TAU * rng.integers(2, 4) * smooth(u, 0.0, 1.0)
     side, height = 0.95 * np.sin(np.abs(angle)) * bump(u, 0.1, 0.9), -0.95 * np.cos(angle)
     poses = blend(u, (0.0, pose()), (1.0, pose()))
@@ -198,7 +198,7 @@ def arm_circles(u: Array, rng: np.random.Generator) -> Motion:
 
 
 def run_on_the_spot(u: Array, rng: np.random.Generator) -> Motion:
-    """Knees go up in turn, bent arms pump."""
+    """Lifts the knees in turn and pumps the bent arms."""
     ready = pose(hand_left=(0.12, -0.42, 0.40), hand_right=(-0.12, -0.42, 0.40), spine=(0.1, 0, 0))
     poses = blend(u, (0.0, pose()), (0.15, ready), (0.85, ready), (1.0, pose()))
     step = bump(u, 0.15, 0.85) * np.sin(TAU * rng.integers(3, 5) * u)
@@ -230,4 +230,4 @@ ACTIONS: dict[int, Action] = {
         Action(99, run_on_the_spot),
     )
 }
-"""The rendered actions by official number, ascending. 8/9 and 14/15 are one program each, played forwards and backwards."""
+"""The rendered actions by official number, ascending. 8/9 and 14/15 are each one program, played forwards and backwards."""

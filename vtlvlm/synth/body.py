@@ -1,6 +1,6 @@
 """A kinematic body with the 25 joints of Kinect v2 and NTU RGB+D: poses in, joint positions out, every bone rigid.
 
-World frame: metres, y up, the performer faces +z and has its left hand at +x; the floor is y = 0. F is the number of frames.
+World frame: metres, y up. The performer faces +z, with the left hand at +x. The floor is y = 0. F is the number of frames.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ JOINTS = (
     *("hip_right", "knee_right", "ankle_right", "foot_right"),
     *("spine_shoulder", "hand_tip_left", "thumb_left", "hand_tip_right", "thumb_right"),
 )
-"""NTU's order (its joints 1 to 25)."""
+"""In NTU's order (its joints 1 to 25)."""
 
 PARENTS = (-1, 0, 20, 2, 20, 4, 5, 6, 20, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18, 1, 7, 6, 11, 10)
-"""Parent of each joint in Kinect v2's hierarchy; -1 is the root. A thumb hangs on its wrist, a hand tip on its hand."""
+"""Parent of each joint in Kinect v2's hierarchy; -1 marks the root. A thumb's parent is its wrist, a hand tip's parent its hand."""
 
 J = {name: position for position, name in enumerate(JOINTS)}
 
 CHANNELS: dict[str, slice] = {}
-"""Where each part of a pose lies in its vector; see `pose`."""
+"""Position of each part in a pose vector; see `pose`."""
 for _name, _width in (
     ("pelvis", 3), ("turn", 3), ("spine", 3), ("head", 3), ("hand_left", 3), ("hand_right", 3), ("foot_left", 3), ("foot_right", 3),
 ):  # fmt: skip
@@ -40,15 +40,15 @@ REST: dict[str, tuple[float, float, float]] = {
     "hand_left": (0.14, -0.95, 0.06),
     "hand_right": (-0.14, -0.95, 0.06),
 }
-"""Standing at ease; parts that are not named rest at zero."""
+"""The pose of standing at ease. Other parts rest at zero."""
 
 
 def pose(**parts: tuple[float, float, float]) -> Array:
-    """Returns a pose vector (POSE_SIZE,); parts that are not named are at rest.
+    """A pose vector (POSE_SIZE,). Parts that are not named are at rest.
 
     Args:
-        parts: ``pelvis`` and ``foot_*``: offset from standing in leg lengths; ``hand_*``: place relative to the shoulder, upright
-            axes, in arm lengths; ``turn`` (of the whole body), ``spine`` and ``head``: angles (pitch forwards, yaw to the left,
+        parts: ``pelvis`` and ``foot_*``: offset from standing, in leg lengths. ``hand_*``: position relative to the shoulder, upright
+            axes, in arm lengths. ``turn`` (of the whole body), ``spine`` and ``head``: angles (pitch forwards, yaw to the left,
             roll to the right) in radians.
     """
     vector = np.zeros(POSE_SIZE)
@@ -58,7 +58,7 @@ def pose(**parts: tuple[float, float, float]) -> Array:
 
 
 def mirror(poses: Array) -> Array:
-    """Left and right exchanged: poses (F, POSE_SIZE) in and out."""
+    """Exchange left and right: poses (F, POSE_SIZE) in and out."""
     out = poses.copy()
     for left, right in (("hand_left", "hand_right"), ("foot_left", "foot_right")):
         out[:, CHANNELS[left]], out[:, CHANNELS[right]] = poses[:, CHANNELS[right]], poses[:, CHANNELS[left]]
@@ -87,7 +87,7 @@ class Body:
 
     @classmethod
     def of(cls, height: float, legs: float = 1.0, arms: float = 1.0, breadth: float = 1.0) -> Body:
-        """A body of ``height`` metres; the other numbers are proportions around 1."""
+        """A body of ``height`` metres. The other numbers are proportions around 1."""
         return cls(
             spine=0.278 * height * (2 - legs),
             neck=0.042 * height,
@@ -104,12 +104,12 @@ class Body:
 
     @property
     def leg(self) -> float:
-        """Unit of ``pelvis`` and ``foot_*``."""
+        """Leg length, the unit of ``pelvis`` and ``foot_*``."""
         return self.thigh + self.shin
 
     @property
     def arm(self) -> float:
-        """Unit of ``hand_*``."""
+        """Arm length, the unit of ``hand_*``."""
         return self.upper_arm + self.forearm
 
     @property
@@ -119,7 +119,7 @@ class Body:
 
     @property
     def pelvis_height(self) -> float:
-        """Height of the spine base when standing; the knees are a touch bent."""
+        """Height of the spine base when standing, with slightly bent knees."""
         return self.ankle + 0.985 * self.leg + 0.4 * self.hip
 
     def joints(self, poses: Array) -> Array:
@@ -157,7 +157,7 @@ class Body:
             root = pelvis + turn @ [sign * self.hip, -0.4 * self.hip, 0.0]
             target = part[f"foot_{side}"] * self.leg + [sign * 1.15 * self.hip, self.ankle, 0.0]
             knee, ankle = two_bones(root, target, self.thigh, self.shin, turn @ [sign * 0.15, 0.0, 1.0])
-            # a planted foot points forwards; a lifted one hangs at a right angle to the shin
+            # a planted foot points forwards; a lifted foot hangs at a right angle to the shin
             lifted = np.clip((ankle[:, 1:2] - self.ankle) / 0.25, 0.0, 1.0)
             shin = unit(ankle - knee)
             forward = turn @ [sign * 0.15, 0.0, 1.0]
@@ -195,10 +195,10 @@ def unit(vectors: Array) -> Array:
 
 
 def two_bones(root: Array, target: Array, first: float, second: float, pole: Array) -> tuple[Array, Array]:
-    """Inverse kinematics of a chain of two bones that bends towards ``pole``; a target out of reach is approached.
+    """Inverse kinematics of a chain of two bones that bends towards ``pole``. It approaches a target out of reach.
 
     Returns:
-        Middle and end positions, (F, 3) each, exactly ``first`` and ``second`` metres apart from what they hang on.
+        Middle and end positions, (F, 3) each. The bones are exactly ``first`` and ``second`` metres long.
     """
     towards = target - root
     reach = np.clip(np.linalg.norm(towards, axis=-1, keepdims=True), abs(first - second) + 0.02, 0.999 * (first + second))

@@ -1,4 +1,4 @@
-"""The whole set: which clips there are, rendering them in parallel, and the manifest."""
+"""The whole data set: the list of clips, their parallel rendering, and the manifest."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.files import replacing, tidied
 
 SYNTH_VERSION = 2
-"""Raised whenever the same settings would give other videos."""
+"""Increased whenever the same settings give other videos."""
 VIDEOS, SKELETONS, CLASSES, MANIFEST, STARTED = "nturgb+d_rgb", "nturgb+d_skeletons", "classes.txt", "synth.json", ".synth-started.json"
 MAX_SUBJECTS = 100
 EXTRA = 500
-"""number of the person who acts with subject 1 in an action for two; such extras are never subjects"""
+"""Number of subject 1's partner in an action for two. Such partners are never subjects."""
 
 
 @dataclass(frozen=True, order=True)
 class ClipSpec:
-    """One file to make; the whole clip follows from this and nothing else."""
+    """One clip to render. These values determine it completely."""
 
     seed: int
     setup: int
@@ -56,12 +56,12 @@ class ClipSpec:
         return root / VIDEOS / f"{self.name}_rgb.avi", root / SKELETONS / f"{self.name}.skeleton"
 
     def performance(self) -> Performance:
-        """What is filmed: the same for all cameras."""
+        """The performance, the same for all cameras."""
         rng = np.random.default_rng([self.seed, 4, self.setup, self.subject, self.replication, self.action])
         return perform(ACTIONS[self.action], Person.of(self.seed, self.subject), Person.of(self.seed, EXTRA + self.subject - 1), rng)
 
     def make(self, root: Path) -> None:
-        """Writes both files, each one whole or not at all; the skeleton comes last."""
+        """Write both files, each whole or not at all, the skeleton last."""
         performance, setup = self.performance(), Setup.of(self.seed, self.setup)
         camera = Camera.of(setup, self.camera)
         rng = np.random.default_rng([self.seed, 5, self.setup, self.camera, self.subject, self.replication, self.action])
@@ -72,12 +72,12 @@ class ClipSpec:
 
 
 def plan(seed: int, subjects: int, replications: int, actions: Sequence[int], cameras: Sequence[int]) -> list[ClipSpec]:
-    """All clips, in the order of their names."""
+    """All clips, sorted by name."""
     clips = []
     for subject in range(1, subjects + 1):
         for replication in range(1, replications + 1):
             for action in actions:
-                # a coin that knows nothing of the other settings, so that a larger set contains a smaller one
+                # independent of the other settings, so that a larger set contains a smaller one
                 coin = int(np.random.default_rng([seed, 6, subject, replication, action]).integers(2))
                 clips += [ClipSpec(seed, setup_of(subject, coin), camera, subject, replication, action) for camera in cameras]
     return sorted(clips, key=lambda clip: clip.name)
@@ -94,24 +94,24 @@ def generate(
     workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Renders a set of NTU-like clips, or what is missing of it.
+    """Render a set of NTU-like clips, or its missing clips.
 
     Args:
-        output: folder to write; gets ``nturgb+d_rgb``, ``nturgb+d_skeletons``, ``classes.txt`` and, last, ``synth.json``.
-        seed: everything follows from it; at least 0. The number of workers changes nothing.
-        subjects: people, P001 onwards; 1 to 100.
-        replications: how often everybody does everything; 1 to 999.
+        output: folder to write. It gets ``nturgb+d_rgb``, ``nturgb+d_skeletons``, ``classes.txt`` and, last, ``synth.json``.
+        seed: of everything random; at least 0. The clips do not depend on the number of workers.
+        subjects: number of people, from P001; 1 to 100.
+        replications: repetitions of each action by each person; 1 to 999.
         actions: official NTU numbers of the actions; None for all that can be rendered.
         cameras: of 1 (in front), 2 (-45 degrees) and 3 (+45 degrees).
-        workers: processes; None for one per core that this process may use.
-        progress: show a progress bar.
+        workers: processes; None for one per usable core.
+        progress: whether to show a progress bar.
 
     Returns:
         The manifest, as in ``synth.json``.
 
     Raises:
-        UsageError: for a setting out of range, or a folder that was made with other settings.
-        DataError: for a folder that holds other files under the same names.
+        UsageError: A setting is out of range, or the folder was made with other settings.
+        DataError: The folder holds other files under the same names.
     """
     chosen = sorted(set(ACTIONS if actions is None else actions))
     filmed = sorted(set(cameras))
@@ -161,10 +161,10 @@ def _check(seed: int, subjects: int, replications: int, actions: Sequence[int], 
 
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:
-    """Makes the folder ours, or refuses one that was made differently."""
+    """Mark the folder with these settings. Refuse a folder of other settings or with other files."""
     for folder in (output / VIDEOS, output / SKELETONS):
         if folder.is_symlink():
-            raise DataError(f"{folder}: leads out of the folder to write; remove the link, or choose another folder")
+            raise DataError(f"{folder}: a link out of the folder to write; remove it, or choose another folder")
     for file in (output / MANIFEST, output / STARTED):
         if not file.exists():
             continue
@@ -194,14 +194,14 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
 
 
 def _render(clips: list[ClipSpec], output: Path, workers: int, bar: tqdm) -> None:
-    """Makes all clips, here or in worker processes; an interrupt lets clips in progress go and leaves whole files only."""
+    """Render all clips, here or in worker processes. An interrupt leaves whole files only."""
     with bar:
         if workers == 1 or len(clips) <= 1:
             for clip in clips:
                 clip.make(output)
                 bar.update()
             return
-        context = multiprocessing.get_context("spawn")  # safe whatever threads the caller runs
+        context = multiprocessing.get_context("spawn")  # safe with threads of the caller
         executor = ProcessPoolExecutor(min(workers, len(clips)), mp_context=context, initializer=_start_worker)
         try:
             for done in as_completed([executor.submit(clip.make, output) for clip in clips]):
@@ -212,7 +212,7 @@ def _render(clips: list[ClipSpec], output: Path, workers: int, bar: tqdm) -> Non
 
 
 def _start_worker() -> None:
-    """Leaves Ctrl-C to the parent, and ends with the parent if that is killed."""
+    """Leave Ctrl-C to the parent process, and end if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

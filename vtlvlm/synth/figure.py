@@ -1,6 +1,6 @@
-"""Drawing people and things: shaded capsules, sorted from far to near (the painter's algorithm).
+"""Draws people and objects as shaded capsules, from far to near (the painter's algorithm).
 
-A piece is (distance ahead in metres, function that draws it). All coordinates here are supersampled pixels of one frame.
+A piece is (distance ahead in metres, function that draws it). All coordinates are supersampled pixels of one frame.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIMBS = (
     ("hip", "knee", 0.082, 0.060), ("knee", "ankle", 0.060, 0.042), ("ankle", "foot", 0.045, 0.036),
     ("shoulder", "elbow", 0.055, 0.043), ("elbow", "wrist", 0.042, 0.032), ("wrist", "hand_tip", 0.036, 0.034),
 )  # fmt: skip
-"""From, to, and the radii there in metres, of a person of girth 1."""
+"""Start joint, end joint, and the radii there in metres for a person of girth 1."""
 
 
 def tones(colour: Sequence[float]) -> Tones:
@@ -58,19 +58,19 @@ def ball(draw: Draw, centre: Point, radius: float, paint: Tones) -> None:
 
 
 def between(a: Point, b: Point, share: float) -> tuple[float, float, float]:
-    """The point at ``share`` of the way from ``a`` to ``b``."""
+    """The point at a ``share`` of the way from ``a`` to ``b``."""
     return a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share, a[2] + (b[2] - a[2]) * share
 
 
 @dataclass(frozen=True)
 class DrawnPerson:
-    """One person of one performance as one camera sees it: projected once, drawn frame by frame."""
+    """One person of a performance in the view of one camera: projected once, drawn frame by frame."""
 
     person: Person
     points: list[list[list[float]]]
     """[F][25][3]: x, y in pixels, distance in metres"""
     extras: dict[str, list[list[float]]]
-    """[F][3] each: what the joints do not say: face, hair, eyes, jacket hems"""
+    """[F][3] each, points that are no joints: face, hair, eyes, jacket hems"""
     front: list[bool]
     """[F] whether the chest faces the camera"""
     jacket: list[list[float]]
@@ -83,7 +83,8 @@ class DrawnPerson:
     def of(
         cls, person: Person, joints: Array, jacket: Array, working: str, project: Callable[[Array], Array], eye: Array, focal: float
     ) -> DrawnPerson:
-        """From world joints (F, 25, 3) and jacket states (F, 3); ``project`` gives pixels and distance, ``eye`` is where the camera is."""
+        """From world joints (F, 25, 3) and jacket states (F, 3). ``project`` gives pixels and distance; ``eye`` is the camera's
+        position."""
         head, neck = joints[:, J["head"]], joints[:, J["neck"]]
         across = unit(joints[:, J["shoulder_left"]] - joints[:, J["shoulder_right"]])
         up = unit(head - neck)
@@ -113,7 +114,7 @@ class DrawnPerson:
         )
 
     def pieces(self, frame: int) -> list[Piece]:
-        """What to draw for one frame."""
+        """The pieces of one frame."""
         points, girth, paints = self.points[frame], self.person.girth, self.paints
         hanging, trunk, sleeves = self.jacket[frame]
         pieces: list[Piece] = []
@@ -141,14 +142,14 @@ class DrawnPerson:
                     if cover > 0.0:
                         capsule(draw, a, between(a, b, cover), 1.22 * radii[0], 1.22 * radii[1], paints["jacket"])
 
-                # an arm beside the trunk belongs before it
+                # an arm beside the trunk is drawn in front of it
                 pieces.append(((a[2] + b[2]) / 2 - (0.06 if start in ("shoulder", "elbow", "wrist") else 0.0), limb))
         middle = points[J["spine_mid"]]
         if middle[2] > 0.3:
             pieces.append((middle[2], lambda draw: self._trunk(draw, frame, trunk)))
             pieces.append((points[J["head"]][2] - 0.02, lambda draw: self._head(draw, frame)))
             if self.person.long_hair:
-                # over the back of who looks away, behind the trunk of who looks here
+                # in front of the trunk of a person who looks away, behind the trunk of a person who faces the camera
                 away = 0.20 if self._faces_camera(frame) else -0.20
                 pieces.append((points[J["head"]][2] + away, lambda draw: self._long_hair(draw, frame)))
         hand = points[J[f"hand_{self.working}"]]
@@ -189,7 +190,7 @@ class DrawnPerson:
         return self.extras["face"][frame][2] < self.extras["hair"][frame][2]
 
     def _head_pixels(self, frame: int) -> float:
-        """Pixels to a metre at the head of somebody 1.72 m tall."""
+        """Pixels per metre at the head, scaled by the person's height over 1.72 m."""
         return self.focal / self.points[frame][J["head"]][2] * self.person.height / 1.72
 
     def _long_hair(self, draw: Draw, frame: int) -> None:

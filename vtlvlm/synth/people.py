@@ -1,4 +1,4 @@
-"""The performers: who differs how in build, speed, amplitude, handedness, clothes, hair and skin."""
+"""The performers, who differ in build, speed, amplitude, handedness, clothes, hair and skin."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ JACKETS: tuple[Colour, ...] = ((34, 40, 66), (40, 40, 44), (74, 46, 36), (36, 60
 
 @dataclass(frozen=True)
 class Person:
-    """One subject; all of it follows from the seed and the subject's number."""
+    """One subject, determined by the seed and the subject's number."""
 
     number: int
     body: Body
@@ -36,9 +36,9 @@ class Person:
     girth: float
     """thickness of limbs and trunk, around 1"""
     speed: float
-    """around 1; divides the duration of every motion"""
+    """around 1, divides the duration of every motion"""
     amplitude: float
-    """around 1; scales how far the arms go"""
+    """around 1, scales the movements of the arms"""
     left_handed: bool
     long_hair: bool
     skin: Colour
@@ -50,9 +50,9 @@ class Person:
 
     @classmethod
     def of(cls, seed: int, number: int) -> Person:
-        """Subject ``number`` (from 1). Three in ten are left-handed: 1, 4, 6, 11, 14, 16, ..., on both sides of X-Sub."""
+        """Subject ``number`` (from 1). Three in ten are left-handed (1, 4, 6, 11, 14, 16, ...), among training and test people of X-Sub."""
         rng = np.random.default_rng([seed, 1, number])
-        # heights are spread evenly over each ten people, so that a small cast is varied too
+        # heights are spread evenly over each ten people, so that a small group also varies
         rank = np.random.default_rng([seed, 2, (number - 1) // 10]).permutation(10)[(number - 1) % 10]
         height = 1.56 + 0.032 * rank + rng.uniform(0.0, 0.03)
 

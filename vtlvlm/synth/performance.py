@@ -1,4 +1,4 @@
-"""One performance: a person carries out an action at some moment of a clip. Cameras film it afterwards, all of them the same one."""
+"""One performance: a person carries out an action at some time in a clip. All cameras film the same performance."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from vtlvlm.synth.body import CHANNELS, POSE_SIZE, Array, J, mirror
 from vtlvlm.synth.people import Person
 
 DURATION = (46, 63)
-"""frames of the motion itself before the subject's speed divides it, drawn evenly whatever the action"""
+"""Frames of the motion, before division by the subject's speed. They are drawn uniformly for every action."""
 REST = (4, 41)
-"""frames of rest before the motion and, drawn anew, after it"""
+"""Frames of rest before the motion, and (drawn separately) after it."""
 FACING_TURN = 0.15
-"""radians to either side of the rig's middle"""
+"""Radians to either side of the rig's middle."""
 STANDING_SPREAD = 0.06
-"""metres to either side of the rig's middle"""
+"""Metres to either side of the rig's middle."""
 PAIR_DISTANCE = 1.16
-"""metres between two people at rest"""
+"""Metres between two people at rest."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """When the motion happens: frames of the clip, first frame and number of frames of the motion."""
+    """The time of the motion: frames of the clip, first frame and number of frames of the motion."""
 
     frames: int
     start: int
@@ -32,7 +32,7 @@ class Timing:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, speed: float) -> Timing:
-        """Symmetric in time and blind to the action."""
+        """Draw a timing. It is symmetric in time and independent of the action."""
         before, duration, after = (int(rng.integers(*bounds)) for bounds in (REST, DURATION, REST))
         duration = round(duration / speed)
         return cls(before + duration + after, before, duration)
@@ -45,14 +45,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Performance:
-    """What happened in the room, frame by frame, in world coordinates (metres)."""
+    """Everything that moves in the room, frame by frame, in world coordinates (metres)."""
 
     timing: Timing
     people: tuple[Person, ...]
     joints: Array
     """(people, F, 25, 3)"""
     jacket: Array
-    """(people, F, 3): hanging from the working hand, on the trunk, on the arms, each in [0, 1]"""
+    """(people, F, 3) in [0, 1]: in the working hand, on the trunk, on the arms"""
     working: tuple[str, ...]
     """the working hand of each person, "left" or "right" """
     box: Array | None
@@ -70,14 +70,14 @@ class Performance:
 
 
 def perform(action: Action, person: Person, extra: Person, rng: np.random.Generator) -> Performance:
-    """Plays an action's program once.
+    """Play an action's program once.
 
     Args:
-        action: what to do.
+        action: the action.
         person: the subject.
-        extra: the second person of an action for two; comes from outside the cast, so that no test subject is seen in training.
-        rng: everything accidental: timing, place, sway, repetitions. The two actions of a reversed pair, given equal
-            generators, give performances that are each other's reversal exactly.
+        extra: the second person of an action for two. It is no subject, so no test subject appears in training.
+        rng: draws timing, place, sway and repetitions. With equal generators, the two actions of a reversed pair give performances that
+            are exact reversals of each other.
     """
     timing = Timing.draw(rng, person.speed)
     motion = action.program(timing.phase, rng)
@@ -85,7 +85,7 @@ def perform(action: Action, person: Person, extra: Person, rng: np.random.Genera
     working = "left" if person.left_handed else "right"
     turn = rng.uniform(-FACING_TURN, FACING_TURN)
     place = np.array([rng.uniform(-STANDING_SPREAD, STANDING_SPREAD), 0.0, rng.uniform(-STANDING_SPREAD, STANDING_SPREAD)])
-    # an action for two happens across the middle camera's line of sight, the two facing each other
+    # two people face each other, across the middle camera's line of sight
     turns = [turn] if action.people == 1 else [turn + np.pi / 2, turn - np.pi / 2]
     offset = PAIR_DISTANCE / 2 if action.people == 2 else 0.0
     joints = []
@@ -110,7 +110,7 @@ def perform(action: Action, person: Person, extra: Person, rng: np.random.Genera
 
 
 def amplify(poses: Array, amplitude: float) -> Array:
-    """How far the arms go, relative to the first frame's rest."""
+    """Scale the movements of the arms, relative to the first frame."""
     out = poses.copy()
     for name in ("hand_left", "hand_right"):
         part = poses[:, CHANNELS[name]]
@@ -119,7 +119,7 @@ def amplify(poses: Array, amplitude: float) -> Array:
 
 
 def sway(frames: int, rng: np.random.Generator) -> Array:
-    """The small slow movements of somebody who is alive, (frames, POSE_SIZE)."""
+    """The small slow movements of a living person, (frames, POSE_SIZE)."""
     size = np.zeros(POSE_SIZE)
     for name, values in {
         "pelvis": (0.012, 0.0, 0.010), "turn": (0.0, 0.03, 0.0), "spine": (0.03, 0.03, 0.02), "head": (0.10, 0.25, 0.03),
@@ -137,13 +137,13 @@ def forward(heading: float) -> Array:
 
 
 def to_world(points: Array, heading: float, place: Array) -> Array:
-    """Points (..., 3) of somebody at the origin facing +z, turned to ``heading`` and moved to ``place``."""
+    """Points (..., 3) of a person at the origin who faces +z, turned to ``heading`` and moved to ``place``."""
     side = np.array([np.cos(heading), 0.0, -np.sin(heading)])
     return points @ np.stack([side, [0.0, 1.0, 0.0], forward(heading)]) + place
 
 
 def carried(hand: Array, first: int, height: float) -> Array:
-    """A thing on the floor below the hand (F, 3) until frame ``first``, in the hand from then on."""
+    """Positions (F, 3) of an object: on the floor below the hand until frame ``first``, then in the hand."""
     below = hand[first, 1] - height
     track = hand - [0.0, below, 0.0]
     track[:first] = track[first]
@@ -151,7 +151,7 @@ def carried(hand: Array, first: int, height: float) -> Array:
 
 
 def rolling(foot: Array, first: int, heading: float, radius: float) -> Array:
-    """A ball before the foot (F, 3) that rolls off at frame ``first``, 3.6 m/s and slowing."""
+    """Positions (F, 3) of a ball in front of the foot that rolls away at frame ``first``, with 3.6 m/s and slowing."""
     rest = np.array([foot[first, 0], radius, foot[first, 2]]) + 0.5 * radius * forward(heading)
     seconds = np.clip(np.arange(len(foot)) - first, 0, None)[:, None] / 30.0
     return rest + forward(heading) * 3.6 * (1 - np.exp(-0.8 * seconds)) / 0.8

@@ -1,4 +1,4 @@
-"""From a performance to the frames of one camera, and from frames to an H.264 file."""
+"""Renders a performance as the frames of one camera, and encodes frames as an H.264 file."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from vtlvlm.synth.scene import FPS, HEIGHT, SUPERSAMPLING, WIDTH, Camera, Setup,
 Frame = npt.NDArray[np.uint8]
 
 NOISE = 2.0
-"""standard deviation of the sensor's noise, grey levels"""
+"""Standard deviation of the sensor's noise, in grey levels."""
 BOX_SIZE, BALL_RADIUS = 0.18, 0.12
 BOX_COLOUR, BALL_COLOUR = (206, 160, 70), (206, 74, 54)
 CRF, GOP = 23, 30
 
 
 def frames(performance: Performance, setup: Setup, camera: Camera, rng: np.random.Generator) -> Iterator[Frame]:
-    """Yields (HEIGHT, WIDTH, 3) uint8 RGB frames.
+    """Yield (HEIGHT, WIDTH, 3) uint8 RGB frames.
 
     Args:
-        performance: what happens.
+        performance: the performance.
         setup: the room.
-        camera: who films.
-        rng: the sensor's noise and exposure.
+        camera: the camera.
+        rng: draws the sensor's noise and exposure.
     """
     scale = SUPERSAMPLING
     focal = camera.focal * scale
@@ -73,7 +73,8 @@ def frames(performance: Performance, setup: Setup, camera: Camera, rng: np.rando
 
 
 def shadow_lines(performance: Performance, setup: Setup, camera: Camera) -> list[list[tuple[float, ...]]]:
-    """For every frame the bones' shadows on the floor as (x, y, x, y, width) in pixels of the mask, a quarter of the supersampled size."""
+    """The bones' shadows on the floor for every frame, as (x, y, x, y, width) in pixels of the mask (a quarter of the supersampled
+    size)."""
     joints = performance.joints
     flat = joints * [1.0, 0.0, 1.0] + joints[..., 1:2] * [setup.light[0], 0.0, setup.light[1]]
     spots = camera.project(flat, 0.5)
@@ -86,7 +87,7 @@ def shadow_lines(performance: Performance, setup: Setup, camera: Camera) -> list
 
 
 def cast_shadow(image: Image.Image, dim: Image.Image, lines: Iterable[tuple[float, ...]]) -> None:
-    """Blends the darker room ``dim`` into ``image`` along softened lines; no lines, no change."""
+    """Blend the darker room ``dim`` into ``image`` along softened lines. Without lines, nothing changes."""
     mask = Image.new("L", (WIDTH // 2, HEIGHT // 2))
     draw = ImageDraw.Draw(mask)
     for *ends, width in lines:
@@ -100,7 +101,7 @@ def cast_shadow(image: Image.Image, dim: Image.Image, lines: Iterable[tuple[floa
 
 
 def chair_pieces(chair: tuple[float, float, float, float], colour: tuple[float, float, float], camera: Camera) -> list[Piece]:
-    """Seat, back and legs; a little farther than they are, so that who sits is drawn over them."""
+    """Seat, back and legs, placed a little farther away, so that a sitting person is drawn over them."""
     x, z, yaw, seat = chair
     side, ahead = np.array([np.cos(yaw), 0.0, -np.sin(yaw)]), np.array([np.sin(yaw), 0.0, np.cos(yaw)])
     dark, body, light = tones(colour)
@@ -128,17 +129,17 @@ def ball_track(track: Array, camera: Camera) -> list[Piece]:
         radius = BALL_RADIUS * SUPERSAMPLING * camera.focal / max(centre[2], 0.4)
         return centre[2], lambda draw: ball(draw, centre, radius, paint)
 
-    # a ball beside or behind the camera projects outside the frame or is moved there
+    # a ball beside or behind the camera is moved out of the frame
     return [piece([x if z > 0.4 else -9999.0, y, z]) for x, y, z in camera.project(track, SUPERSAMPLING).tolist()]
 
 
 def box_faces(track: Array, camera: Camera) -> list[Piece]:
-    """The box of every frame: its top and the two faces towards the camera."""
+    """The box in every frame: its top and the faces towards the camera."""
     h = BOX_SIZE / 2
     corners = np.array([[a, b, c] for a in (-h, h) for b in (-h, h) for c in (-h, h)])
     seen = camera.project(track[:, None] + corners, SUPERSAMPLING).tolist()
     dark, body, light = tones(BOX_COLOUR)
-    # a face that the camera sees is one whose outward normal points to it
+    # the camera sees a face if the face's outward normal points to it
     faces = (
         ((0, 1, 3, 2), (-1, 0, 0), body),
         ((4, 5, 7, 6), (1, 0, 0), body),
@@ -159,14 +160,14 @@ def box_faces(track: Array, camera: Camera) -> list[Piece]:
 
 
 def encode(path: Path, pictures: Iterable[Frame]) -> int:
-    """Writes an H.264 video in an AVI container; the same frames give the same bytes.
+    """Write an H.264 video in an AVI container. Equal frames give equal bytes.
 
     Returns:
-        The number of frames written.
+        The number of frames.
     """
     count = 0
     with av.open(str(path), "w", format="avi", options={"fflags": "+bitexact"}) as container:
-        # no B-frames, which AVI cannot time; one thread, so that the bytes do not depend on the machine's cores
+        # no B-frames, since AVI cannot store their times; one thread, so that the bytes do not depend on the number of cores
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.thread_count = 1

@@ -1,4 +1,4 @@
-"""The rig and its rooms: where the three cameras stand in each setup, and the empty room as each of them sees it."""
+"""The rig and its rooms: the positions of the three cameras in each setup, and each camera's view of the empty room."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vtlvlm.synth.body import Array, unit
 WIDTH, HEIGHT, FPS = 224, 168, 30
 SUPERSAMPLING = 2
 ANGLES = {1: 0.0, 2: -45.0, 3: 45.0}
-"""Degrees around the performer, seen from above, 0 in front. As in NTU, camera 1 stands in the middle, so that X-View tests between."""
+"""Degrees around the performer, seen from above, 0 in front. As in NTU, camera 1 is in the middle, so X-View tests between two views."""
 LOOK_AT = 1.05
-"""metres above the floor: where all cameras point"""
+"""Metres above the floor at which all cameras point."""
 SETUPS_PER_SUBJECT = 2
 SETUPS = 4
-"""rooms; subject p is filmed in two of them, an odd and an even one: both sides of X-Set have everybody, both sides of X-Sub every room"""
+"""Rooms. A subject uses an odd and an even one: X-Set trains and tests on all people, X-Sub trains and tests in all rooms."""
 DEPTH_FOCAL, DEPTH_SIZE = 365.0, (512, 424)
 """Kinect v2's depth camera: focal length and size in pixels"""
 
@@ -44,11 +44,11 @@ class Camera:
         return cls(position, np.stack([right, np.cross(right, ahead), ahead]), 1.42 * HEIGHT)
 
     def see(self, points: Array) -> Array:
-        """World points (..., 3) in camera coordinates: right, up, distance ahead, metres; NTU's own convention."""
+        """World points (..., 3) in camera coordinates, as in NTU: right, up, distance ahead, in metres."""
         return (points - self.position) @ self.axes.T
 
     def project(self, points: Array, scale: float = 1.0) -> Array:
-        """World points (..., 3) to (..., 3): x and y in pixels times ``scale`` from the upper left corner, distance ahead in metres."""
+        """World points (..., 3) -> (..., 3): x and y in pixels times ``scale`` from the upper left corner, distance ahead in metres."""
         seen = self.see(points)
         ahead = np.maximum(seen[..., 2], 0.05)
         x = scale * (WIDTH / 2 + self.focal * seen[..., 0] / ahead)
@@ -58,7 +58,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Setup:
-    """One arrangement of room and rig; all of it follows from the seed and the setup's number."""
+    """One arrangement of room and rig, determined by the seed and the setup's number."""
 
     number: int
     distance: float
@@ -69,7 +69,7 @@ class Setup:
     floor: tuple[float, float, float]
     planks: bool
     light: tuple[float, float]
-    """where shadows fall on the floor, metres per metre of height"""
+    """offset of a shadow on the floor, in metres per metre of height"""
     chair: tuple[float, float, float]
     furniture: tuple[tuple[float, float, float, float, float, float, float, float], ...]
     """flat panels at the back: x, y, z of the lower left, width, height, red, green, blue"""
@@ -110,12 +110,12 @@ class Setup:
 
 
 def setup_of(subject: int, coin: int) -> int:
-    """The setup number of a subject's clip: each of the two pairs (odd, even) of setups serves every second subject."""
+    """The setup number of a subject's clip. Subjects alternate between the two pairs (odd, even) of setups."""
     return 1 + SETUPS_PER_SUBJECT * ((subject - 1) % (SETUPS // SETUPS_PER_SUBJECT)) + coin
 
 
 def backdrop(setup: Setup, camera: Camera) -> Image.Image:
-    """The empty room at the supersampled size."""
+    """The empty room, in supersampled size."""
     scale = SUPERSAMPLING
     image = Image.new("RGB", (WIDTH * scale, HEIGHT * scale), _rgb(setup.wall))
     draw = ImageDraw.Draw(image)

@@ -1,8 +1,8 @@
 """NTU's own ``.skeleton`` text format.
 
-Line by line: number of frames; for each frame the number of bodies; for each body a line ``bodyID clipedEdges handLeftConfidence
+The lines are: the number of frames; for each frame the number of bodies; for each body a line ``bodyID clipedEdges handLeftConfidence
 handLeftState handRightConfidence handRightState isResticted leanX leanY trackingState`` (NTU's own spelling), the number of joints
-(25), and a line per joint ``x y z depthX depthY colorX colorY orientationW orientationX orientationY orientationZ trackingState``.
+(25), and for each joint a line ``x y z depthX depthY colorX colorY orientationW orientationX orientationY orientationZ trackingState``.
 x, y, z are metres in the camera's frame (right, up, ahead); depthX/Y are pixels of a 512 x 424 depth camera in the same place;
 colorX/Y are pixels of the clip's own video.
 """
@@ -16,12 +16,12 @@ from vtlvlm.synth.performance import Performance
 from vtlvlm.synth.scene import DEPTH_FOCAL, DEPTH_SIZE, Camera
 
 BODY_ID = 72057594037900000
-"""NTU's body ids are of this size; the subject's number is added."""
+"""Base of body ids, as large as NTU's. The subject's number is added."""
 TRACKED = 2
 
 
 def skeleton_text(performance: Performance, camera: Camera) -> str:
-    """The whole file for one camera's view of a performance."""
+    """The text of the file for one camera's view of a performance."""
     seen = camera.see(performance.joints)
     ahead = np.maximum(seen[..., 2:], 0.05)
     depth = np.array(DEPTH_SIZE) / 2 + DEPTH_FOCAL * seen[..., :2] * [1, -1] / ahead
@@ -41,7 +41,8 @@ def skeleton_text(performance: Performance, camera: Camera) -> str:
 
 
 def orientations(joints: Array) -> Array:
-    """Unit quaternions (..., 25, 4), w first: the shortest turn from straight up to the bone that ends in the joint; none for the root."""
+    """Unit quaternions (..., 25, 4), w first: the shortest rotation from straight up to the bone that ends in the joint; identity at the
+    root."""
     bones = unit(joints - joints[..., list(PARENTS), :])
     x, y, z = np.moveaxis(bones, -1, 0)
     quaternions = np.stack([1 + y, z, np.zeros_like(y), -x], axis=-1)
