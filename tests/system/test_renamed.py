@@ -18,7 +18,7 @@ REASONER = "--model.init_args.reasoner.init_args"
 @pytest.mark.parametrize(
     ("stage", "asked", "said"),
     [
-        ("stage1_small.yaml", ["--data.source.root", "x"], "root is called data.source.root now"),
+        ("stage1_small.yaml", ["--data.root", "x"], "root is called data.source.root now"),
         ("stage1_small.yaml", ["--model.init_args.motion", "1"], "motion is called model.inputs.delta_weight now"),
         ("stage2_small.yaml", [f"{REASONER}.mean_share", "0.5"], "mean_share is called reasoner.sentence_mean_weight now"),
         ("stage2_small.yaml", [f"{REASONER}.llava", "runs/llava"], "llava is called reasoner.llava.path now"),
