@@ -194,7 +194,7 @@ def test_a_machine_of_its_own(chain: Pipeline, tmp_path: Path, capsys: pytest.Ca
 
     assert dtype(quantization=None) == torch.float32
     assert dtype(quantization=None, dtype="bfloat16") == torch.bfloat16
-    with pytest.raises(UsageError, match="label_score: part of what was trained"):
+    with pytest.raises(UsageError, match="label_score: part of the trained model"):
         dtype(label_score="pmi")
     file = chain.root / "S001C001P003R001A001_rgb.avi"
     moved = Path(shutil.copy(chain.best1, tmp_path / "stage1.ckpt"))
@@ -203,7 +203,7 @@ def test_a_machine_of_its_own(chain: Pipeline, tmp_path: Path, capsys: pytest.Ca
     torch.save(checkpoint, tmp_path / "best.ckpt")
     there = ["--model", tmp_path / "best.ckpt", "--json", file]
     assert chain("classify", *there) == 2
-    assert "say where it lies now with --vtem" in capsys.readouterr().err
+    assert "name its place with --vtem" in capsys.readouterr().err
     assert chain("classify", *there, "--vtem", moved, "--dtype", "float32", "--quantization", "none") == 0
     found = json.loads(capsys.readouterr().out)["actions"]
     expected = ActionRecognizer.from_checkpoint(chain.run2, device="cpu").classify(file).actions

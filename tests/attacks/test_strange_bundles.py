@@ -247,7 +247,7 @@ def test_a_bundle_finds_the_llava_beside_it(
     assert main(["classify", "--model", str(tmp_path / "link"), str(stranger.video)]) == 0
     (there / "llava").rename(tmp_path / "elsewhere")
     said = spring(capsys, "classify", "--model", there / "bundle", stranger.video)
-    assert "say with --llava where it lies now" in said
+    assert "name its place with --llava" in said
     assert str(there / "llava") in said
     assert "compose" not in said
     assert main(["classify", "--model", str(there / "bundle"), "--llava", str(tmp_path / "elsewhere"), str(stranger.video)]) == 0

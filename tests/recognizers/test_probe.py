@@ -147,7 +147,7 @@ def test_the_extractor_of_a_cache(chain: Pipeline, tmp_path: Path, capsys: pytes
     plain = ["probe", chain.root, "--features", features, "--export", tmp_path / "b"]
     capsys.readouterr()
     assert chain(*plain, "--weights", other) == 2
-    assert "say with --weights where its weights lie" in capsys.readouterr().err
+    assert "name its weights with --weights" in capsys.readouterr().err
     assert chain(*plain, "--weights", weights) == 0
 
 

@@ -173,8 +173,7 @@ class Runs:
         return math.inf if cost is None else float(cost)  # JSON has no infinity
 
     def best(self, arm: str, choices: Sequence[Rates]) -> Rates:
-        """The rates of lowest cost among rising ones. Two in the middle are tried, then further rates on the better side until the cost
-        rises.
+        """The rates of lowest cost. Tries two in the middle of a rising list, then further ones on the better side until the cost rises.
 
         Raises:
             UsageError: The arm diverges at all rates that were tried.
@@ -321,8 +320,7 @@ def marks_by_seed(results: Sequence[Tested], folds: int) -> tuple[NDArray[np.boo
 
 
 def against_linear(prompts: Sequence[Tested], linear: Sequence[NDArray[np.bool_]], folds: int, validation: float) -> Measurement:
-    """Prompts against the linear probe on the mean of stage 1's input features. The probe trains without that share of validation
-    people."""
+    """Prompts against the linear probe on the mean features. The probe trains without that share of validation people."""
     ours, groups = marks_by_seed(prompts, folds)
     theirs = np.concatenate(linear).reshape(ours.shape)
     clips, people = paired_difference(ours, theirs), paired_difference(ours, theirs, groups)

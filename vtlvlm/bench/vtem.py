@@ -134,8 +134,7 @@ def long_video() -> list[Measurement]:
 def shares() -> list[Measurement]:
     """FLOPs of mapping a clip to its event sentence over FLOPs of LLaVA-1.5-7B on the same clip, counted on the meta device.
 
-    LLaVA reads the event sentence and the instruction of ``stage2_prompt.yaml``, which lists the 60 categories, and scores them in one
-    pass.
+    LLaVA reads the event sentence and the instruction of ``stage2_prompt.yaml`` with its 60 categories, and scores them in one pass.
     """
     bare, reading = llava_flops(TEXT_TOKENS), llava_flops(LISTED_TOKENS + TRIE_NODES)
     arms: dict[str, tuple[Backbone, int]] = {

@@ -37,8 +37,7 @@ class CodebookPanel(Callback):
     """Draws the codebook's health: ``codebook/{split}_panel`` in TensorBoard, ``codebook_{split}.json`` and ``.png`` in the run folder.
 
     It draws after each validation of a training, and after ``validate`` and ``test``. In a training, the pictures of codes come only at the
-    end. A
-    training without validation gets one panel at its end, with the training tokens of its last epoch. Numbers cover all processes;
+    end. A training without validation gets one panel at its end, with the training tokens of its last epoch. Numbers cover all processes;
     sample clips and pictures come from rank zero. Other modules, and stage 1 without a codebook, are ignored.
 
     Each kind of collapse causes one warning per training, with the likely remedy.

@@ -17,10 +17,9 @@ from vtlvlm.report.style import beside_the_result
 class ConfusionFigure(Callback):
     """Writes ``confusion_{split}.json`` into the run folder after ``test`` and ``validate``, and then a figure to TensorBoard.
 
-    The figure comes after all results are on the disk. If it cannot be drawn, a warning says so.
-    The callback reads ``pl_module.confusion``, a torchmetrics confusion matrix that the module updates in its steps, and
-    ``pl_module.classes``. It
-    ignores a module whose ``confusion`` is missing or None. It resets the matrix before each evaluation.
+    The figure comes after all results are on the disk. If it cannot be drawn, a warning says so. The callback reads
+    ``pl_module.confusion``, a torchmetrics confusion matrix that the module updates in its steps, and ``pl_module.classes``. It ignores a
+    module whose ``confusion`` is missing or None. It resets the matrix before each evaluation.
     """
 
     def __init__(self) -> None:

@@ -1,5 +1,4 @@
-"""Writes the probabilities of every clip as a table in the run folder: after ``vtlvlm predict`` per view, after ``vtlvlm test`` per
-clip."""
+"""Writes a table of probabilities into the run folder: per view after ``vtlvlm predict``, per clip after ``vtlvlm test``."""
 
 from __future__ import annotations
 

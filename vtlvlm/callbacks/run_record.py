@@ -26,8 +26,7 @@ class RunRecord(Callback):
     """Writes ``versions.json``, ``fit.json`` and ``metrics.json`` (``metrics_val.json`` after ``validate``) into the run folder.
 
     The run folder is the trainer's ``default_root_dir``. Only rank zero writes, and replaces files as a whole. ``fit.json`` is written with
-    each
-    checkpoint, so a killed training loses only the record of the time since the last checkpoint.
+    each checkpoint, so a killed training loses only the record of the time since the last checkpoint.
     """
 
     def __init__(self) -> None:

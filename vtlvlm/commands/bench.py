@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overlay", type=Path, action="append", metavar="YAML", help="adapters: configuration on top of every arm's; may be repeated"
     )
     parser.add_argument("--rate-steps", type=int, help="adapters: steps to try each learning rate (default: 50)")
-    parser.add_argument("--work", type=Path, help="folder for intermediate files, which are kept (default: a temporary folder)")
+    parser.add_argument("--work", type=Path, help="folder that keeps the intermediate files (default: a temporary folder)")
     parser.add_argument("--output", type=Path, help="JSON file to write (default: runs/bench/NAME.json)")
 
 

@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="type of the language model's weights (default: as trained; float32 on a CPU)",
     )
     parser.add_argument("--attention", help="attention kernel of the language model, such as sdpa or eager (default: as trained)")
-    parser.add_argument("--quantization", choices=("none", "8bit", "4bit"), help="of the language model (default: as trained)")
-    parser.add_argument("--top", type=int, default=5, help="how many actions to show (default: %(default)s)")
+    parser.add_argument("--quantization", choices=("none", "8bit", "4bit"), help="quantisation of the language model (default: as trained)")
+    parser.add_argument("--top", type=int, default=5, help="number of actions to show (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: cuda if available)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line instead of a table")
 

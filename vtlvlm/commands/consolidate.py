@@ -1,7 +1,7 @@
 """Merge a sharded checkpoint into one file or a LLaVA folder.
 
 Full fine-tuning with trainer/gpu_full.yaml writes such a checkpoint: a folder with one file per process. Merging needs memory for one
-copy of the weights. It drops the optimiser's state; training continues from the shards.
+copy of the weights. It drops the optimiser's state; to continue training, use the shards.
 """
 
 from __future__ import annotations

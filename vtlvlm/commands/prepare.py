@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     depth.add_argument("--fast", action="store_true", help="read file names only, open no video")
     depth.add_argument("--verify", action="store_true", help="decode every frame of every clip")
     parser.add_argument(
-        "--transcode", type=Path, metavar="DIR", help="then write small copies of all usable clips to DIR; they decode ten times faster"
+        "--transcode", type=Path, metavar="DIR", help="also write small copies of all usable clips to DIR; they decode ten times faster"
     )
-    parser.add_argument("--side", type=int, default=256, help="most pixels of the copies' shorter side (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=256, help="largest shorter side of the copies in pixels (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="videos to open at once (default: one per core)")
     parser.add_argument(
         "--output", type=Path, help="index file (default: ROOT/.vtlvlm/index.parquet; the user's cache folder if ROOT is read-only)"

@@ -99,7 +99,7 @@ class Guarded(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments, and check the seed before it is set."""
         try:
-            self.config = parser.parse_args(args)  # Lightning's warns: https://github.com/Lightning-AI/pytorch-lightning/issues/18545
+            self.config = parser.parse_args(args)  # Lightning warns here: https://github.com/Lightning-AI/pytorch-lightning/issues/18545
         except (ArgumentError, ValueError) as error:
             if isinstance(mistake := guard.ours(error) or error, ArgumentError):
                 raise

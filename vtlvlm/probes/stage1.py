@@ -24,8 +24,7 @@ def step_probes(data: NTUDataModule, checkpoint: Path, seed: int, wanted: Collec
     """Linear and attention probes on every step of stage 1, named like ``features: linear, mean`` or ``codes: attention``.
 
     All of them train on the same clips and training views, up to ``VIEWED_CLIPS`` rows (the language model trains on these views, too).
-    They are
-    tested on the plain view.
+    They are tested on the plain view.
 
     Args:
         data: set up, with a feature cache.

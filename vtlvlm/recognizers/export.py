@@ -59,7 +59,7 @@ def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | Non
     made = record["provenance"]["stage1"]
     source = vtem or made["checkpoint"]
     if not Path(source).is_file():
-        raise UsageError(f"{source}: the stage-1 checkpoint of {checkpoint} is not there: say where it lies now with --vtem")
+        raise UsageError(f"{source}: the stage-1 checkpoint of {checkpoint} is not there: name its place with --vtem")
     stage1 = VTEMModule.load_from_checkpoint(source)
     if module_hash(stage1) != made["hash"] or stage1.vtem.num_tokens != record["provenance"]["num_tokens"]:
         raise UsageError(f"{source} is not the stage-1 checkpoint that {checkpoint} was trained with: name that one with --vtem")

@@ -103,7 +103,7 @@ def changed_for(settings: dict[str, Any], device: str, computed: dict[str, Any])
     """
     made = llava_settings(settings)
     if wrong := sorted(computed.keys() - {"llava", *(name.rpartition(".")[2] for name in PromptTuningModule.machine_only)}):
-        raise UsageError(f"{wrong[0]}: part of what was trained; it cannot be changed afterwards")
+        raise UsageError(f"{wrong[0]}: part of the trained model; it cannot be changed")
     whole = computed.get("quantization", made.get("quantization")) is None
     slow = found_device(device).type == "cpu" and whole and made.get("dtype") in ("bfloat16", "float16")
     asked = {"path" if name == "llava" else name: value for name, value in computed.items()}
@@ -153,5 +153,5 @@ def base_place(model: Path, relative: str | None, recorded: Any) -> str:
         raise UsageError(f"{model}: names no LLaVA; get the model again")
     if not Path(recorded).is_dir() and (beside is not None or looks_local(recorded)):
         places = f"{shown(recorded, 200)}, its place in training" + ("" if beside is None else f", nor at {shown(beside, 200)}")
-        raise UsageError(f"{model}: its LLaVA is not at {places}; say with --llava where it lies now")
+        raise UsageError(f"{model}: its LLaVA is not at {places}; name its place with --llava")
     return recorded

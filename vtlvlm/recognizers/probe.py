@@ -72,7 +72,7 @@ def extractor_of(cache: FeatureCache, weights: str | None = None) -> FeatureExtr
         name, old, new = difference
         raise UsageError(
             f"{cache.folder} was made by an extractor with {shown(name, 40)} = {shown(repr(old), 80)}, but now it would be "
-            f"{shown(repr(new), 80)}: say with --weights where its weights lie, or extract again"
+            f"{shown(repr(new), 80)}: name its weights with --weights, or extract again"
         )
     return extractor
 

@@ -44,9 +44,8 @@ def confusion_figure(confusion: Confusion, title: str = "Confusion matrix", wors
     """Draw a confusion matrix; colour = share of the true class's clips.
 
     The figure grows with the number of classes up to ``LABELLED_CLASSES``. Above, it names every second, third, ... class. Above
-    ``DRAWN_CELLS``, a cell
-    stands for a block of classes and shows the largest share of the block. Up to ``MANY_CLASSES``, every non-zero count is
-    printed. Above, only the ``worst`` confused pairs are marked, and named beside the matrix.
+    ``DRAWN_CELLS``, a cell stands for a block of classes and shows the largest share of the block. Up to ``MANY_CLASSES``, every non-zero
+    count is printed. Above, only the ``worst`` confused pairs are marked, and named beside the matrix.
 
     Args:
         confusion: Counts (A, A) and class names.

@@ -1,4 +1,4 @@
-"""The origin of a result: versions, machine and git state, written beside it."""
+"""The origin of a result: versions, machine and git state, written with every result."""
 
 from __future__ import annotations
 
