@@ -58,8 +58,6 @@ class _CacheWriter:
                 require_same(self.folder, read_meta(self.folder, self.kind)["provenance"], self.provenance)
             elif rank == 0:
                 self._describe(complete=False, expected=expected)
-            for left in self.folder.glob(f".tmp-r{rank:05}-*"):  # temporary files of earlier versions
-                left.unlink()
         except BaseException:
             self._lock.release()
             raise

@@ -44,8 +44,7 @@ class NTUDataModule(LightningDataModule):
         micro_batch_size: Clips that one process takes at once. The number of accumulated batches follows from it.
         num_workers: Loading processes for each rank. Event caches use none.
         seed: Seed of the validation split, the order of clips, and the views.
-        augmentation: Changes of training views from 1 up, made on the device. Training from videos draws them in each epoch, ``extract``
-            once.
+        augmentation: Changes of training views from 1 up, on the device. Training from videos draws them in each epoch, ``extract`` once.
 
     Raises:
         UsageError: ``batch_size`` is not a multiple of ``micro_batch_size`` times the processes; the protocol does not fit the data;
@@ -75,8 +74,7 @@ class NTUDataModule(LightningDataModule):
             raise UsageError("augmentation changes the training views from 1 up: set sampling.views to 2 or more")
         if target_features is not None and (features is None or events is not None):
             raise UsageError("data.target_features needs a feature cache to rebuild it from: give data.features, and no data.events")
-        self.source, self.features, self.events = source, features, events
-        self.target_features = target_features
+        self.source, self.features, self.events, self.target_features = source, features, events, target_features
         self.sampling, self.batch_size, self.micro_batch_size, self.num_workers = sampling, batch_size, micro_batch_size, num_workers
         self.seed, self.augmentation = seed, augmentation
         self.features_cache: FeatureCache | None = None
@@ -122,10 +120,10 @@ class NTUDataModule(LightningDataModule):
             self._split.require(_SIDES[stage])  # type: ignore[arg-type]
         if stage == "fit" and self.trainer is not None:
             derived = self._accumulation(self.trainer.world_size)
-            if self.trainer.accumulate_grad_batches not in (1, derived):
+            if (given := self.trainer.accumulate_grad_batches) not in (1, derived):
                 raise UsageError(
-                    f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}, but data.batch_size={self.batch_size} makes "
-                    f"it {derived}: leave it out, and set data.batch_size"
+                    f"trainer.accumulate_grad_batches={given}, but data.batch_size={self.batch_size} makes it {derived}: leave it out, and "
+                    "set data.batch_size"
                 )
             self.trainer.accumulate_grad_batches = derived
             self._progress = self._sampler = None

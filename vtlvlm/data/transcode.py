@@ -129,8 +129,6 @@ def transcode(
     lock = FolderLock(folder, 0)
     try:
         tidied(folder)
-        for left in folder.rglob(".*.mp4.part"):  # left by a killed job of version 0.1
-            left.unlink()
         todo = [(row, to) for row, to, tag in zip(rows.tolist(), targets, before, strict=True) if not tag or tag != index.identity[row]]
         print(require_space(folder, sum(_estimate(index, row, side) for row, _ in todo), f"{len(todo):,} of {len(rows):,} copies"))
         for name, content in texts.items():

@@ -25,6 +25,7 @@ from vtlvlm.lvlm.projector_init import EventMoments, fit_votes
 from vtlvlm.lvlm.reasoner import EventReasoner, LabelScores
 from vtlvlm.metrics.actions import action_metrics, confusion, mean_over_views
 from vtlvlm.metrics.calibration import FittedTemperature, calibration_metrics
+from vtlvlm.stages.announcements import say_few_clips, say_trained
 from vtlvlm.stages.compatibility import module_hash, require_same_origin, require_same_split, require_unseen_validation
 from vtlvlm.stages.stage import AdamW, Stage, Start
 from vtlvlm.stages.vtem import VTEMModule
@@ -205,16 +206,6 @@ class PromptTuningModule(Stage):
             "trainable_parameters": {"adapter": adapter.trained, "projector": projector.trained, "total": adapter.total},
         }
 
-    def _say_trained(self) -> None:
-        for count in self.reasoner.trainable_parameters():
-            rank_zero_info(str(count))
-
-    def _say_untrained(self) -> None:
-        """Log one line if the projector was never trained, because results then do not measure LLaVA."""
-        if self.projector == "untrained":
-            path = self.reasoner.llava.path
-            rank_zero_info(f"{path}: its projector was composed and never trained, so the language model cannot read the events")
-
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Trained values (``EventReasoner.trainable_state``). The provenance names the base model."""
         kept = {f"reasoner.{name}" for name in self.reasoner.trainable_state()}
@@ -222,8 +213,8 @@ class PromptTuningModule(Stage):
 
     def on_fit_start(self) -> None:
         """Log the trained parameters. Fit the projector's start and the prior if the settings ask for them and no checkpoint has them."""
-        self._say_trained()
-        self._say_untrained()
+        say_trained(self.reasoner, self.projector)
+        say_few_clips(self.data.index.label[self.data.split.train], len(self.classes))
         if self.start is not Start.FRESH:  # ModelParallelStrategy loads the weights after this
             return
         if self.reasoner.init_projector == "probe":
@@ -234,8 +225,7 @@ class PromptTuningModule(Stage):
     def on_test_start(self) -> None:
         """Log the trained parameters."""
         self._count_batches()
-        self._say_trained()
-        self._say_untrained()
+        say_trained(self.reasoner, self.projector)
 
     on_predict_start = on_test_start
 
