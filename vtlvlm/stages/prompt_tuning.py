@@ -214,9 +214,9 @@ class PromptTuningModule(Stage):
     def on_fit_start(self) -> None:
         """Log the trained parameters. Fit the projector's start and the prior if the settings ask for them and no checkpoint has them."""
         say_trained(self.reasoner, self.projector)
-        say_few_clips(self.data.index.label[self.data.split.train], len(self.classes))
         if self.start is not Start.FRESH:  # ModelParallelStrategy loads the weights after this
             return
+        say_few_clips(self.data.index.label[self.data.split.train], len(self.classes))
         if self.reasoner.init_projector == "probe":
             self._align()
         if self.reasoner.label_score == "pmi":
