@@ -118,8 +118,8 @@ class LoRA(Adapter):
         rank: Rank of the updates.
         alpha: The scale of the updates is alpha / rank.
         dropout: Dropout on the updates' input in training, in [0, 1).
-        targets: ``all-linear`` for every linear layer of the language model except its head, or the layers' names, such as ``[q_proj,
-            k_proj, v_proj, o_proj]``.
+        targets: ``all-linear`` for every linear layer of the language model except its head, or a list of names, such as ``[q_proj,
+            v_proj]``.
 
     Raises:
         UsageError: A setting is out of range.

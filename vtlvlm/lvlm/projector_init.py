@@ -2,8 +2,8 @@
 
 LLaVA-1.5's projector was first trained on half a million captions. The projector of `vtlvlm compose` is random, and a few hundred clips are
 too few to align it by gradient: it overfits. They suffice for a least-squares fit that maps each sentence to the words of its clip's
-category. The fit is a linear probe on the means of sentences. Its penalty is chosen on held-out groups (people, sources). The untrained
-model then reads about as much as the probe. Only training clips are used.
+category. The fit is a linear probe on the means of sentences. Its penalty is chosen on held-out groups (people, sources). Before any
+training step, the model then reads about what the probe reads. Only training clips are used.
 """
 
 from __future__ import annotations

@@ -276,7 +276,7 @@ class EventReasoner(nn.Module):
         return self._built().model.multi_modal_projector
 
     def mix_sentence_mean(self, vectors: Tensor) -> Tensor:
-        """Mix ``sentence_mean_weight`` of their sentence's mean into event vectors (B, M, E)."""
+        """Event vectors (B, M, E) -> (B, M, E), each mixed with ``sentence_mean_weight`` of the sentence's mean."""
         return vectors.lerp(vectors.mean(1, keepdim=True), self.sentence_mean_weight) if self.sentence_mean_weight else vectors
 
     def project(self, vectors: Tensor) -> Tensor:

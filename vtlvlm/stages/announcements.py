@@ -1,4 +1,4 @@
-"""What stage 2 says in the log before it starts: what is trained, on how much, and what its results cannot show."""
+"""Log lines of stage 2 before it starts: the trained parameters, the number of clips, and the limits of its results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vtlvlm.lvlm.reasoner import EventReasoner
 
 FEW_CLIPS = 30
-"""Training clips of an action below which a linear probe is often as good as the language model (docs/results.md, the learning curve)"""
+"""With fewer training clips of an action, a linear probe is often as good as the language model (docs/results.md, the learning curve)"""
 
 
 def say_trained(reasoner: EventReasoner, projector: str) -> None:
@@ -26,7 +26,7 @@ def say_trained(reasoner: EventReasoner, projector: str) -> None:
 
 
 def say_few_clips(labels: NDArray[np.int64], num_classes: int) -> None:
-    """Log a line where an action has so few training clips that a linear probe is often as good.
+    """Log a line if an action has so few training clips that a linear probe is often as good.
 
     Args:
         labels: (n,) of the training clips.

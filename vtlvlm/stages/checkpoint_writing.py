@@ -65,7 +65,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class Restored(Callback):
-    """Notes when Lightning has restored a checkpoint; the checkpoint does not cause later errors."""
+    """Notes when Lightning has restored a checkpoint: later errors have another cause."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         files = trainer.strategy.checkpoint_io

@@ -234,6 +234,6 @@ def named(word: str, folder: Path | str) -> Path:
             path = path.expanduser()
     if not path.exists():
         meant = word.strip(" ./").lower()
-        hint = f"; for the run's own checkpoint write {meant}" if meant in (LAST, BEST, "hpc") else ""
+        hint = f"; the word for the run's own checkpoint is {meant}" if meant in (LAST, BEST, "hpc") else ""
         raise UsageError(f"{word}: no such checkpoint{hint}")
     return path

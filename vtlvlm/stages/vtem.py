@@ -143,7 +143,7 @@ class VTEMModule(Stage):
             raise UsageError(f"{cache.folder} was made by {name}: target 'llava' needs features of a ClipExtractor")
 
     def require_same_data(self, data: Any) -> None:
-        """Refuse data of another split, or features of another extractor or sampling, than those of the training.
+        """Refuse data that differ from the training's in split, extractor or sampling.
 
         Raises:
             UsageError: names both.
