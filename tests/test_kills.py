@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,15 @@ def disturb(place: str, mark: Path, name: str) -> list[object]:
     return ["--trainer.callbacks+", "happening.KillOnce", *more]
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own answer to Ctrl-C, which a shell takes from what it starts in the background, and Lightning from what it interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupted_training_comes_to_the_same_end(undisturbed: EventRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ctrl-C, and the same command with what the last line says."""
     command = [*QUIET, "--trainer.default_root_dir", tmp_path / "run", "--trainer.max_epochs", 3]
@@ -68,6 +78,7 @@ def test_an_interrupted_training_comes_to_the_same_end(undisturbed: EventRun, tm
     assert_same(undisturbed.folder / "run", tmp_path / "run")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupted_prediction_says_how_to_go_on(undisturbed: EventRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     best = undisturbed.folder / "run" / "checkpoints" / "best.ckpt"
     command = ["--ckpt_path", best, "--trainer.default_root_dir", tmp_path / "run"]
