@@ -169,7 +169,7 @@ class TestRefusals:
         reasoner["prompts"] = reasoner.pop("adapter")
         torch.save(state, tmp_path / "old.ckpt")
         to = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", tmp_path / "old.ckpt"]
-        self.assert_refused(capsys, arms("test", *arms.config("prefix"), *to), "old.ckpt: was made when `reasoner.adapter`")
+        self.assert_refused(capsys, arms("test", *arms.config("prefix"), *to), "old.ckpt: uses the former name `prompts`")
         code = arms("classify", "--model", tmp_path / "old.ckpt", arms.root)
         self.assert_refused(capsys, code, "EventReasoner has no setting prompts in this version")
 
@@ -184,7 +184,7 @@ class TestRefusals:
 
     def test_nothing_to_consolidate(self, arms: Arms, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.assert_refused(capsys, arms("consolidate", checkpoint, tmp_path / "x.ckpt"), "is one file already")
-        self.assert_refused(capsys, arms("consolidate", checkpoint, tmp_path / "llava"), "trained no weights of the language model")
+        self.assert_refused(capsys, arms("consolidate", checkpoint, tmp_path / "llava"), "did not train the language model")
         self.assert_refused(capsys, arms("consolidate", tmp_path, tmp_path / "x.ckpt"), "holds no sharded checkpoint")
         self.assert_refused(capsys, arms("consolidate", checkpoint, tmp_path), "already exists")
         assert not list(tmp_path.iterdir())
