@@ -285,10 +285,12 @@ class VTEM(nn.Module):
         vectors (N, E)."""
         assert self.projection is not None
         assert isinstance(self.decoder, nn.Linear)
-        telling = inputs.new_zeros(0, inputs.shape[1]) if actions is None else discriminants(inputs, actions)
-        if len(telling) >= self.event_dim:
-            raise UsageError(f"{len(telling)} actions, event_dim={self.event_dim}: discriminants leave no room for principal components")
-        components = principal_components(inputs, self.event_dim - len(telling))
+        discriminant_rows = inputs.new_zeros(0, inputs.shape[1]) if actions is None else discriminants(inputs, actions)
+        if len(discriminant_rows) >= self.event_dim:
+            raise UsageError(
+                f"{len(discriminant_rows)} actions, event_dim={self.event_dim}: discriminants leave no room for principal components"
+            )
+        components = principal_components(inputs, self.event_dim - len(discriminant_rows))
         total = components.variances.sum()
         if not bool(total > 0):
             raise DataError("all training features are equal: nothing to learn from; look at the videos and the sampling")
@@ -296,8 +298,8 @@ class VTEM(nn.Module):
         rank = components.directions.shape[1]
         self.projection.weight.zero_()
         self.projection.weight[:rank] = scale * components.directions.T
-        if len(telling):
-            self.projection.weight[-len(telling) :] = scale * self.inputs.lda_weight * total.sqrt() * telling
+        if len(discriminant_rows):
+            self.projection.weight[-len(discriminant_rows) :] = scale * self.inputs.lda_weight * total.sqrt() * discriminant_rows
         self.projection.bias.copy_(-self.projection.weight @ components.mean)
         vectors = self.projection(inputs)
         dim = windows.shape[-1]
