@@ -31,8 +31,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
     (_get_layout.__module__, _get_layout.__name__): _get_layout,
     ("torch", "Size"): torch.Size,
     ("collections", "OrderedDict"): dict,
-    ("pathlib", "PosixPath"): PurePosixPath,
-    ("pathlib", "Path"): PurePosixPath,
+    **{(module, name): PurePosixPath for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "Path")},  # as Python 3.13 says
     **{("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)},
 }
 
