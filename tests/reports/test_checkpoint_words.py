@@ -118,7 +118,7 @@ def test_a_word_spelt_otherwise_is_refused_with_the_word(
 ) -> None:
     before = content(copy)
     for command in ("fit", "test"):
-        refused(capsys, trained(command, f"--ckpt_path={word}", run="copy"), "no such checkpoint", f"write {word.strip(' ./').lower()}")
+        refused(capsys, trained(command, f"--ckpt_path={word}", run="copy"), "no such checkpoint", f"own checkpoint is {word.strip(' ./').lower()}")
     assert content(copy) == before
 
 
