@@ -48,10 +48,10 @@ def test_each_person_is_left_out_and_tested_once(miniature: Path) -> None:
     videos = block_clips(miniature.parent / "videos", people=(1, 2, 3))
     found = bench(miniature, "--videos", videos, "--repeats", 2, "--arms")
     assert found["folds"] == ["leave_out:P001", "leave_out:P002", "leave_out:P003"]
-    runs = [miniature / "adapters" / f"prompts-leave_P00{person}-{seed}" for seed in (0, 1) for person in (1, 2, 3)]
+    runs = [miniature / "adapters" / f"prompts-leave_out_P00{person}-{seed}" for seed in (0, 1) for person in (1, 2, 3)]
     scores = [json.loads((run / "metrics.json").read_text())["metrics"]["top1"] for run in runs]
     first, second, *_ = found["rows"]
-    plain, same = (sorted((miniature / "adapters").glob(f"linear-leave_P00?-?{end}.json")) for end in ("", "-0.2"))
+    plain, same = (sorted((miniature / "adapters").glob(f"linear-leave_out_P00?-?{end}.json")) for end in ("", "-0.2"))
     assert len(plain) == len(same) == 6
     linear, less = ([json.loads(path.read_text())["right"] for path in paths] for paths in (plain, same))
     assert second["value"] == pytest.approx(np.mean(scores) - np.mean(less))
@@ -68,12 +68,12 @@ def test_all_training_people_train_where_nobody_validates(miniature: Path, capsy
     videos = block_clips(miniature.parent / "videos", people=(1, 2, 3))
     found = bench(miniature, "--videos", videos, "--repeats", 1, "--arms", "--validation", 0)
     assert [row["work"] for row in found["rows"]] == ["prompts minus linear probe on mean features, top-1", "prompts, top-1"]
-    split = json.loads((miniature / "adapters-0" / "prompts-leave_P001-0" / "metrics.json").read_text())["provenance"]["split"]
+    split = json.loads((miniature / "adapters-0" / "prompts-leave_out_P001-0" / "metrics.json").read_text())["provenance"]["split"]
     assert split["clips"] == {"train": 4, "val": 0, "test": 2}
     overlay = Path(config("ablations/no_sentence_mean.yaml"))
     found = bench(miniature, "--videos", videos, "--repeats", 1, "--arms", "--validation", 0, "--overlay", overlay)
     assert found["overlays"] == ["no_sentence_mean.yaml"]
-    without, plain = (sorted((miniature / "adapters-0").glob(f"prompts-leave_P001-0{end}")) for end in ("-no_sentence_mean_*", ""))
+    without, plain = (sorted((miniature / "adapters-0").glob(f"prompts-leave_out_P001-0{end}")) for end in ("-no_sentence_mean_*", ""))
     assert ["sentence_mean_weight: 0.0" in (run / "config.yaml").read_text() for run in (*without, *plain)] == [True, False]
     assert main(["bench", "vtem", "--overlay", str(overlay)]) == 2
     assert f"--overlay {overlay}: goes with bench adapters" in capsys.readouterr().err
