@@ -118,7 +118,8 @@ def test_a_word_spelt_otherwise_is_refused_with_the_word(
 ) -> None:
     before = content(copy)
     for command in ("fit", "test"):
-        refused(capsys, trained(command, f"--ckpt_path={word}", run="copy"), "no such checkpoint", f"own checkpoint is {word.strip(' ./').lower()}")
+        code = trained(command, f"--ckpt_path={word}", run="copy")
+        refused(capsys, code, "no such checkpoint", f"own checkpoint is {word.strip(' ./').lower()}")
     assert content(copy) == before
 
 
