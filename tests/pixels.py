@@ -36,3 +36,16 @@ class PixelExtractor(FeatureExtractor):
     def extract(self, frames: Tensor) -> Tensor:
         pooled = torch.nn.functional.adaptive_avg_pool2d(frames.flatten(0, 1).float(), self.grid)
         return pooled.flatten(2).transpose(1, 2).repeat(1, 1, self.copies).unflatten(0, frames.shape[:2])
+
+
+DIM = 12
+
+
+def training_features(clips: int = 40) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    walk = torch.randn(clips, 16, 4, DIM, generator=generator).cumsum(1)
+    return walk @ torch.randn(DIM, DIM, generator=generator) * 3 + 5
+
+
+def step_times(clips: int, steps: int = 16) -> Tensor:
+    return ((torch.arange(steps) + 0.5) / 10).expand(clips, -1)

@@ -2,11 +2,13 @@
 
 import importlib
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
-from documents import ROOT, Line, mentioned, typed
+from documents import DOCUMENTS, ROOT, Line, blocks, mentioned, typed
+from pipeline import Pipeline
 
 from vtlvlm.cli import COMMANDS, TRAINER_COMMANDS, Parser, main
 
@@ -65,3 +67,18 @@ def test_a_command_in_the_text_exists(line: Line) -> None:
             importlib.import_module(f"vtlvlm.commands.{name}").add_arguments(parser)
             asked = [word for word in words if word.startswith("--")]
             assert [option for option in asked if f"{option} " not in f"{parser.format_help()} ".replace(",", " ").replace("]", " ")] == []
+
+
+def test_python_of_the_documents_runs(
+    chain: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each block by itself, where the bundle and the clip that it names lie."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "bundle").symlink_to(chain.bundle)
+    shutil.copy(chain.root / "S001C001P003R001A001_rgb.avi", tmp_path / "clip.mp4")
+    programs = [text for path in DOCUMENTS for language, text in blocks(path) if language == "python"]
+    assert programs
+    for program in programs:
+        exec(compile(program, "document", "exec"), {"__name__": "document"})
+    assert "fall down" in capsys.readouterr().out

@@ -1,13 +1,14 @@
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from vtlvlm.data.forms import ntu_clips
 from vtlvlm.data.index import ClipIndex
-from vtlvlm.data.split import split
+from vtlvlm.data.split import group_numbers, split
 from vtlvlm.errors import DataError, UsageError
 
 # train and test clips; without the clips that lack a skeleton
@@ -145,3 +146,14 @@ def test_groups_of_different_size_are_drawn_so_that_each_class_is_shared_out_eve
         assert all(15 <= number <= 25 for number in held)  # of 50 and 49 clips
         assert not set(index.group[sides.val]) & set(index.group[sides.train])
     assert len({split(index, "leave_out:P022", validation=0.3, seed=seed).description["val_hash"] for seed in range(5)}) > 1
+
+
+def test_clips_of_one_group_have_one_number_and_those_without_a_group_their_own() -> None:
+    index, sides = SimpleNamespace(group=np.array(["P003", "", "P001", "P003", ""])), SimpleNamespace(train=np.array([0, 1, 2]))
+    assert group_numbers(index, sides).tolist() == [2, 6, 1, 2, 9]  # type: ignore[arg-type]
+
+
+def test_clips_of_the_only_training_group_are_groups_of_their_own() -> None:
+    """Views of one clip then stay together: in another fold they would give its label away."""
+    index, sides = SimpleNamespace(group=np.array(["P001", "P001", "P002", "P001"])), SimpleNamespace(train=np.array([0, 1, 3]))
+    assert group_numbers(index, sides).tolist() == [0, 1, 2, 3]  # type: ignore[arg-type]

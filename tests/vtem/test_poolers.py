@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.vtem.poolers import EqualSaliencePooler, TemporalPooler, UniformPooler
+from vtlvlm.vtem.poolers import EqualSaliencePooler, TemporalPooler, UniformPooler, abs_delta, window_spans
 
 
 class GivenSalience(TemporalPooler):
@@ -163,3 +163,19 @@ def test_float32_inside_under_autocast() -> None:
 def test_needs_a_window() -> None:
     with pytest.raises(UsageError, match="windows=0"):
         UniformPooler(windows=0)
+
+
+def test_abs_delta_by_hand() -> None:
+    values = torch.tensor([[1.0, 4.0, 2.0, 2.0]])
+    assert abs_delta(values).tolist() == [[3, 3, 2, 0]]
+    assert abs_delta(values, torch.tensor([[True, True, True, False]])).tolist() == [[3, 3, 2, 0]]
+    assert abs_delta(values, torch.tensor([[True, False, False, False]])).tolist() == [[0, 0, 0, 0]]
+    assert abs_delta(torch.ones(2, 1, 3)).tolist() == torch.zeros(2, 1, 3).tolist()
+
+
+def test_spans_in_seconds() -> None:
+    edges = torch.tensor([[0.0, 0.5, 2.0, 3.0]])
+    spans = window_spans(edges, torch.tensor([[0.1, 0.3, 0.7]]))
+    # steps meet at 0.2 and 0.5 and reach from 0.0 to 0.9
+    torch.testing.assert_close(spans, torch.tensor([[[0.0, 0.1], [0.1, 0.5], [0.5, 0.9]]]))
+    torch.testing.assert_close(window_spans(torch.tensor([[0.0, 0.5, 1.0]]), torch.tensor([[0.4]])), torch.full((1, 2, 2), 0.4))

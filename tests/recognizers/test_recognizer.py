@@ -1,0 +1,122 @@
+"""Bundles, run folders and checkpoints as recognisers of single files."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from pipeline import Pipeline
+from safetensors.torch import load_file
+
+from vtlvlm.data.cache import EventCache
+from vtlvlm.errors import UsageError
+from vtlvlm.recognizers.recognizer import ActionRecognizer
+from vtlvlm.stages.prompt_tuning import PromptTuningModule
+from vtlvlm.vtem import extractors
+
+
+def test_bundle_and_checkpoint_give_the_same_probabilities(chain: Pipeline) -> None:
+    file = chain.root / "S001C001P003R001A001_rgb.avi"
+    one, two = (ActionRecognizer.from_checkpoint(path, device="cpu").classify(file) for path in (chain.bundle, chain.run2))
+    assert one.actions == two.actions
+    assert sum(p for _, p in one.actions) == pytest.approx(1, abs=1e-5)
+    assert {name for name, _ in one.actions} == {"fall down", "slide right"}
+
+
+def test_a_machine_of_its_own(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained in half precision and quantised: on a CPU it is whole float32 numbers, unless other ones are asked for. Stage 1 has moved."""
+    bundle = Path(shutil.copytree(chain.bundle, tmp_path / "bundle"))
+    described = json.loads((bundle / "bundle.json").read_text())
+    described["reasoner"]["init_args"]["llava"]["init_args"] |= {"dtype": "bfloat16", "quantization": "4bit"}
+    (bundle / "bundle.json").write_text(json.dumps(described))
+
+    def dtype(**computed: object) -> torch.dtype:
+        reasoner = ActionRecognizer.from_checkpoint(bundle, device="cpu", **computed).reasoner
+        return reasoner.base.lm_head.weight.dtype
+
+    assert dtype(quantization=None) == torch.float32
+    assert dtype(quantization=None, dtype="bfloat16") == torch.bfloat16
+    with pytest.raises(UsageError, match="label_score: part of the trained model"):
+        dtype(label_score="pmi")
+    file = chain.root / "S001C001P003R001A001_rgb.avi"
+    moved = Path(shutil.copy(chain.best1, tmp_path / "stage1.ckpt"))
+    checkpoint = torch.load(chain.best2, weights_only=True)
+    checkpoint["vtlvlm"]["provenance"]["stage1"]["checkpoint"] = "gone.ckpt"
+    torch.save(checkpoint, tmp_path / "best.ckpt")
+    there = ["--model", tmp_path / "best.ckpt", "--json", file]
+    assert chain("classify", *there) == 2
+    assert "name its place with --vtem" in capsys.readouterr().err
+    assert chain("classify", *there, "--vtem", moved, "--dtype", "float32", "--quantization", "none") == 0
+    found = json.loads(capsys.readouterr().out)["actions"]
+    expected = ActionRecognizer.from_checkpoint(chain.run2, device="cpu").classify(file).actions
+    assert {one["action"]: one["probability"] for one in found} == pytest.approx(dict(expected), abs=1e-6)
+
+
+def test_weights_of_another_extractor_are_refused(
+    chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file name holds other weights by now: the codes would mean something else. A bundle has its own."""
+    file = chain.root / "S001C001P003R001A001_rgb.avi"
+    on_video = ["--data.sampling.frames", 8, "--data.sampling.size", 64, "--model.init_args.vtem", chain.best1]
+    asked: dict[str, list[object]] = {
+        "stage 1 ": ["test", "--config", chain.stage2, *on_video, "--ckpt_path", chain.best2, "--trainer.default_root_dir", tmp_path],
+        f"{chain.best1} ": ["classify", "--model", chain.best2, file],
+    }
+    named = extractors.named_weights
+    monkeypatch.setattr(extractors, "named_weights", lambda name: {key: tensor * 1.01 for key, tensor in named(name).items()})
+    for what, arguments in asked.items():
+        assert chain(*arguments) == 2
+        assert f"{what}was trained on features of an extractor with weights_sha256 " in capsys.readouterr().err
+    assert chain("classify", "--model", chain.bundle, file) == 0
+
+
+def test_a_device_that_is_not_there(chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    file = chain.root / "S001C001P003R001A001_rgb.avi"
+    for device in ("cuda:77", "gpu", "meta"):
+        assert chain("classify", "--model", chain.bundle, "--device", device, file) == 2
+        assert f"device {device}: cannot be used here" in capsys.readouterr().err
+
+
+def test_bundles_hold_plain_prompts(chain: Pipeline, tmp_path: Path) -> None:
+    """Trained through an MLP: the bundle has keys and values alone, knows of no MLP, and answers as the checkpoint does."""
+    width = ["--model.init_args.reasoner.init_args.adapter.init_args.reparam_hidden_dim", 6]
+    assert chain("fit", *chain.on_events, *width, "--trainer.default_root_dir", tmp_path / "run") == 0
+    assert chain("export", tmp_path / "run", tmp_path / "bundle") == 0
+    held = load_file(tmp_path / "bundle" / "adapter.safetensors")
+    assert {name for name in held if name.startswith("adapter.")} == {"adapter.key", "adapter.value"}
+    assert held["temperature"] != 1
+    file = chain.root / "S001C001P003R001A001_rgb.avi"
+    one, two = (ActionRecognizer.from_checkpoint(path, device="cpu") for path in (tmp_path / "bundle", tmp_path / "run"))
+    assert one.reasoner.adapter.encoder is None
+    assert any(float(parameter.detach().abs().max()) > 0 for parameter in two.reasoner.adapter.encoder.outer.parameters())
+    assert dict(one.classify(file).actions) == pytest.approx(dict(two.classify(file).actions), abs=1e-5)
+
+
+def test_recognizer_agrees_with_the_cached_route(chain: Pipeline) -> None:
+    """From the file through the bundle, or through both caches: the same event sentence and the same scores."""
+    recognizer = ActionRecognizer.from_checkpoint(chain.bundle, device="cpu")
+    cache = EventCache.open(chain.events)
+    module = PromptTuningModule.load_from_checkpoint(chain.best2)
+    name = "S001C001P003R001A002"
+    row = cache.rows([name])
+    found = recognizer.classify(chain.root / f"{name}_rgb.avi", top=2)
+    assert torch.equal(found.events.ids, cache.ids(row))
+    with torch.inference_mode():
+        scores = module.reasoner(torch.nn.functional.embedding(cache.ids(row), cache.table)).score
+        expected = module.reasoner.probabilities(scores)[0]
+    torch.testing.assert_close(torch.tensor(dict(found.actions)["fall down"]), expected[0], atol=1e-4, rtol=1e-3)
+
+
+def test_classify_goes_on_after_an_unreadable_file(chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = chain.folder / "broken.avi"
+    broken.write_text("no video")
+    capsys.readouterr()
+    assert chain("classify", "--model", chain.bundle, "--json", "--top", 1, broken, chain.root) == 1
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert len(lines) == 7
+    assert "error" in lines[0]
+    assert all(len(line["actions"]) == 1 for line in lines[1:])
+    assert "broken.avi" in err
+    assert "1 of 7" in err
