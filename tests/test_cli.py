@@ -146,3 +146,14 @@ def test_empty_folder_is_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "videos").mkdir()
     assert main(["classify", str(tmp_path / "videos")]) == 1
     assert "no video files" in capsys.readouterr().err
+
+
+def test_an_interruption_outside_a_training(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a command that is not Lightning's, here while it looks through a folder."""
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vtlvlm.data.index.ClipIndex.scan", stopped)
+    assert main(["prepare", "."]) == 130
+    assert capsys.readouterr().err == "vtlvlm: interrupted; the same command continues\n"

@@ -161,15 +161,17 @@ def test_an_overlay_changes_what_it_says_and_trains(overlay: str, small: Small) 
         if differences(plain, arm):
             changed[base] = arm
     assert changed
-    assert trained_well(small, changed[max(changed)] if overlay.startswith("codes_") else changed[min(changed)], overlay)
+    require_training(small, changed[max(changed)] if overlay.startswith("codes_") else changed[min(changed)], overlay)
 
 
-def trained_well(small: Small, config: dict[str, Any], overlay: str) -> bool:
-    """Whether three steps gave three finite losses; without an adapter there is nothing to train, and a test run gives none."""
+def require_training(small: Small, config: dict[str, Any], overlay: str) -> None:
+    """Three steps with finite losses. Without an adapter there is nothing to train: `fit` is refused, and `test` runs."""
     if overlay == "adapter_none":
-        return small.run(config, overlay, "test") == []
+        assert small.run(config, overlay, "test") == []
+        return
     losses = small.run(config, overlay)
-    return len(losses) == STEPS and all(map(math.isfinite, losses))
+    assert len(losses) == STEPS, losses
+    assert all(map(math.isfinite, losses)), losses
 
 
 @pytest.mark.slow
@@ -179,9 +181,9 @@ def test_an_overlay_trains_on_every_stage_file(overlay: str, small: Small) -> No
     stages = set(bases(yaml.safe_load(path.read_text())))
     if overlay == "codes_4096":
         stages -= {"stage1_small.yaml"}  # our clips have 1,024 tokens there
-    found = {base: trained_well(small, resolved(base, path), overlay) for base in sorted(stages)}
-    assert found
-    assert all(found.values())
+    assert stages
+    for base in sorted(stages):
+        require_training(small, resolved(base, path), overlay)
 
 
 def setting(config: dict[str, Any], name: str) -> Any:
@@ -196,7 +198,25 @@ def test_trainer_for_full_fine_tuning() -> None:
     strategy = found["trainer"]["strategy"]
     assert strategy["class_path"].endswith("ModelParallelStrategy")
     assert strategy["init_args"]["data_parallel_size"] * strategy["init_args"]["tensor_parallel_size"] == found["trainer"]["devices"]
-    assert found["trainer"]["max_steps"] == stage_file("stage2_prompt.yaml")["trainer"]["max_steps"]
+    assert (found["trainer"]["precision"], found["trainer"]["max_steps"]) == ("32-true", 50_000)
+    assert setting(found, "dtype") == "bfloat16"
+
+
+@pytest.mark.parametrize("base", ["stage1_vtem.yaml", "stage1_small.yaml"])
+def test_tables_v_and_vi_are_what_their_names_say(base: str) -> None:
+    """M is windows times cells (with the paper's cells), K the number of codes."""
+    cells = setting(stage_file("stage1_vtem.yaml"), "grid") ** 2
+    for tokens in (64, 128, 512):
+        assert setting(resolved(base, f"ablations/tokens_{tokens}.yaml"), "windows") * cells == tokens
+    for codes in (512, 1024, 4096):
+        assert setting(resolved(base, f"ablations/codes_{codes}.yaml"), "codes") == codes
+
+
+def test_adapters_have_the_sizes_and_rates_of_their_papers() -> None:
+    """LLaVA-1.5's fine-tuning rates; LoRA with alpha of twice the rank, as there."""
+    lora, full = (resolved("stage2_prompt.yaml", f"ablations/adapter_{name}.yaml") for name in ("lora", "full"))
+    assert [setting(lora, name) for name in ("rank", "alpha")] == [16, 32]
+    assert [found["model"]["init_args"]["optimizer"]["learning_rate"] for found in (lora, full)] == [2e-4, 2e-5]
 
 
 def test_paper_size() -> None:
@@ -205,7 +225,7 @@ def test_paper_size() -> None:
     assert setting(first, "windows") * setting(first, "grid") ** 2 == 256
     assert [setting(first, name) for name in ("event_dim", "codes", "batch_size", "max_steps")] == [1024, 2048, 128, 200_000]
     assert first["model"]["init_args"]["optimizer"]["learning_rate"] == 1e-4
-    assert [setting(second, name) for name in ("tokens", "batch_size", "max_steps")] == [16, 128, 50_000]
+    assert [setting(second, name) for name in ("tokens", "batch_size", "micro_batch_size", "max_steps")] == [16, 128, 8, 50_000]
     assert second["model"]["init_args"]["optimizer"]["learning_rate"] == 2e-3
 
 
@@ -229,7 +249,7 @@ def test_shipped_configurations_are_found_from_everywhere(
 
 def test_a_file_of_that_name_here_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert located(["--config", "stage1_small.yaml", "--data.root", "x"])[1] == str(FOLDER / "stage1_small.yaml")
+    assert located(["--config", "stage1_small.yaml", "--data.source.root", "x"])[1] == str(FOLDER / "stage1_small.yaml")
     assert located(["--model=model/vtem_small.yaml", "--model", "VTEMModule"]) == [
         f"--model={FOLDER / 'model' / 'vtem_small.yaml'}", "--model", "VTEMModule",
     ]  # fmt: skip

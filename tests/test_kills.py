@@ -93,6 +93,7 @@ def test_a_full_gpu_is_one_line_with_a_remedy(undisturbed: EventRun, tmp_path: P
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == f"vtlvlm: CUDA out of memory. Tried to allocate 2.00 GiB. {MEMORY}"
     assert "--data.micro_batch_size" in MEMORY
+    assert "reasoner.llava.gradient_checkpointing" in MEMORY
     with pytest.raises(torch.OutOfMemoryError):
         undisturbed("fit", *full[:-3], tmp_path / "debug", *full[-2:], "--debug")
 

@@ -120,7 +120,7 @@ def survive(
     assert victims(arguments()) == 0, victims.said()
     same()
     print(f"{killed} killed, {finished} finished between them, one whole takes {whole:.1f} s")
-    left = [path for path in output.parent.rglob("*") if path.name.endswith((".tmp", ".part"))]
+    left = [path for path in output.parent.rglob("*") if path.name.endswith(".tmp")]
     assert not left
 
 

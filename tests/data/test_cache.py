@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,6 +55,8 @@ def test_interrupted_work_continues_and_is_not_read_before_it_is_complete(tmp_pa
     folder = tmp_path / "f"
     with FeatureCacheWriter(folder, MADE, expected=6) as writer:
         writer.add(*features(0, 4))
+    left = folder / f".features-r00000-000001.safetensors.{socket.gethostname()}.999999999.0.tmp"
+    left.write_bytes(b"half a shard")
     (folder / "rows-r00000-000001.safetensors").write_bytes(b"rows without their shard")
     with pytest.raises(DataError, match=r"incomplete, 4 of 6 clips and views"):
         FeatureCache.open(folder)
@@ -64,6 +67,7 @@ def test_interrupted_work_continues_and_is_not_read_before_it_is_complete(tmp_pa
     writer.add(*features(4, 2))
     writer.close()
     writer.finish(features(0, 6)[0])
+    assert not left.exists()
     assert FeatureCache.open(folder).features(np.arange(6))[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
@@ -226,7 +230,7 @@ def test_killed_again_and_again_it_ends_whole(tmp_path: Path) -> None:
     assert (cache.features(np.arange(total))[:, 3, 3, 63].numpy() == numbers % 1000).all()
     assert (cache.times(np.arange(total))[:, 0].numpy() == numbers).all()
     cache.verify(progress=False)
-    assert not list(tmp_path.glob(".tmp-*"))
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_full_disk_loses_nothing_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +251,7 @@ def test_full_disk_loses_nothing_stored(tmp_path: Path, monkeypatch: pytest.Monk
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert writer.done() == {("clip000", 0), ("clip000", 1)}
-    assert not list(tmp_path.glob(".tmp*"))
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_events_as_codes(tmp_path: Path) -> None:

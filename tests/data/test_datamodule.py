@@ -194,3 +194,13 @@ def test_fewer_clips_than_processes_are_left_of_a_cache(ntu_tree: Path) -> None:
         lengths.append(len(data.predict_dataloader()))
     assert lengths == [1, 0, 0, 0, 0, 0, 0, 0]
     assert data.allow_zero_length_dataloader_with_multiple_devices
+
+
+def test_groups_of_a_batch_are_those_of_its_clips(ntu_tree: Path) -> None:
+    data = module(ntu_tree)
+    data.setup("fit")
+    clips = torch.tensor([3, 0, 3, 1])
+    people = data.index.group[clips.numpy()]
+    found = data.groups(clips)
+    assert found.dtype == torch.int64
+    assert (found[:, None] == found).tolist() == (people[:, None] == people).tolist()

@@ -1,5 +1,6 @@
 import csv
 import shutil
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,12 +82,15 @@ def test_a_set_is_copied_once_and_an_interrupted_one_continued(tmp_path: Path, m
     (root / "classes.txt").write_text("A001 wave\n")
     assert transcode(scanned(root), folder, workers=1, progress=False) == {}
     first = folder / "deep" / "S001C001P001R001A001_rgb.mp4"
+    left = folder / "deep" / f".S001C001P002R001A001_rgb.mp4.{socket.gethostname()}.999999999.0.tmp"
+    left.write_bytes(b"half")  # as kill -9 leaves it
     (folder / "deep" / "S001C001P002R001A001_rgb.mp4").unlink()
     stamp, made = first.stat().st_mtime_ns, []
     monkeypatch.setattr(module, "copy", lambda *args, **kwargs: made.append(args[1].name) or copy(*args, **kwargs))
     assert transcode(scanned(root), folder, workers=1, progress=False) == {}
     assert made == ["S001C001P002R001A001_rgb.mp4"]
     assert first.stat().st_mtime_ns == stamp
+    assert not left.exists()
     copies = scanned(folder)
     assert (copies.name == scanned(root).name).all()
     assert copies.frames.tolist() == [9, 10, 11]

@@ -140,7 +140,10 @@ FOUR = {**TASK, "SLURM_NTASKS": "4"}
     [
         ({"SLURM_NTASKS": "4"}, "srun"),
         ({"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}, "unset SLURM_NTASKS"),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}, "would wait for the"),  # a batch script
+        (
+            {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"},
+            "would wait for the other tasks",
+        ),  # a batch script
         (FOUR, "--ntasks-per-node"),
         ({**FOUR, "SLURM_NTASKS_PER_NODE": "4"}, "--trainer.devices 1, but Slurm was given --ntasks-per-node=4"),
         ({**FOUR, "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "4"}, "--trainer.num_nodes 1, but Slurm was given --nodes=4"),

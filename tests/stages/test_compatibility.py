@@ -73,7 +73,7 @@ def test_extractor_weights_are_compared(tmp_path: Path) -> None:
     require_same_extractor(TimmExtractor(MOBILE, str(files[1]), image_size=32, trainable=True), made, "it")  # its weights come after
 
 
-def test_content_hash_tells_weights_apart() -> None:
+def test_module_hash_tells_weights_apart() -> None:
     one, two = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     two.load_state_dict(one.state_dict())
     assert module_hash(one) == module_hash(two)

@@ -35,7 +35,7 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_finite_looks_at_floats_alone() -> None:
+def test_all_finite_looks_at_floats_alone() -> None:
     batch = FeatureBatch(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2), None, torch.tensor([-1]), torch.tensor([0]), torch.tensor([0]))
     assert all_finite(batch)
     assert not all_finite(batch._replace(times=torch.tensor([[0.0, torch.inf]])))

@@ -68,7 +68,7 @@ FEW_STEPS = 40
 MARGIN = 0.02
 """Largest accuracy by which prompts may be below LoRA"""
 SURE = 500
-"""Test clips above which the ECE has a target"""
+"""Fewest test clips for which the ECE has a target"""
 
 
 @dataclass(frozen=True)

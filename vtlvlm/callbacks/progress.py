@@ -35,7 +35,7 @@ class StepProgress(TQDMProgressBar):
     """Shows one bar for the whole training, counted in optimiser steps, and one per evaluation, counted in batches."""
 
     def _bar(self, title: str, length: Any, unit: str = "batch", leave: bool = True, first: int = 0) -> PacedBar:
-        total = sum(length) if isinstance(length, list) else length  # one number for each data loader
+        total = sum(length) if isinstance(length, list) else length  # before an evaluation; Lightning then sets each loader's own
         known = int(total) if total not in (float("inf"), -1) else None
         return PacedBar(desc=title, total=known, unit=unit, leave=leave, initial=first, disable=self.is_disabled)
 

@@ -1,4 +1,4 @@
-"""Opens video files from anywhere. Refuses unsafe and truncated files, chooses the video stream, and yields its sound packets.
+"""Opens video files from anywhere. Refuses unsafe and truncated files, chooses the video stream, and yields its undamaged packets.
 
 FFmpeg may use only the demuxers in ``CONTAINERS`` and read only this one file, never another file that it names. A file name is never taken
 for a network address.

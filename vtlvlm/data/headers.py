@@ -18,7 +18,7 @@ class Counter:
     """
 
     def __init__(self, extradata: bytes) -> None:
-        self._progress = False
+        self._started = False
 
     def __call__(self, packet: memoryview) -> int:
         """The number of pictures that a packet shows.

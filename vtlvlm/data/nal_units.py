@@ -81,9 +81,9 @@ class H264(Counter):
                 continue
             kind = unit[0] & 31
             if kind in (1, 5):
-                if not self._progress and kind != 5:
+                if not self._started and kind != 5:
                     raise Unsure
-                self._progress = True
+                self._started = True
                 if unit[1] >> 7:  # first_mb_in_slice is 0
                     shown += 1
                     self._follow(unit)
@@ -92,7 +92,7 @@ class H264(Counter):
             elif kind == 7:
                 self._header(unit)
             elif kind == 10:  # end of sequence
-                self._progress = False
+                self._started = False
         if shown != 1 or not self._progressive:  # a packet without a picture is damaged
             raise Unsure
         return shown
@@ -194,12 +194,12 @@ class HEVC(Counter):
             kind = (unit[0] >> 1) & 63
             if kind < 32:
                 random_access = 16 <= kind <= 23
-                if kind in (16, 17, 18) or (not self._progress and kind not in (19, 20)) or (random_access and unit[2] & 0x40):
+                if kind in (16, 17, 18) or (not self._started and kind not in (19, 20)) or (random_access and unit[2] & 0x40):
                     raise Unsure
-                self._progress = True
+                self._started = True
                 shown += unit[2] >> 7
             elif kind in (36, 37):  # end of sequence, of bitstream
-                self._progress = False
+                self._started = False
             else:
                 self._header(unit)
         if shown != 1:  # a packet without a picture is damaged

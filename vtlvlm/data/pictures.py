@@ -110,9 +110,9 @@ class VP8(Counter):
     """Counts frames with ``show_frame``."""
 
     def __call__(self, packet: memoryview) -> int:
-        if not packet or (not self._progress and packet[0] & 1):  # the first frame is no key frame
+        if not packet or (not self._started and packet[0] & 1):  # the first frame is no key frame
             raise Unsure
-        self._progress = True
+        self._started = True
         return (packet[0] >> 4) & 1
 
 
@@ -144,9 +144,9 @@ class VP9(Counter):
             bits.take(1)
         if bits.take(1):  # show_existing_frame
             return 1
-        if bits.take(1) and not self._progress:  # the first frame is no key frame
+        if bits.take(1) and not self._started:  # the first frame is no key frame
             raise Unsure
-        self._progress = True
+        self._started = True
         return bits.take(1)
 
 
@@ -186,9 +186,9 @@ class AV1(Counter):
         bits = Bits(payload)
         if bits.take(1):  # show_existing_frame
             return 1
-        if not self._described or (bits.take(2) != 0 and not self._progress):  # the first frame is no key frame
+        if not self._described or (bits.take(2) != 0 and not self._started):  # the first frame is no key frame
             raise Unsure
-        self._progress = True
+        self._started = True
         return bits.take(1)
 
 

@@ -99,8 +99,7 @@ class FittedProbe(NamedTuple):
     strength: float
     held_out: np.ndarray
     """(N, A) the training clips' probabilities from probes of that strength, fitted without the clips' groups; zeros if the other groups
-    have
-    one class only"""
+    have one class only"""
     chosen_accuracy: float
 
 
