@@ -169,7 +169,7 @@ class TestRefusals:
         reasoner["prompts"] = reasoner.pop("adapter")
         torch.save(state, tmp_path / "old.ckpt")
         to = ["--trainer.default_root_dir", tmp_path, "--ckpt_path", tmp_path / "old.ckpt"]
-        self.assert_refused(capsys, arms("test", *arms.config("prefix"), *to), "old.ckpt: uses the former name `prompts`")
+        self.assert_refused(capsys, arms("test", *arms.config("prefix"), *to), "old.ckpt was made by an older version: prompts is called")
         code = arms("classify", "--model", tmp_path / "old.ckpt", arms.root)
         self.assert_refused(capsys, code, "EventReasoner has no setting prompts in this version")
 

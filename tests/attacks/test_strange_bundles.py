@@ -43,8 +43,8 @@ def test_a_bundle_that_names_a_function_calls_nothing(
     ("place", "value"),
     bulk(
         [
-            ("format", 2),
-            ("format", [3]),
+            ("format", 3),
+            ("format", [4]),
             ("format", REMOVED),
             ("sha256", REMOVED),
             ("sha256/vtem.safetensors", 3),
@@ -102,7 +102,7 @@ def test_a_description_that_is_none_is_refused(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", "3", '"x"', "[" * 100_000, '{"format": 3}', b"\xff\xfe\x00", '{"format": 1e400}', "{}" * 10**5],
+    ["", "{", "[]", "null", "3", '"x"', "[" * 100_000, '{"format": 4}', b"\xff\xfe\x00", '{"format": 1e400}', "{}" * 10**5],
     ids=lambda text: repr(text[:12]),
 )
 def test_a_damaged_description_is_refused(

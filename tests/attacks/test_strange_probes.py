@@ -87,7 +87,7 @@ def test_a_bundle_that_names_a_function_calls_nothing(
             ("kind", "forest"),
             ("kind", ["probe"]),
             ("kind", REMOVED),
-            ("format", 2),
+            ("format", 3),
             ("probe", "clip length"),
             ("probe", "thirds of everything"),
             ("probe", ["movement"]),
@@ -134,7 +134,7 @@ def test_a_description_that_is_none_is_refused(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": 3, "kind": "probe"}', '{"format": 3, "kind": null}', b"\xff"], ids=lambda text: repr(text[:12])
+    "text", ["", "{", "[]", '{"format": 4, "kind": "probe"}', '{"format": 4, "kind": null}', b"\xff"], ids=lambda text: repr(text[:12])
 )
 def test_a_damaged_description_is_refused(probes: Probes, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | bytes) -> None:
     said = spring(capsys, "classify", "--model", probes.of(tmp_path / "b", text), probes.video)

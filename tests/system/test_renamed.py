@@ -9,8 +9,11 @@ from vtlvlm.configs import config
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.prefix import DeepPrompts
-from vtlvlm.stages.parts import build_from, settings_of
+from vtlvlm.recognizers.loading import llava_settings
+from vtlvlm.stages.parts import build_from, part_class, settings_of
+from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.system.renamed import RENAMED, in_refusal
+from vtlvlm.vtem import EMAQuantizer, InfoNCE, TimmExtractor, UniformPooler
 
 REASONER = "--model.init_args.reasoner.init_args"
 
@@ -19,9 +22,13 @@ REASONER = "--model.init_args.reasoner.init_args"
     ("stage", "asked", "said"),
     [
         ("stage1_small.yaml", ["--data.root", "x"], "root is called data.source.root now"),
-        ("stage1_small.yaml", ["--model.init_args.motion", "1"], "motion is called model.inputs.delta_weight now"),
-        ("stage2_small.yaml", [f"{REASONER}.mean_share", "0.5"], "mean_share is called reasoner.sentence_mean_weight now"),
-        ("stage2_small.yaml", [f"{REASONER}.llava", "runs/llava"], "llava is called reasoner.llava.path now"),
+        ("stage1_small.yaml", ["--model.init_args.motion", "1"], "motion is called model.init_args.inputs.delta_weight now"),
+        (
+            "stage2_small.yaml",
+            [f"{REASONER}.mean_share", "0.5"],
+            "mean_share is called model.init_args.reasoner.init_args.sentence_mean_weight now",
+        ),
+        ("stage2_small.yaml", [f"{REASONER}.llava", "runs/llava"], "llava is called model.init_args.reasoner.init_args.llava.path now"),
     ],
 )
 def test_on_the_command_line(stage: str, asked: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,7 +48,9 @@ def test_in_a_configuration(text: str, name: str, tmp_path: Path, capsys: pytest
 def test_in_a_checkpoint_or_bundle() -> None:
     settings = settings_of(DeepPrompts(4))
     settings["init_args"]["reparameterise"] = settings["init_args"].pop("reparam_hidden_dim")
-    with pytest.raises(UsageError, match=r"old\.ckpt: DeepPrompts has no setting reparameterise.*adapter\.reparam_hidden_dim now"):
+    with pytest.raises(
+        UsageError, match=r"old\.ckpt: DeepPrompts has no setting reparameterise.*adapter\.init_args\.reparam_hidden_dim now"
+    ):
         build_from(settings, DeepPrompts, "old.ckpt")
 
 
@@ -51,3 +60,25 @@ def test_other_names_get_no_advice() -> None:
     settings["init_args"]["nonsense"] = 1
     with pytest.raises(UsageError, match="use the version that wrote the file"):
         build_from(settings, FrameSampling, "x")
+
+
+def test_in_the_record_of_a_checkpoint() -> None:
+    """Where a run is continued or tested: no configuration can set the old name any more."""
+    module = VTEMModule(TimmExtractor(), UniformPooler(4), EMAQuantizer(32), InfoNCE())
+    settings = settings_of(module)
+    settings["init_args"]["motion"] = 0.6
+    with pytest.raises(
+        UsageError, match=r"old\.ckpt was made by an older version: motion is called .*inputs\.delta_weight now; train anew"
+    ):
+        module.require_same_settings({"stage": "vtem", "settings": settings}, "old.ckpt", training=False)
+
+
+def test_a_class_that_has_moved() -> None:
+    with pytest.raises(UsageError, match=r"has no such part; it is vtlvlm\.vtem\.clip_extractor\.ClipExtractor now; make the file again"):
+        part_class("vtlvlm.vtem.extractors.ClipExtractor")
+
+
+def test_a_llava_that_was_a_text() -> None:
+    reasoner = {"class_path": "vtlvlm.lvlm.reasoner.EventReasoner", "init_args": {"llava": "runs/llava"}}
+    with pytest.raises(UsageError, match=r"older version: llava is called .*llava\.path now; train and export again"):
+        llava_settings(reasoner)

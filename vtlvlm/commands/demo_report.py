@@ -33,10 +33,10 @@ def pipeline_report(folder: Path, protocol: str = "xsub60") -> Report:
 
     Args:
         folder: written by ``vtlvlm demo``.
-            protocol: the split of training and test.
+        protocol: the split of training and test.
 
-        Raises:
-            DataError: a step has not been run.
+    Raises:
+        DataError: a step has not been run.
     """
     stage1, stage2, untuned = (Run.open(folder / name) for name in ("stage1", "stage2", "untuned"))
     tested, plain, fit = stage2.test, untuned.test, stage2.fit
@@ -111,8 +111,8 @@ def _summary(reached: float, probes: dict[str, Any], tested: Metrics, num_classe
         f"({reached - mean:+.1%} against a linear probe on the mean of the same features, {reached - middle:+.1%} against one "
         "on the middle frame)."
         "\n\nThe videos are rendered, and are encoded files with NTU names. In two pairs of actions, each action is the other played "
-        "backwards, so an average over time cannot separate them. This is one run with one seed. Clips of one person are alike, so another "
-        "seed would change the results by a few points."
+        "backwards, so an average over time cannot separate them. This is one run with one seed. Clips of one person are alike: "
+        "differences of a few points between rows are within what another seed would change."
     )
 
 

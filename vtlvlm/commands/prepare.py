@@ -53,8 +53,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.workers is not None and args.workers < 1:
         raise UsageError(f"--workers {args.workers}: at least 1")
-    if args.transcode is not None and (args.fast or args.side < 32):
-        raise UsageError("--transcode opens every clip and makes copies of at least 32 pixels a side: leave --fast out, and raise --side")
+    if args.transcode is not None and args.fast:
+        raise UsageError("--transcode opens every clip: leave --fast out")
+    if args.transcode is not None and args.side < 32:
+        raise UsageError(f"--side {args.side}: copies have at least 32 pixels a side")
     store = args.output or default_store(args.root)
     table = None if args.csv is None else table_file(args.root, args.csv)
     if args.transcode is not None:
@@ -113,9 +115,7 @@ def make_copies(index: ClipIndex, store: Path, table: Path | None, args: argpars
 
 def fitting(index: ClipIndex) -> list[str]:
     """The protocols that the data can follow."""
-    if index.layout == "csv":
-        return ["csv" if (index.split != "").any() else "group"]
-    if index.layout == "folders":
+    if index.layout in ("csv", "folders"):
         return ["csv" if (index.split != "").any() else "group"]
     if index.official and len(index.classes) > 60:
         return ["xsub60", "xview60", "xsub120", "xset120"]

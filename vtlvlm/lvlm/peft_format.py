@@ -14,7 +14,7 @@ from torch import Tensor
 from vtlvlm.errors import UsageError
 
 BASE_KEY = "vtlvlm_base"
-CONFIG, ADAPTER_FILE, NAME = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
+CONFIG, PEFT_FILE, NAME = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
 
 
 def write_prefix(
@@ -47,13 +47,13 @@ def write_prefix(
     }
     (folder / CONFIG).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     metadata = {"format": "pt"} if base is None else {"format": "pt", BASE_KEY: json.dumps(base)}
-    save_file({NAME: prefix_table(key, value).contiguous()}, folder / ADAPTER_FILE, metadata=metadata)
+    save_file({NAME: prefix_table(key, value).contiguous()}, folder / PEFT_FILE, metadata=metadata)
 
 
 def base_of(folder: str | Path) -> dict[str, Any] | None:
     """``base_identity`` of the model that the prefix was written for; None if peft saved it, which does not record one."""
     try:
-        with safe_open(Path(folder) / ADAPTER_FILE, framework="pt") as file:
+        with safe_open(Path(folder) / PEFT_FILE, framework="pt") as file:
             found = (file.metadata() or {}).get(BASE_KEY)
     except (OSError, SafetensorError):
         return None  # read_prefix reports the fault
@@ -85,15 +85,13 @@ def read_prefix(folder: str | Path, shape: tuple[int, ...]) -> tuple[Tensor, Ten
         kind = found["peft_type"]
         if kind != "PREFIX_TUNING":
             raise UsageError(f"{folder}: holds an adapter of type {kind}, not PREFIX_TUNING; give a prefix")
-        flat = load_file(Path(folder) / ADAPTER_FILE)[NAME].float()
+        flat = load_file(Path(folder) / PEFT_FILE)[NAME].float()
         number = len(flat)
         flat = flat.view(number, found["num_layers"], 2, found["num_attention_heads"], -1)
     except UsageError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UsageError(
-            f"{folder}: holds no readable {CONFIG} and {ADAPTER_FILE}; give a folder that peft's save_pretrained made"
-        ) from error
+        raise UsageError(f"{folder}: holds no readable {CONFIG} and {PEFT_FILE}; give a folder that peft's save_pretrained made") from error
     if (held := (flat.shape[1], flat.shape[3], flat.shape[4])) != (layers, heads, width):
         raise UsageError(
             f"{folder}: is for a model of {held[0]} layers with {held[1]} KV heads {held[2]} wide "

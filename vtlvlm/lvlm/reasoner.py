@@ -26,7 +26,7 @@ from vtlvlm.lvlm.scoring import MASKED, LabelTrie, require_room, score
 LOG = logging.getLogger(__name__)
 
 
-LabelScore = Literal["log_likelihood", "pmi"]
+ScoreKind = Literal["log_likelihood", "pmi"]
 
 
 class LabelScores(NamedTuple):
@@ -100,7 +100,7 @@ class EventReasoner(nn.Module):
         train_projector: bool = False,
         init_projector: Literal["keep", "probe"] = "keep",
         sentence_mean_weight: float = 0.0,
-        label_score: LabelScore = "log_likelihood",
+        label_score: ScoreKind = "log_likelihood",
     ) -> None:
         super().__init__()
         if llava.attention not in adapter.kernels:
@@ -114,11 +114,11 @@ class EventReasoner(nn.Module):
         if init_projector not in ("keep", "probe"):
             raise UsageError(f"init_projector {init_projector!r}: use keep or probe")
         if init_projector == "probe" and not train_projector:
-            raise UsageError("init_projector changes the projector: set train_projector too, so that checkpoints hold it")
+            raise UsageError("init_projector 'probe' changes the projector: set train_projector too, or init_projector to keep")
         if not 0 <= sentence_mean_weight <= 1:
             raise UsageError(f"sentence_mean_weight {sentence_mean_weight}: use a number from 0 to 1")
-        if label_score not in get_args(LabelScore):
-            raise UsageError(f"label_score {label_score!r}: use one of {', '.join(get_args(LabelScore))}")
+        if label_score not in get_args(ScoreKind):
+            raise UsageError(f"label_score {label_score!r}: use one of {', '.join(get_args(ScoreKind))}")
         self.llava, self.adapter, self.instruction = llava, adapter, instruction
         self.train_projector, self.init_projector = train_projector, init_projector
         self.sentence_mean_weight, self.label_score = sentence_mean_weight, label_score

@@ -28,13 +28,13 @@ class Difference:
 def paired_difference(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups: NDArray[np.generic] | None = None) -> Difference:
     """Bootstrap of the mean of ``ours - theirs`` over clips, or over whole groups of clips.
 
-    A clip counts once, with the mean over its seeds, since seeds are not new clips. Clips of one person are alike. With enough people,
-    drawing people instead of clips gives a wider and more honest interval (Efron & Tibshirani 1993).
+        A clip counts once, with the mean over its seeds, since seeds are not new clips. Clips of one person are alike. With enough people,
+        drawing people instead of clips gives a wider and more honest interval (Efron & Tibshirani 1993).
 
-    Args:
-        ours: (R, n) whether each clip was right, for each of R seeds.
-        theirs: (R, n) the same for the other recogniser.
-        groups: (n,) the person of each clip; None to draw single clips.
+        Args:
+            ours: (R, n) whether each clip was right, for each of R seeds.
+            theirs: (R, n) the same for the other recogniser.
+            groups: (n,) the person of each clip; None to draw single clips.
 
         Returns:
             The mean and its interval, deterministic.

@@ -96,11 +96,11 @@ def attention_probe(
         num_classes: A.
         seed: of the folds.
 
-        Returns:
-            The result; ``strength`` is the penalty.
+    Returns:
+        The result; ``strength`` is the penalty.
 
-        Raises:
-            DataError: There are no training or no test clips.
+    Raises:
+        DataError: There are no training or no test clips.
     """
     if not len(train_x) or not len(test_x):
         raise DataError("attention probe: no clips on one side; check the protocol and the split")

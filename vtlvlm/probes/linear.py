@@ -126,8 +126,8 @@ def linear_probe(
         num_classes: A.
         seed: of the folds.
 
-        Raises:
-            DataError: The training or test clips are missing or have non-finite numbers, or the training clips have a single class.
+    Raises:
+        DataError: The training or test clips are missing or have non-finite numbers, or the training clips have a single class.
     """
     _require_vectors(test_x, "test")
     found = fit_probe(train_x, train_y, groups=train_groups, num_classes=num_classes, seed=seed)
@@ -185,9 +185,9 @@ def probe_suite(
         num_classes: A.
             seed: of the folds.
 
-        Returns:
-            A result for each vector of :func:`clip_vectors`, by name, then ``middle frame`` (one step alone) and ``clip length`` (a cubic
-            spline of the length).
+    Returns:
+        A result for each vector of :func:`clip_vectors`, by name, then ``middle frame`` (one step alone) and ``clip length`` (a cubic
+        spline of the length).
     """
     spline = SplineTransformer(n_knots=6, degree=3, extrapolation="constant").fit(lengths[train, None].astype(np.float64))
     views = {

@@ -15,7 +15,7 @@ from vtlvlm.stages.compatibility import require_numbers, require_tensors
 from vtlvlm.system.text import shown
 
 BUNDLE = "bundle.json"
-FORMAT = 3
+FORMAT = 4
 VTEM_FILE, ADAPTER_FILE = "vtem.safetensors", "adapter.safetensors"
 LARGEST_BUNDLE = 64 << 20
 """Bytes of a bundle's description, at most"""
@@ -51,9 +51,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"{path}: not the description of a bundle; get the folder again, or export it again") from error
     if described.get("format") != FORMAT:
-        raise UsageError(
-            f"{folder}: a bundle of format {shown(described.get('format'), 40)}, but this version reads format {FORMAT}; export it again"
-        )
+        found = shown(described.get("format"), 40)
+        raise UsageError(f"{folder}: a bundle of format {found}, but this version reads format {FORMAT}; train and export again")
     return described
 
 

@@ -119,8 +119,9 @@ def export_prefix(run: str | Path, output: str | Path) -> Path:
         run: stage-2 run folder or checkpoint.
         output: folder to create; it appears whole or not at all.
 
-        Raises:
-            UsageError: The folder exists, or the run trained the projector or only some layers, which peft's prefix format cannot hold.
+    Raises:
+        UsageError: The folder exists, or peft's prefix format cannot hold the run: it has no prompts, has them in some layers only, or
+            trained the projector.
     """
     folder, checkpoint = new_folder(output), stage2_checkpoint(Path(run))
     loaded = load_checkpoint(checkpoint)

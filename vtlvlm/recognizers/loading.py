@@ -19,6 +19,7 @@ from vtlvlm.stages.compatibility import require_classes, require_numbers, requir
 from vtlvlm.stages.parts import build_from, is_part
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.system.places import real
+from vtlvlm.system.renamed import present_name
 from vtlvlm.system.text import shown
 from vtlvlm.vtem.model import VTEM
 
@@ -87,6 +88,8 @@ def llava_settings(reasoner: Any) -> dict[str, Any]:
         UsageError: There are none.
     """
     llava: Any = reasoner["init_args"].get("llava") if is_part(reasoner) else None
+    if isinstance(llava, str):
+        raise UsageError(f"made by an older version: llava is called {present_name('llava')} now; train and export again")
     if not is_part(llava):
         raise UsageError("the model's settings have no reasoner with a LLaVA; get the file again, or make it again")
     found: dict[str, Any] = llava["init_args"]

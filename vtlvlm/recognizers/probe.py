@@ -28,7 +28,7 @@ from vtlvlm.system.files import appearing, write_json
 from vtlvlm.system.saving import saving
 from vtlvlm.system.text import shown
 from vtlvlm.vtem.clip_extractor import ClipExtractor
-from vtlvlm.vtem.extractors import Backbone, FeatureExtractor
+from vtlvlm.vtem.extractors import FeatureExtractor
 
 KIND = "probe"
 EXTRACTOR_FILE, PROBE_FILE = "extractor.safetensors", "probe.safetensors"
@@ -58,9 +58,9 @@ def extractor_of(cache: FeatureCache, weights: str | None = None) -> FeatureExtr
         cache: Holds the extractor's settings.
         weights: The extractor's weights, a file or ``package:NAME``; None for their recorded place.
 
-        Raises:
-            UsageError: The extractor is no part of vtlvlm, or would make other features now.
-            DataError: The cache does not name its extractor.
+    Raises:
+        UsageError: The extractor is no part of vtlvlm, or would make other features now.
+        DataError: The cache does not name its extractor.
     """
     made, noted = made_of(cache, "extractor", dict), cache.provenance.get("extractor_settings")
     settings = noted if noted is not None else _settings_of_fingerprint(made, cache.folder)
@@ -161,8 +161,6 @@ class ProbeRecognizer(Recognizer):
 
     def __init__(self, model: ProbeModel, classes: list[str], sampling: FrameSampling, device: str = "auto") -> None:
         super().__init__(classes, sampling, model.extractor, device)
-        if isinstance(model.extractor, Backbone):
-            model.extractor.run = model.extractor.feature_map  # a model's file may ask for compiling, which takes minutes
         self.model = model._replace(extractor=model.extractor.to(self.device).eval())
 
     @classmethod

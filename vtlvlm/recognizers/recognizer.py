@@ -16,7 +16,7 @@ from vtlvlm.data.video import Clip, decode_sampled
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.system.text import shown
-from vtlvlm.vtem.extractors import FeatureExtractor
+from vtlvlm.vtem.extractors import Backbone, FeatureExtractor
 from vtlvlm.vtem.model import VTEM
 
 MOST_PIXELS = 4 << 30
@@ -50,6 +50,8 @@ class Recognizer(ABC):
 
     def __init__(self, classes: list[str], sampling: FrameSampling, extractor: FeatureExtractor, device: str) -> None:
         require_modest(sampling, extractor)
+        if isinstance(extractor, Backbone):
+            extractor.run = extractor.feature_map  # a model's file may ask for compiling, which takes minutes
         self.device = found_device(device)
         self.classes, self.sampling = list(classes), sampling
 
@@ -101,7 +103,6 @@ class ActionRecognizer(Recognizer):
         device: str = "auto",
     ) -> None:
         super().__init__(classes, sampling, vtem.extractor, device)
-        vtem.extractor.run = vtem.extractor.feature_map  # a model's file may ask for compiling, which takes minutes
         self.vtem = vtem.to(self.device).eval()
         self.reasoner = reasoner.to(self.device).eval()
 
@@ -116,8 +117,7 @@ class ActionRecognizer(Recognizer):
             vtem: the stage-1 checkpoint, if it has moved since training; bundles hold their own.
             device: ``auto``, ``cpu``, ``cuda``, …
             computed: settings of ``Llava`` that may differ from training: ``llava`` for its path, ``dtype`` (by default, a CPU uses float32
-                instead
-                of half precision), ``attention``, ``quantization``, ``gradient_checkpointing``, ``max_positions``.
+                instead of half precision), ``attention``, ``quantization``, ``gradient_checkpointing``, ``max_positions``.
 
         Raises:
             UsageError: Something is missing, or is not as expected.

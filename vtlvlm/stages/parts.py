@@ -187,7 +187,9 @@ def part_class(class_path: str) -> type:
     if class_path not in PARTS:
         name = shown(class_path, 100)
         if class_path.split(".")[0] == "vtlvlm":
-            raise UsageError(f"{name}: this version of vtlvlm has no such part; use the version that wrote the file")
+            moved = next((part for part in PARTS if part.rpartition(".")[2] == class_path.rpartition(".")[2]), None)
+            remedy = f"it is {moved} now; make the file again" if moved else "use the version that wrote the file"
+            raise UsageError(f"{name}: this version of vtlvlm has no such part; {remedy}")
         raise UsageError(
             f"{name}: not a part of vtlvlm, and classes that a file names are never imported; use fit, validate, test or predict with the "
             "configuration that names it"

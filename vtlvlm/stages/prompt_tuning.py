@@ -179,9 +179,6 @@ class PromptTuningModule(Stage):
         self.configure_model()
 
     def require_same_settings(self, record: dict[str, Any], path: str, training: bool) -> None:
-        made = record["settings"]["init_args"].get("reasoner", {})
-        if "prompts" in made.get("init_args", {}):
-            raise UsageError(f"{path}: uses the former name `prompts` of `reasoner.adapter`; train anew")
         super().require_same_settings(record, path, training)
         if self._provenance:  # set up already
             self._require(record["provenance"], self._provenance, path)

@@ -23,6 +23,7 @@ from vtlvlm.stages.compatibility import require_numbers
 from vtlvlm.stages.nan_guard import StopOnNonFinite
 from vtlvlm.stages.parts import build_from, flat, is_part, settings_of, with_defaults
 from vtlvlm.stages.resume import adjust_loop_counters
+from vtlvlm.system.renamed import present_name
 
 
 @dataclass
@@ -48,10 +49,10 @@ class AdamW:
 
 
 class Start(Enum):
-    """Origin of a stage's weights. Each value of ``Stage.start`` is set in one place; everything that is made only once reads it."""
+    """Origin of a stage's weights, in ``Stage.start``. Stage 2 measures projector and prior only for ``FRESH``."""
 
     FRESH = "fresh"
-    """From the settings. Statistics, projector and prior are measured before training."""
+    """From the settings."""
     RESUMED = "resumed"
     """From a checkpoint that the trainer loads after ``setup``; ``Stage.expect`` has its record."""
     LOADED = "loaded"
@@ -110,6 +111,9 @@ class Stage(LightningModule):
             )
         old, new = dict(flat(with_defaults(record["settings"]))), dict(flat(settings_of(self)))
         different = [k for k in {**old, **new} if old.get(k) != new.get(k) and not self._may_differ(k, training)]
+        gone = (part for k in different if k not in new for part in k.split(".") if present_name(part) is not None)
+        if (renamed := next(gone, None)) is not None:
+            raise UsageError(f"{path} was made by an older version: {renamed} is called {present_name(renamed)} now; train anew")
         if different:
             listed = "; ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} asked for" for k in different[:4])
             raise UsageError(f"{path} was made with other settings ({listed}): change the configuration, or train anew without --ckpt_path")

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 
+_REASONER = "model.init_args.reasoner.init_args"
 _SOURCE = ("root", "protocol", "labels", "validation", "exclude_missing_skeletons", "allow_duplicates")
-_LLAVA = ("dtype", "attention", "quantization", "gradient_checkpointing", "max_positions")
+_LLAVA = ("revision", "dtype", "attention", "quantization", "gradient_checkpointing", "max_positions")
 RENAMED = {
+    "prompts": f"{_REASONER}.adapter",
     **{name: f"data.source.{name}" for name in _SOURCE},
-    **{name: f"reasoner.llava.{name}" for name in _LLAVA},
-    "llava": "reasoner.llava.path",
-    "align_projector": "reasoner.init_projector (keep or probe)",
-    "mean_share": "reasoner.sentence_mean_weight",
-    "scores": "reasoner.label_score (log_likelihood or pmi)",
-    "motion": "model.inputs.delta_weight",
-    "movement": "model.inputs.abs_delta_weight",
-    "centre": "model.inputs.subtract_clip_mean",
-    "discriminant": "model.inputs.lda_weight",
-    "reparameterise": "adapter.reparam_hidden_dim",
-    "dead_below": "quantizer.dead_code_threshold",
+    **{name: f"{_REASONER}.llava.{name}" for name in _LLAVA},
+    "llava": f"{_REASONER}.llava.path",
+    "align_projector": f"{_REASONER}.init_projector (keep or probe)",
+    "mean_share": f"{_REASONER}.sentence_mean_weight",
+    "scores": f"{_REASONER}.label_score (log_likelihood or pmi)",
+    "motion": "model.init_args.inputs.delta_weight",
+    "movement": "model.init_args.inputs.abs_delta_weight",
+    "centre": "model.init_args.inputs.subtract_clip_mean",
+    "discriminant": "model.init_args.inputs.lda_weight",
+    "reparameterise": f"{_REASONER}.adapter.init_args.reparam_hidden_dim",
+    "dead_below": "model.init_args.quantizer.init_args.dead_code_threshold",
 }
 """Old name -> present place and name"""
 _REFUSED = re.compile(r"[Oo]ption '([\w.]+)'|unrecognized arguments: --([\w.]+)|\"(llava)\": Unable to load config")

@@ -99,7 +99,8 @@ class VTEM(nn.Module):
         return self.quantizer.num_codes
 
     def build(self) -> None:
-        """Makes all weights and buffers, with widths read from the parts. Idempotent. Call it after a process group exists."""
+        """Makes all weights and buffers, with widths read from the parts. Idempotent. Call it after the process group exists, if there
+        will be one."""
         if self.projection is not None:
             return
         self.extractor.build()
