@@ -196,6 +196,7 @@ class EventReasoner(nn.Module):
                 getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             )  # the name in older releases
             enable({"use_reentrant": False})
+            base.disable_input_require_grads()  # only reentrant checkpointing needs them; layers below the first prompt record nothing
         self.base = base
         self.train(self.training)
 
