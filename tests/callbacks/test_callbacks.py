@@ -128,6 +128,8 @@ def test_run_record_of_a_training_and_its_test(tmp_path: Path) -> None:
     assert fit.seconds_per_step is not None
     assert 0 < fit.seconds_per_step <= fit.wall_seconds
     assert fit.peak_rss_bytes > 50e6
+    assert (fit.peak_gpu_bytes, fit.device) == (None, {"name": "cpu", "count": 1})
+    assert environment["machine"].keys() >= {"gpus", "cuda", "cudnn", "driver"}
     assert fit_finished(tmp_path)
     assert run.test is None
 
@@ -137,6 +139,7 @@ def test_run_record_of_a_training_and_its_test(tmp_path: Path) -> None:
     assert (test.protocol, test.split, test.num_clips, test.seed) == ("xsub60", "test", N, 11)
     assert test.metrics["top1"] == pytest.approx(5 / 7)  # clips 1 and 4 are wrong
     assert test.metrics["mean_class_accuracy"] == pytest.approx(2 / 3)
+    assert (test.peak_gpu_bytes, test.device) == (None, {"name": "cpu", "count": 1})
     assert test.provenance["stage1"] == "abc"
     assert test.provenance["split"]["test"] == N
     assert test.provenance["environment"]["versions"] == environment["versions"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer, seed_everything
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from modules import data_of
 from pixels import PixelExtractor
@@ -47,10 +47,10 @@ def clips(root: Path, validation: float) -> NTUDataModule:
     return data_of(root, sampling=sampling, batch_size=2, micro_batch_size=2, num_workers=0, validation=validation)
 
 
-def trainer(folder: Path, **settings: Any) -> Trainer:
+def trainer(folder: Path, *callbacks: Callback, **settings: Any) -> Trainer:
     return Trainer(
         default_root_dir=folder,
-        callbacks=[CodebookPanel()],
+        callbacks=list(callbacks) or [CodebookPanel()],
         accelerator="cpu",
         logger=TensorBoardLogger(folder, name="", version="tensorboard"),
         enable_progress_bar=False,
@@ -93,7 +93,7 @@ def test_training_with_validation_and_a_test(root: Path, tmp_path: Path) -> None
     assert set(logged) >= {"perplexity", "perplexity_share", "used_share", "dead_codes", "zipf_slope", "action_information_share"}
     assert not (tmp_path / "codebook_train.json").exists()
     running.logger.experiment.flush()  # type: ignore[union-attr]
-    assert images(tmp_path) == {"codebook/val_panel": 3}  # after each epoch, and with pictures at the end
+    assert images(tmp_path) == {"codebook/val_panel": 2}  # after the first epoch, and with pictures at the end
 
     again = tmp_path / "again"
     testing = trainer(again)
@@ -101,6 +101,34 @@ def test_training_with_validation_and_a_test(root: Path, tmp_path: Path) -> None
     assert read(again, "test")["tokens"] == 4 * 16
     testing.logger.experiment.flush()  # type: ignore[union-attr]
     assert images(again) == {"codebook/test_panel": 1}
+
+
+class Watch(Callback):
+    """A clock that goes on by so many seconds with each validation; it notes the steps in the file and in the picture after each one."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.folder, self.seconds, self.now = folder, seconds, 0.0
+        self.noted: list[tuple[int, int]] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.logger.experiment.flush()  # type: ignore[union-attr]
+        self.noted.append((json.loads((self.folder / "codebook_val.json").read_text())["step"], images(self.folder)["codebook/val_panel"]))
+        self.now += self.seconds
+
+
+@pytest.mark.parametrize(("seconds", "pictures"), [(600.0, [1, 1, 1, 2, 2]), (1800.0, [1, 2, 3, 4, 5])])
+def test_a_training_draws_at_most_every_half_hour_and_writes_the_numbers_each_time(
+    seconds: float, pictures: list[int], root: Path, tmp_path: Path
+) -> None:
+    watch = Watch(tmp_path, seconds)
+    running = trainer(tmp_path, CodebookPanel(watch), watch, max_epochs=5, num_sanity_val_steps=0)
+    running.fit(stage1(EMAQuantizer(codes=8)), datamodule=clips(root, validation=0.25))
+    assert watch.noted == list(zip([3, 6, 9, 12, 15], pictures, strict=True))
+    running.logger.experiment.flush()  # type: ignore[union-attr]
+    assert images(tmp_path) == {"codebook/val_panel": pictures[-1] + 1}  # and with the pictures of codes at the end
 
 
 def test_training_without_validation_shows_its_last_epoch(root: Path, tmp_path: Path) -> None:

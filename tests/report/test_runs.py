@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from vtlvlm.errors import DataError
-from vtlvlm.report.provenance import environment, git_state
-from vtlvlm.report.runs import Run, fit_finished
+from vtlvlm.report.provenance import driver_version, environment, git_state
+from vtlvlm.report.runs import Fit, Run, fit_finished
 from vtlvlm.system.files import write_json
 
 
@@ -61,6 +62,18 @@ def test_environment_and_git_state(tmp_path: Path) -> None:
     assert found["seed"] == 5
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert found["machine"]["cores"] >= 1
+
+
+def test_the_driver_is_what_its_kernel_module_says(tmp_path: Path) -> None:
+    (tmp_path / "version").write_text("550.54.15\n")
+    assert driver_version(tmp_path / "version") == "550.54.15"
+    assert driver_version(tmp_path / "none") is None
+
+
+def test_peak_memory_names_the_gpu_only_if_there_was_one() -> None:
+    on_cpu = Fit(1, 1.0, 1.0, 3 * 2**29, 1, 1)
+    assert on_cpu.peak_gib == "1.5"
+    assert replace(on_cpu, peak_gpu_bytes=22 * 2**30).peak_gib == "1.5, GPU 22.0"
 
 
 def test_write_json_replaces_whole_files(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,20 +32,27 @@ LOG = logging.getLogger(__name__)
 SALIENT_CLIPS = 4
 PICTURED_CODES = 8
 LATER = "pictures follow at the end of the training"
+REDRAWN_SECONDS = 1800.0
+"""Least time between two drawings during a training: a drawing takes seconds, in which the other processes wait"""
 OPTION = "--model.init_args.quantizer.init_args"
 
 
 class CodebookPanel(Callback):
     """Draws the codebook's health: ``codebook/{split}_panel`` in TensorBoard, ``codebook_{split}.json`` and ``.png`` in the run folder.
 
-    It draws after each validation of a training, and after ``validate`` and ``test``. In a training, the pictures of codes come only at the
-    end. A training without validation gets one panel at its end, with the training tokens of its last epoch. Numbers cover all processes;
-    sample clips and pictures come from rank zero. Other modules, and stage 1 without a codebook, are ignored.
+    The JSON file is written after each validation of a training, and after ``validate`` and ``test``. In a training, the figure is drawn
+    after the first validation, then at most every half hour, and at the end. The pictures of codes come only at the end. A training without
+    validation gets one panel at its end, with the training tokens of its last epoch. Numbers cover all processes; sample clips and pictures
+    come from rank zero. Other modules, and stage 1 without a codebook, are ignored.
 
     Each kind of collapse causes one warning per training, with the likely remedy.
+
+    Args:
+        clock: Monotonic seconds, for the half hour.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._forget()
 
     def _forget(self) -> None:
@@ -52,6 +61,7 @@ class CodebookPanel(Callback):
         self._clips: dict[str, list[SalientClip]] = {}
         self._errors: dict[str, dict[int, Tensor]] = defaultdict(dict)
         self._warned: set[CollapseKind] = set()
+        self._drawn: float | None = None
 
     # -- training ----------------------------------------------------------------------------------------------------------------
 
@@ -95,7 +105,7 @@ class CodebookPanel(Callback):
         self._take("val", trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the panel. In a training, decode no video."""
+        """Write the numbers, and draw the panel. In a training, draw rarely, and decode no video."""
         if not trainer.sanity_checking:
             self._note_error("val", trainer)
             self._draw("val", trainer, pl_module, LATER if trainer.state.fn == "fit" else "")
@@ -158,7 +168,7 @@ class CodebookPanel(Callback):
     # -- drawing -----------------------------------------------------------------------------------------------------------------
 
     def _draw(self, split: str, trainer: Trainer, module: LightningModule, later: str = "") -> None:
-        """Write and draw a split. If ``later`` holds a line, it replaces the pictures."""
+        """Write and draw a split. If ``later`` holds a line, it replaces the pictures, and the figure is drawn at most every half hour."""
         tally = self._tallies.get(split)
         if tally is None or not tally.tokens or not trainer.is_global_zero or not isinstance(module, VTEMModule):
             return
@@ -170,6 +180,8 @@ class CodebookPanel(Callback):
         path = Path(trainer.default_root_dir) / f"codebook_{split}.png"
         content = {"split": split, "step": step, **panel_facts(tally, module), "reconstruction": error, "pairs": [*map(asdict, pairs)]}
         write_json(path.with_suffix(".json"), content)
+        if later and self._drawn is not None and self._clock() - self._drawn < REDRAWN_SECONDS:
+            return
 
         with beside_the_result("the picture of the codebook"):
             codes, note = ([], later) if later else self._pictures(split, tally, module, data)
@@ -191,6 +203,7 @@ class CodebookPanel(Callback):
             with replacing(path) as temporary:
                 temporary.write_bytes(png(figure, dpi=110))
             add_picture(trainer.loggers, f"codebook/{split}_panel", figure, step)
+        self._drawn = self._clock()
 
     def _pictures(self, split: str, tally: CodeTally, module: VTEMModule, data: Any) -> tuple[list[CodePictures], str]:
         kept = self._kept[split]

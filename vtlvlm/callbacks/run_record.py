@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from vtlvlm.report.provenance import environment, global_seed
+from vtlvlm.report.provenance import device_of, environment, global_seed
 from vtlvlm.report.runs import Run
 from vtlvlm.system.files import write_json
 
@@ -26,7 +26,8 @@ class RunRecord(Callback):
     """Writes ``versions.json``, ``fit.json`` and ``metrics.json`` (``metrics_val.json`` after ``validate``) into the run folder.
 
     The run folder is the trainer's ``default_root_dir``. Only rank zero writes, and replaces files as a whole. ``fit.json`` is written with
-    each checkpoint, so a killed training loses only the record of the time since the last checkpoint.
+    each checkpoint, so a killed training loses only the record of the time since the last checkpoint. The GPU memory is that of the process
+    that needed most.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,7 @@ class RunRecord(Callback):
         self._first_step = 0
         self._durations: list[float] = []
         self._earlier: list[dict[str, Any]] = []
+        self._gpu_bytes: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``versions.json`` if there is none. A test keeps the file of the training; its own versions are in ``metrics.json``."""
@@ -54,12 +56,15 @@ class RunRecord(Callback):
     def _begin(self, trainer: Trainer) -> None:
         self._started = self._mark = time.perf_counter()
         self._first_step, self._durations = trainer.global_step, []
+        self._gpu_bytes = None
+        reset_gpu_peak(trainer)
         fit = Run(Path(trainer.default_root_dir)).fit if self._first_step and trainer.is_global_zero else None
         self._earlier = [] if fit is None else fit.sessions  # the sessions that a resumed training continues
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write the cost of training so far."""
         if trainer.state.fn == "fit" and self._started:
+            self._gpu_bytes = peak_gpu(trainer)
             self._write_fit(trainer, pl_module, finished=False)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -81,19 +86,22 @@ class RunRecord(Callback):
             if fit is not None and fit.finished and fit.steps == trainer.global_step:
                 return
             self._begin(trainer)
+        self._gpu_bytes = peak_gpu(trainer)
         self._write_fit(trainer, pl_module, finished=True)
         self._started = 0.0
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Record the cost of an interrupted training."""
+        """Record the cost of an interrupted training. The GPU memory is that of the last checkpoint: other processes may have stopped."""
         if trainer.state.fn == "fit" and self._started:
             with suppress(OSError):  # a full disk, which the exception reports
                 self._write_fit(trainer, pl_module, finished=False)
             self._started = 0.0
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count clips from zero."""
+        """Count clips from zero, and measure the memory of an evaluation alone."""
         self._clips = 0
+        if trainer.state.fn != "fit":
+            reset_gpu_peak(trainer)
 
     on_validation_start = on_test_start
 
@@ -127,6 +135,8 @@ class RunRecord(Callback):
             "wall_seconds": sum(s["wall_seconds"] for s in sessions),
             "seconds_per_step": statistics.median(self._durations) if self._durations else None,
             "peak_rss_bytes": peak_rss(),
+            "peak_gpu_bytes": self._gpu_bytes,
+            "device": device_of(trainer.strategy.root_device.type, trainer.world_size),
             "parameters": sum(p.numel() for p in parameters),
             "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
             "sessions": sessions,
@@ -139,6 +149,7 @@ class RunRecord(Callback):
             return
         clips = torch.tensor(self._clips, device=pl_module.device)
         num_clips = int(trainer.strategy.reduce(clips, reduce_op="sum"))
+        gpu_bytes = peak_gpu(trainer)
         if not trainer.is_global_zero:
             return
         data: Any = getattr(trainer, "datamodule", None)
@@ -151,6 +162,8 @@ class RunRecord(Callback):
             "num_clips": num_clips,
             "views_per_clip": len(getattr(data, "test_views", (0,))) if split == "test" else 1,
             "seed": global_seed(),
+            "peak_gpu_bytes": gpu_bytes,
+            "device": device_of(trainer.strategy.root_device.type, trainer.world_size),
             "metrics": {
                 name.removeprefix(f"{split}/"): number if math.isfinite(number := float(value)) else None
                 for name, value in trainer.callback_metrics.items()
@@ -169,3 +182,21 @@ class RunRecord(Callback):
 def peak_rss() -> int:
     """The peak resident memory of this process so far, in bytes, without its data workers."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def reset_gpu_peak(trainer: Trainer) -> None:
+    """Measure the GPU memory of this process anew from here on."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_gpu(trainer: Trainer) -> int | None:
+    """The peak bytes of tensors on the GPU of the process that needed most, since :func:`reset_gpu_peak`; None on a CPU.
+
+    All processes call this together.
+    """
+    device = trainer.strategy.root_device
+    if device.type != "cuda":
+        return None
+    return int(trainer.strategy.reduce(torch.tensor(torch.cuda.max_memory_allocated(device), device=device), reduce_op="max"))

@@ -203,7 +203,7 @@ def _training_section(stage1: Run, stage2: Run) -> Section:
     ]
     cost = [
         [name, str(run.fit.steps), f"{run.fit.seconds_per_step:.2f}" if run.fit.seconds_per_step else "", f"{run.fit.wall_seconds:.0f}",
-         f"{run.fit.trainable_parameters:,}", f"{run.fit.peak_rss_bytes / 2**30:.1f}"]
+         f"{run.fit.trainable_parameters:,}", run.fit.peak_gib]
         for name, run in (("stage 1", stage1), ("stage 2", stage2))
         if run.fit is not None
     ]  # fmt: skip

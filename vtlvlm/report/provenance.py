@@ -42,9 +42,39 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """The computer: platform, processor name, usable cores, and the GPUs torch sees."""
+    """The computer: platform, processor name, usable cores, the GPUs torch sees, and the versions of CUDA, cuDNN and the NVIDIA driver.
+
+    The three versions are None without a GPU.
+    """
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"platform": platform.platform(), "cpu": _processor(), "cores": usable_cores(), "gpus": gpus}
+    found = {
+        "cuda": torch.version.cuda if gpus else None,
+        "cudnn": torch.backends.cudnn.version() if gpus else None,
+        "driver": driver_version() if gpus else None,
+    }
+    return {"platform": platform.platform(), "cpu": _processor(), "cores": usable_cores(), "gpus": gpus, **found}
+
+
+def driver_version(path: Path = Path("/sys/module/nvidia/version")) -> str | None:
+    """The version of the NVIDIA driver, as its kernel module gives it; None without that file.
+
+    Args:
+        path: The file of the kernel module.
+    """
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def device_of(kind: str, count: int) -> dict[str, Any]:
+    """The devices of a run: ``name`` ("cpu", or the name of this process's GPU) and ``count``, one for each process.
+
+    Args:
+        kind: ``cpu`` or ``cuda``, the type of torch's device.
+        count: Number of processes.
+    """
+    return {"name": torch.cuda.get_device_name() if kind == "cuda" else kind, "count": count}
 
 
 def _processor() -> str:

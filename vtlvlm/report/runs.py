@@ -28,6 +28,10 @@ class Metrics:
     """number of views whose probabilities are averaged"""
     probe: dict[str, Any] | None = None
     """a linear probe on the same clips: name, top1, num_train, num_test, difference; None without a feature cache"""
+    peak_gpu_bytes: int | None = None
+    """bytes on the GPU of the process that needed most; None on a CPU"""
+    device: dict[str, Any] | None = None
+    """``name`` and ``count`` of the devices; None in files of older versions"""
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,21 @@ class Fit:
     parameters: int
     trainable_parameters: int
     sessions: list[dict[str, Any]] = field(default_factory=list)
+    peak_gpu_bytes: int | None = None
+    """bytes on the GPU of the process that needed most, of the last session; None on a CPU"""
+    device: dict[str, Any] | None = None
+    """``name`` and ``count`` of the devices; None in files of older versions"""
 
     @property
     def finished(self) -> bool:
         """Whether the training reached its end; False after an interruption."""
         return bool(self.sessions) and bool(self.sessions[-1]["finished"])
+
+    @property
+    def peak_gib(self) -> str:
+        """Peak memory in GiB, of the process and of the GPU if there was one."""
+        gpu = "" if self.peak_gpu_bytes is None else f", GPU {self.peak_gpu_bytes / 2**30:.1f}"
+        return f"{self.peak_rss_bytes / 2**30:.1f}{gpu}"
 
 
 @dataclass(frozen=True)
