@@ -19,6 +19,7 @@ from videos import block_clips
 from vtlvlm.cli import main
 from vtlvlm.configs import config as shipped
 from vtlvlm.configs import resolved as located
+from vtlvlm.data.ntu import PROTOCOLS
 from vtlvlm.errors import UsageError
 
 STAGES = sorted(path.name for path in FOLDER.glob("*.yaml"))
@@ -136,7 +137,7 @@ def test_a_stage_file_trains(base: str, small: Small) -> None:
     asked = [callback["class_path"] for callback in included.pop("callbacks", [])]
     assert [callback["class_path"].split(".")[-1] for callback in found["trainer"]["callbacks"] or []] == asked
     assert {key: found["trainer"][key] for key in included} == included  # a dotted key beside an include would undo the include
-    assert found["data"]["batch_size"] % found["data"]["micro_batch_size"] == 0
+    assert found["data"]["batch_size"] % (found["data"]["micro_batch_size"] or 1) == 0
     losses = small.run(found)
     assert len(losses) == STEPS
     assert all(map(math.isfinite, losses))
@@ -227,6 +228,19 @@ def test_paper_size() -> None:
     assert first["model"]["init_args"]["optimizer"]["learning_rate"] == 1e-4
     assert [setting(second, name) for name in ("tokens", "batch_size", "micro_batch_size", "max_steps")] == [16, 128, 8, 50_000]
     assert second["model"]["init_args"]["optimizer"]["learning_rate"] == 2e-3
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol_has_a_data_section_for_each_stage(protocol: str) -> None:
+    """They differ in the protocol and the micro-batch alone. Stage 1 sees its whole share of a batch."""
+    split = protocol.rstrip("0123456789")
+    name = f"ntu{protocol.removeprefix(split)}_{split}"
+    one, two = (
+        resolved(base, more=("--data", str(FOLDER / "data" / f"{name}{kind}.yaml")))["data"]
+        for base, kind in (("stage1_vtem.yaml", ""), ("stage2_prompt.yaml", "_events"))
+    )
+    assert one["source"] == two["source"] == {**stage_file("stage1_vtem.yaml")["data"]["source"], "protocol": protocol}
+    assert (one["batch_size"], one["micro_batch_size"], two["batch_size"], two["micro_batch_size"]) == (128, None, 128, 8)
 
 
 def test_config_finds_shipped_files_and_names_missing_ones() -> None:

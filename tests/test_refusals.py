@@ -124,7 +124,8 @@ def test_one_category(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFix
     for path in root.glob("*A002_rgb.avi"):
         path.unlink()
     (root / "classes.txt").write_text("A001 fall down\n")
-    code = chain("fit", *chain.on_events, "--data.source.root", root, "--trainer.default_root_dir", tmp_path / "run")
+    more = ["--data.batch_size", 1, "--trainer.default_root_dir", tmp_path / "run"]
+    code = chain("fit", *chain.on_events, "--data.source.root", root, *more)
     assert_refused(capsys, code, 2, "one category (fall down)", "two or more")
 
 
@@ -143,10 +144,10 @@ def test_empty_split(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixt
     assert_refused(capsys, code, 1, "xview60", "train")
 
 
-def test_batch_that_does_not_divide(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = ["--data.batch_size", 3, "--data.micro_batch_size", 2, "--trainer.default_root_dir", tmp_path]
-    code = chain("fit", *chain.on_features, *sizes)
-    assert_refused(capsys, code, 2, "batch_size=3", "micro_batch_size=2")
+def test_batch_larger_than_the_set(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = chain("fit", *chain.on_events, "--data.batch_size", 64, "--trainer.default_root_dir", tmp_path)
+    assert_refused(capsys, code, 2, "batch_size=64 in 64 passes", "training clips", "--data.batch_size")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_bad_video_is_named(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

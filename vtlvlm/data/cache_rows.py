@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.cache_format import first_difference, frames_taken
 from vtlvlm.data.index import ClipIndex
+from vtlvlm.data.sampling import TEST_VIEWS
 from vtlvlm.data.split import Split
 from vtlvlm.errors import DataError
+
+
+class StoredViews(NamedTuple):
+    """The views of an index's clips in a cache."""
+
+    views: NDArray[np.int64]
+    """(V,) their numbers, rising from 0"""
+    rows: NDArray[np.int64]
+    """(V, n) the cache row of each view and clip, -1 if missing"""
+
+    @property
+    def training(self) -> int:
+        """Number of views from 0 up without a gap: training draws from them."""
+        return int((self.views == np.arange(len(self.views))).sum())
+
+    def counts(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(m,) clips -> (m,) number of stored views of each clip, from 0 up without a gap."""
+        return np.cumprod(self.rows[: self.training, clips] >= 0, axis=0).sum(0)
+
+    def testing(self, clips: NDArray[np.int64]) -> tuple[int, ...]:
+        """Numbers of the test views that every one of these clips has; (0,), the plain view, if there are none."""
+        held = (self.rows[:, clips] >= 0).all(1) & (self.views >= TEST_VIEWS)
+        return tuple(self.views[held].tolist()) or (0,)
+
+    def at(self, clips: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(m,) clips and (m,) view numbers -> (m,) rows of the cache."""
+        return self.rows[np.searchsorted(self.views, views), clips]
+
+
+def stored_views(cache: FeatureCache | EventCache, index: ClipIndex, sides: Split) -> StoredViews:
+    """The views of an index's clips in a cache.
+
+    Raises:
+        DataError: As for :func:`rows_in`.
+    """
+    views = np.union1d(0, cache.views)
+    return StoredViews(views, rows_in(cache, views, index, sides))
 
 
 def rows_in(cache: FeatureCache | EventCache, views: NDArray[np.int64], index: ClipIndex, sides: Split) -> NDArray[np.int64]:

@@ -15,9 +15,10 @@ from torch.utils.data import Sampler
 
 from vtlvlm.batches import VideoBatch
 from vtlvlm.data.augment import ClipAugmentation
+from vtlvlm.data.batching import DECODED, micro_batch, passes, share_of
 from vtlvlm.data.cache import EventCache, FeatureCache, Key
-from vtlvlm.data.cache_rows import require_same_frames, rows_in
-from vtlvlm.data.datasets import PATIENCE, ClipDataset, ClipLoader, EventDataset, FeatureDataset, Targets, VideoDataset, passed_on
+from vtlvlm.data.cache_rows import StoredViews, require_same_frames, rows_in, stored_views
+from vtlvlm.data.datasets import ClipDataset, ClipLoader, EventDataset, FeatureDataset, Targets, VideoDataset, loader
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.samplers import EpochProgress, ExactSampler, Item, TrainSampler
 from vtlvlm.data.sampling import TEST_VIEWS, FrameSampling
@@ -40,15 +41,17 @@ class NTUDataModule(LightningDataModule):
         target_features: Feature cache of the same clips and views by another extractor. With ``target: llava``, stage 1 rebuilds these
             features from ``features``. Only the picture size may differ between the two samplings.
         sampling: Frames to take from videos. Caches have a sampling of their own.
-        batch_size: Clips for each optimiser step, over all processes and accumulated batches.
-        micro_batch_size: Clips that one process takes at once. The number of accumulated batches follows from it.
+        batch_size: Clips for each optimiser step, over all processes and passes. A multiple of the number of processes.
+        micro_batch_size: Most clips that one process takes at once. A process uses the largest number up to it that divides its share of a
+            batch; the number of passes for an optimiser step follows. None: the whole share; evaluations decode at most 8 videos at once.
+            A stage that must see its whole share (stage 1) gets it in training, and divides it itself.
         num_workers: Loading processes for each rank. Event caches use none.
         seed: Seed of the validation split, the order of clips, and the views.
         augmentation: Changes of training views from 1 up, on the device. Training from videos draws them in each epoch, ``extract`` once.
 
     Raises:
-        UsageError: ``batch_size`` is not a multiple of ``micro_batch_size`` times the processes; the protocol does not fit the data;
-            augmentation has no view to change; targets come without features; or numpy does not take the seed.
+        UsageError: ``batch_size`` is not a multiple of the processes; fewer clips train than a batch of several passes holds; the protocol
+            does not fit the data; augmentation has no view to change; targets come without features; or numpy does not take the seed.
         DataError: No clip is usable, a side of the split is empty, a cache lacks clips, or the targets show other frames.
     """
 
@@ -60,13 +63,13 @@ class NTUDataModule(LightningDataModule):
         target_features: str | None = None,
         sampling: FrameSampling = FrameSampling(),  # noqa: B008 - frozen
         batch_size: int = 128,
-        micro_batch_size: int = 8,
+        micro_batch_size: int | None = None,
         num_workers: int = 2,
         seed: int = 0,
         augmentation: ClipAugmentation | None = None,
     ) -> None:
         super().__init__()
-        if min(batch_size, micro_batch_size) < 1 or num_workers < 0:
+        if batch_size < 1 or (micro_batch_size is not None and micro_batch_size < 1) or num_workers < 0:
             sizes = f"batch_size={batch_size}, micro_batch_size={micro_batch_size}, num_workers={num_workers}"
             raise UsageError(f"{sizes}: sizes from 1, workers from 0")
         require_seed(seed, "data.seed")
@@ -75,15 +78,15 @@ class NTUDataModule(LightningDataModule):
         if target_features is not None and (features is None or events is not None):
             raise UsageError("data.target_features needs a feature cache to rebuild it from: give data.features, and no data.events")
         self.source, self.features, self.events, self.target_features = source, features, events, target_features
-        self.sampling, self.batch_size, self.micro_batch_size, self.num_workers = sampling, batch_size, micro_batch_size, num_workers
+        self.sampling, self.batch_size, self.num_workers = sampling, batch_size, num_workers
         self.seed, self.augmentation = seed, augmentation
+        self._most, self._whole = micro_batch_size, False
         self.features_cache: FeatureCache | None = None
         self.events_cache: EventCache | None = None
         self.targets_cache: FeatureCache | None = None
         self._index: ClipIndex | None = None
         self._split: Split | None = None
-        self._rows: NDArray[np.int64] | None = None
-        self._views: NDArray[np.int64] | None = None
+        self._stored: StoredViews | None = None
         self._target_rows: NDArray[np.int64] | None = None
         self._skipped: frozenset[Key] = frozenset()
         self._progress: EpochProgress | None = None
@@ -110,7 +113,8 @@ class NTUDataModule(LightningDataModule):
                 self.events_cache = EventCache.open(self.events)
             elif self.features is not None:
                 self.features_cache = FeatureCache.open(self.features)
-            self._find_rows()
+            if self._cache is not None:
+                self._stored = stored_views(self._cache, self._index, self._split)
             if self.target_features is not None:
                 self.targets_cache = FeatureCache.open(self.target_features)
                 self._find_targets()
@@ -119,7 +123,8 @@ class NTUDataModule(LightningDataModule):
         if stage in _SIDES:
             self._split.require(_SIDES[stage])  # type: ignore[arg-type]
         if stage == "fit" and self.trainer is not None:
-            derived = self._accumulation(self.trainer.world_size)
+            self._whole = getattr(self.trainer.lightning_module, "whole_batch", False)
+            derived = passes(self.batch_size, self._train_batch, self._world(), len(self._split.train))
             if (given := self.trainer.accumulate_grad_batches) not in (1, derived):
                 raise UsageError(
                     f"trainer.accumulate_grad_batches={given}, but data.batch_size={self.batch_size} makes it {derived}: leave it out, and "
@@ -131,29 +136,15 @@ class NTUDataModule(LightningDataModule):
     def _scan(self, progress: bool) -> ClipIndex:
         return self.source.scan(fast=self.features is not None or self.events is not None, progress=progress)
 
-    def _accumulation(self, world: int) -> int:
-        if self.batch_size % (self.micro_batch_size * world):
-            raise UsageError(
-                f"batch_size={self.batch_size} is not a multiple of micro_batch_size={self.micro_batch_size} times {world} processes; "
-                "change one of the three"
-            )
-        return self.batch_size // (self.micro_batch_size * world)
-
-    def _find_rows(self) -> None:
-        """Find the cache row of each clip and view."""
-        if self._cache is not None:
-            self._views = np.union1d(0, self._cache.views)
-            self._rows = rows_in(self._cache, self._views, self.index, self.split)
-
     def _find_targets(self) -> None:
         """Find the target cache's row of each clip and view. It must show the features' frames, and hold every row that is read."""
         assert self.features_cache is not None
         assert self.targets_cache is not None
-        assert self._views is not None
+        assert self._stored is not None
         require_same_frames(self.features_cache, self.targets_cache, plain_only=self.num_views == 1)
-        self._target_rows = rows_in(self.targets_cache, self._views, self.index, self.split)
+        self._target_rows = rows_in(self.targets_cache, self._stored.views, self.index, self.split)
         drawn, numbers = self._predicted()
-        lacking = np.flatnonzero(self._target_rows[np.searchsorted(self._views, numbers), drawn] < 0)
+        lacking = np.flatnonzero(StoredViews(self._stored.views, self._target_rows).at(drawn, numbers) < 0)
         if len(lacking):
             name, view = self.keys(drawn[lacking[:1]], numbers[lacking[:1]])[0]
             raise DataError(
@@ -215,7 +206,7 @@ class NTUDataModule(LightningDataModule):
     @property
     def num_views(self) -> int:
         """Number of views that training draws from: the cache's views from 0 up without a gap, else ``sampling.views``."""
-        return self.sampling.views if self._views is None else int((self._views == np.arange(len(self._views))).sum())
+        return self.sampling.views if self._stored is None else self._stored.training
 
     @property
     def test_views(self) -> tuple[int, ...]:
@@ -223,10 +214,7 @@ class NTUDataModule(LightningDataModule):
 
         (0,) is the plain view alone.
         """
-        if self._rows is None or self._views is None:
-            return self.sampling.test_views
-        held = (self._rows[:, self.split.test] >= 0).all(1) & (self._views >= TEST_VIEWS)
-        return tuple(self._views[held].tolist()) or (0,)
+        return self.sampling.test_views if self._stored is None else self._stored.testing(self.split.test)
 
     @property
     def sampling_settings(self) -> dict[str, Any]:
@@ -270,19 +258,36 @@ class NTUDataModule(LightningDataModule):
     # -- loaders -----------------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> ClipLoader:
-        """Training clips, shuffled by (seed, epoch). Each epoch draws one view of each clip. After a checkpoint from within an epoch,
-        training continues with the rest of that epoch."""
+        """Whole batches of training clips, shuffled by (seed, epoch). Each epoch draws one view of each clip. After a checkpoint from
+        within an epoch, training continues with the rest of that epoch."""
         clips = self.split.require("train")
-        sampler = TrainSampler(clips, self._stored_views(clips), seed=self.seed, rank=self._rank(), world=self._world())
+        views, rank, world = self._stored_views(clips), self._rank(), self._world()
+        sampler = TrainSampler(clips, views, seed=self.seed, rank=rank, world=world, batch=self.batch_size)
         if self._sampler is None and self._progress is not None:
             sampler.done = self._progress.clips
         self._sampler = sampler
-        return self._loader(sampler, drop_last=len(sampler) > self.micro_batch_size)
+        return self._loader(sampler, self._train_batch)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Clips that one process takes at once; a stage that gets its whole share in training divides it into parts of this size."""
+        return micro_batch(self.batch_size, self._most, self._world())
+
+    @property
+    def _train_batch(self) -> int:
+        """Clips of a training batch of one process."""
+        return share_of(self.batch_size, self._world()) if self._whole else self.micro_batch_size
+
+    @property
+    def _evaluated(self) -> int:
+        """Clips that one process evaluates at once."""
+        decodes = self._cache is None and self._most is None
+        return min(self.micro_batch_size, DECODED) if decodes else self.micro_batch_size
 
     @property
     def global_micro_batch(self) -> int:
         """Training clips in one pass of all processes together."""
-        return self.micro_batch_size * self._world()
+        return self._train_batch * self._world()
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: clips of the epoch consumed up to the last optimiser step. Later ones are replayed."""
@@ -304,7 +309,7 @@ class NTUDataModule(LightningDataModule):
         if self._progress.clips % self.global_micro_batch:
             raise UsageError(
                 f"the checkpoint was written {self._progress.clips} clips into an epoch, not a multiple of {self.global_micro_batch} "
-                "(data.micro_batch_size times processes); keep data.batch_size, or continue from the end of an epoch"
+                "(the clips of one pass of all processes); keep data.batch_size, or continue from the end of an epoch"
             )
         if self._sampler is not None:  # a model split over processes makes the loader before this call
             self._sampler.done = self._progress.clips
@@ -325,7 +330,7 @@ class NTUDataModule(LightningDataModule):
             clips, views = clips[keep], views[keep]
         if not self.allow_zero_length_dataloader_with_multiple_devices:
             self._require_enough(len(clips))
-        return self._loader(ExactSampler(clips, views, rank=self._rank(), world=self._world()), targets=False)
+        return self._loader(ExactSampler(clips, views, rank=self._rank(), world=self._world()), self._evaluated, targets=False)
 
     def predict_keys(self) -> list[Key]:
         """Clips and views to predict: training and validation clips in all training views, test clips in view 0 and all test views."""
@@ -354,9 +359,9 @@ class NTUDataModule(LightningDataModule):
 
     def _stored_views(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n,) number of views of each clip: ``sampling.views``, or the cache's views from 0 up without a gap."""
-        if self._rows is None:
+        if self._stored is None:
             return np.full(len(clips), self.sampling.views, dtype=np.int64)
-        return np.cumprod(self._rows[: self.num_views, clips] >= 0, axis=0).sum(0)
+        return self._stored.counts(clips)
 
     def _require_enough(self, clips: int) -> None:
         if clips < self._world():
@@ -367,30 +372,19 @@ class NTUDataModule(LightningDataModule):
         count = len(views)
         items = np.repeat(clips, count), np.tile(np.asarray(views, dtype=np.int64), len(clips))
         sampler = ExactSampler(*items, together=count, rank=self._rank(), world=self._world())
-        return self._loader(sampler, batch_size=max(1, self.micro_batch_size // count) * count)
+        return self._loader(sampler, max(1, self._evaluated // count) * count)
 
-    def _loader(self, sampler: Sampler[Item], drop_last: bool = False, batch_size: int | None = None, targets: bool = True) -> ClipLoader:
-        workers = 0 if self.events_cache is not None else self.num_workers
-        return ClipLoader(
-            self._dataset(targets),
-            batch_size=batch_size or self.micro_batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            num_workers=workers,
-            collate_fn=passed_on,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            timeout=PATIENCE if workers else 0,
-        )
+    def _loader(self, sampler: Sampler[Item], batch_size: int, targets: bool = True) -> ClipLoader:
+        return loader(self._dataset(targets), sampler, batch_size, 0 if self.events_cache is not None else self.num_workers)
 
     def _dataset(self, targets: bool) -> ClipDataset:
-        if self._views is not None and self._rows is not None and self.events_cache is not None:
-            return EventDataset(self.index.label, self.events_cache, self._views, self._rows)
-        if self._views is not None and self._rows is not None and self.features_cache is not None:
+        if self._stored is not None and self.events_cache is not None:
+            return EventDataset(self.index.label, self.events_cache, *self._stored)
+        if self._stored is not None and self.features_cache is not None:
             wanted = None
             if targets and self.targets_cache is not None and self._target_rows is not None:
                 wanted = Targets(self.targets_cache, self._target_rows)
-            return FeatureDataset(self.index.label, self.features_cache, self._views, self._rows, wanted)
+            return FeatureDataset(self.index.label, self.features_cache, *self._stored, wanted)
         return VideoDataset(self.index, self.sampling, self.seed)
 
     def _rank(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.data.cache import EventCache, FeatureCache
@@ -48,6 +48,27 @@ class ClipLoader(DataLoader[Any]):
             if isinstance(batch, Failure):
                 raise batch.error
             yield _unpiped(batch) if isinstance(batch, Piped) else batch
+
+
+def loader(dataset: ClipDataset, sampler: Sampler[Item], batch_size: int, workers: int) -> ClipLoader:
+    """A loader of a dataset's batches.
+
+    Args:
+        dataset: Makes the batches.
+        sampler: Orders clips and views.
+        batch_size: Clips in a batch; the last one may be smaller.
+        workers: Number of loading processes; 0 loads in this process.
+    """
+    return ClipLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=passed_on,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        timeout=PATIENCE if workers else 0,
+    )
 
 
 def passed_on(batch: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,38 +24,47 @@ class EpochProgress(NamedTuple):
 
 
 class TrainSampler(Sampler[Item]):
-    """Every clip once per epoch. Order and views depend on (seed, epoch) alone. Every rank gets the same number of clips.
+    """Whole batches of clips in random order, each clip at most once per epoch. Order and views depend on (seed, epoch) alone.
+
+    An epoch leaves out the last clips of its order that do not fill a batch; they differ from epoch to epoch. The k-th batch holds the same
+    clips for any number of processes. A set that is smaller than a batch keeps its clips, but for as many as the processes cannot share.
 
     Args:
         clips: (n,) rows of the index.
         views: (n,) number of stored views of each clip; one of them is drawn.
         seed: Seed of orders and views.
         rank: Number of this process.
-        world: Number of processes. Each epoch leaves out the last n mod world clips of its order.
+        world: Number of processes. They take turns in the order.
+        batch: Clips of an optimiser step, over all processes.
 
     Attributes:
         done: Clips to skip at the beginning of the next epoch, over all ranks: an interrupted training has consumed them. A multiple of
             ``world``.
     """
 
-    def __init__(self, clips: NDArray[np.int64], views: NDArray[np.int64], *, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, clips: NDArray[np.int64], views: NDArray[np.int64], *, seed: int, rank: int = 0, world: int = 1, batch: int = 1
+    ) -> None:
         self.clips, self.views = clips, views
         self.seed, self.rank, self.world, self.epoch, self.done = seed, rank, world, 0, 0
+        whole = math.lcm(batch, world)
+        unit = whole if len(clips) >= whole else world
+        self.used = max(unit, len(clips) // unit * unit)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order. The trainer calls this before every epoch, also after resuming."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return max(1, len(self.clips) // self.world)
+        return self.used // self.world
 
     def __iter__(self) -> Iterator[Item]:
         generator = np.random.default_rng((self.seed, self.epoch))
-        order = np.resize(generator.permutation(len(self.clips)), len(self) * self.world)
+        order = generator.permutation(len(self.clips))
         views = (generator.random(len(order)) * self.views[order]).astype(np.int64)
         done, self.done = self.done, 0
-        mine = slice(self.rank + done, None, self.world)
-        return zip(self.clips[order][mine].tolist(), views[mine].tolist(), strict=True)
+        mine = np.arange(self.rank + done, self.used, self.world) % len(order)  # fewer clips than processes: some come twice
+        return zip(self.clips[order[mine]].tolist(), views[mine].tolist(), strict=True)
 
 
 class ExactSampler(Sampler[Item]):
