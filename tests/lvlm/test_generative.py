@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reasoners import reasoner_of
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from reasoners import placed, reasoner_of
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.generative import answer_table
@@ -43,8 +42,8 @@ def test_it_is_the_loss_of_transformers(llava_path: Path, classes: tuple[str, ..
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
     targets = ids.masked_fill(mask == 0, -100)
     targets[:, : len(context)] = -100
-    seen = {"image": BaseModelOutputWithPooling(pooler_output=list(reasoner.project(vectors)))}
-    theirs = reasoner.base(input_ids=ids, attention_mask=mask, labels=targets, mm_encoder_outputs=seen, use_cache=False).loss
+    embedded = placed(reasoner.base, ids, reasoner.project(vectors))
+    theirs = reasoner.base(inputs_embeds=embedded, attention_mask=mask, labels=targets, use_cache=False).loss
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
     prompts = list(reasoner.adapter.parameters())
     for one, two in zip(torch.autograd.grad(ours, prompts), torch.autograd.grad(theirs, prompts), strict=True):

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
-from reasoners import reasoner_of
+from reasoners import placed, reasoner_of
 from tiny import tiny_llava
 from torch import Tensor
 from transformers import LlamaConfig, LlavaForConditionalGeneration, MistralConfig, PretrainedConfig, Qwen2Config
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.instruction import Instruction
@@ -28,10 +27,9 @@ def logits(model: torch.nn.Module, base: LlavaForConditionalGeneration) -> Tenso
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(20, 300, (2, 10), generator=generator)
     ids[:, 5:8] = base.config.image_token_id
-    projected = list(base.model.multi_modal_projector(torch.randn(2, 3, 16, generator=generator)))
-    seen = {"image": BaseModelOutputWithPooling(pooler_output=projected)}
+    projected = base.model.multi_modal_projector(torch.randn(2, 3, 16, generator=generator))
     with torch.no_grad():
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids), mm_encoder_outputs=seen).logits
+        return model(inputs_embeds=placed(base, ids, projected), attention_mask=torch.ones_like(ids)).logits
 
 
 def prompted(path: Path, **settings: object) -> tuple[LlavaForConditionalGeneration, DeepPrompts]:

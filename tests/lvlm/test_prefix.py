@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
+from reasoners import placed
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import load_llava
@@ -84,11 +84,10 @@ def test_all_layers_equal_pefts_prefix_tuning(llava_path: Path):
         ids = words(model)
         vectors = torch.randn(2, 3, 16)
         ids[:, 2:5] = model.config.image_token_id
-        projected = list(model.model.multi_modal_projector(vectors))
-        seen = [{"image": BaseModelOutputWithPooling(pooler_output=projected)} for _ in range(2)]
-        ours = model(input_ids=ids, mm_encoder_outputs=seen[0]).logits
-        theirs = reference(input_ids=ids, attention_mask=torch.ones_like(ids), mm_encoder_outputs=seen[1]).logits
-        plain = load(llava_path)(input_ids=ids, mm_encoder_outputs=seen[0]).logits
+        embedded = placed(model, ids, model.model.multi_modal_projector(vectors))
+        ours = model(inputs_embeds=embedded).logits
+        theirs = reference(inputs_embeds=embedded, attention_mask=torch.ones_like(ids)).logits
+        plain = load(llava_path)(inputs_embeds=embedded).logits
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     assert (ours - plain).abs().max() > 0.01  # the prompt does something
 

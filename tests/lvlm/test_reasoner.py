@@ -3,9 +3,8 @@ from typing import Any
 
 import pytest
 import torch
-from reasoners import reasoner_of
+from reasoners import placed, reasoner_of
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.instruction import Instruction
@@ -158,12 +157,11 @@ def test_hidden_prompts_leave_the_untouched_model_bit_for_bit(llava_path: Path, 
     plain, bare, hidden = load_llava(str(llava_path))[0], make(llava_path, classes, tokens=0), make(llava_path, classes, tokens=4)
     with torch.no_grad():
         projected = bare.project(torch.randn(2, 6, 16))
-        seen = {"image": BaseModelOutputWithPooling(pooler_output=list(projected))}
-        logits = []
+        ids, logits = bare.context.expand(2, -1), []
         for model in (plain, bare.base, hidden.base):
             with hidden.adapter.off(hidden.base):
-                logits.append(model(input_ids=bare.context.expand(2, -1), mm_encoder_outputs=dict(seen)).logits)
-        assert (hidden.base(input_ids=bare.context.expand(2, -1), mm_encoder_outputs=seen).logits - logits[0]).abs().max() > 1e-4
+                logits.append(model(inputs_embeds=placed(model, ids, projected)).logits)
+        assert (hidden.base(inputs_embeds=placed(hidden.base, ids, projected)).logits - logits[0]).abs().max() > 1e-4
     assert torch.equal(logits[0], logits[1])
     assert torch.equal(logits[0], logits[2])
 
@@ -251,10 +249,10 @@ def test_scores_in_parts_after_alignment(llava_path: Path, classes: tuple[str, .
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     """Let scoring run out of memory where it reads more than so many label tokens at once."""
 
-    def scarce(base: Any, projected: Tensor, context: Tensor, trie: LabelTrie) -> Tensor:
+    def scarce(base: Any, context: Tensor, trie: LabelTrie) -> Tensor:
         if max(map(len, trie.parts)) > room:
             raise torch.OutOfMemoryError("out of memory")
-        return score(base, projected, context, trie)
+        return score(base, context, trie)
 
     monkeypatch.setattr("vtlvlm.lvlm.reasoner.score", scarce)
 
@@ -266,7 +264,7 @@ def test_evaluation_in_parts_where_memory_is_short(
     """It is found out once, changes no score, and leaves the next training step alone."""
     reasoner, vectors = make(llava_path, classes), torch.randn(2, 6, 16)
     whole = reasoner(vectors).score.detach()
-    nodes = len(reasoner.trie)
+    nodes, buffers = len(reasoner.trie), [name for name, _ in reasoner.named_buffers()]
     short_of_memory(monkeypatch, nodes // 2)
     with inference():
         torch.testing.assert_close(reasoner(vectors).score, whole, atol=1e-4, rtol=1e-5)
@@ -274,6 +272,7 @@ def test_evaluation_in_parts_where_memory_is_short(
     assert [record.getMessage() for record in caplog.records if "memory is short" in record.getMessage()] == [
         f"memory is short: from here on, a pass scores {nodes // 2} label tokens instead of {nodes}"
     ]
+    assert [name for name, _ in reasoner.named_buffers()] == buffers  # DDP broadcasts those of all ranks together
     with pytest.raises(torch.OutOfMemoryError):
         reasoner(vectors)
     short_of_memory(monkeypatch, nodes)

@@ -2,11 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from reasoners import reasoner_of
+from reasoners import placed, reasoner_of
 from tiny import tiny_llava
 from torch import Tensor
 from transformers import MistralConfig, PretrainedConfig, Qwen2Config
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.instruction import Instruction
@@ -22,8 +21,8 @@ def one_forward_per_label(reasoner: EventReasoner, vectors: Tensor, labels: list
     assert base is not None
     for label in labels:
         ids = torch.cat([reasoner.context, torch.tensor(label)])
-        seen = {"image": BaseModelOutputWithPooling(pooler_output=list(reasoner.project(vectors)))}
-        logits = base(input_ids=ids.expand(len(vectors), -1), mm_encoder_outputs=seen, use_cache=False).logits
+        embedded = placed(base, ids.expand(len(vectors), -1), reasoner.project(vectors))
+        logits = base(inputs_embeds=embedded, use_cache=False).logits
         predicted = logits[:, len(reasoner.context) - 1 : -1].log_softmax(-1)
         sums.append(predicted.gather(2, torch.tensor(label).expand(len(vectors), -1)[..., None]).sum((1, 2)))
     return torch.stack(sums, 1)
@@ -52,7 +51,7 @@ def test_every_form_equals_one_forward_per_label(form: str, prompts: dict, class
         for kind, positions in FORMS:
             trie = LabelTrie(labels, positions)
             assert len(trie.parts) == 1 if positions is None else len(trie.parts) > 2
-            scores = score(reasoner.base, reasoner.project(vectors), reasoner.context, trie, kind)
+            scores = score(reasoner.base, reasoner.embed(vectors), trie, kind)
             torch.testing.assert_close(scores, apart, atol=1e-4, rtol=1e-5, msg=f"{kind} {positions}")
 
 
@@ -70,7 +69,7 @@ def test_gradients_of_labels_as_a_batch(llava_path: Path, classes: tuple[str, ..
     reasoner, labels = build(llava_path, classes, 16, 6, tokens=4, std=1.0)
     vectors, gradients = torch.randn(2, 6, 16), []
     for kind, positions in [("packed", None), ("batched", None), ("batched", 3)]:
-        scores = score(reasoner.base, reasoner.project(vectors), reasoner.context, LabelTrie(labels, positions), kind)
+        scores = score(reasoner.base, reasoner.embed(vectors), LabelTrie(labels, positions), kind)
         loss = torch.nn.functional.cross_entropy(scores, torch.tensor([0, 5]))
         gradients.append(torch.autograd.grad(loss, reasoner.adapter.key)[0])
     assert gradients[0].abs().max() > 1e-5
@@ -84,7 +83,7 @@ def test_labels_of_one_token(llava_path: Path, classes: tuple[str, ...]):
     with torch.no_grad():
         apart = one_forward_per_label(reasoner, vectors, [[30], [40], [50]])
         for kind in ("packed", "two_pass", "batched"):
-            scores = score(reasoner.base, reasoner.project(vectors), reasoner.context, trie, kind)
+            scores = score(reasoner.base, reasoner.embed(vectors), trie, kind)
             torch.testing.assert_close(scores, apart, atol=1e-4, rtol=1e-5)
 
 
@@ -96,13 +95,13 @@ def test_kernels_of_transformers_give_the_same_scores(kernel: str, llava_path: P
         expected = reasoner(vectors).score
         reasoner.base.model.language_model.set_attn_implementation(kernel)
         for kind, positions in [(None, None), (None, 5), ("batched", 5)]:
-            scores = score(reasoner.base, reasoner.project(vectors), reasoner.context, LabelTrie(labels, positions), kind)
+            scores = score(reasoner.base, reasoner.embed(vectors), LabelTrie(labels, positions), kind)
             torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-5)
 
 
 def test_forms_that_a_kernel_cannot_do_are_refused(llava_path: Path, classes: tuple[str, ...]):
     reasoner, _ = build(llava_path, classes, 16, 6, tokens=0)
-    base, arguments = reasoner.base, (reasoner.project(torch.randn(1, 6, 16)), reasoner.context, reasoner.trie)
+    base, arguments = reasoner.base, (reasoner.embed(torch.randn(1, 6, 16)), reasoner.trie)
     base.model.language_model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(UsageError, match="flash_attention_2: cannot take the mask"):
         score(base, *arguments, "packed")
@@ -146,7 +145,7 @@ def test_hidden_prompts_are_hidden_from_all_parts_alike(llava_path: Path, classe
     reasoner.train()
     for kind, positions in [("packed", None), ("two_pass", None), ("two_pass", 3)]:
         torch.manual_seed(1)
-        scores = score(reasoner.base, reasoner.project(vectors), reasoner.context, LabelTrie(labels, positions), kind)
+        scores = score(reasoner.base, reasoner.embed(vectors), LabelTrie(labels, positions), kind)
         found.append((scores, torch.autograd.grad(scores[:, 2].sum(), reasoner.adapter.key)[0]))
     plain = reasoner.eval()(vectors).score
     assert (found[0][0] - plain).abs().max() > 1e-2

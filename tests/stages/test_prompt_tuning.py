@@ -14,10 +14,9 @@ from lightning import Trainer
 from modules import data_of
 from peft import PeftModel, PrefixTuningConfig, get_peft_model
 from pixels import PixelExtractor
-from reasoners import reasoner_of
+from reasoners import placed, reasoner_of
 from tiny import tiny_llava
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.data.cache import EventCache
@@ -158,9 +157,9 @@ def by_peft(run: EventRun, folder: Path, vectors: Tensor, ids: Tensor) -> Tensor
     """Logits of peft's own model with the exported adapter, after event vectors."""
     base = load_llava(str(run.llava))[0]
     model = PeftModel.from_pretrained(base, folder)
-    seen = {"image": BaseModelOutputWithPooling(pooler_output=list(base.model.multi_modal_projector(vectors)))}
     with torch.no_grad():
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids), mm_encoder_outputs=seen).logits
+        embedded = placed(base, ids, base.model.multi_modal_projector(vectors))
+        return model(inputs_embeds=embedded, attention_mask=torch.ones_like(ids)).logits
 
 
 @pytest.mark.parametrize("width", [0, 6])
@@ -171,9 +170,8 @@ def test_a_run_is_exported_for_peft_and_read_again(trained: EventRun, tmp_path: 
     assert trained.command("export", trained.folder / name, adapter, "--format", "peft") == 0
     reasoner = PromptTuningModule.load_from_checkpoint(best(trained, name)).reasoner
     vectors, ids = torch.randn(2, 6, 16), reasoner.context.expand(2, -1)
-    seen = {"image": BaseModelOutputWithPooling(pooler_output=list(reasoner.project(vectors)))}
     with torch.no_grad():
-        ours = reasoner.base(input_ids=ids, mm_encoder_outputs=seen).logits
+        ours = reasoner.base(inputs_embeds=placed(reasoner.base, ids, reasoner.project(vectors))).logits
     torch.testing.assert_close(by_peft(trained, adapter, vectors, ids), ours, atol=1e-5, rtol=0)
     # the adapter, without a checkpoint, tests as the checkpoint does
     assert trained("test", f"{PROMPTS}.init_from", adapter, run=f"{name}-again") == 0

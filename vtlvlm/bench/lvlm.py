@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.bench import prompt_training as training
 from vtlvlm.bench.harness import Measurement, alternate, ratio
@@ -72,7 +71,8 @@ def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Measurem
     assert trie is not None
     labels = reasoner.instruction.labels(load_tokenizer(str(llava)), names)
     parts = LabelTrie(labels, PART)
-    events = reasoner.project(torch.randn(1, EVENTS, width, generator=torch.Generator().manual_seed(0)))
+    vectors = torch.randn(1, EVENTS, width, generator=torch.Generator().manual_seed(0))
+    events, embedded = reasoner.project(vectors), reasoner.embed(vectors)
     # One pass per label is slow, so each round (also the warm-up) scores its share of the labels. All labels are scored once.
     edges = [round(i * number / (repeats + 1)) for i in range(repeats + 2)]
     shares = iter(list(pairwise(edges)))
@@ -84,9 +84,9 @@ def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Measurem
 
     jobs = {
         "context": lambda: forward(base, events, context, 1),
-        "packed": lambda: score(base, events, context, trie),
-        "parts": lambda: score(base, events, context, parts),
-        "batched": lambda: score(base, events, context, trie, "batched"),
+        "packed": lambda: score(base, embedded, trie),
+        "parts": lambda: score(base, embedded, parts),
+        "batched": lambda: score(base, embedded, trie, "batched"),
         "apart": score_apart,
     }
     with tqdm(total=len(jobs) * (repeats + 1), desc=f"scoring {number} names", unit="job") as bar:
@@ -94,7 +94,7 @@ def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Measurem
     sizes = [end - start for start, end in pairwise(edges[1:])]
     rounds = zip(seconds["apart"], sizes, seconds["packed"], strict=True)
     faster = [spent * number / size / once for spent, size, once in rounds if size]
-    packed, expected = score(base, events, context, trie)[0], torch.stack(apart, 1)[0]
+    packed, expected = score(base, embedded, trie)[0], torch.stack(apart, 1)[0]
     misplaced = int((packed.argsort() != expected.argsort()).sum())
     most, least = NAMES[number]
     work = f"{number} NTU names after {EVENTS} events, in one pass"
@@ -127,8 +127,7 @@ def _label_scores(llava: Path, number: int, repeats: int) -> tuple[list[Measurem
 
 def forward(model: LlavaForConditionalGeneration, events: Tensor, ids: Tensor, keep: int) -> Tensor:
     """Logits at the last ``keep`` positions of a sequence of ids (n,), from a plain forward pass."""
-    seen = {"image": BaseModelOutputWithPooling(pooler_output=list(events))}
-    logits: Tensor = model(input_ids=ids[None], mm_encoder_outputs=seen, logits_to_keep=keep, use_cache=False).logits
+    logits: Tensor = model(inputs_embeds=training.placed(model, ids[None], events), logits_to_keep=keep, use_cache=False).logits
     return logits
 
 

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.bench.harness import Measurement, alternate, peak_bytes, ratio
 from vtlvlm.bench.vtem import LLAVA, TOWER
 from vtlvlm.data.ntu import ACTIONS
+from vtlvlm.lvlm.context import embed_context, first_event
 from vtlvlm.lvlm.generative import PADDING
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Llava, load_config, load_llava, load_tokenizer, projector_width
@@ -108,19 +108,25 @@ class BareSteps:
         answers = reasoner.answers[like.labels]
         self.ids = torch.cat([reasoner.context.expand(CLIPS, -1), torch.where(answers == PADDING, answers[:, :1], answers)], 1)
         self.targets = torch.cat([torch.full((CLIPS, len(reasoner.context)), PADDING), answers], 1)
-        self.projected = list(like.projected)
+        self.projected = like.projected
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=RATE)
 
     def generative(self) -> float:
         """A step with the language model's own loss."""
-        seen = {"image": BaseModelOutputWithPooling(pooler_output=self.projected)}
+        embedded = placed(self.model.get_base_model(), self.ids, self.projected)
         mask = torch.ones_like(self.ids)
-        loss = self.model(input_ids=self.ids, attention_mask=mask, labels=self.targets, mm_encoder_outputs=seen, use_cache=False).loss
+        loss = self.model(inputs_embeds=embedded, attention_mask=mask, labels=self.targets, use_cache=False).loss
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         return float(loss.detach())
+
+
+def placed(model: LlavaForConditionalGeneration, ids: Tensor, projected: Tensor) -> Tensor:
+    """Embeddings (B, n, L) of token ids (B, n) with the events (B, M, L) at their placeholders, as transformers places images."""
+    table: Tensor = model.get_input_embeddings()(ids)
+    return table.masked_scatter((ids == model.config.image_token_id)[..., None], projected.to(table.dtype))
 
 
 def figures(llava: Path, repeats: int) -> Iterator[Measurement]:
@@ -213,6 +219,7 @@ def wide_step(llava: Path) -> Iterator[Measurement]:
     context = torch.where(found == image, WIDE_WORDS - 1, found % (WIDE_WORDS - 1))
     trie = LabelTrie([[word % (WIDE_WORDS - 1) for word in label] for label in instruction.labels(tokenizer, names)])
     config = _paper_config(WIDE_LAYERS, WIDE_WORDS)
+    first = first_event(context, config.image_token_id, WIDE_EVENTS)
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config).requires_grad_(False)
         model.model.vision_tower = None
@@ -230,7 +237,8 @@ def wide_step(llava: Path) -> Iterator[Measurement]:
 
     def step() -> None:
         start = time.perf_counter()
-        F.cross_entropy(score(model, events, context, trie), torch.tensor([0])).backward()
+        embedded = embed_context(model, context, first, events)
+        F.cross_entropy(score(model, embedded, trie), torch.tensor([0])).backward()
         optimizer.step()
         spent.append(time.perf_counter() - start)
 

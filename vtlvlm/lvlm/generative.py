@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlavaForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from vtlvlm.lvlm.context import embed
 
 PADDING = -100
 """Fills answers up to the longest; torch and transformers ignore such targets"""
@@ -20,7 +21,7 @@ def answer_table(labels: Sequence[Sequence[int]]) -> Tensor:
     return pad_sequence([torch.tensor(label, dtype=torch.int64) for label in labels], batch_first=True, padding_value=PADDING)
 
 
-def language_loss(model: LlavaForConditionalGeneration, projected: Tensor, context: Tensor, answers: Tensor) -> Tensor:
+def language_loss(model: LlavaForConditionalGeneration, context: Tensor, answers: Tensor) -> Tensor:
     """Cross-entropy of the answers' tokens, each predicted from the context and the answer's tokens before it.
 
     The loss is the mean over all answer tokens of the batch, end tokens included. It equals transformers' loss for ``labels`` with -100
@@ -29,21 +30,16 @@ def language_loss(model: LlavaForConditionalGeneration, projected: Tensor, conte
 
     Args:
         model: The LLaVA, with or without deep prompts attached.
-        projected: (B, M, L) event vectors after LLaVA's projector.
-        context: (C,) int64 token ids with exactly M image placeholders.
+        context: (B, C, L) embeddings of events and instruction (``context.embed_context``).
         answers: (B, T) int64, each clip's answer with its end token, padded with -100.
 
     Returns:
         A scalar, nats a token.
     """
-    length = context.numel()
-    fed = torch.where(answers == PADDING, answers[:, :1], answers)[:, :-1]  # padding can be any token except an image's
-    total = length + fed.shape[1]
-    logits = model(
-        input_ids=torch.cat([context.expand(len(fed), -1), fed], 1),
-        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=list(projected))},
-        position_ids=torch.arange(total, device=context.device)[None],
-        logits_to_keep=torch.arange(length - 1, total, device=context.device),
-        use_cache=False,
-    ).logits
+    length = context.shape[1]
+    fed = torch.where(answers == PADDING, answers[:, :1], answers)[:, :-1]  # padding can be any token
+    sequence = torch.cat([context, embed(model, fed)], 1)
+    positions = torch.arange(sequence.shape[1], device=context.device)
+    hidden = model.model.language_model(inputs_embeds=sequence, position_ids=positions[None], use_cache=False).last_hidden_state
+    logits = model.lm_head(hidden[:, length - 1 :])
     return F.cross_entropy(logits.float().flatten(0, 1), answers.flatten(), ignore_index=PADDING)

@@ -16,6 +16,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter, FullFineTuning
+from vtlvlm.lvlm.context import embed_context, first_event
 from vtlvlm.lvlm.generative import answer_table, language_loss
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Llava, load_config, load_llava, load_tokenizer, projector_width
@@ -124,9 +125,9 @@ class EventReasoner(nn.Module):
         self.sentence_mean_weight, self.label_score = sentence_mean_weight, label_score
         self.base = None
         self.trie: LabelTrie | None = None
-        self._shorter: LabelTrie | None = None
+        self._shorter: tuple[LabelTrie, ...] = ()  # in a tuple, so that it is not registered: DDP broadcasts the buffers of all ranks
         self.classes: tuple[str, ...] = ()
-        self.num_events = 0
+        self.num_events = self._first_event = 0
         self.sharded = False
         self.register_buffer("context", torch.empty(0, dtype=torch.int64), persistent=False)
         self.register_buffer("prior", torch.zeros(0))
@@ -167,6 +168,7 @@ class EventReasoner(nn.Module):
         labels = self.instruction.labels(tokenizer, classes)
         trie = LabelTrie(labels, self.llava.max_positions)
         context = self.instruction.context(tokenizer, num_events, classes)
+        self._first_event = first_event(context, config.image_token_id, num_events)
         require_room(trie, self.adapter.tokens + len(context), positions, classes)
         if self.base is None:
             computed = self.llava
@@ -178,7 +180,7 @@ class EventReasoner(nn.Module):
                 _float32(self)
         device = self._built().get_input_embeddings().weight.device  # Lightning and bitsandbytes load to the GPU at once
         self.context, self.answers = context.to(device), answer_table(labels).to(device)
-        self.trie, self._shorter, self.classes, self.num_events = trie.to(device), None, tuple(classes), num_events
+        self.trie, self._shorter, self.classes, self.num_events = trie.to(device), (), tuple(classes), num_events
         self.temperature = self.temperature.to(device)
         self.prior = self._prior(event_dim) if fresh else torch.zeros(len(self.classes), device=device)
         if mesh is not None:
@@ -245,7 +247,7 @@ class EventReasoner(nn.Module):
         assert self.trie is not None
         with self.adapter.off(base):
             empty = torch.zeros(1, self.num_events, event_dim, device=self.context.device)
-            return score(base, self.project(empty), self.context, self.trie)[0]
+            return score(base, self.embed(empty), self.trie)[0]
 
     @torch.no_grad()
     def align(self, votes: Votes, moments: EventMoments) -> None:
@@ -285,6 +287,10 @@ class EventReasoner(nn.Module):
         projector = self.projector
         return projector(self.mix_sentence_mean(vectors).to(projector.linear_1.weight.dtype))
 
+    def embed(self, vectors: Tensor) -> Tensor:
+        """Event vectors (B, M, E) → the language model's input (B, C, L): the projected events in their place in the context."""
+        return embed_context(self._built(vectors), self.context, self._first_event, self.project(vectors))
+
     def forward(self, vectors: Tensor) -> LabelScores:
         """Score the categories.
 
@@ -294,13 +300,12 @@ class EventReasoner(nn.Module):
         Raises:
             UsageError: Not built, or sentences of another length than M.
         """
-        base = self._built(vectors)
-        projected, training = self.project(vectors), torch.is_grad_enabled()
+        base, embedded, training = self._built(vectors), self.embed(vectors), torch.is_grad_enabled()
         while True:
-            trie = self.trie if training or self._shorter is None else self._shorter
+            trie = self.trie if training or not self._shorter else self._shorter[0].to(self.context.device)
             assert trie is not None
             try:
-                found = score(base, projected, self.context, trie)
+                found = score(base, embedded, trie)
                 return LabelScores(found, found - self.prior)
             except torch.OutOfMemoryError:
                 if training or self.sharded or not self._shorten(trie):
@@ -314,7 +319,7 @@ class EventReasoner(nn.Module):
         shorter = LabelTrie(labels, max(1, now // 2))
         if max(map(len, shorter.parts)) >= now:
             return False
-        self._shorter = shorter.to(self.context.device)
+        self._shorter = (shorter,)
         LOG.warning("memory is short: from here on, a pass scores %d label tokens instead of %d", now // 2, now)
         return True
 
@@ -331,7 +336,7 @@ class EventReasoner(nn.Module):
         Raises:
             UsageError: Not built, or sentences of another length than M.
         """
-        return language_loss(self._built(vectors), self.project(vectors), self.context, self.answers.index_select(0, labels))
+        return language_loss(self._built(vectors), self.embed(vectors), self.answers.index_select(0, labels))
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """(B, A) scores → (B, A) calibrated probabilities."""

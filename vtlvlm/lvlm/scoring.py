@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, LlavaForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtlvlm.errors import UsageError
+from vtlvlm.lvlm.context import embed
 from vtlvlm.lvlm.prefix import ContextStates, has_kernel
 
 Form = Literal["packed", "two_pass", "batched"]
@@ -195,7 +195,7 @@ def require_room(trie: LabelTrie, before: int, positions: int, classes: Sequence
 # -- its scores ----------------------------------------------------------------------------------------------------------------------------
 
 
-def score(model: LlavaForConditionalGeneration, projected: Tensor, context: Tensor, trie: LabelTrie, form: Form | None = None) -> Tensor:
+def score(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTrie, form: Form | None = None) -> Tensor:
     """Log-likelihood of every label after the context. Equals the result of one forward pass for each label.
 
     Three forms give the same numbers:
@@ -208,12 +208,12 @@ def score(model: LlavaForConditionalGeneration, projected: Tensor, context: Tens
       takes much memory without parts (half a megabyte for each copied token in 7 billion weights). It needs no attention mask, so any
       kernel works. It does not work with gradient checkpointing.
 
-    Only the context's last position and the nodes go through the vocabulary head. All clips share one context, so there is no padding.
+    Only the context's last position and the nodes go through the vocabulary head. All clips have a context of one length, so there is no
+    padding.
 
     Args:
         model: The LLaVA, with or without deep prompts attached.
-        projected: (B, M, L) event vectors after LLaVA's projector.
-        context: (C,) int64 token ids with exactly M image placeholders.
+        context: (B, C, L) embeddings of events and instruction (``context.embed_context``).
         trie: The labels.
         form: One of the three. None chooses ``packed`` for one part; for more parts ``two_pass`` with our kernel, else ``packed`` for each
             part; and ``batched`` if the attention kernel takes no mask.
@@ -235,43 +235,41 @@ def score(model: LlavaForConditionalGeneration, projected: Tensor, context: Tens
     if form == "batched" and model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise UsageError(f"attention kernel {kernel}: scores labels over a cache, which gradient checkpointing forbids; use sdpa")
     if form == "packed":
-        return torch.stack([_packed(model, projected, context, part) for part in trie.parts]).sum(0)
+        return torch.stack([_packed(model, context, part) for part in trie.parts]).sum(0)
     passes = _two_pass if form == "two_pass" else _batched
-    return passes(model, projected, context, trie)
+    return passes(model, context, trie)
 
 
-def _packed(model: LlavaForConditionalGeneration, projected: Tensor, context: Tensor, trie: LabelTrie) -> Tensor:
-    length = context.numel()
+def _packed(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTrie) -> Tensor:
+    length = context.shape[1]
     mask = _tree_mask(model, length, trie)
     if not has_kernel(model):  # a mask over everything
         causal = mask.new_full((length, mask.shape[3]), torch.finfo(mask.dtype).min).triu(1)
         mask = torch.cat([causal[None, None], mask], 2)
     positions = torch.cat([torch.arange(length, device=context.device), length + trie.depths])
-    hidden = _read(model, torch.cat([context, trie.tokens]), positions, projected, attention_mask=mask if len(trie) else None)
+    sequence = torch.cat([context, embed(model, trie.tokens).expand(len(context), -1, -1)], 1)
+    hidden = _read(model, sequence, positions, attention_mask=mask if len(trie) else None)
     return _sums(model, hidden[:, length - 1 :], trie)
 
 
-def _two_pass(model: LlavaForConditionalGeneration, projected: Tensor, context: Tensor, trie: LabelTrie) -> Tensor:
-    length, states = context.numel(), ContextStates()
-    end = _read(model, context, torch.arange(length, device=context.device), projected, keep=states)[:, -1:]
+def _two_pass(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTrie) -> Tensor:
+    length, states = context.shape[1], ContextStates()
+    end = _read(model, context, torch.arange(length, device=context.device), keep=states)[:, -1:]
 
     def tree(part: LabelTrie, end: Tensor) -> Tensor:
         if not len(part):
             return _sums(model, end, part)
-        batch = part.tokens.expand(len(end), -1)
-        mask = _tree_mask(model, length, part)
-        nodes = model.model(
-            input_ids=batch, position_ids=(length + part.depths)[None], attention_mask=mask, use_cache=False, after=states
-        ).last_hidden_state
+        batch = embed(model, part.tokens).expand(len(end), -1, -1)
+        nodes = _read(model, batch, length + part.depths, attention_mask=_tree_mask(model, length, part), after=states)
         return _sums(model, torch.cat([end, nodes], 1), part)
 
     return _each(tree, trie, end)
 
 
-def _batched(model: LlavaForConditionalGeneration, projected: Tensor, context: Tensor, trie: LabelTrie) -> Tensor:
-    length, device = context.numel(), context.device
+def _batched(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTrie) -> Tensor:
+    length, device = context.shape[1], context.device
     cache = DynamicCache(config=model.config.text_config)
-    end = _read(model, context, torch.arange(length, device=device), projected, past_key_values=cache, use_cache=True)[:, -1:]
+    end = _read(model, context, torch.arange(length, device=device), past_key_values=cache, use_cache=True)[:, -1:]
 
     def labels(part: LabelTrie, end: Tensor) -> Tensor:
         fed = part.slots > 0  # label tokens after the first
@@ -281,12 +279,8 @@ def _batched(model: LlavaForConditionalGeneration, projected: Tensor, context: T
         hidden = end
         if width:
             copies = [(layer.keys.repeat_interleave(number, 0), layer.values.repeat_interleave(number, 0)) for layer in cache.layers]
-            read = model.model(
-                input_ids=rows.repeat(len(end), 1),
-                position_ids=(length + torch.arange(width, device=device))[None],
-                past_key_values=DynamicCache(copies),
-                use_cache=True,
-            ).last_hidden_state
+            fed_rows, positions = embed(model, rows).repeat(len(end), 1, 1), length + torch.arange(width, device=device)
+            read = _read(model, fed_rows, positions, past_key_values=DynamicCache(copies), use_cache=True)
             place = pad_sequence([torch.ones_like(word, dtype=torch.bool) for word in words], batch_first=True)
             hidden = torch.cat([end, read.unflatten(0, (len(end), number))[:, place]], 1)
         picked = token_log_probabilities(hidden, model.lm_head.weight, torch.where(fed, fed.cumsum(0), 0), part.targets)
@@ -302,12 +296,10 @@ def _each(score_part: Callable[[LabelTrie, Tensor], Tensor], trie: LabelTrie, en
     return torch.stack([score_part(part, end) for part in trie.parts]).sum(0)
 
 
-def _read(model: LlavaForConditionalGeneration, ids: Tensor, positions: Tensor, projected: Tensor, **kwargs: Any) -> Tensor:
-    """The last layer's output (B, n, L) for token ids (n,) with the events at their placeholders."""
-    seen = {"image": BaseModelOutputWithPooling(pooler_output=list(projected))}
+def _read(model: LlavaForConditionalGeneration, sequence: Tensor, positions: Tensor, **kwargs: Any) -> Tensor:
+    """The last layer's output (B, n, L) for embeddings (B, n, L) at positions (n,)."""
     settings = {"use_cache": False, **kwargs}
-    output = model.model(input_ids=ids.expand(len(projected), -1), position_ids=positions[None], mm_encoder_outputs=seen, **settings)
-    hidden: Tensor = output.last_hidden_state
+    hidden: Tensor = model.model.language_model(inputs_embeds=sequence, position_ids=positions[None], **settings).last_hidden_state
     return hidden
 
 
