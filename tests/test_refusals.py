@@ -147,7 +147,6 @@ def test_empty_split(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_batch_larger_than_the_set(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = chain("fit", *chain.on_events, "--data.batch_size", 64, "--trainer.default_root_dir", tmp_path)
     assert_refused(capsys, code, 2, "batch_size=64 in 64 passes", "training clips", "--data.batch_size")
-    assert not [*tmp_path.iterdir()]
 
 
 def test_bad_video_is_named(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
