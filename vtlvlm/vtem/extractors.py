@@ -6,7 +6,9 @@ Three families of library models: timm image backbones, torchvision video models
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,34 @@ from torch import Tensor, nn
 from vtlvlm.errors import UsageError
 from vtlvlm.vtem.weights import PACKAGE_PREFIX, match_tensors, named_weights, tensors_hash
 
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+
+
+@contextmanager
+def computing(precision: Precision, device: str) -> Iterator[None]:
+    """Let products and convolutions compute in a precision. Weights keep their type; autocast converts them for 16 bits.
+
+    ``float32`` excludes TF32, which PyTorch allows in cuDNN's convolutions. A CPU computes ``tf32`` as float32.
+    """
+    short = precision in ("bfloat16", "float16")
+    before = [(place, name, getattr(place, name)) for place, name, _, _ in _switches()]
+    try:
+        for place, name, exact, rounded in _switches():
+            setattr(place, name, exact if precision == "float32" else rounded)
+        with torch.autocast(device, getattr(torch, precision) if short else None, enabled=short):
+            yield
+    finally:
+        for place, name, value in before:
+            setattr(place, name, value)
+
+
+def _switches() -> list[tuple[Any, str, Any, Any]]:
+    """PyTorch's switches for TF32 in products and convolutions: holder, attribute, value without TF32, value with it."""
+    products, library = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(library, "conv"):  # PyTorch 2.9 and later, which refuse to mix these with the older ones
+        return [(place, "fp32_precision", "ieee", "tf32") for place in (products, library.conv)]
+    return [(place, "allow_tf32", False, True) for place in (products, library)]
+
 
 class FeatureExtractor(nn.Module, ABC):
     """Frames -> features (B, T', S, D). Frozen unless ``trainable``, and always in eval mode.
@@ -22,22 +52,25 @@ class FeatureExtractor(nn.Module, ABC):
     Args:
         grid: g; the features of each step are averaged over g x g spatial cells, S = g².
         image_size: side of the square input of the backbone, pixels; frames of another size are resized (bilinear, antialiased).
-        chunk: frames in one pass of the backbone; limits the memory of long videos.
+        chunk: frames of one clip in one pass of the backbone, at most; limits the memory of long videos.
         trainable: train the backbone (needs videos, not caches). It stays in eval mode, so that its batch statistics do not change.
+        clips: clips in one pass, at most ``data.micro_batch_size``; None for as many as ``chunk`` frames hold, at least one. More clips
+            occupy a GPU better and take more of its memory. Features do not depend on it.
     """
 
     frame_stride: int = 1
     """sampled frames per feature step"""
 
-    def __init__(self, grid: int, image_size: int, chunk: int, trainable: bool = False) -> None:
+    def __init__(self, grid: int, image_size: int, chunk: int, trainable: bool = False, clips: int | None = None) -> None:
         super().__init__()
-        for name, value in (("grid", grid), ("image_size", image_size), ("chunk", chunk)):
-            if value < 1:
+        for name, value in (("grid", grid), ("image_size", image_size), ("chunk", chunk), ("clips", clips)):
+            if value is not None and value < 1:
                 raise UsageError(f"extractor.{name}={value}: must be at least 1")
         self.grid = grid
         self.image_size = image_size
         self.chunk = chunk
         self.trainable = trainable
+        self.clips = clips
 
     @property
     def cells(self) -> int:
@@ -63,30 +96,34 @@ class FeatureExtractor(nn.Module, ABC):
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """Everything that determines the features, in plain values: architecture, weights (SHA-256), grid, image size, normalisation,
-        library version."""
+        """Everything that determines the features, in plain values: architecture, weights (SHA-256), grid, image size, library version."""
 
     @abstractmethod
     def extract(self, frames: Tensor) -> Tensor:
-        """(B, T, 3, H, W) uint8, at most ``chunk`` frames of all clips together or of one clip -> (B, T', S, D) float32."""
+        """(B, T, 3, H, W) uint8, at most ``clips`` clips and ``chunk`` frames of each -> (B, T', S, D) float32."""
 
     def steps(self, num_frames: int) -> int:
         """T' for T sampled frames; a last incomplete stride counts."""
         return -(-num_frames // self.frame_stride)
 
     def step_times(self, times: Tensor) -> Tensor:
-        """Frame times (B, T) seconds -> the centres of the feature steps (B, T')."""
-        return times if self.frame_stride == 1 else F.adaptive_avg_pool1d(times, self.steps(times.shape[1]))
+        """Frame times (B, T) seconds -> the centres of the feature steps (B, T'). An incomplete stride repeats its last frame, as features
+        do."""
+        if self.frame_stride == 1:
+            return times
+        steps = self.steps(times.shape[1])
+        lacking = steps * self.frame_stride - times.shape[1]
+        return F.adaptive_avg_pool1d(torch.cat([times, times[:, -1:].expand(-1, lacking)], dim=1), steps)
 
     def train(self, mode: bool = True) -> FeatureExtractor:
-        """Stays in eval mode. A frozen backbone must keep its batch statistics, and batches are too small to re-estimate them in
-        training."""
+        """Stays in eval mode. A frozen backbone must keep its batch statistics, and batches are too small for new ones."""
         return super().train(False)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (B, T, 3, H, W) uint8 RGB -> features (B, T', S, D) float32, also under autocast; without gradient unless trainable.
 
-        Clips longer than ``chunk`` frames are cut into pieces of whole feature steps; each piece is extracted independently.
+        Clips longer than ``chunk`` frames are cut into pieces of whole feature steps. Each piece is extracted independently, in one pass
+        with those of up to ``clips`` clips.
 
         Raises:
             UsageError: frames are not uint8 of that shape.
@@ -95,7 +132,7 @@ class FeatureExtractor(nn.Module, ABC):
             raise UsageError(f"frames of {frames.dtype}, shape {tuple(frames.shape)}: the extractor takes uint8 (B, T, 3, H, W)")
         self.load_weights()
         piece = max(self.frame_stride, self.chunk // self.frame_stride * self.frame_stride)
-        clips = max(1, self.chunk // frames.shape[1])
+        clips = self.clips or max(1, self.chunk // frames.shape[1])
         with torch.autocast(frames.device.type, enabled=False), torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             return torch.cat(
                 [torch.cat([self.extract(part) for part in group.split(piece, dim=1)], dim=1) for group in frames.split(clips)]
@@ -112,21 +149,41 @@ class Backbone(FeatureExtractor):
             shape.
         grid: g; features are averaged over g x g cells.
         image_size: side of the square input of the backbone, pixels.
-        chunk: frames in one pass of the backbone.
+        chunk: frames of one clip in one pass of the backbone, at most.
         trainable: train the backbone.
         compiled: compile the backbone with ``torch.compile`` (the first batch then takes minutes).
+        clips: clips in one pass, at most; see :class:`FeatureExtractor`.
+        precision: of the backbone's products and convolutions. ``tf32`` rounds their inputs to 10 bits of mantissa, on GPUs only;
+            ``float16`` also has 10 bits and overflows above 65,504; ``bfloat16`` has 7 bits. Weights and features stay float32. Caches
+            record a precision other than float32, because its features are others.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, model: str, weights: str | None, grid: int, image_size: int, chunk: int, trainable: bool = False, compiled: bool = False
+        self,
+        model: str,
+        weights: str | None,
+        grid: int,
+        image_size: int,
+        chunk: int,
+        trainable: bool = False,
+        compiled: bool = False,
+        clips: int | None = None,
+        precision: Precision = "float32",
     ) -> None:
-        super().__init__(grid, image_size, chunk, trainable)
+        super().__init__(grid, image_size, chunk, trainable, clips)
+        if precision not in get_args(Precision):
+            raise UsageError(
+                f"extractor.precision={precision!r}: must be {', '.join(get_args(Precision)[:-1])} or {get_args(Precision)[-1]}"
+            )
+        if trainable and precision == "float16":
+            raise UsageError("extractor.precision=float16: the gradients of a trained backbone would underflow; use bfloat16")
         self.model = model
         self.weights = weights
         self.compiled = compiled
+        self.precision = precision
         self.loaded = False
         self.backbone: nn.Module | None = None
 
@@ -195,6 +252,7 @@ class Backbone(FeatureExtractor):
             "image_size": self.image_size,
             "mean": [round(float(value) / 255, 6) for value in self.mean.flatten()],
             "std": [round(float(value) / 255, 6) for value in self.std.flatten()],
+            **({} if self.precision == "float32" else {"precision": self.precision}),  # so that older fingerprints stay valid
             **self.library(),
         }
 
@@ -204,7 +262,9 @@ class Backbone(FeatureExtractor):
             small = F.interpolate(images.flatten(0, 1), size=(self.image_size, self.image_size), mode="bilinear", antialias=True)
             images = small.unflatten(0, images.shape[:2])
         self.build()
-        found = self.run((images - self.mean) / self.std)
+        normalised = (images - self.mean) / self.std
+        with computing(self.precision, images.device.type):
+            found = self.run(normalised).float()
         cells = F.adaptive_avg_pool2d(found.flatten(0, 1), self.grid).flatten(2).transpose(1, 2)
         return cells.unflatten(0, found.shape[:2]).contiguous()
 
@@ -236,8 +296,10 @@ class TimmExtractor(Backbone):
         chunk: int = 32,
         trainable: bool = False,
         compiled: bool = False,
+        clips: int | None = None,
+        precision: Precision = "float32",
     ) -> None:
-        super().__init__(model, weights, grid, image_size, chunk, trainable, compiled)
+        super().__init__(model, weights, grid, image_size, chunk, trainable, compiled, clips, precision)
 
     @property
     def dim(self) -> int:
@@ -294,8 +356,10 @@ class VideoExtractor(Backbone):
         chunk: int = 64,
         trainable: bool = False,
         compiled: bool = False,
+        clips: int | None = None,
+        precision: Precision = "float32",
     ) -> None:
-        super().__init__(model, weights, grid, image_size, chunk, trainable, compiled)
+        super().__init__(model, weights, grid, image_size, chunk, trainable, compiled, clips, precision)
         if model not in self.STRIDES:
             raise UsageError(f"{model}: no such video model; there are {', '.join(self.STRIDES)}")
         self.frame_stride = self.STRIDES[model]

@@ -300,10 +300,19 @@ def abs_delta(values: Tensor, mask: Tensor | None = None) -> Tensor:
     return change
 
 
-def at_steps(values: Tensor, steps: int) -> Tensor:
+def at_steps(values: Tensor, steps: int, stride: int = 1) -> Tensor:
     """Averages values (B, T'', S, C) onto feature steps (B, T', S, C), like :meth:`FeatureExtractor.step_times` averages times. The result
-    is float32, or unchanged if the numbers of steps agree."""
+    is float32, or unchanged if the numbers of steps agree.
+
+    Args:
+        values: one for each frame, or any other number of steps.
+        steps: T'.
+        stride: frames per feature step. An incomplete stride repeats its last frame.
+    """
     if values.shape[1] == steps:
         return values
+    lacking = steps * stride - values.shape[1]
+    if 0 < lacking < stride:
+        values = torch.cat([values, values[:, -1:].expand(-1, lacking, -1, -1)], dim=1)
     flat = F.adaptive_avg_pool1d(values.flatten(2).transpose(1, 2).float(), steps)
     return flat.transpose(1, 2).unflatten(2, values.shape[2:])
