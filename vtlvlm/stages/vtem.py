@@ -122,8 +122,8 @@ class VTEMModule(Stage):
 
     def _require_same_extractor_settings(self, cache: Any) -> None:
         """Compares the settings that need no weights: ``classify`` runs the configuration's extractor on new videos."""
-        made, extractor = made_of(cache, "extractor", dict), self.extractor
-        names = ["grid", "image_size", "chunk"]
+        made, extractor = {"precision": "float32"} | made_of(cache, "extractor", dict), self.extractor
+        names = ["grid", "image_size", "chunk", "precision"]
         if not isinstance(extractor, ClipExtractor):  # the folder of a LLaVA may move
             names.append("model")
         settings = settings_of(extractor)["init_args"]
@@ -164,7 +164,7 @@ class VTEMModule(Stage):
                 listed = "; ".join(f"{name}: {old.get(name)!r} there, {new[name]!r} asked for" for name in other)
                 raise UsageError(f"stage 1 was trained with another sampling (data.sampling: {listed}): set the same")
 
-    compared_elsewhere = ("extractor.weights", "extractor.compiled")
+    compared_elsewhere = ("extractor.weights", "extractor.compiled", "extractor.clips")
 
     def _may_differ(self, name: str, training: bool) -> bool:
         """Also ``chunk`` if the extractor reads each frame by itself, and the location of the tower's LLaVA."""
@@ -233,7 +233,7 @@ class VTEMModule(Stage):
             parts.append(self.features(batch)[0].half())
             actions.append(batch.labels)
             if (targets := self.targets(batch)) is not None:
-                aims.append(at_steps(targets, parts[-1].shape[1]).half())
+                aims.append(at_steps(targets, parts[-1].shape[1], self.extractor.frame_stride).half())
             if sum(map(len, parts)) >= wanted:
                 break
         features, targets = self._joined(parts, wanted), self._joined(aims, wanted) if aims else None

@@ -165,8 +165,7 @@ class VTEM(nn.Module):
             features: (B, T', S, D).
             times: (B, T') seconds.
             mask: (B, T'), False on padding.
-            targets: (B, T'', S, E) with ``target="llava"``, None otherwise. Targets of more steps are averaged onto the steps of the
-                features.
+            targets: (B, T'', S, E) with ``target="llava"``, None otherwise. More steps are averaged onto the features' steps.
 
         Raises:
             UsageError: stage 1 has not been trained, or features or targets have another width or grid.
@@ -184,7 +183,8 @@ class VTEM(nn.Module):
             if self.inputs.abs_delta_weight and targets is None:
                 target = self._beside(standardised, self._moved(abs_delta(standardised, mask)))
             if targets is not None:
-                rebuilt, target = rebuilt / self.target_scale, at_steps(targets, features.shape[1]).float() / self.target_scale
+                targets = at_steps(targets, features.shape[1], self.extractor.frame_stride).float()
+                rebuilt, target = rebuilt / self.target_scale, targets / self.target_scale
         # with a gradient, the target itself would be trained and the loss meaningless
         return Encoding(*events, rebuilt, target.detach())
 
@@ -270,7 +270,7 @@ class VTEM(nn.Module):
                 actions = labels[order.to(labels.device)].to(inputs.device).repeat_interleave(self.num_tokens)
             vectors = self._start_at_components(inputs, windows, moved, actions)
         else:
-            targets = at_steps(targets, features.shape[1])
+            targets = at_steps(targets, features.shape[1], self.extractor.frame_stride)
             self.target_scale.copy_(variances(targets)[1].mean().sqrt())
             chosen = targets[order.to(targets.device)].split(64)
             aims = [self.pooler.pool(part.to(self.mean.device), share) for part, share in zip(chosen, shares, strict=True)]
