@@ -2,15 +2,22 @@
 
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pipeline import Pipeline
 from safetensors.torch import load_file
+from videos import encode
 
 from vtlvlm.data.cache import EventCache
-from vtlvlm.errors import UsageError
+from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.data.video import decode_sampled
+from vtlvlm.errors import DataError, UsageError
+from vtlvlm.recognizers import recognizer as recognizer_module
 from vtlvlm.recognizers.recognizer import ActionRecognizer
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.vtem import extractors
@@ -120,3 +127,72 @@ def test_classify_goes_on_after_an_unreadable_file(chain: Pipeline, capsys: pyte
     assert all(len(line["actions"]) == 1 for line in lines[1:])
     assert "broken.avi" in err
     assert "1 of 7" in err
+
+
+def test_many_files_are_answered_in_their_order_and_as_one_by_one(chain: Pipeline) -> None:
+    """Threads decode ahead. A file that is no video gives its error in its place, and the others go on."""
+    recognizer = ActionRecognizer.from_checkpoint(chain.bundle, device="cpu")
+    broken = chain.folder / "no_video.avi"
+    broken.write_text("no video")
+    videos = sorted(chain.root.glob("*.avi"))
+    files = [*videos[:2], broken, *reversed(videos)]
+    found = list(recognizer.classify_each(files, top=2))
+    assert isinstance(found[2], DataError)
+    assert "no_video.avi" in str(found[2])
+    del files[2], found[2]
+    assert [one.file for one in found] == files
+    assert [one.actions for one in found] == [recognizer.classify(file, top=2).actions for file in files]
+
+
+def test_decoding_goes_on_while_the_model_computes_and_no_further_than_a_few_clips(
+    chain: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recognizer = ActionRecognizer.from_checkpoint(chain.bundle, device="cpu")
+    files = sorted(chain.root.glob("*.avi"))[:6]
+    decoded: list[str] = []
+    one = threading.Event()
+
+    def noted(file: Path, *args: object, **kwargs: object) -> object:
+        clip = decode_sampled(file, *args, **kwargs)
+        decoded.append(file.name)
+        one.set()
+        return clip
+
+    monkeypatch.setattr(recognizer_module, "decode_sampled", noted)
+    results = recognizer.classify_each(files)
+    for number in range(len(files)):
+        next(results)
+        until = min(number + 1 + recognizer.ahead, len(files))
+        while len(decoded) < until:  # the next ones come without being asked for
+            assert one.wait(60)
+            one.clear()
+        time.sleep(0.05)
+        assert decoded == [file.name for file in files[:until]]
+    assert next(results, None) is None
+
+
+def test_an_answer_that_nobody_wants_any_more_stops_the_decoding(chain: Pipeline, tmp_path: Path) -> None:
+    """Ctrl-C while a long file is decoded ahead: the threads end at once, so the process ends too."""
+    recognizer = ActionRecognizer.from_checkpoint(chain.bundle, device="cpu")
+    long = tmp_path / "long.mp4"
+    encode(long, np.random.default_rng(0).integers(0, 256, (1500, 120, 160, 3), dtype=np.uint8))
+    before = set(threading.enumerate())
+    results = recognizer.classify_each([chain.root / "S001C001P003R001A001_rgb.avi", long])
+    next(results)
+    start = time.perf_counter()
+    results.close()
+    assert set(threading.enumerate()) == before
+    closed = time.perf_counter() - start
+    start = time.perf_counter()
+    recognizer.classify(long)
+    assert closed < (time.perf_counter() - start) / 2
+
+
+def test_clips_that_wait_take_a_bounded_memory(chain: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    recognizer = ActionRecognizer.from_checkpoint(chain.bundle, device="cpu")
+    assert recognizer.ahead == 1
+    recognizer.device = torch.device("cuda")  # not used here
+    monkeypatch.setattr(recognizer_module, "usable_cores", lambda: 64)
+    assert recognizer.ahead == 64
+    recognizer.sampling = FrameSampling(frames=512, size=1024)
+    assert recognizer.ahead == 2

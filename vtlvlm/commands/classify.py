@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from vtlvlm.system.files import nan_as_none
@@ -76,23 +77,22 @@ def run(args: argparse.Namespace) -> int:
     for line in words:
         print(f"vtlvlm: {shown(line)}", file=sys.stderr)
     failed = 0
-    for file in files:
-        try:
-            result = recognizer.classify(file, top=args.top)
-        except DataError as error:
-            failed += 1
-            print(f"vtlvlm: {shown(error)}", file=sys.stderr)
+    with closing(recognizer.classify_each(files, top=args.top)) as results:
+        for file, result in zip(files, results, strict=True):
+            if isinstance(result, DataError):
+                failed += 1
+                print(f"vtlvlm: {shown(result)}", file=sys.stderr)
+                if args.json:
+                    print(json_line({"file": str(file), "error": str(result)}), flush=True)
+                continue
             if args.json:
-                print(json_line({"file": str(file), "error": str(error)}), flush=True)
-            continue
-        if args.json:
-            actions = [{"action": name, "probability": round(p, 6)} for name, p in result.actions]
-            print(json_line({"file": str(file), "actions": actions, "seconds": round(result.seconds, 3)}), flush=True)
-        else:
-            print(f"{shown(file)}  ({result.seconds:.2f} s)")
-            for name, p in result.actions:
-                print(f"  {p:6.1%}  {bar(p)}  {shown(name)}")
-            sys.stdout.flush()
+                actions = [{"action": name, "probability": round(p, 6)} for name, p in result.actions]
+                print(json_line({"file": str(file), "actions": actions, "seconds": round(result.seconds, 3)}), flush=True)
+            else:
+                print(f"{shown(file)}  ({result.seconds:.2f} s)")
+                for name, p in result.actions:
+                    print(f"  {p:6.1%}  {bar(p)}  {shown(name)}")
+                sys.stdout.flush()
     if failed:
         print(f"vtlvlm: {failed} of {len(files)} files could not be read", file=sys.stderr)
     return 1 if failed else 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import av
@@ -55,6 +56,10 @@ class VideoInfo(NamedTuple):
     """Whether frames are unevenly spaced in time: the longest interval is over 1.5 times the median."""
 
 
+class Stopped(Exception):
+    """Decoding ended early because the caller asked for it."""
+
+
 class Clip(NamedTuple):
     """Chosen frames of one video."""
 
@@ -64,16 +69,21 @@ class Clip(NamedTuple):
     """(T,) float32 seconds from the start of the clip, non-decreasing"""
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: str | Path, *, stop: Event | None = None) -> VideoInfo:
     """Count the frames that a file shows. For most files, reads only the packets, in about 1 % of the decoding time; decodes the others.
 
+    Args:
+        path: A video file.
+        stop: Ends the reading once it is set.
+
     Raises:
+        Stopped: ``stop`` was set.
         VideoError: The file is not a regular readable file, has no video, is truncated, or its first frame does not decode. For a file that
             must be decoded: any frame does not decode.
     """
     with opened(path) as (container, stream):
         found = Shown(stream)
-        source = found.noted(packets_of(path, container, stream))
+        source = found.noted(_until(stop, packets_of(path, container, stream)))
         first = next(all_frames(path, source), None)
         if first is None:
             raise VideoError(f"{path}: has no frame that decodes")
@@ -82,7 +92,7 @@ def probe(path: str | Path) -> VideoInfo:
         stamps = found.stamps
         if stamps is None:
             with opened(path) as (again, same):
-                stamps = [frame.pts for frame in all_frames(path, packets_of(path, again, same))]
+                stamps = [frame.pts for frame in all_frames(path, _until(stop, packets_of(path, again, same)))]
         fps = frame_rate(stream)
         times = frame_times(stamps, stream)
         steps = np.diff(times)
@@ -115,6 +125,7 @@ def decode(
     flip: bool = False,
     zoom: float = 1.0,
     shift: tuple[float, float] = (0.0, 0.0),
+    stop: Event | None = None,
 ) -> Clip:
     """Decode chosen frames as upright ``size`` x ``size`` RGB pictures.
 
@@ -130,8 +141,10 @@ def decode(
         flip: Mirror left and right.
         zoom: Side of the cut relative to the largest possible one, in (0, 1].
         shift: Position of the cut, each in [-1, 1] from left/top to right/bottom of the stored picture.
+        stop: Ends the decoding once it is set.
 
     Raises:
+        Stopped: ``stop`` was set.
         VideoError: The file is damaged, has no video, or ends before the last wanted frame.
         ValueError: No index is given, one is negative, or ``size``, ``zoom`` or ``shift`` is out of range.
     """
@@ -146,7 +159,7 @@ def decode(
     graph, graph_of, count = None, None, 0
     with opened(path) as (container, stream):
         stamps: list[int | None] = []
-        for frame in _chosen(path, container, stream, wanted, last, stamps):
+        for frame in _chosen(path, container, stream, wanted, last, stamps, stop):
             if graph is None or graph_of != (frame.width, frame.height, frame.format.name):
                 graph_of = (frame.width, frame.height, frame.format.name)
                 graph = _graph(frame, stream, size=size, crop=crop, flip=flip, zoom=zoom, shift=shift)
@@ -162,22 +175,36 @@ def decode(
     return Clip(frames, torch.from_numpy(times[numbers].astype(np.float32)))
 
 
+def _until(stop: Event | None, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+    """The packets, as long as ``stop`` is not set."""
+    for packet in packets:
+        if stop is not None and stop.is_set():
+            raise Stopped
+        yield packet
+
+
 def _chosen(
-    path: str | Path, container: av.container.InputContainer, stream: av.VideoStream, wanted: set[int], last: int, stamps: list[int | None]
+    path: str | Path,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    wanted: set[int],
+    last: int,
+    stamps: list[int | None],
+    stop: Event | None,
 ) -> Iterator[av.VideoFrame]:
     """The wanted frames in display order. Fills ``stamps`` with the times of all frames up to the last wanted one.
 
     H.264 is decoded without its unwanted frames that no other frame refers to, if the packets show all frames and times. Times that rise in
     decoding order mean either that no frame can be skipped, or that FFmpeg guessed the times, as for AVI.
     """
-    source: Iterable[av.Packet] = packets_of(path, container, stream)
+    source: Iterable[av.Packet] = _until(stop, packets_of(path, container, stream))
     if stream.codec_context.name == "h264" and Path(path).stat().st_size < _HELD:
         found = Shown(stream)
         source = list(found.noted(source))
         if found.stamps is not None and None not in found.stamps and [packet.pts for packet in source if packet.size] != found.stamps:
             stamps += found.stamps[: last + 1]
             known = found.stamps
-            yield from _without_the_rest(path, source, stream, {known[number] for number in wanted if number < len(known)})
+            yield from _without_the_rest(path, source, stream, {known[number] for number in wanted if number < len(known)}, stop)
             return
     for position, frame in enumerate(all_frames(path, source)):
         stamps.append(frame.pts)
@@ -187,7 +214,9 @@ def _chosen(
             return
 
 
-def _without_the_rest(path: str | Path, held: list[av.Packet], stream: av.VideoStream, wanted: set[int | None]) -> Iterator[av.VideoFrame]:
+def _without_the_rest(
+    path: str | Path, held: list[av.Packet], stream: av.VideoStream, wanted: set[int | None], stop: Event | None
+) -> Iterator[av.VideoFrame]:
     """The frames at the wanted stamps, without decoding frames that none of them needs."""
 
     def needed() -> Iterator[av.Packet]:
@@ -202,7 +231,7 @@ def _without_the_rest(path: str | Path, held: list[av.Packet], stream: av.VideoS
                 return
 
     context, before = stream.codec_context, None
-    for frame in all_frames(path, needed()):
+    for frame in all_frames(path, _until(stop, needed())):
         if frame.pts is None or (before is not None and frame.pts <= before):
             raise VideoError(f"{path}: damaged: its frames are not in the order of their times {place(frame)}")
         before = frame.pts
@@ -219,6 +248,7 @@ def decode_sampled(
     seed: int = 0,
     num_frames: int = -1,
     rate: float = float("nan"),
+    stop: Event | None = None,
 ) -> Clip:
     """Decode one view of a clip.
 
@@ -230,15 +260,17 @@ def decode_sampled(
         seed: Seed of the views.
         num_frames: Length of the clip if known; saves counting its packets.
         rate: Frames per second if known; only sampling by fps needs it.
+        stop: Ends the decoding once it is set.
 
     Raises:
+        Stopped: ``stop`` was set.
         VideoError: As ``probe`` and ``decode``.
     """
     if num_frames < 1 or (sampling.mode == "fps" and not rate > 0):
-        info = probe(path)
+        info = probe(path, stop=stop)
         num_frames, rate = info.frames, info.fps
     plan = sampling.view(view, num_frames=num_frames, name=name, seed=seed, rate=rate)
-    return decode(path, plan.indices, size=sampling.size, crop=sampling.crop, flip=plan.flip, zoom=plan.zoom, shift=plan.shift)
+    return decode(path, plan.indices, size=sampling.size, crop=sampling.crop, flip=plan.flip, zoom=plan.zoom, shift=plan.shift, stop=stop)
 
 
 def all_frames(path: str | Path, source: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:

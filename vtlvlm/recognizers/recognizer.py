@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +19,7 @@ from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip, decode_sampled
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.text import shown
 from vtlvlm.vtem.extractors import Backbone, FeatureExtractor
 from vtlvlm.vtem.model import VTEM
@@ -32,7 +37,14 @@ class Recognition(NamedTuple):
     events: EventTokens | None
     """the clip's event sentence, B = 1; None from a linear probe"""
     seconds: float
-    """wall time from file to answer"""
+    """seconds of decoding and computing"""
+
+
+class Decoded(NamedTuple):
+    """A file's clip, and the seconds that decoding it took."""
+
+    clip: Clip
+    seconds: float
 
 
 class Recognizer(ABC):
@@ -55,7 +67,6 @@ class Recognizer(ABC):
         self.device = found_device(device)
         self.classes, self.sampling = list(classes), sampling
 
-    @torch.inference_mode()
     def classify(self, file: str | Path, top: int = 5) -> Recognition:
         """The most likely actions in a video file.
 
@@ -66,14 +77,54 @@ class Recognizer(ABC):
         Raises:
             DataError: The file cannot be decoded, or the model gives no probabilities.
         """
+        return self._answer(Path(file), self._decode(Path(file)), top)
+
+    def classify_each(self, files: Sequence[str | Path], top: int = 5) -> Generator[Recognition | DataError, None, None]:
+        """As :meth:`classify`, for many files in their order. Threads decode the next files while the model computes.
+
+        At most ``ahead`` clips are decoded and wait; they take at most 4 GiB of memory. Closing the iterator stops the threads.
+
+        Yields:
+            The most likely actions in each file, or the error that :meth:`classify` would raise.
+        """
+        places, stop = deque(map(Path, files)), Event()
+        waiting: deque[tuple[Path, Future[Decoded]]] = deque()
+        pool = ThreadPoolExecutor(self.ahead)
+        try:
+            while places or waiting:
+                while places and len(waiting) <= self.ahead:
+                    waiting.append((file := places.popleft(), pool.submit(self._decode, file, stop)))
+                file, decoding = waiting.popleft()
+                try:
+                    found: Recognition | DataError = self._answer(file, decoding.result(), top)
+                except DataError as error:
+                    found = error
+                yield found
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+    @property
+    def ahead(self) -> int:
+        """Clips that :meth:`classify_each` decodes ahead, each in a thread of its own: one on a CPU, which computes with all cores
+        meanwhile, and otherwise up to one for each core."""
+        held = max(1, MOST_PIXELS // (self.sampling.frames * self.sampling.size**2 * 3))
+        return 1 if self.device.type == "cpu" else min(usable_cores(), held)
+
+    def _decode(self, file: Path, stop: Event | None = None) -> Decoded:
         start = time.perf_counter()
-        clip = decode_sampled(file, self.sampling)
-        probabilities, events = self.recognise(clip)
+        clip = decode_sampled(file, self.sampling, stop=stop)
+        return Decoded(clip, time.perf_counter() - start)
+
+    @torch.inference_mode()
+    def _answer(self, file: Path, decoded: Decoded, top: int) -> Recognition:
+        start = time.perf_counter()
+        probabilities, events = self.recognise(decoded.clip)
         if not bool(torch.isfinite(probabilities).all()):
             raise DataError(f"{file}: the model gives no probabilities for it (NaN); {self.suspects} are damaged")
         best = probabilities.topk(min(top, len(self.classes)))
         actions = [(self.classes[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
-        return Recognition(Path(file), actions, events, time.perf_counter() - start)
+        return Recognition(file, actions, events, decoded.seconds + time.perf_counter() - start)
 
     @abstractmethod
     def recognise(self, clip: Clip) -> tuple[Tensor, EventTokens | None]:
