@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
+from pipeline import launch_pair
 from shipped import FOLDER, data_of, holders, put, resolved, write_events, write_features
 from tiny import tiny_llava
 from torch import Tensor
@@ -56,7 +59,9 @@ class Small:
     def shrink(self, config: dict[str, Any], overlay: str) -> None:
         """Give a stage's configuration our data, parts and trainer of a small size; all else stays as it is."""
         put(config, root=str(self.root), num_workers=0, batch_size=2, micro_batch_size=2, fast_dev_run=STEPS)
-        put(config, accelerator="cpu", devices=1, strategy="auto", enable_progress_bar=False, enable_model_summary=False)
+        config["trainer"] |= {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "enable_model_summary": False}
+        if isinstance(config["trainer"]["strategy"], str):
+            config["trainer"]["strategy"] = "ddp"  # also in one process, DDP refuses parameters that the loss does not use
         if any(holders(config, "reasoner")):
             put(next(holders(config, "llava"))["llava"], path=str(self.llava))
             put(config, events=str(self.events))
@@ -75,18 +80,25 @@ class Small:
 
     def run(self, config: dict[str, Any], overlay: str = "", command: str = "fit") -> list[float]:
         """Make a configuration small and run it; returns the loss of each step of a training."""
-        small, record = copy.deepcopy(config), self.folder / "record.jsonl"
-        self.shrink(small, overlay)
-        small["trainer"]["callbacks"] = [
-            *(small["trainer"]["callbacks"] or []),
-            {"class_path": "golden.Record", "init_args": {"path": str(record)}},
-        ]
-        file = self.folder / "config.yaml"
-        file.write_text(yaml.safe_dump(small))
-        record.write_text("")
+        file = self.written(config, overlay)
         assert main([command, "--config", str(file)]) == 0
-        lines = map(json.loads, record.read_text().splitlines())
-        return [float.fromhex(values[0]) for label, values in lines if label.startswith("loss")]
+        return losses_of(file)
+
+    def written(self, config: dict[str, Any], overlay: str = "", name: str = "config") -> Path:
+        """The file of a small configuration, which records its losses beside it."""
+        small, file = copy.deepcopy(config), self.folder / f"{name}.yaml"
+        self.shrink(small, overlay)
+        record = {"class_path": "golden.Record", "init_args": {"path": str(file.with_suffix(".jsonl"))}}
+        small["trainer"]["callbacks"] = [*(small["trainer"]["callbacks"] or []), record]
+        file.write_text(yaml.safe_dump(small))
+        file.with_suffix(".jsonl").write_text("")
+        return file
+
+
+def losses_of(file: Path) -> list[float]:
+    """The losses that a small configuration has recorded, of all its processes."""
+    lines = map(json.loads, file.with_suffix(".jsonl").read_text().splitlines())
+    return [float.fromhex(values[0]) for label, values in lines if label.startswith("loss")]
 
 
 @cache
@@ -104,8 +116,14 @@ def leaves(config: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    return Small(tmp_path_factory.mktemp("configs"))
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
+    """Trainings under DDP leave a process group and its environment, which end here."""
+    before = dict(os.environ)
+    yield Small(tmp_path_factory.mktemp("configs"))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @cache
@@ -119,6 +137,13 @@ def differences(plain: dict[str, Any], arm: dict[str, Any]) -> set[Place]:
     """Where two configurations do not say the same."""
     one, two = dict(leaves(plain)), dict(leaves(arm))
     return {place for place in one.keys() | two.keys() if place not in one or place not in two or one[place] != two[place]}
+
+
+def require_said(config: dict[str, Any], said: dict[str, Any]) -> None:
+    """A configuration has every setting that a file gives; classes are compared by their bare names."""
+    found = dict(leaves(config))
+    for place, value in leaves(said):
+        assert (found[place].split(".")[-1] if place[-1] == "class_path" else found[place]) == value, place
 
 
 def bases(overlay: dict[str, Any]) -> list[str]:
@@ -136,7 +161,7 @@ def test_a_stage_file_trains(base: str, small: Small) -> None:
     found = stage_file(base)
     asked = [callback["class_path"] for callback in included.pop("callbacks", [])]
     assert [callback["class_path"].split(".")[-1] for callback in found["trainer"]["callbacks"] or []] == asked
-    assert {key: found["trainer"][key] for key in included} == included  # a dotted key beside an include would undo the include
+    require_said(found["trainer"], included)  # a dotted key beside an include would undo the include
     assert found["data"]["batch_size"] % (found["data"]["micro_batch_size"] or 1) == 0
     losses = small.run(found)
     assert len(losses) == STEPS
@@ -154,8 +179,7 @@ def test_an_overlay_changes_what_it_says_and_trains(overlay: str, small: Small) 
     for base in bases(yaml.safe_load(text)):
         plain, arm = stage_file(base), resolved(base, f"ablations/{overlay}.yaml")
         found = dict(leaves(arm))
-        for place, value in said.items():
-            assert (found[place].split(".")[-1] if place[-1] == "class_path" else found[place]) == value
+        require_said(arm, yaml.safe_load(text))
         for place in differences(plain, arm) - said.keys():  # another class has settings of its own
             assert any(place[: len(part)] == part for part in parts), f"{place} changes"
             assert place not in found or place not in written(base), f"{place}: what {base} says is lost"
@@ -176,15 +200,22 @@ def require_training(small: Small, config: dict[str, Any], overlay: str) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlay_trains_on_every_stage_file(overlay: str, small: Small) -> None:
-    path = FOLDER / "ablations" / f"{overlay}.yaml"
-    stages = set(bases(yaml.safe_load(path.read_text())))
-    if overlay == "codes_4096":
-        stages -= {"stage1_small.yaml"}  # our clips have 1,024 tokens there
-    assert stages
-    for base in sorted(stages):
-        require_training(small, resolved(base, path), overlay)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("base", STAGES)
+def test_all_overlays_of_a_stage_file_train_on_two_processes(base: str, small: Small) -> None:
+    """One after the other in the same two, each with the stage's own strategy."""
+    files = {}
+    for overlay in OVERLAYS:
+        path = FOLDER / "ablations" / f"{overlay}.yaml"
+        fits = base in bases(yaml.safe_load(path.read_text())) and overlay != "adapter_none"  # which trains nothing
+        if fits and (base, overlay) != ("stage1_small.yaml", "codes_4096"):  # our clips have 1,024 tokens there
+            files[overlay] = small.written(resolved(base, path), overlay, f"{base}-{overlay}")
+    assert files
+    launch_pair(*(["fit", "--config", file, "--trainer.devices", 2] for file in files.values()))
+    for overlay, file in files.items():
+        losses = losses_of(file)
+        assert len(losses) == 2 * STEPS, overlay
+        assert all(map(math.isfinite, losses)), overlay
 
 
 def setting(config: dict[str, Any], name: str) -> Any:
@@ -193,8 +224,43 @@ def setting(config: dict[str, Any], name: str) -> Any:
     return holder[name]
 
 
+TRAINERS = {
+    "gpu_stage1": ("stage1_vtem.yaml", 1, 100),
+    "gpu_stage1_8gpus": ("stage1_vtem.yaml", 8, 100),
+    "gpu_stage2": ("stage2_prompt.yaml", 8, 50),
+    "gpu_24gb": ("stage2_prompt.yaml", 1, 50),
+    "gpu_4nodes": ("stage2_prompt.yaml", 32, 50),
+    "gpu_full": ("stage2_prompt.yaml", 8, None),
+}
+"""Trainer for GPUs -> the stage file that it is given after, processes, validations in steps"""
+
+
+def on_trainer(name: str) -> dict[str, Any]:
+    """A stage file at the paper's size with one of the trainers: given as --trainer, it wins over the stage's own."""
+    return resolved(TRAINERS[name][0], more=("--trainer", str(FOLDER / "trainer" / f"{name}.yaml")))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "trainer").glob("gpu_*.yaml")))
+def test_a_trainer_for_gpus_keeps_what_it_does_not_say(name: str) -> None:
+    base, processes, validations = TRAINERS[name]
+    found = on_trainer(name)["trainer"]
+    text = (FOLDER / "trainer" / f"{name}.yaml").read_text()
+    require_said(found, yaml.safe_load(text))
+    assert text.startswith("# ")
+    assert found["accelerator"] == "gpu"
+    assert found["devices"] * found["num_nodes"] == processes
+    assert (found["max_steps"], found["gradient_clip_val"]) == (stage_file(base)["trainer"]["max_steps"], 1.0)
+    if validations is None:
+        assert (found["val_check_interval"], found["check_val_every_n_epoch"]) == (1.0, 20)
+        return
+    assert (found["check_val_every_n_epoch"], found["precision"]) == (None, "bf16-mixed")
+    assert found["max_steps"] == validations * found["val_check_interval"]
+    assert setting(stage_file(base), "batch_size") % processes == 0
+    several = processes > 1 and found["strategy"]["init_args"]["broadcast_buffers"] is False
+    assert several or (processes == 1 and found["strategy"] == "auto")
+
+
 def test_trainer_for_full_fine_tuning() -> None:
-    """Given as --trainer, it wins over the stage's own."""
     found = resolved("stage2_prompt.yaml", "ablations/adapter_full.yaml", more=("--trainer", str(FOLDER / "trainer" / "gpu_full.yaml")))
     strategy = found["trainer"]["strategy"]
     assert strategy["class_path"].endswith("ModelParallelStrategy")

@@ -25,6 +25,7 @@ from vtlvlm.callbacks.progress import StepProgress
 from vtlvlm.callbacks.run_record import RunRecord
 from vtlvlm.callbacks.throughput import Throughput
 from vtlvlm.callbacks.validate_first import ValidateFirst  # noqa: F401 - so that configurations find it by its name
+from vtlvlm.callbacks.validation_steps import ValidationSteps
 from vtlvlm.commands import guard
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
@@ -131,7 +132,7 @@ class CLI(Guarded):
         if "://" in root:
             raise UsageError(f"--trainer.default_root_dir {root}: not a local folder; name a folder of this machine")
         kwargs.setdefault("default_root_dir", root)
-        more: list[Callback] = []
+        more: list[Callback] = [ValidationSteps()]
         if settings.get("logger") in (None, True) and not dry:
             kwargs.setdefault("logger", Curves(save_dir=root, name="", version="tensorboard", default_hp_metric=False))
             more += [] if has(own, LearningRateMonitor) else [LearningRateMonitor("step")]

@@ -144,8 +144,18 @@ def clear_leftovers(folder: Path | str) -> None:
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """One of the two checkpoints of every run: ``last.ckpt``, written at each epoch's end and at ``max_steps``, and ``best.ckpt``, chosen
-    by validation alone. A class of its own keeps Lightning from confusing it with a user's ``ModelCheckpoint``."""
+    """One of the two checkpoints of every run: ``last.ckpt`` and ``best.ckpt``.
+
+    ``best.ckpt`` is chosen by validation alone. ``last.ckpt`` is written at the end of each epoch and of the training; with
+    ``check_val_every_n_epoch`` above 1, only at the end of the epochs that validate: large checkpoints can so be written rarely. A class of
+    its own keeps Lightning from confusing it with a user's ``ModelCheckpoint``.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epochs, every = trainer.current_epoch + 1, trainer.check_val_every_n_epoch or 1
+        ends = trainer.should_stop or trainer.global_step == trainer.max_steps or epochs == trainer.max_epochs
+        if epochs % every == 0 or ends:
+            super().on_train_epoch_end(trainer, pl_module)
 
     @property
     def state_key(self) -> str:
