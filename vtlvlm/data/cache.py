@@ -27,7 +27,7 @@ MOST_VIEWS = 4_096
 
 
 class MappedRows:
-    """The rows of a tensor that is stored in several memory-mapped files.
+    """The rows of a tensor that is stored in several memory-mapped files. No file stays open.
 
     Args:
         files: One tensor each. All rows have the same shape and type.
@@ -107,7 +107,9 @@ class _Cache:
         if not meta["complete"]:
             held = sum(open_shard(path, cls.kind).main.shape[0] for path in main_files(folder))
             of = f" of {meta['expected']}" if meta["expected"] else ""
-            raise DataError(f"{folder}: incomplete, {held}{of} clips and views are stored; run the command that made it again to finish")
+            raise DataError(
+                f"{folder}: incomplete, {held}{of} clips and views are stored; run the same `{MAKERS[cls.kind]}` again to finish"
+            )
         return cls(folder, meta)
 
     def __len__(self) -> int:

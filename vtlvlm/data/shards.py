@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -33,8 +34,26 @@ class TensorFile(NamedTuple):
     metadata: dict[str, str]
 
     def map(self) -> NDArray[Any]:
-        """The tensor as a read-only memory map."""
-        return np.memmap(self.path, dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape)
+        """The tensor as a read-only memory map. It keeps no file open, unlike ``np.memmap``: a cache may have thousands of shards.
+
+        Raises:
+            DataError: The file has vanished or has been cut since its header was read, or the system maps no more memory.
+        """
+        end = self.offset + math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        try:
+            mapped: Any = torch.UntypedStorage.from_file(str(self.path), False, end)
+        except RuntimeError as error:
+            again = "run the command that made the cache again"
+            if not self.path.is_file():
+                raise DataError(f"{self.path}: no such file any more; {again}") from error
+            if self.path.stat().st_size < end:
+                raise DataError(f"{self.path}: shorter than it was when the cache was opened; delete it and {again}") from error
+            raise DataError(
+                f"{self.path}: the system cannot map it into memory; limit the memory of this process less (ulimit -v)"
+            ) from error
+        array = torch.empty(0, dtype=torch.uint8).set_(mapped).numpy()[self.offset :].view(self.dtype).reshape(self.shape)
+        array.flags.writeable = False
+        return array
 
 
 def open_tensor(path: Path, name: str) -> TensorFile:
