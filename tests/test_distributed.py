@@ -14,7 +14,9 @@ from vtlvlm.data.cache import EventCache, FeatureCache, FeatureCacheWriter
 from vtlvlm.metrics.calibration import fit_temperature
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 
-TWO = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.micro_batch_size", 1]
+DDP = ["--trainer.strategy", "DDPStrategy", "--trainer.strategy.broadcast_buffers", "false"]
+"""As in the trainers for several GPUs"""
+TWO = ["--trainer.devices", 2, *DDP, "--data.micro_batch_size", 1]
 DUMP = ["--trainer.callbacks+", "rank_dump.RankDump"]
 
 
