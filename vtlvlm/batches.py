@@ -9,7 +9,7 @@ Every batch ends with the same three columns: ``labels`` (B,) int64, the action'
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -64,3 +64,11 @@ class EventBatch(NamedTuple):
     labels: Tensor
     clips: Tensor
     views: Tensor
+
+
+def split_clips(batch: Any, size: int) -> list[Any]:
+    """A batch of B clips -> batches of at most ``size`` clips, in order."""
+    if len(batch.clips) <= size:
+        return [batch]
+    columns = [[None] * -(-len(batch.clips) // size) if column is None else column.split(size) for column in batch]
+    return [type(batch)(*part) for part in zip(*columns, strict=True)]

@@ -118,8 +118,10 @@ def test_stage_one_names_the_clip_too(spoilt: EventRun, tmp_path: Path) -> None:
     features = torch.ones(6, 4, 4, 12)
     features[2, 1, 0, 3] = torch.inf
     batch = FeatureBatch(features, torch.zeros(6, 4), None, numbers, numbers, numbers * 0)
+    watch.on_train_batch_start(trainer, module, batch, 5)
+    watch.on_before_backward(trainer, module, torch.ones(()))
     with pytest.raises(DataError, match=r"NaN or infinite on rank 0, batch 5 \(0 view 0, 1 view 0, 2 view 0, 3 view 0 and 2 more\)"):
-        watch.on_train_batch_start(trainer, module, batch, 5)
+        watch.on_before_optimizer_step(trainer, module, None)
 
 
 @pytest.mark.parametrize("reason", ["clip", pytest.param("rate", marks=pytest.mark.slow)])

@@ -210,7 +210,7 @@ def test_what_peft_cannot_say_is_refused(trained: EventRun, tmp_path: Path, caps
     ("other", "words"),
     [
         ({"stage1": "1" * 32}, "the checkpoint reads events of no.ckpt (00000000), these are of no.ckpt (11111111): give events of"),
-        ({"people": (1, 2, 4, 3, 6)}, "the checkpoint was trained on xsub60 (training clips "),
+        ({"people": (1, 2, 4, 8, 3, 6)}, "the checkpoint was trained on xsub60 (training clips "),
         (
             {"actions": ("fall down", "bow")},
             "knows 2 categories, the data has 2, number 1 is 'slide right' there and 'bow' here: give data",

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from vtlvlm.errors import UsageError
-from vtlvlm.vtem.losses import InfoNCE, reconstruction
+from vtlvlm.vtem.losses import InfoNCE, draw, reconstruction
 
 
 def naive_info_nce(loss: InfoNCE, vectors: Tensor, ids: Tensor, windows: int) -> Tensor:
@@ -66,28 +66,39 @@ def test_only_tokens_with_the_anchors_code_leaves_nothing_to_repel() -> None:
 def test_drawing_anchors_is_seeded_and_right_on_average() -> None:
     whole, drawn = built(), built(max_anchors=64)
     vectors, ids = torch.randn(8, 32, 5), torch.randint(50, (8, 32))
-    values = []
+    state = torch.get_rng_state()
     with torch.no_grad():
-        for seed in [0, *range(30)]:
-            torch.manual_seed(seed)
-            values.append(drawn(vectors, ids, windows=8))
+        values = [drawn(vectors, ids, windows=8, seed=seed) for seed in [0, *range(30)]]
         assert values[0] == values[1] != values[2]
         torch.testing.assert_close(torch.stack(values[1:]).mean(), whole(vectors, ids, windows=8), rtol=0.05, atol=0)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_each_clip_has_as_many_draws_and_none_twice() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = draw(4, 10, 12, generator)
+    assert drawn.shape == (4, 3)
+    assert all(len(set(row)) == 3 and 0 <= min(row) <= max(row) < 10 for row in drawn.tolist())
+    assert draw(4, 10, 40, generator).tolist() == [list(range(10))] * 4
+    assert draw(4, 10, 1, generator).shape == (4, 1)
+
+
+@pytest.mark.parametrize("has_codes", [True, False])
+def test_evaluation_is_the_mean_over_clips_alone_however_they_are_batched(has_codes: bool) -> None:
+    loss = built(radius=2, max_anchors=4, max_negatives=4).eval()
+    vectors = torch.randn(3, 12, 5)
+    ids = torch.randint(4, (3, 12)) if has_codes else torch.full((3, 12), -1)
+    state = torch.get_rng_state()
+    each = [loss(vectors[i : i + 1], ids[i : i + 1], windows=6) for i in range(3)]
+    expected = [naive_info_nce(loss, vectors[i : i + 1], ids[i : i + 1], windows=6) for i in range(3)]
+    torch.testing.assert_close(torch.stack(each), torch.stack(expected))
+    torch.testing.assert_close(loss(vectors, ids, windows=6), torch.stack(expected).mean())
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_fewer_drawn_negatives_repel_less() -> None:
     vectors, ids = torch.randn(8, 32, 5), torch.randint(50, (8, 32))
     assert built(max_negatives=32)(vectors, ids, windows=8) < built()(vectors, ids, windows=8) - 1
-
-
-def test_gathered_negatives_count_as_more_clips() -> None:
-    loss = built().eval()
-    vectors, ids = torch.randn(2, 6, 5), torch.full((2, 6), -1)
-    alone = loss(vectors, ids, windows=3)
-    joined = loss(
-        vectors, ids, windows=3, gather=lambda column: torch.cat([column, column + 1 if column.ndim == 1 else torch.randn_like(column)])
-    )
-    assert joined > alone
 
 
 def test_info_nce_is_float32_under_autocast() -> None:

@@ -22,6 +22,12 @@ def by_hand(**settings: float) -> EMAQuantizer:
     return quantizer
 
 
+def learn(quantizer: CodebookQuantizer, vectors: torch.Tensor, seed: int = 0) -> None:
+    """One step of training without gradients, on (N, E) or (B, M, E)."""
+    vectors = vectors if vectors.ndim == 3 else vectors[None]
+    quantizer.update(vectors, quantizer.train()(vectors).ids, seed)
+
+
 def test_hand_made_codebook() -> None:
     quantizer = by_hand().eval()
     quantized = quantizer(VECTORS)
@@ -44,8 +50,8 @@ def test_straight_through_and_commitment_gradients() -> None:
 
 
 def test_moving_average_by_hand() -> None:
-    quantizer = by_hand(decay=0.9, dead_code_threshold=0.0).train()
-    quantizer(VECTORS)
+    quantizer = by_hand(decay=0.9, dead_code_threshold=0.0)
+    learn(quantizer, VECTORS)
     # 4 vectors, so the counts 1, 1, 1 are put to 4/3 each; code 1 gets two vectors with sum (8, 1).
     count, total = 0.9 * 4 / 3 + 0.1 * 2, 0.9 * 4 / 3 * CODES[1] + 0.1 * torch.tensor([8.0, 1.0])
     torch.testing.assert_close(quantizer.table()[1], total / count, atol=1e-4, rtol=0)
@@ -59,8 +65,10 @@ def test_eval_never_moves_the_codebook_and_k_means_is_never_implicit() -> None:
     before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
     quantizer.eval()(torch.randn(2, 50, 4))
     assert all(torch.equal(before[name], tensor) for name, tensor in quantizer.state_dict().items())
-    quantizer.train()(5 + torch.randn(2, 50, 4))  # one step of a moving average, far from the k-means of that batch
-    assert quantizer.table().mean() < 2.5
+    quantizer.train()(5 + torch.randn(2, 50, 4))
+    assert all(torch.equal(before[name], tensor) for name, tensor in quantizer.state_dict().items())
+    learn(quantizer, 5 + torch.randn(2, 50, 4))  # one step of a moving average, far from the k-means of that batch
+    assert 0 < quantizer.table().mean() < 2.5
 
 
 def test_initialise_finds_clusters_and_is_deterministic() -> None:
@@ -97,19 +105,63 @@ def test_rare_codes_are_revived_and_used_ones_kept() -> None:
         for name in ("embed", "embed_avg"):
             getattr(quantizer.vq._codebook, name)[:, :8] += 1000 * (1 if name == "embed" else 25)
     assert quantizer.eval()(samples).ids.unique().numel() == 8
-    quantizer.train()
-    for _ in range(60):
-        quantizer(torch.randn(1, 200, 2))
+    for seed in range(60):
+        learn(quantizer, torch.randn(1, 200, 2), seed)
     assert quantizer.eval()(samples).ids.unique().numel() >= 15
+
+
+def test_dead_codes_restart_at_vectors_of_the_step_each_at_its_own() -> None:
+    """Codes 2 to 4 are far from everything. Three vectors are at hand, two of which lie at code 0."""
+    quantizer = EMAQuantizer(codes=5, decay=0.5, dead_code_threshold=0.9)
+    quantizer.build(2)
+    book = quantizer.vq._codebook
+    book.embed.copy_(torch.tensor([[0.0, 0.0], [9.0, 0.0], [99.0, 0.0], [98.0, 0.0], [97.0, 0.0]]))
+    book.embed_avg.copy_(book.embed)
+    book.cluster_size.fill_(1)
+    vectors = torch.tensor([[[1.0, 0.0], [-1.0, 0.0], [9.0, 1.0]]])
+    learn(quantizer, vectors)
+    # counts 0.5 · (3/5) + 0.5 · (2, 1, 0, 0, 0) = (1.3, 0.8, 0.3, 0.3, 0.3); below 0.9 · 3/5 are the last three
+    restarted = {tuple(code) for code in quantizer.table()[2:].tolist()}
+    assert restarted == {tuple(vector) for vector in vectors[0].tolist()}
+    torch.testing.assert_close(book.cluster_size, torch.tensor([[1.3, 0.8, 0.6, 0.6, 0.6]]))
+    torch.testing.assert_close(book.embed_avg[0, 2:], 0.6 * quantizer.table()[2:])
+
+
+def test_with_fewer_vectors_than_dead_codes_the_last_ones_wait() -> None:
+    quantizer = EMAQuantizer(codes=5, decay=0.5, dead_code_threshold=0.9)
+    quantizer.build(1)
+    book = quantizer.vq._codebook
+    book.embed.copy_(torch.tensor([[0.0], [50.0], [60.0], [70.0], [80.0]]))
+    book.embed_avg.copy_(book.embed)
+    book.cluster_size.fill_(1)
+    learn(quantizer, torch.tensor([[[1.0], [2.0]]]))
+    found = torch.tensor(sorted(quantizer.table().flatten().tolist()))  # code 0 is at 0.5 · (1 + 2) / 1.2
+    torch.testing.assert_close(found, torch.tensor([1.0, 1.25, 2.0, 70.0, 80.0]), atol=1e-2, rtol=0)
+
+
+def test_the_codebook_does_not_depend_on_how_a_step_is_cut_into_passes() -> None:
+    whole, cut = by_hand(decay=0.5), by_hand(decay=0.5)
+    learn(whole, VECTORS)
+    ids = torch.cat([cut.train()(part).ids for part in VECTORS.split(1)])
+    cut.update(VECTORS, ids)
+    assert torch.equal(whole.table(), cut.table())
+
+
+def test_training_leaves_the_random_state_alone() -> None:
+    quantizer = by_hand(dead_code_threshold=0.9)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    learn(quantizer, VECTORS)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_bad_vectors_do_not_poison_the_codebook() -> None:
     quantizer = by_hand().train()
     vectors = VECTORS.clone()
     vectors[0, 0, 0] = torch.nan
-    with pytest.raises(DataError, match="NaN or infinite"):
-        quantizer(vectors)
+    learn(quantizer, vectors)
     assert torch.equal(quantizer.table(), CODES)
+    assert torch.equal(quantizer.vq._codebook.cluster_size, torch.ones(1, 3))
 
 
 def test_state_dict_round_trip_continues_to_the_bit() -> None:
@@ -117,14 +169,14 @@ def test_state_dict_round_trip_continues_to_the_bit() -> None:
     quantizer = EMAQuantizer(codes=8)
     quantizer.build(4)
     quantizer.initialise(torch.randn(100, 4))
-    quantizer.train()(torch.randn(2, 20, 4))
+    learn(quantizer, torch.randn(2, 20, 4))
     resumed = EMAQuantizer(codes=8)
     resumed.build(4)
     resumed.load_state_dict(quantizer.state_dict())
     batch = torch.randn(2, 20, 4)
     results = []
     for each in (quantizer, resumed.train()):
-        torch.manual_seed(1)
+        learn(each, batch, seed=1)
         results.append(each(batch).ids)
     assert torch.equal(*results)
     assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in quantizer.state_dict().items())
@@ -221,17 +273,17 @@ def test_every_arm_lets_gradients_through_and_learns(arm: CodebookQuantizer) -> 
         assert vectors.grad is not None
         assert vectors.grad.abs().sum() > 0
         assert torch.isfinite(vectors.grad).all()
+        arm.update(vectors.detach()[None], found.ids[None])
         optimizer.step()
     assert error(arm, target) < 0.7 * before
 
 
-def test_every_arm_refuses_bad_vectors_and_survives_autocast(arm: CodebookQuantizer) -> None:
+def test_every_arm_survives_bad_vectors_and_autocast(arm: CodebookQuantizer) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         mixed = arm.eval()(cloud(50))
     assert torch.equal(mixed.ids, arm(cloud(50)).ids)
     before = {name: tensor.clone() for name, tensor in arm.state_dict().items()}
-    with pytest.raises(DataError, match="the codebook is unchanged"):
-        arm.train()(torch.full((4, 10), float("nan")))
+    learn(arm, torch.full((4, 10), float("nan")))
     assert all(torch.equal(before[name], tensor) for name, tensor in arm.state_dict().items())
     with pytest.raises(UsageError, match="bf16-mixed, not bf16-true"):
         arm.bfloat16()(cloud(5))
@@ -239,14 +291,13 @@ def test_every_arm_refuses_bad_vectors_and_survives_autocast(arm: CodebookQuanti
 
 def test_every_arm_continues_to_the_bit_from_its_state(arm: CodebookQuantizer, request: pytest.FixtureRequest) -> None:
     for part in cloud().split(500)[:2]:
-        arm.train()(part)
+        learn(arm, part)
     copy = ARMS[request.node.callspec.params["arm"]]()
     copy.build(10)
     copy.load_state_dict(arm.state_dict())
     for quantizer in (arm, copy):
-        torch.manual_seed(1)
         for part in cloud().split(500)[2:]:
-            quantizer.train()(part)
+            learn(quantizer, part)
     assert torch.equal(arm.table(), copy.table())
 
 
@@ -255,9 +306,7 @@ def test_rotation_turns_the_gradient_with_the_vector() -> None:
     quantizer.build(2)
     quantizer.vq._codebook.embed.copy_(torch.tensor([[0.0, 2.0], [50.0, 50.0], [-50.0, 50.0]]))
     vectors = torch.tensor([[0.0, 0.0], [2.0, 0.0]])[1:].requires_grad_()
-    quantizer.train()
-    quantizer.decay = 1.0
-    found = quantizer.vq(vectors[None], freeze_codebook=True)[0][0]
+    found = quantizer.train()(vectors).vectors
     torch.testing.assert_close(found, torch.tensor([[0.0, 2.0]]))
     found.backward(torch.tensor([[0.0, 1.0]]))  # along the code: turned back by 90 degrees it is along the vector
     torch.testing.assert_close(vectors.grad, torch.tensor([[1.0, 0.0]]), atol=1e-5, rtol=1e-5)

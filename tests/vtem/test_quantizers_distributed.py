@@ -30,13 +30,14 @@ def trained(name: str, rank: int, vectors: torch.Tensor, autocast: bool) -> tupl
     parameters = [p for p in quantizer.parameters() if p.requires_grad]
     model = DistributedDataParallel(quantizer) if parameters else quantizer
     optimizer = torch.optim.Adam(parameters, lr=0.01) if parameters else None
-    torch.manual_seed(100 + rank)  # the ranks draw different replacements for dead codes, unless one draws for all
+    torch.manual_seed(100 + rank)  # the ranks' own random states differ
     for step in range(STEPS):
         batch = vectors[step].clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             found = model.train()(batch)
         loss = (found.vectors - batch.detach()).square().mean() + found.loss
         loss.backward()
+        quantizer.update(batch.detach(), found.ids, seed=step)
         if optimizer is not None:
             optimizer.step()
             optimizer.zero_grad()

@@ -20,11 +20,15 @@ class PacedBar(Tqdm):
         pace = 0.5 if sys.stderr.isatty() else 10.0
         super().__init__(file=sys.stderr, mininterval=pace, dynamic_ncols=True, **settings)
 
+    @property
+    def due(self) -> bool:
+        """Whether enough time has passed since the last drawing."""
+        return not self.disable and time.monotonic() - self._drawn >= self.mininterval
+
     def refresh(self, *args: Any, **kwargs: Any) -> None:
         """Draw if enough time has passed. Lightning calls this at every batch."""
-        now = time.monotonic()
-        if not self.disable and now - self._drawn >= self.mininterval:
-            self._drawn = now
+        if self.due:
+            self._drawn = time.monotonic()
             super().refresh(*args, **kwargs)
 
     def set_description(self, *_: Any, **__: Any) -> None:
@@ -68,9 +72,10 @@ class StepProgress(TQDMProgressBar):
         """Keep the same bar."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move to the trainer's step and show the logged metrics."""
+        """Move to the trainer's step. Show the logged metrics only when the bar is drawn: reading them makes the host wait for the GPU."""
         bar = self.train_progress_bar
-        bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
+        if not isinstance(bar, PacedBar) or bar.due or trainer.global_step == bar.total:
+            bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
         bar.update(trainer.global_step - bar.n)
 
     def on_exception(self, *_: Any) -> None:

@@ -66,10 +66,13 @@ class Stage(LightningModule):
     monitor: str = ""
     """The validation figure that chooses the best checkpoint"""
     monitor_mode: ClassVar[str] = "min"
+    whole_batch: ClassVar[bool] = False
+    """Whether a training step takes the process's whole share of the batch, and not a part of it"""
 
     def __init__(self) -> None:
         super().__init__()
         self.means = nn.ModuleDict()  # of the values that evaluations log
+        self._terms: list[tuple[dict[str, Tensor], int]] = []  # of the present optimiser step, with clips
         self.start = Start.FRESH
         self.pending_record: dict[str, Any] | None = None  # of the checkpoint that the trainer will load
         self.strict_loading = False  # checkpoints omit frozen models; on_load_checkpoint checks the rest
@@ -286,16 +289,37 @@ class Stage(LightningModule):
     def log_terms(self, split: str, terms: dict[str, Tensor], batch_size: int) -> None:
         """Log named scalars of a step under ``split/``; only the loss enters the progress bar.
 
-        Outside training these are means over clips, exact if ranks have different numbers of clips (Lightning's ``sync_dist`` averages the
-        numbers of clips as integers).
+        In training these are means over the clips of an optimiser step on all processes, logged every ``log_every_n_steps`` steps. In
+        evaluation they are means over clips, exact if ranks have different numbers of clips (Lightning's ``sync_dist`` averages the numbers
+        of clips as integers).
         """
+        if split == "train":
+            if self._logs_this_step():
+                self._terms.append(({name: value.detach() for name, value in terms.items()}, batch_size))
+            return
         for name, value in terms.items():
-            key, shown = f"{split}/{name}", name == "loss"
-            if split == "train":
-                self.log(key, value, prog_bar=shown, batch_size=batch_size)
-                continue
+            key = f"{split}/{name}"
             mean = self.means[key] if key in self.means else MeanMetric().to(self.device)
             assert isinstance(mean, MeanMetric)
             mean.update(value.detach(), weight=batch_size)
             self.means[key] = mean
-            self.log(key, mean, metric_attribute=f"means.{key}", prog_bar=shown, batch_size=batch_size)
+            self.log(key, mean, metric_attribute=f"means.{key}", prog_bar=name == "loss", batch_size=batch_size)
+
+    def _logs_this_step(self) -> bool:
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and (self.trainer.global_step + 1) % every == 0
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Log the step's terms."""
+        parts, self._terms = self._terms, []
+        if not parts:
+            return
+        clips = sum(count for _, count in parts)
+        names = list(parts[0][0])
+        means = sum(torch.stack([terms[name].float() for name in names]) * (count / clips) for terms, count in parts)
+        assert isinstance(means, Tensor)
+        if self.trainer.world_size > 1:  # every process has the same number of clips
+            torch.distributed.all_reduce(means)
+            means = means / self.trainer.world_size
+        for name, value in zip(names, means.unbind(), strict=True):
+            self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=False)

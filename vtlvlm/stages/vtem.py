@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch
+from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch, split_clips
 from vtlvlm.data.cache_format import made_of
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.errors import UsageError
@@ -23,10 +26,35 @@ from vtlvlm.stages.parts import build_from, flat, settings_of, with_defaults
 from vtlvlm.stages.stage import AdamW, Stage
 from vtlvlm.vtem.clip_extractor import ClipExtractor
 from vtlvlm.vtem.extractors import FeatureExtractor, VideoExtractor
+from vtlvlm.vtem.group import gather_clips
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
 from vtlvlm.vtem.model import VTEM, Target
 from vtlvlm.vtem.poolers import TemporalPooler, TokenInputs, at_steps
 from vtlvlm.vtem.quantizers import Quantizer
+
+
+class StepEvents(NamedTuple):
+    """Event sentences of a batch with its losses."""
+
+    tokens: EventTokens
+    continuous: Tensor
+    """(B, M, E) float32, the event vectors before quantisation"""
+    edges: Tensor
+    """(B, W+1) feature steps"""
+    cumulative: Tensor
+    """(B, T'+1) in [0, 1], share of salience before each step"""
+    reconstruction: Tensor
+    """scalar, mean over the clips; likewise ``commitment``"""
+    commitment: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[StepEvents], clips: Sequence[int]) -> StepEvents:
+        """One batch from parts of so many clips."""
+        share = [count / sum(clips) for count in clips]
+        tokens, *columns, rebuilt, commitment = zip(*parts, strict=True)
+        means = (sum(weight * value for weight, value in zip(share, values, strict=True)) for values in (rebuilt, commitment))
+        return cls(EventTokens(*map(torch.cat, zip(*tokens, strict=True))), *map(torch.cat, columns), *means)
+
 
 STATISTICS_CLIPS = 2048
 """Number of training clips and views, of all ranks together, that standardisation, principal components and k-means start from"""
@@ -36,6 +64,10 @@ HOW_MANY = ("views", "test_clips", "test_crops")
 
 class VTEMModule(Stage):
     """Trains VTEM on cached features or straight from video: ``L = alpha·L_rec + beta·L_cont + commitment`` (eq. 4).
+
+    The clips of all processes are one batch: losses, codebook and the restart of rare codes are the same for any number of processes and
+    any ``data.micro_batch_size``. The best checkpoint has the smallest ``val/reconstruction``, a mean over clips. ``val/coherence`` takes
+    its negatives from each clip alone.
 
     Args:
         extractor: frozen backbone, frames to features (eq. 1).
@@ -54,7 +86,8 @@ class VTEMModule(Stage):
     """
 
     stage = "vtem"
-    monitor = "val/loss"
+    monitor = "val/reconstruction"
+    whole_batch = True
 
     def __init__(
         self,
@@ -78,6 +111,7 @@ class VTEMModule(Stage):
         self.train_codes: CodebookHealth | None = None
         self.val_codes: CodebookHealth | None = None
         self.seen: SeenEvents | None = None
+        self._moving: tuple[Tensor, Tensor] | None = None  # event vectors and codes of the step, for the codebook
         self._provenance: dict[str, Any] = {}
 
     @property
@@ -183,7 +217,8 @@ class VTEMModule(Stage):
         if self.vtem.projection is not None:
             return
         self.vtem.build()
-        self.contrast.build(self.event_dim)
+        if self.beta:  # DDP refuses parameters that no loss reaches
+            self.contrast.build(self.event_dim)
 
     def require_fit(self, shapes: dict[str, torch.Size], path: str | Path) -> None:
         own = {name.removeprefix("vtem."): shape for name, shape in shapes.items() if name.startswith("vtem.")}
@@ -244,10 +279,11 @@ class VTEMModule(Stage):
                 torch.distributed.broadcast(tensor, src=0)
 
     def _joined(self, parts: list[Tensor], limit: int) -> Tensor:
-        """The first ``limit`` rows of each rank's parts, joined over ranks. Empties the list, so that memory holds the rows only once."""
+        """The first ``limit`` rows of each rank's parts, joined in the order of the epoch. Empties the list, so that memory holds the rows
+        only once."""
         joined = torch.cat(parts)[:limit]
         parts.clear()
-        return self.of_all_ranks(joined)
+        return gather_clips(joined)[:STATISTICS_CLIPS] if self.trainer.world_size > 1 else joined
 
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
@@ -261,25 +297,58 @@ class VTEMModule(Stage):
         """Targets (B, T'', S, E) of a batch, or None if the target is the features."""
         return batch.targets if isinstance(batch, FeatureBatch) else None
 
-    def step(self, batch: FeatureBatch | VideoBatch, split: str) -> Tensor:
+    def _encode(self, batch: FeatureBatch | VideoBatch) -> StepEvents:
+        """Event sentences and losses of a batch."""
         encoding = self.vtem.encode(*self.features(batch), targets=self.targets(batch))
-        rec = reconstruction(encoding.reconstruction, encoding.target)
-        terms = {"reconstruction": rec, "commitment": encoding.commitment}
-        loss = self.alpha * rec + encoding.commitment
+        rebuilt = reconstruction(encoding.reconstruction, encoding.target)
+        return StepEvents(
+            encoding.tokens, encoding.continuous, encoding.pooled.edges, encoding.pooled.cumulative, rebuilt, encoding.commitment
+        )
+
+    def _encode_in_parts(self, batch: FeatureBatch | VideoBatch) -> StepEvents:
+        """As :meth:`_encode`, in parts of ``data.micro_batch_size`` clips. The backward pass computes each part again, so that memory holds
+        one part at a time."""
+        parts = split_clips(batch, self.data.micro_batch_size)
+        if len(parts) == 1:
+            return self._encode(batch)
+        found = [checkpoint(self._encode, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        return StepEvents.join(found, [len(part.clips) for part in parts])
+
+    def step(self, batch: FeatureBatch | VideoBatch, split: str) -> Tensor:
+        """The loss of eq. 4. In training, ``batch`` is this process's whole share of an optimiser step."""
+        training = split == "train"
+        events = self._encode_in_parts(batch) if training else self._encode(batch)
+        ids, vectors = events.tokens.ids, events.tokens.vectors
+        terms = {"reconstruction": events.reconstruction, "commitment": events.commitment}
+        loss = self.alpha * events.reconstruction + events.commitment
         if self.beta:
-            terms["coherence"] = self.contrast(encoding.tokens.vectors, encoding.tokens.ids, windows=self.pooler.windows)
+            seed = self.step_seed if training else 0
+            terms["coherence"] = self.contrast(vectors, ids, windows=self.pooler.windows, seed=seed)
             loss = loss + self.beta * terms["coherence"]
-        self.log_terms(split, {"loss": loss, **terms}, len(batch.labels))
-        codes = self.train_codes if split == "train" else self.val_codes
+        codes = self.train_codes if training else self.val_codes
         if codes is not None:
-            codes.update(encoding.tokens.ids, batch.labels)
-            self.seen = SeenEvents(encoding.tokens.ids, encoding.tokens.spans, encoding.pooled.edges, encoding.pooled.cumulative.detach())
-        if split == "train":
-            self.log("train/event_norm", encoding.tokens.vectors.detach().norm(dim=-1).mean())
+            codes.update(ids, batch.labels)
+            self.seen = SeenEvents(ids, events.tokens.spans, events.edges, events.cumulative.detach())
+        if training:
+            self._moving = events.continuous.detach(), ids
+            terms["event_norm"] = vectors.detach().norm(dim=-1).mean()
+        self.log_terms(split, {"loss": loss, **terms}, len(batch.labels))
         return loss
+
+    @property
+    def step_seed(self) -> int:
+        """Seed of the draws of an optimiser step: the same on every process, and in a resumed training."""
+        return int(np.random.SeedSequence((global_seed() or 0, self.trainer.global_step)).generate_state(1)[0])
 
     def training_step(self, batch: FeatureBatch | VideoBatch, index: int) -> Tensor:
         return self.step(batch, "train")
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Moves the codebook once for each step, after the backward pass, which may compute parts again."""
+        super().on_before_optimizer_step(optimizer)
+        if self._moving is not None:
+            self.quantizer.update(*self._moving, seed=self.step_seed)
+            self._moving = None
 
     def validation_step(self, batch: FeatureBatch | VideoBatch, index: int) -> None:
         self.step(batch, "val")

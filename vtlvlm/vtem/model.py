@@ -87,6 +87,7 @@ class VTEM(nn.Module):
         self.target: Target = target
         self.projection: nn.Linear | None = None
         self.decoder: nn.Linear | nn.Identity | None = None
+        self._fitted_before = False
 
     @property
     def num_tokens(self) -> int:
@@ -169,7 +170,7 @@ class VTEM(nn.Module):
 
         Raises:
             UsageError: stage 1 has not been trained, or features or targets have another width or grid.
-            DataError: features are NaN or infinite, or a clip is all padding.
+            DataError: a clip is all padding; or, outside training, features are NaN or infinite (a training has ``stages.nan_guard``).
         """
         standardised = self._standardise(features)
         self._require_target_shape(features, targets)
@@ -185,8 +186,7 @@ class VTEM(nn.Module):
             if targets is not None:
                 targets = at_steps(targets, features.shape[1], self.extractor.frame_stride).float()
                 rebuilt, target = rebuilt / self.target_scale, targets / self.target_scale
-        # with a gradient, the target itself would be trained and the loss meaningless
-        return Encoding(*events, rebuilt, target.detach())
+        return Encoding(*events, rebuilt, target.detach())  # with a gradient, the target itself would be trained
 
     def require_targets_that_fit(self, cells_and_width: tuple[int, int] | None) -> None:
         """Refuse targets that this VTEM cannot rebuild or does not use.
@@ -373,10 +373,11 @@ class VTEM(nn.Module):
         return torch.cat([there * values, moving * moved], dim=-1)
 
     def _standardise(self, features: Tensor) -> Tensor:
-        if self.projection is None or not bool(self.fitted):
+        if not self._fitted_before and (self.projection is None or not bool(self.fitted)):
             raise UsageError("this VTEM has not been trained: train stage 1 (vtlvlm fit with a stage1 config), or load its checkpoint")
+        self._fitted_before = True  # asking the buffer makes the host wait for the GPU
         self._require_feature_shape(features)
-        if not bool(torch.isfinite(features).all()):
+        if not self.training and not bool(torch.isfinite(features).all()):
             bad = (~torch.isfinite(features).flatten(1).all(dim=1)).nonzero().flatten().tolist()
             raise DataError(
                 f"NaN or infinite features in row {bad[0]} of a batch of {len(features)}: look at that clip and at the extractor"
@@ -389,10 +390,8 @@ class VTEM(nn.Module):
     def _require_feature_shape(self, features: Tensor) -> None:
         expected = (self.extractor.cells, len(self.mean))
         if features.ndim != 4 or tuple(features.shape[2:]) != expected:
-            shape = tuple(features.shape)
-            raise UsageError(
-                f"features of shape {shape}, expected (clips, steps, {expected[0]}, {expected[1]}): made by another extractor?"
-            )
+            found = tuple(features.shape)
+            raise UsageError(f"features of shape {found}, expected (clips, steps, {expected[0]}, {expected[1]}): another extractor's?")
 
     def _require_target_shape(self, features: Tensor, targets: Tensor | None) -> None:
         if targets is not None and (targets.ndim != 4 or len(targets) != len(features)):

@@ -12,10 +12,13 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vtlvlm.errors import DataError, UsageError
+from vtlvlm.errors import UsageError
+from vtlvlm.vtem.group import group_rank, group_size
 from vtlvlm.vtem.statistics import kmeans, least_squares, principal_components
 
 MOST_CODES = 2**20
+SMOOTHING = 1e-5
+"""Added to every count, so that no average is divided by zero"""
 
 
 class Quantized(NamedTuple):
@@ -51,6 +54,15 @@ class Quantizer(nn.Module, ABC):
     def forward(self, vectors: Tensor) -> Quantized:
         """Quantises vectors (..., E)."""
 
+    def update(self, vectors: Tensor, ids: Tensor, seed: int = 0) -> None:
+        """Moves codes that no gradient moves. Call it once for each optimiser step, after the backward pass.
+
+        Args:
+            vectors: (B, M, E) float32, all vectors of this process in the step. Every process of the group has B clips.
+            ids: (B, M) int64, their codes from the forward passes.
+            seed: of the draws of a step; the same on every process.
+        """
+
 
 class CodebookQuantizer(Quantizer):
     """Base of quantisers with a table of K codes. Everything is float32, also under autocast.
@@ -82,14 +94,13 @@ class CodebookQuantizer(Quantizer):
 
     @abstractmethod
     def quantize(self, flat: Tensor) -> Quantized:
-        """Quantises vectors (N, E) float32; in training mode they are finite."""
+        """Quantises vectors (N, E) float32."""
 
     def forward(self, vectors: Tensor) -> Quantized:
-        """Vectors (..., E) -> their nearest codes. Updates the codebook in training mode.
+        """Vectors (..., E) -> their nearest codes.
 
         Raises:
             UsageError: the codebook is not built, or was cast to another type than float32.
-            DataError: vectors are NaN or infinite in training. The codebook is then unchanged.
         """
         if self.vq is None:
             raise UsageError("the quantiser has no codebook yet: call build(dim) first")
@@ -97,12 +108,7 @@ class CodebookQuantizer(Quantizer):
         if dtype != torch.float32:
             raise UsageError(f"the codebook is {dtype}: it must stay float32, so train with precision bf16-mixed, not bf16-true")
         with torch.autocast(vectors.device.type, enabled=False):
-            flat = vectors.float().flatten(0, -2)
-            if self.training and not bool(torch.isfinite(flat).all()):
-                raise DataError(
-                    "event vectors are NaN or infinite, the codebook is unchanged: look at the features, or lower the learning rate"
-                )
-            quantized, ids, loss = self.quantize(flat)
+            quantized, ids, loss = self.quantize(vectors.float().flatten(0, -2))
         return Quantized(quantized.reshape(vectors.shape), ids.reshape(vectors.shape[:-1]).long(), loss)
 
     def _built(self) -> Any:
@@ -111,12 +117,24 @@ class CodebookQuantizer(Quantizer):
         return self.vq
 
 
+@torch.no_grad()
+def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
+    """Vectors (N, E) -> numbers (N,) of the codes (K, E) at the smallest Euclidean distance."""
+    return torch.cdist(vectors, codes, compute_mode="use_mm_for_euclid_dist").argmin(dim=-1)
+
+
+@torch.no_grad()
+def nearest_cosine(vectors: Tensor, codes: Tensor) -> Tensor:
+    """Vectors (N, E) -> numbers (N,) of the codes (K, E), of length 1, at the smallest angle."""
+    return (vectors @ codes.T).argmax(dim=-1)
+
+
 class EMAQuantizer(CodebookQuantizer):
     """The paper's quantiser: nearest code by Euclidean distance, straight-through gradient, codes that follow the moving average of their
     vectors.
 
-    The codebook is a float32 buffer, updated in training mode only. Each training step has the same weight in the moving averages, whatever
-    its number of vectors. Rarely used codes restart from random vectors of the step.
+    The codebook is a float32 buffer that only :meth:`update` changes. Each step has the same weight in the moving averages, whatever its
+    number of vectors. Rarely used codes restart from random vectors of the step. The clips of all processes count as one batch.
 
     Args:
         codes: K >= 2.
@@ -146,20 +164,13 @@ class EMAQuantizer(CodebookQuantizer):
             return
         from vector_quantize_pytorch import VectorQuantize
 
-        self.world_size = (
-            torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
-        )
         self.vq = VectorQuantize(
             dim,
             codebook_size=self.codes,
-            decay=self.decay,
             use_cosine_sim=self.cosine,
-            threshold_ema_dead_code=self.dead_code_threshold,
             kmeans_init=False,  # the library's start would also run in eval mode, on validation data
-            rotation_trick=self.rotation,
-            commitment_weight=0.0,  # we compute it ourselves, in eval mode too
-            sync_codebook=self.world_size > 1,
-        )
+            sync_codebook=False,
+        )  # holds the codes and their sums; its forward pass would update for each process, wait for the GPU and make (N, K) one-hot rows
 
     def initialise(self, samples: Tensor, seed: int = 0) -> None:
         """Puts the codes at the k-means centres of samples (N, E).
@@ -181,20 +192,62 @@ class EMAQuantizer(CodebookQuantizer):
         return table
 
     def quantize(self, flat: Tensor) -> Quantized:
-        if self.training:
-            self._weigh_step(len(flat) * self.world_size)
-        quantized, ids, _ = self.vq(flat[None])
-        return Quantized(quantized[0], ids[0], self.commitment * F.mse_loss(flat, quantized[0].detach()))
+        book = self._built()._codebook.embed[0]
+        ids = nearest_cosine(flat, book) if self.cosine else nearest(flat, book)
+        codes = F.embedding(ids, book)
+        loss = self.commitment * F.mse_loss(flat, codes)
+        if not (self.training and flat.requires_grad):
+            return Quantized(codes, ids, loss)
+        if self.rotation:
+            from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
+
+            return Quantized(rotate_to(flat, codes), ids, loss)
+        return Quantized(flat + (codes - flat).detach(), ids, loss)
 
     @torch.no_grad()
-    def _weigh_step(self, count: int) -> None:
-        """Scales the moving counts and the threshold of dead codes to this step's ``count`` vectors."""
-        book = self._built()._codebook
-        scale = count / book.cluster_size.sum()
-        book.cluster_size.mul_(scale)
-        book.embed_avg.mul_(scale)
-        book.threshold_ema_dead_code = self.dead_code_threshold * count / self.codes
-        book.reset_cluster_size = count / self.codes  # a restarted code begins with an average count
+    def update(self, vectors: Tensor, ids: Tensor, seed: int = 0) -> None:
+        """As in :class:`Quantizer`. One sum over processes, and no wait for the GPU. Vectors that are NaN or infinite change nothing."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            self._move(vectors.float(), ids, torch.Generator(device=vectors.device).manual_seed(seed))
+
+    def _move(self, vectors: Tensor, ids: Tensor, generator: torch.Generator) -> None:
+        """Moves the codes towards vectors (B, M, d) with codes (B, M)."""
+        book, (clips, tokens), ranks = self._built()._codebook, ids.shape, group_size()
+        total = clips * tokens * ranks
+        flat, codes = vectors.flatten(0, 1), ids.flatten()
+        sums = flat.new_zeros(self.codes, flat.shape[1]).index_add_(0, codes, flat)
+        counts = flat.new_zeros(self.codes).index_add_(0, codes, torch.ones_like(codes, dtype=flat.dtype))
+        # the vectors that dead codes restart from: clips are dealt to the processes in turn
+        place = torch.randperm(total, generator=generator, device=flat.device)[: self.codes]
+        clip, held = place // tokens, place // tokens % ranks == group_rank()
+        fresh = torch.where(held[:, None], flat[torch.where(held, clip // ranks * tokens + place % tokens, 0)], 0.0)
+        if ranks > 1:
+            joined = torch.cat([sums.flatten(), counts, fresh.flatten()])
+            torch.distributed.all_reduce(joined)
+            parts = joined.split([sums.numel(), counts.numel(), fresh.numel()])
+            sums, counts, fresh = parts[0].view_as(sums), parts[1], parts[2].view_as(fresh)
+        if self.cosine:
+            fresh = F.normalize(fresh, dim=-1)
+
+        scale, share = total / book.cluster_size.sum(), total / self.codes
+        size = (book.cluster_size[0] * scale).lerp(counts, 1 - self.decay)
+        average = (book.embed_avg[0] * scale).lerp(sums, 1 - self.decay)
+        smoothed = (size + SMOOTHING) / (size.sum() + self.codes * SMOOTHING) * size.sum()
+        code = average / smoothed[:, None]
+        if self.cosine:
+            code = F.normalize(code, dim=-1)
+
+        dead = size < self.dead_code_threshold * share
+        turn = dead.cumsum(0) - 1  # each takes a vector of its own; where vectors are fewer than dead codes, the last ones wait
+        dead = (dead & (turn < len(fresh)))[:, None]
+        restart = fresh[turn.clamp(0, len(fresh) - 1)]
+        finite = torch.isfinite(sums).all()
+        for held_value, new in (
+            (book.embed[0], torch.where(dead, restart, code)),
+            (book.embed_avg[0], torch.where(dead, restart * share, average)),
+            (book.cluster_size[0], torch.where(dead[:, 0], share, size)),
+        ):
+            held_value.copy_(torch.where(finite, new, held_value))
 
 
 class FactorisedQuantizer(EMAQuantizer):
@@ -246,6 +299,9 @@ class FactorisedQuantizer(EMAQuantizer):
     def quantize(self, flat: Tensor) -> Quantized:
         found = super().quantize(F.normalize(self.project_in(flat), dim=-1))
         return found._replace(vectors=self.project_out(found.vectors))
+
+    def _move(self, vectors: Tensor, ids: Tensor, generator: torch.Generator) -> None:
+        super()._move(F.normalize(self.project_in(vectors), dim=-1), ids, generator)
 
 
 class FSQQuantizer(CodebookQuantizer):
