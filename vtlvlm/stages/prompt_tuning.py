@@ -331,6 +331,7 @@ class PromptTuningModule(Stage):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Resets the temperature, which was fitted for the weights before the step."""
+        super().on_before_optimizer_step(optimizer)
         self.reasoner.temperature.fill_(1)
 
     def _evaluate(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int, split: str) -> dict[str, Tensor]:
