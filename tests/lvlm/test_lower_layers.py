@@ -51,7 +51,7 @@ class Kept:
 
 
 def recording(reasoner: EventReasoner, loss: Callable[[], Tensor]) -> tuple[list[bool], Counter[int]]:
-    """Whether the input of each layer requires a gradient, and the number of tensors that each layer keeps; -1 is what follows them."""
+    """Whether the input of each layer requires a gradient, and the number of tensors that each layer keeps; -1 is what no layer does."""
     requires, alive, place = [], WeakSet(), [-1]
     layers = reasoner.base.model.language_model.layers
 
@@ -80,12 +80,18 @@ def recording(reasoner: EventReasoner, loss: Callable[[], Tensor]) -> tuple[list
 
 @pytest.mark.parametrize("loss", [listwise, generative])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_below_the_first_prompt_nothing_is_recorded(checkpointing: bool, loss: Callable, deep_path: Path, classes: tuple[str, ...]) -> None:
-    reasoner = make(deep_path, classes, DeepPrompts(4, PROMPTED), gradient_checkpointing=checkpointing)
-    requires, saved = recording(reasoner, lambda: loss(reasoner, torch.randn(3, 6, 16)))
-    assert requires == [False] * (FIRST + 1) + [True] * (LAYERS - FIRST - 1)  # the prompts enter inside layer FIRST
-    assert [saved[index] for index in range(FIRST)] == [0] * FIRST
-    assert all(saved[index] > 0 for index in (-1, *range(FIRST, LAYERS)))
+def test_below_the_first_prompt_nothing_is_recorded(
+    checkpointing: bool, loss: Callable, deep_path: Path, llava_path: Path, classes: tuple[str, ...]
+) -> None:
+    """A model with three more layers below the prompts keeps no more tensors for the backward pass."""
+    vectors, kept = torch.randn(3, 6, 16), []
+    for path, first in ((deep_path, FIRST), (llava_path, FIRST - 3)):
+        reasoner = make(path, classes, DeepPrompts(4, PROMPTED), gradient_checkpointing=checkpointing)
+        requires, saved = recording(reasoner, lambda reasoner=reasoner: loss(reasoner, vectors))
+        assert requires == [False] * (first + 1) + [True] * (len(requires) - first - 1)  # the prompts enter inside the first such layer
+        assert [saved[index] for index in range(first)] == [0] * first
+        kept.append(sum(saved.values()))
+    assert kept[0] == kept[1] > 0
 
 
 ARMS: dict[str, tuple[Callable[[], Adapter], bool]] = {

@@ -12,7 +12,7 @@ from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import load_tokenizer
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.lvlm.scoring import WORDS, LabelTrie, score, token_log_probabilities
+from vtlvlm.lvlm.scoring import LabelTrie, score
 
 
 def one_forward_per_label(reasoner: EventReasoner, vectors: Tensor, labels: list[list[int]]) -> Tensor:
@@ -152,26 +152,6 @@ def test_hidden_prompts_are_hidden_from_all_parts_alike(llava_path: Path, classe
     for scores, gradient in found[1:]:
         torch.testing.assert_close(scores, found[0][0], atol=1e-4, rtol=1e-5)
         torch.testing.assert_close(gradient, found[0][1], atol=1e-5, rtol=1e-3)
-
-
-def test_word_by_word_log_probabilities():
-    """More words than are held at a time; values and gradients of both sides against the plain formula in float64."""
-    hidden, weight = torch.randn(2, 3, 8, requires_grad=True), torch.randn(2 * WORDS + 5, 8, requires_grad=True)
-    slots, targets = torch.tensor([0, 0, 2]), torch.tensor([3, 2 * WORDS + 4, 7])
-    ours = token_log_probabilities(hidden, weight, slots, targets)
-    plain = (hidden.double() @ weight.double().T).log_softmax(-1)[:, slots, targets]
-    torch.testing.assert_close(ours, plain.float(), atol=1e-5, rtol=1e-5)
-    direction = torch.randn(2, 3)
-    for one, two in zip(*(torch.autograd.grad((x * direction).sum(), (hidden, weight)) for x in (ours, plain)), strict=True):
-        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
-
-
-def test_log_probabilities_stay_in_float32():
-    hidden, weight = torch.randn(2, 3, 8).bfloat16(), torch.randn(50, 8).bfloat16()
-    slots, targets = torch.tensor([0, 2]), torch.tensor([3, 7])
-    expected = (hidden.float() @ weight.float().T).log_softmax(-1)[:, slots, targets]
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(token_log_probabilities(hidden, weight, slots, targets), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_list_never_weighs_more_than_everything(llava_path: Path, classes: tuple[str, ...]):

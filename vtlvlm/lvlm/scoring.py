@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
@@ -19,13 +18,11 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.context import embed
 from vtlvlm.lvlm.prefix import ContextStates, has_kernel
+from vtlvlm.lvlm.vocabulary import token_log_probabilities
 
 Form = Literal["packed", "two_pass", "batched"]
 MASKED = ("sdpa", "eager")
 """Attention kernels of transformers that take the tree's mask"""
-WORDS = 1024
-"""Vocabulary entries whose logits are computed at a time: they fit into the processor's cache, and the logits of all entries never exist at
-once"""
 
 
 # -- the label tree ------------------------------------------------------------------------------------------------------------------------
@@ -314,35 +311,3 @@ def _tree_mask(model: LlavaForConditionalGeneration, length: int, trie: LabelTri
 def _sums(model: LlavaForConditionalGeneration, hidden: Tensor, trie: LabelTrie) -> Tensor:
     """Hidden states (B, 1 + N, L) at the context's end and the nodes → label scores (B, A)."""
     return trie.sums(token_log_probabilities(hidden, model.lm_head.weight, trie.slots, trie.targets))
-
-
-def token_log_probabilities(hidden: Tensor, weight: Tensor, slots: Tensor, targets: Tensor) -> Tensor:
-    """Log-probabilities of chosen tokens, without all logits of all positions in memory at once.
-
-    Computed in float32: with logits rounded to 16 bits, the sum over a label is wrong by tenths. Training recomputes the blocks in the
-    backward pass.
-
-    Args:
-        hidden: (B, S, L) the last layer's output.
-        weight: (V, L) the vocabulary head.
-        slots: (F,) int64 in [0, S), the position that predicts each token.
-        targets: (F,) int64 in [0, V), the tokens.
-
-    Returns:
-        (B, F) float32, natural logarithm.
-    """
-    with torch.autocast(hidden.device.type, enabled=False):
-        hidden = hidden.float()
-        again = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-        blocks = [
-            checkpoint(_mass, hidden, words, use_reentrant=False, preserve_rng_state=False) if again else _mass(hidden, words)
-            for words in weight.split(WORDS)
-        ]
-        total = torch.stack(blocks, -1).logsumexp(-1)  # (B, S)
-        logits = torch.einsum("bfl,fl->bf", hidden[:, slots], weight[targets].float())
-        return logits - total[:, slots]
-
-
-def _mass(hidden: Tensor, words: Tensor) -> Tensor:
-    """log Σ exp logit over a block of the vocabulary: (B, S, L), (v, L) → (B, S)"""
-    return F.linear(hidden, words.float()).logsumexp(-1)
