@@ -1,10 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from reasoners import placed, reasoner_of
 from tiny import tiny_llava
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import MistralConfig, PretrainedConfig, Qwen2Config
 
 from vtlvlm.errors import UsageError
@@ -53,6 +55,37 @@ def test_every_form_equals_one_forward_per_label(form: str, prompts: dict, class
             assert len(trie.parts) == 1 if positions is None else len(trie.parts) > 2
             scores = score(reasoner.base, reasoner.embed(vectors), trie, kind)
             torch.testing.assert_close(scores, apart, atol=1e-4, rtol=1e-5, msg=f"{kind} {positions}")
+
+
+class Keys(TorchFunctionMode):
+    """Keeps the numbers of queries, keys and columns of the mask of each masked attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, int, int]] = set()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.nn.functional.scaled_dot_product_attention and len(args) > 3:  # causal attention takes no mask
+            self.seen.add((args[0].shape[2], args[1].shape[2], args[3].shape[3]))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("prompts", PROMPTS)
+def test_a_tree_aligned_for_kernels_of_gpus_gives_the_same_scores(prompts: dict, llava_path: Path, classes: tuple[str, ...]):
+    """Whole and in parts; the last part has one node, which becomes many."""
+    reasoner, labels = build(llava_path, classes, 16, 6, **prompts)
+    embedded, before = reasoner.embed(torch.randn(3, 6, 16)).detach(), reasoner.adapter.tokens + len(reasoner.context)
+    with torch.no_grad():
+        for kind, positions in FORMS:
+            plain, aligned = LabelTrie(labels, positions), LabelTrie(labels, positions).align(before, 16).align(before, 16)
+            assert [len(part) for part in aligned.parts] == [len(part) for part in plain.parts]
+            assert all((before + part.tokens.numel()) % 16 == 0 for part in aligned.parts)
+            with Keys() as keys:
+                scores = score(reasoner.base, embedded, aligned, kind)
+            torch.testing.assert_close(scores, score(reasoner.base, embedded, plain, kind), atol=1e-5, rtol=1e-6)
+            assert keys.seen
+            if kind != "batched" and prompts.get("layers") is None:
+                assert all(columns % 16 == 0 and columns == seen for _, seen, columns in keys.seen)
 
 
 @pytest.mark.parametrize("language", [MistralConfig, Qwen2Config])

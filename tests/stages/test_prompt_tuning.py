@@ -290,6 +290,21 @@ def pictures(clips: int) -> Tensor:
     return torch.randint(256, (clips, 8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(clips))
 
 
+def test_stage_1_stays_as_it_was_in_training_mode(trained: EventRun) -> None:
+    """Whoever calls train(): no layer of it trains, and no buffer changes with the clips it maps."""
+    module = PromptTuningModule(reasoner_of(trained.llava, DeepPrompts(4), Instruction()))
+    module.mapper = stage1(EMAQuantizer(16, dead_code_threshold=0.5))
+    module.train()
+    assert module.reasoner.training
+    assert not any(part.training for part in module.mapper.modules())
+    before = {name: tensor.clone() for name, tensor in module.mapper.state_dict().items()}
+    columns = (torch.zeros(3, dtype=torch.long), torch.arange(3), torch.zeros(3, dtype=torch.long))
+    for _ in range(3):
+        module.vectors(VideoBatch(pictures(3), (torch.arange(8) / 10).expand(3, -1), *columns))
+    assert before
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.mapper.state_dict().items())
+
+
 @pytest.mark.parametrize("quantizer", [EMAQuantizer(16), IdentityQuantizer()], ids=["codes", "continuous"])
 def test_events_features_and_videos_give_the_same_scores(trained: EventRun, quantizer: Quantizer) -> None:
     """One clip through each door: code numbers and table, or float16 vectors; features; frames."""

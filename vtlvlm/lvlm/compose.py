@@ -129,6 +129,9 @@ def _assemble(source: Path, event_dim: int, seed: int) -> tuple[LlavaForConditio
     if not isinstance(kind, LlamaConfig):
         raise UsageError(f"{source}: holds a {kind.model_type} model, not a Llama; name a Llama in GGUF form")
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
+    if kind.eos_token_id is not None:  # transformers 5.17 takes the tokenizer's first token for its end token
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(kind.eos_token_id)
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     if "<|im_start|>" in tokenizer.get_vocab():
         tokenizer.chat_template = CHAT

@@ -22,7 +22,8 @@ from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Llava, load_config, load_llava, load_tokenizer, projector_width
 from vtlvlm.lvlm.prefix import use_kernel
 from vtlvlm.lvlm.projector_init import EventMoments, Votes, align
-from vtlvlm.lvlm.scoring import MASKED, LabelTrie, require_room, score
+from vtlvlm.lvlm.scoring import ALIGNMENT, MASKED, LabelTrie, require_room, score
+from vtlvlm.lvlm.trainable import TrainableCount, keep_float32, size
 
 LOG = logging.getLogger(__name__)
 
@@ -42,18 +43,6 @@ class LabelScores(NamedTuple):
     def in_list_mass(self) -> Tensor:
         """(B,) probability in [0, 1] that the model's answer is any of the categories."""
         return self.log_likelihood.logsumexp(-1).exp()
-
-
-class TrainableCount(NamedTuple):
-    """Number of trained parameters of a group; ``str`` gives one line."""
-
-    group: str
-    trained: int
-    total: int
-    """Parameters of the whole model: language model, projector and adapter"""
-
-    def __str__(self) -> str:
-        return f"{self.group}: {self.trained:,} of {self.total:,} parameters trained ({self.trained / max(1, self.total):.4%})"
 
 
 class EventReasoner(nn.Module):
@@ -177,10 +166,10 @@ class EventReasoner(nn.Module):
                 self.adapter.start(base, tokenizer)
             self.take(base)
             if mesh is None:
-                _float32(self)
+                keep_float32(self)
         device = self._built().get_input_embeddings().weight.device  # Lightning and bitsandbytes load to the GPU at once
         self.context, self.answers = context.to(device), answer_table(labels).to(device)
-        self.trie, self._shorter, self.classes, self.num_events = trie.to(device), (), tuple(classes), num_events
+        self.trie, self._shorter, self.classes, self.num_events = self._aligned(trie), (), tuple(classes), num_events
         self.temperature = self.temperature.to(device)
         self.prior = self._prior(event_dim) if fresh else torch.zeros(len(self.classes), device=device)
         if mesh is not None:
@@ -219,7 +208,7 @@ class EventReasoner(nn.Module):
         compute = base.get_input_embeddings().weight.dtype
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
         for module in (*base.model.language_model.layers, self.projector, self):
-            _float32(module)  # one by one: no process holds the whole model in float32
+            keep_float32(module)  # one by one: no process holds the whole model in float32
             fully_shard(module, mesh=mesh, mp_policy=policy)
         register_fsdp_forward_method(self, "generative_loss")
         self.sharded = True
@@ -231,10 +220,10 @@ class EventReasoner(nn.Module):
             UsageError: Not built.
         """
         base = self._built()
-        total = sum(map(_size, self.parameters()))
-        projector = sum(_size(p) for p in self.projector.parameters() if p.requires_grad)
+        total = sum(map(size, self.parameters()))
+        projector = sum(size(p) for p in self.projector.parameters() if p.requires_grad)
         return (
-            TrainableCount(f"adapter ({type(self.adapter).__name__})", sum(map(_size, self.adapter.trained(base))), total),
+            TrainableCount(f"adapter ({type(self.adapter).__name__})", sum(map(size, self.adapter.trained(base))), total),
             TrainableCount("projector", projector, total),
         )
 
@@ -319,9 +308,15 @@ class EventReasoner(nn.Module):
         shorter = LabelTrie(labels, max(1, now // 2))
         if max(map(len, shorter.parts)) >= now:
             return False
-        self._shorter = (shorter,)
+        self._shorter = (self._aligned(shorter),)
         LOG.warning("memory is short: from here on, a pass scores %d label tokens instead of %d", now // 2, now)
         return True
+
+    def _aligned(self, trie: LabelTrie) -> LabelTrie:
+        """The tree on the device of the context, with the number of nodes that kernels of GPUs take as they are."""
+        if self.context.device.type == "cuda":
+            trie.align(self.adapter.tokens + self.context.numel(), ALIGNMENT)
+        return trie.to(self.context.device)
 
     def generative_loss(self, vectors: Tensor, labels: Tensor) -> Tensor:
         """The language model's own loss on the answers (``generative.py``).
@@ -378,16 +373,3 @@ class EventReasoner(nn.Module):
                 f"event sentences have {vectors.shape[1]} events, the context has room for {self.num_events}; build for that M"
             )
         return self.base
-
-
-def _float32(module: nn.Module) -> None:
-    """Keep trained weights in float32: 16 bits lose small steps."""
-    for parameter in module.parameters():
-        if parameter.requires_grad and parameter.dtype != torch.float32:
-            parameter.data = parameter.data.float()
-
-
-def _size(parameter: nn.Parameter) -> int:
-    """Number of values of a parameter; 4-bit parameters pack two in a byte."""
-    packed = getattr(parameter, "quant_state", None)
-    return parameter.numel() if packed is None else packed.shape.numel()

@@ -29,6 +29,8 @@ MASKED = ("sdpa", "eager")
 
 MOST_NODES = 32_768
 """Largest number of tokens of a tree in one pass; memory grows with its square"""
+ALIGNMENT = 8
+"""Keys in multiples of which the attention kernels of GPUs take a mask"""
 
 
 class LabelTrie(nn.Module):
@@ -48,11 +50,11 @@ class LabelTrie(nn.Module):
     """
 
     tokens: Tensor
-    """(N,) int64, the token of each node"""
+    """(N',) int64, the token of each node; N' is N and the idle nodes of :meth:`align`"""
     depths: Tensor
-    """(N,) int64, number of tokens above the node: its distance from the end of the context"""
+    """(N',) int64, number of tokens above the node: its distance from the end of the context"""
     ancestors: Tensor
-    """(N, N) bool, ``ancestors[i, j]``: node i may attend to node j (itself and its ancestors); (0, 0) if the tree is cut into parts"""
+    """(N', N') bool, ``ancestors[i, j]``: node i may attend to node j (itself and its ancestors); (0, 0) if the tree is cut into parts"""
     rows: Tensor
     """(F,) int64, the label of each predicted token; F is the number of label tokens"""
     slots: Tensor
@@ -68,7 +70,7 @@ class LabelTrie(nn.Module):
         parents: list[int] = []
         rows, slots, targets, lengths = [], [], [], [0] * len(labels)
         seen: dict[tuple[int, ...], int] = {}
-        self.num_labels = len(labels)
+        self.num_labels, self.num_nodes = len(labels), 0
         for row in range(len(labels)) if chosen is None else chosen:
             label = tuple(labels[row])
             if not label:
@@ -98,6 +100,7 @@ class LabelTrie(nn.Module):
         for node, parent in enumerate(parents[: len(ancestors)]):
             if parent >= 0:
                 ancestors[node] |= ancestors[parent]
+        self.num_nodes = len(nodes)
         self._keep("tokens", [path[-1] for path in nodes])
         self._keep("depths", [len(path) - 1 for path in nodes])
         self._keep("rows", rows)
@@ -110,8 +113,32 @@ class LabelTrie(nn.Module):
         self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
 
     def __len__(self) -> int:
-        """Number of nodes N, the tokens that the model reads after the context."""
-        return self.tokens.numel()
+        """Number of nodes N, the tokens that the model reads after the context. Idle nodes do not count."""
+        return self.num_nodes
+
+    def align(self, before: int, multiple: int) -> LabelTrie:
+        """Append idle nodes, so that prompt, context and nodes together are a multiple of a number.
+
+        Attention kernels of GPUs would otherwise pad the tree's mask in each layer. An idle node sees the context and itself, and no label
+        reads it.
+
+        Args:
+            before: Positions of prompt and context.
+            multiple: The number.
+
+        Returns:
+            This tree. Its ``parts`` are aligned each.
+        """
+        for part in self.parts:
+            if not len(part):
+                continue
+            idle = -(before + len(part)) % multiple
+            first = torch.zeros(idle, dtype=torch.int64, device=part.tokens.device)
+            part.tokens = torch.cat([part.tokens[: len(part)], part.tokens[first]])
+            part.depths = torch.cat([part.depths[: len(part)], first])
+            own = torch.eye(idle, dtype=torch.bool, device=first.device)
+            part.ancestors = torch.block_diag(part.ancestors[: len(part), : len(part)], own).bool()
+        return self
 
     @property
     def parts(self) -> list[LabelTrie]:
@@ -246,7 +273,7 @@ def _packed(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTr
     positions = torch.cat([torch.arange(length, device=context.device), length + trie.depths])
     sequence = torch.cat([context, embed(model, trie.tokens).expand(len(context), -1, -1)], 1)
     hidden = _read(model, sequence, positions, attention_mask=mask if len(trie) else None)
-    return _sums(model, hidden[:, length - 1 :], trie)
+    return _sums(model, hidden[:, length - 1 : length + len(trie)], trie)
 
 
 def _two_pass(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTrie) -> Tensor:
@@ -258,7 +285,7 @@ def _two_pass(model: LlavaForConditionalGeneration, context: Tensor, trie: Label
             return _sums(model, end, part)
         batch = embed(model, part.tokens).expand(len(end), -1, -1)
         nodes = _read(model, batch, length + part.depths, attention_mask=_tree_mask(model, length, part), after=states)
-        return _sums(model, torch.cat([end, nodes], 1), part)
+        return _sums(model, torch.cat([end, nodes[:, : len(part)]], 1), part)
 
     return _each(tree, trie, end)
 
@@ -301,9 +328,9 @@ def _read(model: LlavaForConditionalGeneration, sequence: Tensor, positions: Ten
 
 
 def _tree_mask(model: LlavaForConditionalGeneration, length: int, trie: LabelTrie) -> Tensor:
-    """Additive mask (1, 1, N, C + N): nodes see the context, themselves and their ancestors."""
-    dtype = model.get_input_embeddings().weight.dtype
-    mask = torch.zeros(len(trie), length + len(trie), dtype=dtype, device=trie.tokens.device)
+    """Additive mask (1, 1, N', C + N'): nodes see the context, themselves and their ancestors."""
+    dtype, nodes = model.get_input_embeddings().weight.dtype, trie.tokens.numel()
+    mask = torch.zeros(nodes, length + nodes, dtype=dtype, device=trie.tokens.device)
     mask[:, length:].masked_fill_(~trie.ancestors, torch.finfo(dtype).min)
     return mask[None, None]
 

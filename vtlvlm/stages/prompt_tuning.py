@@ -84,6 +84,7 @@ class PromptTuningModule(Stage):
         self.confusion: Any = None
         self._provenance: dict[str, Any] = {}
         self._batches = self._most_batches = 0
+        self.mapper: VTEMModule | None = None  # stage 1, where batches hold features or videos
         self.table: Tensor | None
         self.register_buffer("table", None, persistent=False)
 
@@ -292,6 +293,13 @@ class PromptTuningModule(Stage):
         self.reasoner.train()
         self.reasoner.prior = self.of_all_ranks(likelihoods).double().mean(0).float()
 
+    def train(self, mode: bool = True) -> PromptTuningModule:
+        """Set training mode, but not for stage 1: its statistics and codebook must not change."""
+        super().train(mode)
+        if self.mapper is not None:
+            self.mapper.eval()
+        return self
+
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
     def vectors(self, batch: EventBatch | FeatureBatch | VideoBatch) -> Tensor:
@@ -301,6 +309,7 @@ class PromptTuningModule(Stage):
                 return batch.vectors.float()
             assert self.table is not None  # an event cache holds vectors or a table
             return F.embedding(batch.ids, self.table)
+        assert self.mapper is not None
         with torch.no_grad():
             return self.mapper.predict_step(batch, 0).vectors
 
