@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlavaForConditionalGeneration
 
 from vtlvlm.lvlm.context import embed
+from vtlvlm.lvlm.prefix import causal_mask
 
 PADDING = -100
 """Fills answers up to the longest; torch and transformers ignore such targets"""
@@ -40,6 +41,9 @@ def language_loss(model: LlavaForConditionalGeneration, context: Tensor, answers
     fed = torch.where(answers == PADDING, answers[:, :1], answers)[:, :-1]  # padding can be any token
     sequence = torch.cat([context, embed(model, fed)], 1)
     positions = torch.arange(sequence.shape[1], device=context.device)
-    hidden = model.model.language_model(inputs_embeds=sequence, position_ids=positions[None], use_cache=False).last_hidden_state
+    mask = causal_mask(model, sequence.shape[1], context.device)
+    hidden = model.model.language_model(
+        inputs_embeds=sequence, position_ids=positions[None], attention_mask=mask, use_cache=False
+    ).last_hidden_state
     logits = model.lm_head(hidden[:, length - 1 :])
     return F.cross_entropy(logits.float().flatten(0, 1), answers.flatten(), ignore_index=PADDING)

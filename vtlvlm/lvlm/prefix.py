@@ -41,6 +41,8 @@ from vtlvlm.lvlm.peft_format import base_of, read_prefix
 from vtlvlm.lvlm.prompt_encoder import PromptEncoder, chosen_layers
 
 KERNEL = "vtlvlm_sdpa"
+MASKED = ("sdpa", "eager")
+"""Attention kernels of transformers that take a mask of four dimensions"""
 
 
 class DeepPrompts(Adapter):
@@ -300,6 +302,20 @@ def has_kernel(model: LlavaForConditionalGeneration) -> bool:
     return model.model.language_model.config._attn_implementation == KERNEL
 
 
+def causal_mask(model: LlavaForConditionalGeneration, length: int, device: torch.device) -> Tensor | None:
+    """The mask with which a sequence is causal. Without one, transformers waits for the device to look for packed sequences.
+
+    Returns:
+        (1, 1, 0, length) for our kernel, (1, 1, length, length) additive for ``eager``, None for kernels that take no mask.
+    """
+    kernel, dtype = model.model.language_model.config._attn_implementation, model.get_input_embeddings().weight.dtype
+    if has_kernel(model):
+        return torch.empty(1, 1, 0, length, dtype=dtype, device=device)
+    if kernel not in MASKED:
+        return None
+    return torch.full((1, 1, length, length), torch.finfo(dtype).min, dtype=dtype, device=device).triu(1)
+
+
 def attention(
     module: nn.Module,
     query: Tensor,
@@ -318,7 +334,7 @@ def attention(
         key: (B, KV heads, N, head width), rotated
         value: (B, KV heads, N, head width)
         attention_mask: (B or 1, 1, R, N) bool (true: visible) or additive float, for the last R queries. Earlier queries are causal, and so
-            are all with None. The mask does not cover the prompt, which every query sees.
+            are all with None or R = 0. The mask does not cover the prompt, which every query sees.
         keep: Receives this layer's keys and values.
         after: The context before this sequence; the mask covers it too.
         kwargs: As passed by transformers.
@@ -344,7 +360,7 @@ def attention(
     if causal:
         end = key.shape[2] if attention_mask is None else before + causal
         parts.append(_causal(module, query[:, :, :causal], key[:, :, :end], value[:, :, :end], before, hidden, **kwargs))
-    if attention_mask is not None:
+    if masked and attention_mask is not None:
         mask = attention_mask if attention_mask.dtype == torch.bool else attention_mask.to(query.dtype)
         mask = _hide(pad(mask, (key.shape[2] - mask.shape[3], 0), value=_visible(mask)), hidden)
         parts.append(_masked(module, query[:, :, causal:], key, value, mask, **kwargs))

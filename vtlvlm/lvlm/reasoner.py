@@ -20,9 +20,9 @@ from vtlvlm.lvlm.context import embed_context, first_event
 from vtlvlm.lvlm.generative import answer_table, language_loss
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Llava, load_config, load_llava, load_tokenizer, projector_width
-from vtlvlm.lvlm.prefix import use_kernel
+from vtlvlm.lvlm.prefix import MASKED, use_kernel
 from vtlvlm.lvlm.projector_init import EventMoments, Votes, align
-from vtlvlm.lvlm.scoring import ALIGNMENT, MASKED, LabelTrie, require_room, score
+from vtlvlm.lvlm.scoring import ALIGNMENT, LabelTrie, require_room, score
 from vtlvlm.lvlm.trainable import TrainableCount, keep_float32, size
 
 LOG = logging.getLogger(__name__)

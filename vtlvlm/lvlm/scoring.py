@@ -17,12 +17,10 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.context import embed
-from vtlvlm.lvlm.prefix import ContextStates, has_kernel
+from vtlvlm.lvlm.prefix import MASKED, ContextStates, causal_mask, has_kernel
 from vtlvlm.lvlm.vocabulary import token_log_probabilities
 
 Form = Literal["packed", "two_pass", "batched"]
-MASKED = ("sdpa", "eager")
-"""Attention kernels of transformers that take the tree's mask"""
 
 
 # -- the label tree ------------------------------------------------------------------------------------------------------------------------
@@ -267,18 +265,18 @@ def score(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTrie
 def _packed(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTrie) -> Tensor:
     length = context.shape[1]
     mask = _tree_mask(model, length, trie)
-    if not has_kernel(model):  # a mask over everything
-        causal = mask.new_full((length, mask.shape[3]), torch.finfo(mask.dtype).min).triu(1)
-        mask = torch.cat([causal[None, None], mask], 2)
+    if not has_kernel(model) and (causal := causal_mask(model, mask.shape[3], mask.device)) is not None:  # a mask over everything
+        mask = torch.cat([causal[:, :, :length], mask], 2)
     positions = torch.cat([torch.arange(length, device=context.device), length + trie.depths])
     sequence = torch.cat([context, embed(model, trie.tokens).expand(len(context), -1, -1)], 1)
-    hidden = _read(model, sequence, positions, attention_mask=mask if len(trie) else None)
+    hidden = _read(model, sequence, positions, attention_mask=mask)
     return _sums(model, hidden[:, length - 1 : length + len(trie)], trie)
 
 
 def _two_pass(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTrie) -> Tensor:
     length, states = context.shape[1], ContextStates()
-    end = _read(model, context, torch.arange(length, device=context.device), keep=states)[:, -1:]
+    causal = causal_mask(model, length, context.device)
+    end = _read(model, context, torch.arange(length, device=context.device), attention_mask=causal, keep=states)[:, -1:]
 
     def tree(part: LabelTrie, end: Tensor) -> Tensor:
         if not len(part):
