@@ -58,7 +58,7 @@ def test_interrupted_work_continues_and_is_not_read_before_it_is_complete(tmp_pa
     left = folder / f".features-r00000-000001.safetensors.{socket.gethostname()}.999999999.0.tmp"
     left.write_bytes(b"half a shard")
     (folder / "rows-r00000-000001.safetensors").write_bytes(b"rows without their shard")
-    with pytest.raises(DataError, match=r"incomplete, 4 of 6 clips and views .* run the same `vtlvlm extract` again"):
+    with pytest.raises(DataError, match=r"incomplete, 4 of 6 clips and views .* run `vtlvlm extract` again"):
         FeatureCache.open(folder)
     writer = FeatureCacheWriter(folder, MADE)
     assert writer.done() == {("clip000", 0), ("clip000", 1), ("clip001", 0), ("clip001", 1)}

@@ -108,7 +108,7 @@ class _Cache:
             held = sum(open_shard(path, cls.kind).main.shape[0] for path in main_files(folder))
             of = f" of {meta['expected']}" if meta["expected"] else ""
             raise DataError(
-                f"{folder}: incomplete, {held}{of} clips and views are stored; run the same `{MAKERS[cls.kind]}` again to finish"
+                f"{folder}: incomplete, {held}{of} clips and views are stored; run `{MAKERS[cls.kind]}` again to finish"
             )
         return cls(folder, meta)
 
