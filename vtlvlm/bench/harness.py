@@ -95,11 +95,16 @@ def peak_bytes(job: Callable[[], object]) -> int:
     return max(itertools.accumulate((size for _, size in changes), initial=0))
 
 
+def table(rows: Iterable[Measurement]) -> str:
+    """The lines of a bench as a table of text."""
+    cells = [(f.work, _number(f.value), f.unit, _target(f), {True: "yes", False: "NO", None: ""}[f.holds], f.note) for f in rows]
+    return as_text(Table(["work", "value", "unit", "target", "holds", "note"], cells))
+
+
 def finish(name: str, figures: Iterable[Measurement], output: Path, facts: Mapping[str, Any] | None = None) -> int:
     """Print the table, write ``{"machine", "rows", …}``, and return the number of missed targets."""
     rows = list(figures)
-    cells = [(f.work, _number(f.value), f.unit, _target(f), {True: "yes", False: "NO", None: ""}[f.holds], f.note) for f in rows]
-    print(as_text(Table(["work", "value", "unit", "target", "holds", "note"], cells)))
+    print(table(rows))
     content = {"bench": name, **environment(None), **(facts or {}), "rows": [{**asdict(f), "holds": f.holds} for f in rows]}
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, content)

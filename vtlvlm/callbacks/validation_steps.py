@@ -13,6 +13,6 @@ class ValidationSteps(Callback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        interval = trainer.val_check_interval  # type: ignore[attr-defined]
+        interval = trainer.val_check_interval
         if trainer.check_val_every_n_epoch is None and isinstance(interval, int):
             trainer.val_check_batch = interval * trainer.accumulate_grad_batches

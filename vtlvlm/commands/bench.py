@@ -10,6 +10,7 @@ BENCHES = {
     "data": "decoding, copies, feature and event caches",
     "vtem": "pooling, quantisation, FLOPs, a stage-1 step",
     "lvlm": "label scores against slower methods, a training step against peft, trainable parameters (a quarter of an hour)",
+    "gpu": "both stages on one GPU at the paper's size, with random weights (seven minutes on an H100)",
     "adapters": "accuracy of prompts and other adapters on event sentences (hours on two cores)",
     "events": "accuracy of a probe on event sentences, for stage 1 and its ablations (an hour or more)",
 }
@@ -37,8 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overlay", type=Path, action="append", metavar="YAML", help="adapters: configuration on top of every arm's; may be repeated"
     )
     parser.add_argument("--rate-steps", type=int, help="adapters: steps to try each learning rate (default: 50)")
+    parser.add_argument(
+        "--budget", type=float, help="gpu: seconds in which parts start; figures come in the order of importance (default: 420)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="gpu: the same code with small models on a CPU, to see that it runs")
     parser.add_argument("--work", type=Path, help="folder that keeps the intermediate files (default: a temporary folder)")
-    parser.add_argument("--output", type=Path, help="JSON file to write (default: runs/bench/NAME.json)")
+    parser.add_argument(
+        "--output", type=Path, help="JSON file to write (default: runs/bench/NAME.json); gpu: a file of JSON lines (.jsonl) that grows"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
     from vtlvlm.errors import UsageError
     from vtlvlm.system.places import require_json_place
 
+    if args.name == "gpu":
+        return on_gpu(args)
+    if args.tiny or args.budget is not None:
+        raise UsageError(f"--{'tiny' if args.tiny else 'budget'} goes with bench gpu")
     output = args.output or Path("runs") / "bench" / f"{args.name}.json"
     require_json_place(output)
     learns = args.name in ("adapters", "events")
@@ -82,3 +93,17 @@ def run(args: argparse.Namespace) -> int:
         figures, facts = bench.measure(work, videos=args.videos, repeats=repeats, **options)
     finish(args.name, figures, output, facts)
     return 0
+
+
+def on_gpu(args: argparse.Namespace) -> int:
+    """Run ``bench gpu``, which writes its figures as they come; returns 1 if a part failed."""
+    from vtlvlm.bench import gpu
+    from vtlvlm.errors import UsageError
+
+    taken = ("name", "budget", "tiny", "output")
+    if given := [name for name, value in vars(args).items() if name not in taken and value is not None]:
+        raise UsageError(f"--{given[0].replace('_', '-')}: bench gpu takes --budget, --tiny and --output")
+    budget = 420.0 if args.budget is None else args.budget
+    if not budget > 0:
+        raise UsageError(f"--budget {budget:g}: seconds, above 0")
+    return int(gpu.measure(args.output or Path("runs") / "bench" / "gpu.jsonl", budget, args.tiny) > 0)
