@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # probing does not need torch, and `vtlvlm prepare` starts wi
     from torch import Tensor
 
 Crop = Literal["center", "pad"]
+Decoder = Literal["cpu", "cuda"]
 
 _MATRICES = {1: "bt709", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}  # AVColorSpace → name in the scale filter
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
@@ -249,6 +250,7 @@ def decode_sampled(
     num_frames: int = -1,
     rate: float = float("nan"),
     stop: Event | None = None,
+    decoder: Decoder = "cpu",
 ) -> Clip:
     """Decode one view of a clip.
 
@@ -260,7 +262,8 @@ def decode_sampled(
         seed: Seed of the views.
         num_frames: Length of the clip if known; saves counting its packets.
         rate: Frames per second if known; only sampling by fps needs it.
-        stop: Ends the decoding once it is set.
+        stop: Ends the decoding on the CPU once it is set.
+        decoder: ``cuda`` decodes on the current GPU, as :mod:`vtlvlm.data.cuda_video` describes, and leaves the frames there.
 
     Raises:
         Stopped: ``stop`` was set.
@@ -270,7 +273,12 @@ def decode_sampled(
         info = probe(path, stop=stop)
         num_frames, rate = info.frames, info.fps
     plan = sampling.view(view, num_frames=num_frames, name=name, seed=seed, rate=rate)
-    return decode(path, plan.indices, size=sampling.size, crop=sampling.crop, flip=plan.flip, zoom=plan.zoom, shift=plan.shift, stop=stop)
+    cut: dict[str, Any] = {"size": sampling.size, "crop": sampling.crop, "flip": plan.flip, "zoom": plan.zoom, "shift": plan.shift}
+    if decoder == "cuda":
+        from vtlvlm.data import cuda_video
+
+        return cuda_video.decode(path, plan.indices, **cut)
+    return decode(path, plan.indices, **cut, stop=stop)
 
 
 def all_frames(path: str | Path, source: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
@@ -299,30 +307,53 @@ def all_frames(path: str | Path, source: Iterable[av.Packet]) -> Iterator[av.Vid
         raise unusable(path, f"damaged: decoding stops {place(packet, count)}", error) from error
 
 
+class Cut(NamedTuple):
+    """A rectangle of the stored picture, and the size that it is scaled to."""
+
+    left: int
+    top: int
+    cut_width: int
+    cut_height: int
+    width: int
+    height: int
+
+    @classmethod
+    def of(
+        cls, width: int, height: int, aspect: float, *, size: int, crop: Crop, zoom: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)
+    ) -> Cut:
+        """The cut of a stored picture. ``aspect`` is the width of a pixel over its height; :func:`decode` describes the rest."""
+        if crop == "center":
+            side = min(width * aspect, height)
+            cut_width, cut_height = side / aspect * zoom, side * zoom
+            into = (size, size)
+        else:
+            cut_width, cut_height = width * zoom, height * zoom
+            scale = size / max(cut_width * aspect, cut_height)
+            into = (max(1, round(cut_width * aspect * scale)), max(1, round(cut_height * scale)))
+        left, top = (width - cut_width) / 2 * (1 + shift[0]), (height - cut_height) / 2 * (1 + shift[1])
+        return cls(int(left), int(top), round(cut_width), round(cut_height), *into)
+
+
 def _graph(
     frame: av.VideoFrame, stream: av.VideoStream, *, size: int, crop: Crop, flip: bool, zoom: float, shift: tuple[float, float]
 ) -> av.filter.Graph:
     """crop → scale by area → rgb24 → turn → mirror → pad, for frames like this one."""
-    aspect = float(stream.sample_aspect_ratio or 1) or 1.0
-    if crop == "center":
-        side = min(frame.width * aspect, frame.height)
-        cut_width, cut_height = side / aspect * zoom, side * zoom
-        width = height = size
-    else:
-        cut_width, cut_height = frame.width * zoom, frame.height * zoom
-        scale = size / max(cut_width * aspect, cut_height)
-        width, height = max(1, round(cut_width * aspect * scale)), max(1, round(cut_height * scale))
-    left, top = (frame.width - cut_width) / 2 * (1 + shift[0]), (frame.height - cut_height) / 2 * (1 + shift[1])
+    cut = Cut.of(frame.width, frame.height, pixel_aspect(stream), size=size, crop=crop, zoom=zoom, shift=shift)
     return linked(
         frame,
         stream,
-        ("crop", f"{round(cut_width)}:{round(cut_height)}:{int(left)}:{int(top)}"),
-        ("scale", f"{width}:{height}:{scaling(frame)}"),
+        ("crop", f"{cut.cut_width}:{cut.cut_height}:{cut.left}:{cut.top}"),
+        ("scale", f"{cut.width}:{cut.height}:{scaling(frame)}"),
         ("format", "rgb24"),
         *turns(frame),
         *([("hflip", None)] if flip else []),
         *([("pad", f"{size}:{size}:-1:-1")] if crop == "pad" else []),
     )
+
+
+def pixel_aspect(stream: av.VideoStream) -> float:
+    """Width of a pixel over its height; 1 if the file does not say."""
+    return float(stream.sample_aspect_ratio or 1) or 1.0
 
 
 def scaling(frame: av.VideoFrame) -> str:
