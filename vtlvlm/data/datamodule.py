@@ -385,7 +385,7 @@ class NTUDataModule(LightningDataModule):
             if targets and self.targets_cache is not None and self._target_rows is not None:
                 wanted = Targets(self.targets_cache, self._target_rows)
             return FeatureDataset(self.index.label, self.features_cache, *self._stored, wanted)
-        return VideoDataset(self.index, self.sampling, self.seed)
+        return VideoDataset(self.index, self.sampling, self.seed, self.source.decoder)
 
     def _rank(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_rank

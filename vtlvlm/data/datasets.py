@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.samplers import Item
 from vtlvlm.data.sampling import FrameSampling
-from vtlvlm.data.video import VideoError, decode_sampled
+from vtlvlm.data.cuda_video import require_gpu_decoding
+from vtlvlm.data.video import Decoder, VideoError, decode_sampled
 from vtlvlm.errors import DataError
 
 Batch = VideoBatch | FeatureBatch | EventBatch
@@ -51,7 +53,7 @@ class ClipLoader(DataLoader[Any]):
 
 
 def loader(dataset: ClipDataset, sampler: Sampler[Item], batch_size: int, workers: int) -> ClipLoader:
-    """A loader of a dataset's batches.
+    """A loader of a dataset's batches. Batches that are made on a GPU are made in this process, because CUDA does not survive a fork.
 
     Args:
         dataset: Makes the batches.
@@ -59,13 +61,14 @@ def loader(dataset: ClipDataset, sampler: Sampler[Item], batch_size: int, worker
         batch_size: Clips in a batch; the last one may be smaller.
         workers: Number of loading processes; 0 loads in this process.
     """
+    workers = 0 if dataset.on_gpu else workers
     return ClipLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
         collate_fn=passed_on,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available() and not dataset.on_gpu,
         persistent_workers=workers > 0,
         timeout=PATIENCE if workers else 0,
     )
@@ -102,6 +105,9 @@ class ClipDataset(Dataset[Any]):
         labels: (n,) labels of all clips of the index.
     """
 
+    on_gpu = False
+    """whether the batches' frames are on the GPU"""
+
     def __init__(self, labels: NDArray[np.int64]) -> None:
         self.labels = torch.from_numpy(labels)
 
@@ -124,16 +130,27 @@ class VideoDataset(ClipDataset):
         index: The clips.
         sampling: Frames to take from each clip.
         seed: Seed of the training views.
+        decoder: ``cuda`` decodes the clips of a batch side by side on the current GPU.
+
+    Raises:
+        UsageError: The GPU cannot be used for decoding.
+        VideoError: It cannot decode the first video.
     """
 
-    def __init__(self, index: ClipIndex, sampling: FrameSampling, seed: int) -> None:
+    def __init__(self, index: ClipIndex, sampling: FrameSampling, seed: int, decoder: Decoder = "cpu") -> None:
         super().__init__(index.label)
-        self.index, self.sampling, self.seed = index, sampling, seed
+        self.index, self.sampling, self.seed, self.decoder = index, sampling, seed, decoder
+        if self.on_gpu:
+            require_gpu_decoding(index.file(int(index.usable[0])))
+
+    @property
+    def on_gpu(self) -> bool:  # type: ignore[override]
+        return self.decoder == "cuda"
 
     def __getitems__(self, items: Sequence[Item]) -> VideoBatch | Failure:
         labels, clips, views = self.columns(items)
         try:
-            decoded = [self._decode(clip, view) for clip, view in items]
+            decoded = self._on_gpu(items) if self.on_gpu else [self._decode(clip, view) for clip, view in items]
         except VideoError as error:
             advice = f"`vtlvlm prepare {self.index.root} --verify` finds all such clips and leaves them out"
             return Failure(DataError(f"{error}. {advice}"))
@@ -147,7 +164,18 @@ class VideoDataset(ClipDataset):
     def _decode(self, clip: int, view: int) -> tuple[Tensor, Tensor]:
         name, length, rate = str(self.index.name[clip]), int(self.index.frames[clip]), float(self.index.fps[clip])
         file = self.index.file(clip)
-        return decode_sampled(file, self.sampling, view=view, name=name, seed=self.seed, num_frames=length, rate=rate)
+        return decode_sampled(file, self.sampling, view=view, name=name, seed=self.seed, num_frames=length, rate=rate, decoder=self.decoder)
+
+    def _on_gpu(self, items: Sequence[Item]) -> list[tuple[Tensor, Tensor]]:
+        """Decode clips side by side: a GPU has several decoders."""
+        place = torch.cuda.current_device()  # new threads begin at GPU 0
+
+        def decode(item: Item) -> tuple[Tensor, Tensor]:
+            with torch.cuda.device(place):
+                return self._decode(*item)
+
+        with ThreadPoolExecutor(len(items)) as pool:
+            return list(pool.map(decode, items))
 
 
 class CachedDataset(ClipDataset):

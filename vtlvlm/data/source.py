@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.split import Split, split
@@ -22,6 +23,8 @@ class ClipSource:
         validation: Fraction of the training people (X-Set: setups; otherwise groups or clips) for validation, in [0, 1); 0 for none.
         exclude_missing_skeletons: Leave out the 535 clips that skeleton methods have to leave out.
         allow_duplicates: Accept videos of the same content among training and test clips.
+        decoder: ``cuda`` decodes videos with NVDEC (extra ``gpu-decode``), without loading processes. It gives the same frames with slightly
+            other pixels. It was not run on a GPU.
     """
 
     root: str
@@ -30,6 +33,7 @@ class ClipSource:
     validation: float = 0.1
     exclude_missing_skeletons: bool = False
     allow_duplicates: bool = False
+    decoder: Literal["cpu", "cuda"] = "cpu"
 
     def scan(self, fast: bool, progress: bool) -> ClipIndex:
         """The index of the folder's clips.
