@@ -13,6 +13,7 @@ def main(arguments: Sequence[str]) -> int:
     from vtlvlm.callbacks.cache_writing import FeatureWriter
     from vtlvlm.commands.trainer import fill, parts
     from vtlvlm.data.cache import FeatureCacheWriter
+    from vtlvlm.data.cuda_video import require_gpu_decoding
     from vtlvlm.errors import UsageError
     from vtlvlm.stages.parts import is_ours, settings_of
     from vtlvlm.stages.vtem import FeatureExtraction
@@ -24,6 +25,9 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError("extract reads videos: leave data.features and data.events out")
     if cli.config["ckpt_path"] is not None:
         raise UsageError("extract runs the configuration's extractor, which no checkpoint changes: leave --ckpt_path out")
+    decoder = data.source.decoder
+    if decoder == "cuda":
+        require_gpu_decoding()
     extractor.build()
     provenance = {
         "extractor": extractor.fingerprint(),
@@ -31,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         "sampling": data.sampling_settings,
         "view_seed": data.seed,
         "augmentation": None if data.augmentation is None else asdict(data.augmentation),
-        "decoder": f"av {version('av')}",
+        "decoder": f"torchcodec {version('torchcodec')} on a GPU" if decoder == "cuda" else f"av {version('av')}",
     }
     steps = extractor.steps(data.sampling.frames)
     row_bytes = steps * (extractor.cells * extractor.dim * 2 + 4)
