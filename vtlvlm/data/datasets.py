@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
 from vtlvlm.data.cache import EventCache, FeatureCache
+from vtlvlm.data.cuda_video import require_gpu_decoding
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.samplers import Item
 from vtlvlm.data.sampling import FrameSampling
-from vtlvlm.data.cuda_video import require_gpu_decoding
 from vtlvlm.data.video import Decoder, VideoError, decode_sampled
 from vtlvlm.errors import DataError
 

@@ -23,8 +23,8 @@ class ClipSource:
         validation: Fraction of the training people (X-Set: setups; otherwise groups or clips) for validation, in [0, 1); 0 for none.
         exclude_missing_skeletons: Leave out the 535 clips that skeleton methods have to leave out.
         allow_duplicates: Accept videos of the same content among training and test clips.
-        decoder: ``cuda`` decodes videos with NVDEC (extra ``gpu-decode``), without loading processes. It gives the same frames with slightly
-            other pixels. It was not run on a GPU.
+        decoder: ``cuda`` decodes videos with NVDEC (extra ``gpu-decode``), without loading processes: the same frames, with slightly other
+            pixels. Not run on a GPU yet.
     """
 
     root: str
