@@ -49,11 +49,11 @@ class Small:
         """Random numbers for each clip and view."""
         return torch.randn(len(self.data.predict_keys()), *shape, generator=torch.Generator().manual_seed(0))
 
-    def features(self, extractor: str, steps: int, cells: int, dim: int) -> Path:
+    def features(self, extractor: str, steps: int, cells: int, dim: int, precision: str = "float32") -> Path:
         """A feature cache that says an extractor made it."""
         place = self.folder / f"features-{extractor}-{steps}-{cells}"
         if not place.exists():
-            write_features(place, self.data, self.random(steps, cells, dim), {"extractor": extractor})
+            write_features(place, self.data, self.random(steps, cells, dim), {"extractor": extractor, "precision": precision})
         return place
 
     def shrink(self, config: dict[str, Any], overlay: str) -> None:
@@ -71,7 +71,7 @@ class Small:
         )
         backbone["model"], dim = BACKBONES.get(kind, (str(self.llava), EVENT_DIM))
         steps, cells = 64, backbone["grid"] ** 2
-        put(config, event_dim=EVENT_DIM, features=str(self.features(kind, steps, cells, dim)))
+        put(config, event_dim=EVENT_DIM, features=str(self.features(kind, steps, cells, dim, backbone["precision"])))
         if overlay == "target_llava":
             put(config, target_features=str(self.features("ClipExtractor", steps, cells, EVENT_DIM)))
         if not overlay.startswith("codes_"):
