@@ -1,13 +1,27 @@
 """Fixtures shared by all tests."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from pipeline import Pipeline
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked ``gpu`` where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +35,9 @@ def test_data() -> Path:
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """The whole chain run once; tests read what it left, and write elsewhere."""
+    """The whole chain run once; tests read what it left, and write elsewhere. The import is here for machines without PyAV."""
+    from pipeline import Pipeline
+
     run = Pipeline(tmp_path_factory.mktemp("chain"))
     run.run()
     return run

@@ -21,7 +21,7 @@ from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Llava
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.lvlm.scoring import Form, LabelTrie, score, token_log_probabilities
+from vtlvlm.lvlm.scoring import ALIGNMENT, Form, LabelTrie, score, token_log_probabilities
 
 GOAL = 360
 """TFLOP/s of a step on an H100"""
@@ -92,9 +92,12 @@ class Reader:
         words, number = sizes.llava["vocab_size"] - 1, count(3)
         lengths = [nodes // names + (row < nodes % names) for row in range(names)]
         self.labels = [[3 + next(number) % (words - 3) for _ in range(length)] + [END] for length in lengths]
-        self.names, self.trie = names, LabelTrie(self.labels).to(self.device)
         self.answers = answer_table(self.labels).to(self.device)
         self.context = torch.tensor([1] + [5] * (FIRST - 1) + [words] * sizes.events + [6] * (text - FIRST), device=self.device)
+        self.names, trie = names, LabelTrie(self.labels)
+        if self.setting.gpu.real:  # as the reasoner does
+            trie.align(self.prompts.tokens + len(self.context), ALIGNMENT)
+        self.trie = trie.to(self.device)
 
     def events(self, clips: int) -> Tensor:
         """Random event vectors (clips, M, E), the same each time."""

@@ -1,0 +1,21 @@
+"""The same tests on the CPU, where they show that they work, and on a GPU (`pytest -m gpu`), for which they are written."""
+
+from typing import Any
+
+import pytest
+import torch
+
+CPU = pytest.param("cpu")
+CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
+
+
+@pytest.fixture(params=[CPU, CUDA])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device of a test, with products of float32 as they are."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def on_device(device: torch.device) -> list[Any]:
+    """Options that train on the device in bfloat16."""
+    return ["--trainer.accelerator", "gpu" if device.type == "cuda" else "cpu", "--trainer.precision", "bf16-mixed"]
