@@ -88,16 +88,18 @@ def alone(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1", **more}
 
 
-def launch_pair(*commands: list[object]) -> None:
-    """Commands one after the other in the same two processes, with the environment that ``torchrun`` gives: torch is imported once."""
+def launch_pair(*commands: list[object], ranks: int = 2) -> None:
+    """Commands one after the other in the same two (or more) processes, with the environment that ``torchrun`` gives: torch is imported
+    once."""
     with TemporaryDirectory() as said:
         lines = [[str(part) for part in command] for command in commands]
-        in_processes(_in_turn, Path(said), lines, said, group=False)
+        in_processes(_in_turn, Path(said), lines, said, ranks, ranks=ranks, group=False)
 
 
-def _in_turn(rank: int, commands: list[list[str]], folder: str) -> None:
+def _in_turn(rank: int, commands: list[list[str]], folder: str, ranks: int) -> None:
     """Raises where a command fails, so that the other process does not wait for this one."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "pair"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RUN_ID": "pair"}
+    os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
     said = Path(folder) / f"{rank}.txt"
     with said.open("w") as file, redirect_stdout(file), redirect_stderr(file):
         code = next((code for command in commands if (code := main(command))), 0)

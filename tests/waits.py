@@ -1,5 +1,6 @@
 """Counts the operations at which the host would wait for a GPU, on the CPU."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,14 +33,17 @@ class Waits(TorchDispatchMode):
         name = func.overloadpacket.__name__
         masks = name == "index" and any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
         repeats = name == "repeat_interleave" and (kwargs or {}).get("output_size") is None
-        if name in WAITING or masks or repeats:
+        if (name in WAITING or masks or repeats) and not _in_optimiser():
             self.names.append(f"{name}: {_asked_by()}")
         return func(*args, **(kwargs or {}))
 
 
-def _asked_by() -> str:
-    import traceback
+def _in_optimiser() -> bool:
+    """Whether torch's optimiser asks. Its step counters lie on the CPU, for parameters on a GPU too."""
+    return any("/torch/optim/" in frame.filename for frame in traceback.extract_stack())
 
+
+def _asked_by() -> str:
     frames = [f for f in traceback.extract_stack() if not any(part in f.filename for part in ("/torch/", "waits.py", "/pytest", "pluggy"))]
     return " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in frames[:-4:-1])
 

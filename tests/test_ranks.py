@@ -1,0 +1,94 @@
+"""Stage 1 on one, two and four processes, and in smaller parts: every logged term and the codebook of one process, at the same batch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning import Callback, LightningModule, Trainer
+from pipeline import launch_pair
+from shipped import data_of, holders, put, resolved, write_features
+from videos import block_clips
+
+from vtlvlm.cli import main
+
+STEPS, BATCH, CODES, WIDTH = 50, 8, 48, 96
+TRAINING = (1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18)
+"""People of whom there are two clips each: 24 clips, three batches an epoch"""
+
+
+class Terms(Callback):
+    """Writes the logged terms of every step, and this process's codebook at the end.
+
+    Args:
+        path: Of the files, without their endings.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lines: list[dict[str, float]] = []
+        self.restarted = 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.lines.append({name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/")})
+        sizes = pl_module.quantizer.vq._codebook.cluster_size
+        self.restarted += int((sizes == BATCH * pl_module.vtem.num_tokens / CODES).sum())  # such a code begins with an average count
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.eval()
+        last = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("val/", "codebook/train"))}
+        last["restarted"] = self.restarted
+        Path(f"{self.path}-{trainer.global_rank}.json").write_text(json.dumps([*self.lines, last]))
+        torch.save(pl_module.quantizer.table(), f"{self.path}-{trainer.global_rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The small stage 1 on features that show one of 24 things at a time, with more codes than these keep alive. Plain noise would lie on
+    the borders of codes, where the last bit decides."""
+    folder = tmp_path_factory.mktemp("ranks")
+    found = resolved("stage1_small.yaml")
+    put(next(holders(found, "image_size")), model="test_resnet", weights=None)
+    put(found, root=str(block_clips(folder / "videos", (*TRAINING, 3, 6))), num_workers=0, max_steps=STEPS, batch_size=BATCH)
+    put(found, event_dim=64, codes=CODES, decay=0.9, dead_code_threshold=0.5, log_every_n_steps=1, enable_progress_bar=False)
+    put(found, max_anchors=256, max_negatives=320, val_check_interval=25)
+    data = data_of(found)
+    generator = torch.Generator().manual_seed(1)
+    things = 3 * torch.randn(24, WIDTH, generator=generator)
+    shown = torch.randint(24, (len(data.predict_keys()), 8, 4), generator=generator).repeat_interleave(4, 1)
+    cells = things[shown] + 0.3 * torch.randn(*shown.shape, WIDTH, generator=generator)
+    write_features(folder / "features", data, cells, {"extractor": "TimmExtractor"})
+    put(found, features=str(folder / "features"))
+    return found
+
+
+def run(
+    config: dict[str, Any], folder: Path, name: str, ranks: int, micro: int | None
+) -> tuple[list[dict[str, float]], list[torch.Tensor]]:
+    path, file = folder / name, folder / f"{name}.yaml"
+    put(config, micro_batch_size=micro, default_root_dir=str(path))
+    config["trainer"]["callbacks"] = [{"class_path": "test_ranks.Terms", "init_args": {"path": str(path)}}]
+    file.write_text(yaml.safe_dump(config))
+    if ranks == 1:
+        assert main(["fit", "--config", str(file)]) == 0
+    else:
+        launch_pair(["fit", "--config", file, "--trainer.devices", ranks, "--trainer.strategy", "ddp"], ranks=ranks)
+    books = [torch.load(f"{path}-{rank}.pt", weights_only=True) for rank in range(ranks)]
+    return json.loads(Path(f"{path}-0.json").read_text()), books
+
+
+@pytest.mark.slow
+def test_every_term_is_that_of_one_process(config: dict[str, Any], tmp_path: Path) -> None:
+    alone, (book,) = run(config, tmp_path, "alone", 1, None)
+    assert len(alone) == STEPS + 1
+    assert {"train/loss", "train/reconstruction", "train/commitment", "train/coherence", "train/event_norm"} == alone[0].keys()
+    assert any(name.startswith("val/") for name in alone[-1])
+    assert alone[-1]["restarted"] > 5
+    for name, ranks, micro in (("parts", 1, 3), ("two", 2, None), ("four", 4, None), ("four parts", 4, 1)):
+        found, books = run(config, tmp_path, name, ranks, micro)
+        for step, (one, other) in enumerate(zip(alone, found, strict=True)):
+            assert other == pytest.approx(one, rel=1e-4), (name, step)
+        assert all(torch.equal(books[0], other) for other in books), name
+        torch.testing.assert_close(books[0], book, rtol=1e-3, atol=1e-3)
