@@ -76,15 +76,18 @@ def pooling_and_quantisation(repeats: int) -> list[Measurement]:
     features = torch.randn(BATCH, STEPS, CELLS, WIDTH, requires_grad=True)
     vectors = torch.randn(BATCH, WINDOWS * CELLS, WIDTH, requires_grad=True)
 
-    def ours() -> Tensor:
-        found = quantizer(pooler(features).segments.flatten(1, 2))
+    def quantised(tokens: Tensor) -> Tensor:
+        found = quantizer(tokens)
+        quantizer.update(tokens.detach(), found.ids)
         return found.vectors.square().mean() + found.loss
+
+    def ours() -> Tensor:
+        return quantised(pooler(features).segments.flatten(1, 2))
 
     def with_movement() -> Tensor:
         pooled = pooler(features)
         moved = pooler.pool(abs_delta(features), pooled.cumulative)
-        found = quantizer((pooled.segments + moved).flatten(1, 2))
-        return found.vectors.square().mean() + found.loss
+        return quantised((pooled.segments + moved).flatten(1, 2))
 
     def theirs() -> Tensor:
         quantized, _, loss = bare(vectors)
