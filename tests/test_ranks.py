@@ -79,16 +79,24 @@ def run(
     return json.loads(Path(f"{path}-0.json").read_text()), books
 
 
+@pytest.fixture(scope="module")
+def one_process(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, float]], torch.Tensor]:
+    lines, (book,) = run(config, tmp_path_factory.mktemp("alone"), "alone", 1, None)
+    assert len(lines) == STEPS + 1
+    assert {"train/loss", "train/reconstruction", "train/commitment", "train/coherence", "train/event_norm"} == lines[0].keys()
+    assert any(name.startswith("val/") for name in lines[-1])
+    assert lines[-1]["restarted"] > 5
+    return lines, book
+
+
 @pytest.mark.slow
-def test_every_term_is_that_of_one_process(config: dict[str, Any], tmp_path: Path) -> None:
-    alone, (book,) = run(config, tmp_path, "alone", 1, None)
-    assert len(alone) == STEPS + 1
-    assert {"train/loss", "train/reconstruction", "train/commitment", "train/coherence", "train/event_norm"} == alone[0].keys()
-    assert any(name.startswith("val/") for name in alone[-1])
-    assert alone[-1]["restarted"] > 5
-    for name, ranks, micro in (("parts", 1, 3), ("two", 2, None), ("four", 4, None), ("four parts", 4, 1)):
-        found, books = run(config, tmp_path, name, ranks, micro)
-        for step, (one, other) in enumerate(zip(alone, found, strict=True)):
-            assert other == pytest.approx(one, rel=1e-4), (name, step)
-        assert all(torch.equal(books[0], other) for other in books), name
-        torch.testing.assert_close(books[0], book, rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize(("ranks", "micro"), [(1, 2), (2, None), (4, None), (4, 1)])
+def test_every_term_is_that_of_one_process(
+    config: dict[str, Any], one_process: tuple[list[dict[str, float]], torch.Tensor], ranks: int, micro: int | None, tmp_path: Path
+) -> None:
+    alone, book = one_process
+    found, books = run(config, tmp_path, "run", ranks, micro)
+    for step, (one, other) in enumerate(zip(alone, found, strict=True)):
+        assert other == pytest.approx(one, rel=1e-4), step
+    assert all(torch.equal(books[0], other) for other in books)
+    torch.testing.assert_close(books[0], book, rtol=1e-3, atol=1e-3)
