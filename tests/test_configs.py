@@ -24,6 +24,7 @@ from vtlvlm.configs import config as shipped
 from vtlvlm.configs import resolved as located
 from vtlvlm.data.ntu import PROTOCOLS
 from vtlvlm.errors import UsageError
+from vtlvlm.stages.prompt_tuning import PromptTuningModule
 
 STAGES = sorted(path.name for path in FOLDER.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in (FOLDER / "ablations").glob("*.yaml"))
@@ -187,6 +188,22 @@ def test_an_overlay_changes_what_it_says_and_trains(overlay: str, small: Small) 
             changed[base] = arm
     assert changed
     require_training(small, changed[max(changed)] if overlay.startswith("codes_") else changed[min(changed)], overlay)
+
+
+@pytest.mark.parametrize("overlay", sorted(path.stem for path in (FOLDER / "hardware").glob("*.yaml")))
+def test_an_overlay_for_a_machine_changes_only_how_it_computes(overlay: str, small: Small) -> None:
+    """Given after the stage file of the paper; a checkpoint of one is taken by the other."""
+    plain, other = stage_file("stage2_prompt.yaml"), resolved("stage2_prompt.yaml", f"hardware/{overlay}.yaml")
+    assert (FOLDER / "hardware" / f"{overlay}.yaml").read_text().startswith("# Given after stage2_prompt.yaml")
+    changed = {".".join(place).removeprefix("model.init_args.").replace("init_args.", "") for place in differences(plain, other)}
+    assert changed
+    assert changed <= set(PromptTuningModule.machine_only)
+    require_training(small, other, overlay)
+
+
+def test_the_paper_recomputes_layers_only_where_memory_is_short() -> None:
+    assert setting(stage_file("stage2_prompt.yaml"), "gradient_checkpointing") is False
+    assert setting(resolved("stage2_prompt.yaml", "hardware/gpu_24gb.yaml"), "gradient_checkpointing") is True
 
 
 def require_training(small: Small, config: dict[str, Any], overlay: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_llava
 
-from vtlvlm.bench import lvlm, prompt_training
+from vtlvlm.bench import lvlm, paper_size, prompt_training
 from vtlvlm.cli import main
 
 SMALL = {"EVENTS": 6, "NAMES": {5: (1e3, 0.0), 8: (1e3, 0.0)}, "PART": 20}
@@ -23,6 +23,7 @@ def test_all_figures_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name, value in {**TRAINING, "LLAVA": NARROW}.items():
         monkeypatch.setattr(prompt_training, name, value)
     monkeypatch.setattr(lvlm, "compose", tiny_llava)
+    monkeypatch.setattr(paper_size, "NAMES", {})  # test_paper_size.py
     output = tmp_path / "b.json"
     assert main(["bench", "lvlm", "--repeats", "2", "--output", str(output)]) == 0
     found = json.loads(output.read_text())

@@ -213,3 +213,12 @@ def test_a_quantised_model_learns(llava_path: Path, classes: tuple[str, ...], qu
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_weights_go_to_the_device_of_the_context_at_once(llava_path: Path) -> None:
+    """As Lightning builds models on a GPU: the same weights, through the library that transformers asks for then."""
+    plain = load_llava(str(llava_path), dtype="bfloat16")[0].state_dict()
+    with torch.device("cpu"):
+        found = load_llava(str(llava_path), dtype="bfloat16")[0].state_dict()
+    assert found.keys() == plain.keys()
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in found.items())

@@ -48,7 +48,9 @@ class Llava:
         attention: The attention kernel: ``sdpa``, or another one that the adapter supports (``eager``, ``flash_attention_2``). Kernels that
             take no attention mask score the labels as a batch over the cached context. That is slower and rules out gradient checkpointing.
         quantization: ``8bit`` or ``4bit`` for the frozen language model, through bitsandbytes. None keeps its weights unquantised.
-        gradient_checkpointing: Recompute each layer in the backward pass: about half the memory and a third more time.
+        gradient_checkpointing: Recompute each layer in the backward pass. Layers below the first trained one record nothing in either case.
+            Counted for LLaVA-1.5-7B with prompts in its last 9 layers, 8 clips and 60 names: 17 GB instead of 23, and a sixth more
+            operations; for 120 names 18 GB instead of 29. With prompts in all layers a step without it takes 44 GB.
         max_positions: Number of label tokens in one pass, for thousands of categories. The label tree is cut into passes that share one
             pass over the context (with ``eager`` each pass reads the context again). The scores stay the same. It saves memory in
             evaluation. In training it keeps the context's keys and values of all layers, which costs more than a tree of some hundred
@@ -255,7 +257,7 @@ def load_llava(
     attention: str = "sdpa",
     quantization: Quantization | None = None,
 ) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
-    """Load a LLaVA, frozen and in evaluation mode.
+    """Load a LLaVA, frozen and in evaluation mode, onto the device of the surrounding ``torch.device`` context, or else the CPU.
 
     Args:
         name: A folder, or a name on the Hugging Face hub.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def token_log_probabilities(hidden: Tensor, weight: Tensor, slots: Tensor, targe
         (B, F) float32, natural logarithm.
     """
     halves = hidden.is_cuda and hidden.dtype == weight.dtype and hidden.dtype in HALF
-    with torch.autocast(hidden.device.type, enabled=False):
+    with _without_autocast(hidden.device):
         hidden = hidden.float()
         total: Tensor = LogMass.apply(hidden.flatten(0, 1), weight, halves).view(hidden.shape[:2])
         logits = torch.einsum("bfl,fl->bf", hidden[:, slots], weight[targets].float())
@@ -72,7 +73,7 @@ class LogMass(torch.autograd.Function):
         to_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         unit = grad.abs().amax().clamp_min(torch.finfo(grad.dtype).tiny) / SCALE if ctx.halves else torch.ones_like(grad[:1])
         share = (grad / unit)[:, None]
-        with torch.autocast(hidden.device.type, enabled=False):
+        with _without_autocast(hidden.device):
             for start, words in _blocks(weight, factor.dtype):
                 slopes = _product(factor, words.T).sub_(total[:, None]).exp_().mul_(share)  # of the loss, by logit
                 parts = _split(slopes, factor.dtype) if ctx.halves else (slopes,)
@@ -82,6 +83,11 @@ class LogMass(torch.autograd.Function):
                 if to_weight is not None:
                     to_weight[start : start + len(words)] = torch.stack([_product(part.T, factor) for part in parts]).sum(0) * unit
         return None if to_hidden is None else to_hidden * unit, to_weight, None
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Context without autocast; the meta device has none."""
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def _blocks(weight: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.errors import UsageError, naming
@@ -37,6 +40,14 @@ def load(path: Path, vtem: str | Path | None, device: str, computed: dict[str, A
         return _probe(path, described, computed, device) if "kind" in described else _from_bundle(path, described, computed, device)
 
 
+def made_on(device: torch.device) -> AbstractContextManager[Any]:
+    """Context in which new tensors and loaded weights are on a GPU at once. A CPU changes nothing.
+
+    The weights of a large model then never fill the computer's own memory.
+    """
+    return nullcontext() if device.type == "cpu" else device
+
+
 def _from_run(path: Path, vtem: str | Path | None, device: str, computed: dict[str, Any]) -> ActionRecognizer:
     checkpoint = stage2_checkpoint(path)
     record = read_record(checkpoint)
@@ -47,7 +58,9 @@ def _from_run(path: Path, vtem: str | Path | None, device: str, computed: dict[s
         base_place(path, None, llava_settings(settings).get("path"))
     overrides = {f"reasoner.llava.{name}": value for name, value in changed.items()}
     stage1 = load_stage1(record, checkpoint, vtem)
-    module = PromptTuningModule.load_from_checkpoint(checkpoint, overrides=overrides)
+    place = found_device(device)
+    with made_on(place):
+        module = PromptTuningModule.load_from_checkpoint(checkpoint, place, overrides=overrides)
     sampling = build_from(stage1.provenance()["sampling"], FrameSampling, checkpoint)
     return ActionRecognizer(stage1.vtem, module.reasoner, list(module.classes), sampling, device)
 
@@ -67,7 +80,8 @@ def _from_bundle(folder: Path, described: dict[str, Any], computed: dict[str, An
     require_same_base(made, reasoner.llava.path, reasoner.llava.revision, str(folder))
     vtem.build()
     load_into(vtem, first, folder / VTEM_FILE)
-    reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim, fresh=False)
+    with made_on(found_device(device)):
+        reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim, fresh=False)
     require_numbers(second, reasoner.trainable_state(), folder / ADAPTER_FILE)
     reasoner.load_trainable_state(second)
     return ActionRecognizer(vtem, reasoner, described["classes"], sampling, device)
