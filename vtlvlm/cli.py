@@ -16,6 +16,7 @@ COMMANDS = {
     "synth": "render NTU-like videos with skeletons",
     "prepare": "check a folder of videos and write its index",
     "compose": "build a small LLaVA from the SmolLM2 language model",
+    "fetch": "download a configuration's pretrained weights, for machines without network",
     "extract": "turn videos into a feature cache",
     "probe": "fit linear probes on a feature cache, the baseline of every result",
     "tokenize": "turn features into event sentences with a trained stage 1",
@@ -72,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
     name, rest = arguments[0], list(arguments[1:])
     if name not in COMMANDS:
         raise UsageError(f"{name}: no such command; there are {', '.join(COMMANDS)}")
-    if name in (*TRAINER_COMMANDS, "extract", "tokenize"):
+    if name in (*TRAINER_COMMANDS, "fetch", "extract", "tokenize"):
         from vtlvlm.configs import resolved
 
         rest = resolved(rest)
@@ -80,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
         found: int = importlib.import_module("vtlvlm.commands.trainer").run([name, *rest])
         return found
     module = importlib.import_module(f"vtlvlm.commands.{name}")
-    if hasattr(module, "main"):  # extract and tokenize, whose options are a configuration's
+    if hasattr(module, "main"):  # fetch, extract and tokenize, whose options are a configuration's
         return module.main(rest)
     parser = Parser(prog=f"vtlvlm {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(parser)
