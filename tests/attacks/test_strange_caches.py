@@ -48,7 +48,7 @@ class Caches:
         if (cache / "meta.json").is_file() and b'"features"' in (cache / "meta.json").read_bytes():
             return spring(capsys, "probe", self.run.root, "--features", cache, "--protocol", "xsub60")
         at = ["--trainer.default_root_dir", cache.parent / "run"]
-        return spring(capsys, "fit", "--config", self.run.config, "--data.events", cache, *at)
+        return spring(capsys, "fit", "--config", self.run.config, "--data.events", cache, "--data.batch_size", 2, *at)
 
 
 @pytest.fixture(scope="module")

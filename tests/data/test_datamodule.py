@@ -174,7 +174,6 @@ def test_evaluations_decode_few_videos_at_once(ntu_tree: Path, tmp_path: Path) -
 
 def test_empty_sides(ntu_tree: Path) -> None:
     data = module(ntu_tree, protocol="xview60", validation=0.0)
-    assert data.validates is False
     with pytest.raises(DataError, match=r"protocol xview60 leaves no clip for train: .*cameras 1"):
         data.setup("fit")
     data.setup("test")
@@ -186,7 +185,6 @@ def test_no_validation_side(ntu_tree: Path) -> None:
     trainer().fit(model, datamodule=data)
     assert len(model.clips("train")) == 8
     assert model.seen["val"] == []
-    assert module(ntu_tree).validates is True
     other = module(ntu_tree)
     other.setup("fit")
     assert other.train_hash == data.train_hash

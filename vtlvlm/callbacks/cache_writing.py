@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -10,18 +10,59 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from vtlvlm.batches import EventTokens, FeatureBatch
+from vtlvlm.data.carried import carry_index
+from vtlvlm.data.sharing import on_first
+from vtlvlm.system.disk import require_space
+
+NAME_BYTES = 100
+"""Bytes of a row's name, view and identity"""
 
 
 class CacheWriting(BasePredictionWriter):
     """Base of the callbacks that write the batches of ``trainer.predict`` into a cache. Each process writes its own shards.
 
     Args:
-        writer: This process's cache writer. It is already open, so no other process changed the cache since the missing rows were listed.
+        make: Opens the cache's writer, given the data module and the number of this process. Refuses a cache of other settings.
+        row_bytes: Bytes on disk of one clip and view.
     """
 
-    def __init__(self, writer: Any) -> None:
+    def __init__(self, make: Callable[[Any, int], Any], row_bytes: int) -> None:
         super().__init__("batch")
-        self.writer = writer
+        self.make, self.row_bytes = make, row_bytes
+        self.writer: Any = None
+        self.wanted: list[Any] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Open the writer on every process, and leave out the rows that the cache already holds. The processes wait for each other after
+        this hook, so that none writes before all know the missing rows."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.writer = self.make(data, trainer.global_rank)
+        self.wanted = data.predict_keys()
+        done = on_first(trainer, self.writer.done)  # one process reads the names of all rows
+        data.skip(done, idle=True)
+        left = len(set(self.wanted) - done)
+        of = f"{len(self.wanted):,} clips and views"
+        room = on_first(trainer, lambda: require_space(self.writer.folder, left * (self.row_bytes + NAME_BYTES), f"{left:,} of {of}"))
+        if trainer.is_global_zero:
+            print(room if left else f"{self.writer.folder}: all {of} are already there", flush=True)
+
+    def finish(self, trainer: Trainer) -> None:
+        """Once all processes have written their rows, the first one marks the cache as complete and adds the index of its clips.
+
+        Raises:
+            DataError: Rows are missing, or the index cannot be written.
+        """
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.close()
+        trainer.strategy.barrier("the cache is written")
+        if trainer.is_global_zero:
+            carry_index(self.writer.folder, data.index)
+            self.writer.finish(self.wanted)
+
+    def close(self) -> None:
+        """Write the remaining rows and release the folder."""
+        if self.writer is not None:
+            self.writer.close()
 
     def write_on_batch_end(
         self,
@@ -48,7 +89,8 @@ class CacheWriting(BasePredictionWriter):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the finished rows, after which the next run continues."""
-        self.writer.flush()
+        if self.writer is not None:
+            self.writer.flush()
 
 
 class FeatureWriter(CacheWriting):

@@ -209,6 +209,8 @@ class CodebookPanel(Callback):
         kept = self._kept[split]
         if not kept:
             return [], "no clip was kept"
+        if not data.source.has_videos:  # nor is any path of the cache's index opened
+            return [], "no pictures of codes: the videos are not here"
         most_used = tally.counts.topk(min(PICTURED_CODES, int((tally.counts > 0).sum()))).indices.tolist()
         places = select_crops(kept.column(0), kept.column(2), most_used)
         found = decode_crops(places, kept, data, module.extractor.grid, module.extractor.frame_stride)

@@ -40,5 +40,6 @@ def main(arguments: Sequence[str]) -> int:
     steps = extractor.steps(data.sampling.frames)
     row_bytes = steps * (extractor.cells * extractor.dim * 2 + 4)
     output = cli.config["output"]
+    writing = FeatureWriter(lambda _, rank: FeatureCacheWriter(output, provenance, rank), row_bytes)
     with freed_memory_kept():
-        return fill(cli, FeatureExtraction(extractor), FeatureWriter, lambda rank: FeatureCacheWriter(output, provenance, rank), row_bytes)
+        return fill(cli, FeatureExtraction(extractor), writing)

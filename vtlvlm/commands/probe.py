@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("root", type=Path, help="folder of the videos")
+    parser.add_argument("root", type=Path, nargs="?", help="folder of the videos; not needed where the cache carries their index")
     parser.add_argument("--features", type=Path, required=True, help="feature cache of these videos")
     parser.add_argument("--protocol", default="xsub60", help="split of training and test clips (default: %(default)s)")
     parser.add_argument("--labels", help="classes.txt or CSV, as for data.source.labels")
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{'--probe' if args.probe else '--weights'} goes with --export: add --export, or leave it out")
     if args.probe is not None and args.probe not in VECTORS:
         raise UsageError(f"--probe {args.probe}: no probe to export; there are {', '.join(VECTORS)}")
-    data = NTUDataModule(ClipSource(str(args.root), args.protocol, args.labels, validation=0.0), features=str(args.features))
+    root = None if args.root is None else str(args.root)
+    data = NTUDataModule(ClipSource(root, args.protocol, args.labels, validation=0.0), features=str(args.features))
     data.setup("test")
     index, cache = data.index, data.features_cache
     assert cache is not None

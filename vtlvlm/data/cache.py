@@ -107,9 +107,7 @@ class _Cache:
         if not meta["complete"]:
             held = sum(open_shard(path, cls.kind).main.shape[0] for path in main_files(folder))
             of = f" of {meta['expected']}" if meta["expected"] else ""
-            raise DataError(
-                f"{folder}: incomplete, {held}{of} clips and views are stored; run `{MAKERS[cls.kind]}` again to finish"
-            )
+            raise DataError(f"{folder}: incomplete, {held}{of} clips and views are stored; run `{MAKERS[cls.kind]}` again to finish")
         return cls(folder, meta)
 
     def __len__(self) -> int:

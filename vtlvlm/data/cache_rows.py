@@ -107,3 +107,41 @@ def require_same_frames(features: FeatureCache, targets: FeatureCache, plain_onl
             f"{targets.folder}: shows other frames than {features.folder} ({key} = {there!r}, not {here!r}); "
             "run `vtlvlm extract` with the same sampling into another folder"
         )
+
+
+def target_rows(
+    targets: FeatureCache,
+    features: FeatureCache,
+    index: ClipIndex,
+    sides: Split,
+    stored: StoredViews,
+    clips: NDArray[np.int64],
+    views: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Find the target of each clip and view.
+
+    Args:
+        targets: The features that stage 1 rebuilds.
+        features: The input of stage 1.
+        index: n clips.
+        sides: The split.
+        stored: The clips' V views in ``features``.
+        clips: (m,) clips that are read.
+        views: (m,) views that are read; each must have a target.
+
+    Returns:
+        (V, n) rows of ``targets``; -1 if it lacks a clip.
+
+    Raises:
+        DataError: The targets show other frames, or lack a clip and view.
+    """
+    require_same_frames(features, targets, plain_only=stored.training == 1)
+    rows = rows_in(targets, stored.views, index, sides)
+    lacking = np.flatnonzero(StoredViews(stored.views, rows).at(clips, views) < 0)
+    if len(lacking):
+        raise DataError(
+            f"{targets.folder}: lacks {len(lacking)} of the {len(clips)} clips and views of {features.folder}, the first being view "
+            f"{views[lacking[0]]} of {index.name[clips[lacking[0]]]}; run `vtlvlm extract` with as many views (--data.sampling.views "
+            f"{stored.training}) into another folder"
+        )
+    return rows

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -17,15 +18,16 @@ from vtlvlm.batches import VideoBatch
 from vtlvlm.data.augment import ClipAugmentation
 from vtlvlm.data.batching import DECODED, micro_batch, passes, share_of
 from vtlvlm.data.cache import EventCache, FeatureCache, Key
-from vtlvlm.data.cache_rows import StoredViews, require_same_frames, rows_in, stored_views
+from vtlvlm.data.cache_rows import StoredViews, rows_in, stored_views, target_rows
 from vtlvlm.data.datasets import ClipDataset, ClipLoader, EventDataset, FeatureDataset, Targets, VideoDataset, loader
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.samplers import EpochProgress, ExactSampler, Item, TrainSampler
 from vtlvlm.data.sampling import TEST_VIEWS, FrameSampling
+from vtlvlm.data.sharing import on_first
 from vtlvlm.data.source import ClipSource
 from vtlvlm.data.split import Split, group_numbers
 from vtlvlm.data.twins import refuse_leak
-from vtlvlm.errors import DataError, UsageError
+from vtlvlm.errors import UsageError
 from vtlvlm.system.seeds import require_seed
 
 _SIDES = {"fit": "train", "validate": "val", "test": "test"}
@@ -69,6 +71,7 @@ class NTUDataModule(LightningDataModule):
         augmentation: ClipAugmentation | None = None,
     ) -> None:
         super().__init__()
+        self.prepare_data_per_node = False  # Lightning reads this
         if batch_size < 1 or (micro_batch_size is not None and micro_batch_size < 1) or num_workers < 0:
             sizes = f"batch_size={batch_size}, micro_batch_size={micro_batch_size}, num_workers={num_workers}"
             raise UsageError(f"{sizes}: sizes from 1, workers from 0")
@@ -84,6 +87,7 @@ class NTUDataModule(LightningDataModule):
         self.features_cache: FeatureCache | None = None
         self.events_cache: EventCache | None = None
         self.targets_cache: FeatureCache | None = None
+        self._prepared: ClipIndex | Exception | None = None
         self._index: ClipIndex | None = None
         self._split: Split | None = None
         self._stored: StoredViews | None = None
@@ -95,17 +99,22 @@ class NTUDataModule(LightningDataModule):
     # -- setting up --------------------------------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Open new and changed videos, on one process of each node. The other processes read the index that it writes."""
-        self._scan(progress=True)
+        """Open new and changed videos, on the first process alone; ``setup`` gives the index to the others."""
+        try:
+            self._prepared = self.source.index(self._read, progress=True)
+        except Exception as error:
+            if self._world() == 1:
+                raise
+            self._prepared = error  # the others are waiting: setup tells them
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the index, split it and open the caches.
+        """Take the index from the first process, split it and open the caches.
 
         Args:
             stage: fit, validate, test or predict. The side of the split that it reads must not be empty.
         """
         if self._split is None:
-            self._index = self._scan(progress=False)
+            self._index = on_first(self.trainer, self._clips)
             self._split = self.source.split(self._index, self.seed)
             if not self.source.allow_duplicates:
                 refuse_leak(self._index, self._split)
@@ -116,8 +125,11 @@ class NTUDataModule(LightningDataModule):
             if self._cache is not None:
                 self._stored = stored_views(self._cache, self._index, self._split)
             if self.target_features is not None:
+                assert self.features_cache is not None
+                assert self._stored is not None
                 self.targets_cache = FeatureCache.open(self.target_features)
-                self._find_targets()
+                clips = self._index, self._split, self._stored
+                self._target_rows = target_rows(self.targets_cache, self.features_cache, *clips, *self._predicted())
             if not self._rank():
                 self._index.warn_excluded()
         if stage in _SIDES:
@@ -133,25 +145,20 @@ class NTUDataModule(LightningDataModule):
             self.trainer.accumulate_grad_batches = derived
             self._progress = self._sampler = None
 
-    def _scan(self, progress: bool) -> ClipIndex:
-        return self.source.scan(fast=self.features is not None or self.events is not None, progress=progress)
+    @property
+    def _read(self) -> str | None:
+        """The cache that is read."""
+        return self.events if self.events is not None else self.features
 
-    def _find_targets(self) -> None:
-        """Find the target cache's row of each clip and view. It must show the features' frames, and hold every row that is read."""
-        assert self.features_cache is not None
-        assert self.targets_cache is not None
-        assert self._stored is not None
-        require_same_frames(self.features_cache, self.targets_cache, plain_only=self.num_views == 1)
-        self._target_rows = rows_in(self.targets_cache, self._stored.views, self.index, self.split)
-        drawn, numbers = self._predicted()
-        lacking = np.flatnonzero(StoredViews(self._stored.views, self._target_rows).at(drawn, numbers) < 0)
-        if len(lacking):
-            name, view = self.keys(drawn[lacking[:1]], numbers[lacking[:1]])[0]
-            raise DataError(
-                f"{self.targets_cache.folder}: lacks {len(lacking)} of the {len(drawn)} clips and views of {self.features_cache.folder}, "
-                f"the first being view {view} of {name}; run `vtlvlm extract` with as many views (--data.sampling.views {self.num_views}) "
-                "into another folder"
-            )
+    def _clips(self) -> ClipIndex:
+        """The index, on the first process."""
+        prepared, self._prepared = self._prepared, None
+        if isinstance(prepared, Exception):
+            raise prepared
+        index = self.source.index(self._read, progress=False) if prepared is None else prepared
+        if not self.source.has_videos:
+            rank_zero_info(f"{self._read}: the clips are those of the cache's index; no videos are here")
+        return index
 
     def plain_rows(self, cache: FeatureCache) -> NDArray[np.int64]:
         """(n,) the row of each clip's plain view in any feature cache.
@@ -197,11 +204,6 @@ class NTUDataModule(LightningDataModule):
     def train_hash(self) -> str:
         """Hash of the names of all clips outside the test side. A model trained here may have seen them."""
         return self.split.train_hash
-
-    @property
-    def validates(self) -> bool:
-        """Whether the split has validation clips. Before ``setup``, the settings decide."""
-        return self.source.validation > 0 if self._split is None else len(self._split.val) > 0
 
     @property
     def num_views(self) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,14 +33,28 @@ def found(root: Path, classes: str | Path | None) -> ClipIndex:
     if not listing.paths:
         also = f"; {'; '.join((*listing.lost, *listing.notes))}" if listing.lost or listing.notes else ""
         raise DataError(f"{root}: holds no video files ({' '.join(sorted(VIDEO_ENDINGS))}){also}")
+    return of_listing(root, listing, given, classes is not None or given.is_file())
+
+
+def of_listing(root: Path, listing: Listing, given: Path, named: bool) -> ClipIndex:
+    """Index the clips of a listing: by NTU names if it has any, else by class folders.
+
+    Args:
+        root: Folder of the data set.
+        listing: Its videos.
+        given: List of classes.
+        named: Whether that list names the classes.
+
+    Raises:
+        DataError: The list of classes cannot be read.
+    """
     files = [path.rpartition("/")[2] for path in listing.paths]
     ntu = bool(parse_names(files).valid.any()) or any("_rgb." in file for file in files)
-    listed = classes is not None or given.is_file()
     if ntu:
-        names = read_classes(given) if listed else None
+        names = read_classes(given) if named else None
         index = ntu_clips(root, listing.paths, listing.sizes, files, names, str(given), _misfits(listing))
     else:
-        index = _class_folders(root, listing, _names_for_folders(given) if listed else None, given)
+        index = _class_folders(root, listing, _names_for_folders(given) if named else None, given)
     index.modified[:] = listing.modified
     index.notes, index.lost = (*index.notes, *listing.notes), (*index.lost, *listing.lost)
     return _with_escapes(index)
@@ -183,38 +199,54 @@ def _order_of_sides(parts: list[list[str]]) -> int | None:
     return 1 if seconds and all(name in SIDES for name in seconds) and len({SIDES[name] for name in seconds}) > 1 else None
 
 
-def listed(root: Path, csv: Path) -> ClipIndex:
+class Entry(NamedTuple):
+    """A file that a table lists."""
+
+    path: str
+    size: int
+    """Bytes, -1 if it is missing"""
+    modified: int
+    key: object
+    """Equal for two paths of the same file"""
+    name: str
+    """The clip's unique key"""
+
+
+def listed(root: Path, csv: Path, find: Callable[[str], Entry] | None = None) -> ClipIndex:
     """Index the clips that a CSV lists.
+
+    Args:
+        root: Base of its paths.
+        csv: The table.
+        find: Finds a path of the table; None for files below ``root``.
 
     Raises:
         DataError: The table is missing or cannot be read, or two labels look alike.
     """
     file = table_file(root, csv)
     table = read_table(file)
-    paths: list[str] = []
-    sizes, times, misfits = [], [], []
+    find = find or (lambda written: _on_disk(root, written))
+    entries = [find(written) for written in table.paths]
+    misfits = []
     first: dict[object, int] = {}
-    rows = zip(table.paths, table.labels, table.splits, strict=True)
-    for row, (written, label, side) in enumerate(rows):
-        path, status = _found_as(root, written)
-        paths.append(path)
-        sizes.append(-1 if status is None else status.st_size)
-        times.append(-1 if status is None else status.st_mtime_ns)
+    for row, (entry, label, side) in enumerate(zip(entries, table.labels, table.splits, strict=True)):
         reason = unusable(label)
         if not reason and side not in ("train", "val", "test", ""):
             reason = f"split {shown(side, 40)!r} is not train, val or test"
-        elif not reason and status is None:
+        elif not reason and entry.size < 0:
             reason = "no such file"
-        elif not reason and not encodable(path):
-            reason = not_text(path)
-        if not reason and status is not None:
-            key = (status.st_dev, status.st_ino) if status.st_ino else os.path.normpath(os.path.join(root, path))  # noqa: PTH118
-            one = first.setdefault(key, row)
+        elif not reason and not encodable(entry.path):
+            reason = not_text(entry.path)
+        if not reason:
+            one = first.setdefault(entry.key, row)
             if one != row:
-                reason = f"the same clip as {paths[one]}{_contradiction(table.labels, table.splits, one, row)} in line {table.lines[one]}"
+                reason = (
+                    f"the same clip as {entries[one].path}{_contradiction(table.labels, table.splits, one, row)} in line {table.lines[one]}"
+                )
         misfits.append(reason)
-    index = _index(root, "csv", paths, sizes, misfits)
-    index.modified[:] = times
+    paths, names = [entry.path for entry in entries], [entry.name for entry in entries]
+    index = _index(root, "csv", paths, [entry.size for entry in entries], misfits, names)
+    index.modified[:] = [entry.modified for entry in entries]
     where: dict[str, list[int]] = {}
     for label, line in zip(table.labels, table.lines, strict=True):
         where.setdefault(label, []).append(line)
@@ -246,14 +278,21 @@ def _contradiction(labels: list[str], sides: list[str], one: int, row: int) -> s
     return f", on the side {sides[one]}," if sides[one] != sides[row] else ""
 
 
-def _found_as(root: Path, written: str) -> tuple[str, os.stat_result | None]:
-    """A path of a table as the disk spells it. If no such file exists, tries it without outer spaces and with other Unicode forms."""
-    for path in dict.fromkeys((written, written.strip(), *(unicodedata.normalize(form, written.strip()) for form in ("NFC", "NFD")))):
+def spellings(written: str) -> Iterable[str]:
+    """A path of a table, then without outer spaces and in other Unicode forms, as the disk may spell it."""
+    return dict.fromkeys((written, written.strip(), *(unicodedata.normalize(form, written.strip()) for form in ("NFC", "NFD"))))
+
+
+def _on_disk(root: Path, written: str) -> Entry:
+    """A path of a table as the disk spells it."""
+    for path in spellings(written):
         try:
-            return path, os.stat(os.path.join(root, path))  # noqa: PTH116, PTH118 - a hundred thousand times
+            status = os.stat(os.path.join(root, path))  # noqa: PTH116, PTH118 - a hundred thousand times
         except (OSError, ValueError):
             continue
-    return written, None
+        key = (status.st_dev, status.st_ino) if status.st_ino else os.path.normpath(os.path.join(root, path))  # noqa: PTH118
+        return Entry(path, status.st_size, status.st_mtime_ns, key, path)
+    return Entry(written, -1, -1, written, written)
 
 
 def _label(index: ClipIndex, labels: list[str], names: list[str] | None, where: dict[str, str], what: Path) -> None:

@@ -103,11 +103,12 @@ def _reuse(index: ClipIndex, root: Path, place: Path) -> tuple[ClipIndex | None,
         kept = old if here else kept
         if not learnt:
             learnt = True
-            _take_over(index, old, before)
+            take_over(index, old, before)
     return kept, before
 
 
-def _take_over(index: ClipIndex, old: ClipIndex, before: NDArray[np.int8]) -> None:
+def take_over(index: ClipIndex, old: ClipIndex, before: NDArray[np.int8]) -> None:
+    """Copy the values of unchanged files from an earlier index, and note in ``before`` (n,) the files with another time."""
     rows = {path: row for row, path in enumerate(old.path.tolist())}
     match = np.array([rows.get(path, -1) for path in index.path.tolist()], dtype=np.int64)
     known = (match >= 0) & (index.size >= 0) & (index.size == np.append(old.size, -1)[match])

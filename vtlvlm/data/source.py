@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vtlvlm.data.carried import INDEX, carried_index
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.split import Split, split
+from vtlvlm.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class ClipSource:
     """A folder of videos, and its split.
 
     Attributes:
-        root: Folder of videos: NTU names in any tree, a folder for each class, or the base of a CSV's paths.
+        root: Folder of videos: NTU names in any tree, a folder for each class, or the base of a CSV's paths. It may be left out, or be on
+            another machine, if a cache is read: the cache carries an index of its clips.
         protocol: xsub60, xview60, xsub120 or xset120 for NTU names. csv uses the split of a CSV or of folders such as train. group draws
             whole groups by the seed. leave_out:P003 tests on one group and trains on the others. all trains on every clip, for a cache
             that serves several protocols.
@@ -27,7 +30,7 @@ class ClipSource:
             pixels. Not run on a GPU yet.
     """
 
-    root: str
+    root: str | None = None
     protocol: str = "xsub60"
     labels: str | None = None
     validation: float = 0.1
@@ -35,19 +38,36 @@ class ClipSource:
     allow_duplicates: bool = False
     decoder: Literal["cpu", "cuda"] = "cpu"
 
-    def scan(self, fast: bool, progress: bool) -> ClipIndex:
-        """The index of the folder's clips.
+    @property
+    def has_videos(self) -> bool:
+        """Whether the folder of videos is on this machine."""
+        return self.root is not None and Path(self.root).is_dir()
+
+    def index(self, cache: str | None, progress: bool) -> ClipIndex:
+        """The index of the clips: of the folder, if it is here, else the one that a cache carries.
 
         Args:
-            fast: Do not open videos.
+            cache: Folder of the cache that is read; None to read videos. With a cache, no video is opened.
             progress: Show a progress bar.
 
         Raises:
-            DataError: No clip is usable.
+            UsageError: Videos are to be read, and no folder is given.
+            DataError: No clip is usable, or there is neither a folder of videos nor an index in the cache.
         """
         table = self.labels is not None and Path(self.labels).suffix.lower() != ".txt"
         named, listed = (None, self.labels) if table else (self.labels, None)
-        return ClipIndex.scan(self.root, classes=named, csv=listed, fast=fast, progress=progress)
+        if cache is None and self.root is None:
+            raise UsageError("no folder of videos: give --data.source.root, or a cache (--data.features, --data.events)")
+        if self.root is not None and (self.has_videos or cache is None):
+            return ClipIndex.scan(self.root, classes=named, csv=listed, fast=cache is not None, progress=progress)
+        assert cache is not None
+        if not (Path(cache) / INDEX).is_file():
+            missing = "no --data.source.root is given" if self.root is None else f"{self.root} is not here"
+            raise DataError(
+                f"{cache}: {missing}, and this cache carries no index of its clips; name the folder of the videos, or run the command that "
+                "made the cache again where they are, which adds the index"
+            )
+        return carried_index(Path(cache), None if self.root is None else Path(self.root), classes=named, csv=listed)
 
     def split(self, index: ClipIndex, seed: int) -> Split:
         """Split an index into training, validation and test clips.

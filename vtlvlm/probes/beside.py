@@ -133,7 +133,8 @@ def learning(clips: int, validation: int) -> str:
 def command(data: Any, cache: FeatureCache) -> str:
     """The command that makes a recogniser of the probe."""
     more = [*(["--labels", data.source.labels] if data.source.labels else []), *(["--seed", str(data.seed)] if data.seed else [])]
-    words = ["vtlvlm", "probe", data.source.root, "--features", str(cache.folder), "--protocol", data.source.protocol, *more]
+    root = [] if data.source.root is None else [data.source.root]
+    words = ["vtlvlm", "probe", *root, "--features", str(cache.folder), "--protocol", data.source.protocol, *more]
     return f"{shown(shlex.join(words))} --export BUNDLE"
 
 
