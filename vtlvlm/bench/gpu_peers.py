@@ -19,7 +19,7 @@ WRITTEN = 8
 
 
 def steps(setting: Setting, work: Path) -> Iterator[Measurement]:
-    """A step with the generative loss and prompts in all layers: ours, peft's. Then ``generate`` against the scores of all names."""
+    """A step with the generative loss and prompts in all layers: ours, and peft's."""
     del work
     gpu = setting.gpu
     ours = Reader(setting, layers="all")
@@ -34,9 +34,12 @@ def steps(setting: Setting, work: Path) -> Iterator[Measurement]:
     yield Measurement("... time over transformers + peft", cost.seconds / peer.seconds, "x", 1)
     if cost.peak_bytes is not None and peer.peak_bytes is not None:
         yield Measurement("... peak memory over transformers + peft, with the weights", cost.peak_bytes / peer.peak_bytes, "x", 1)
-    del theirs
-    gpu.clear()
-    reader = Reader(setting)
+
+
+def answers(setting: Setting, work: Path) -> Iterator[Measurement]:
+    """An answer that transformers' ``generate`` writes, beside the scores of all names."""
+    del work
+    reader, gpu = Reader(setting), setting.gpu
     with torch.inference_mode():
         scoring = gpu.cost(partial(reader.scores, reader.events(1)))
         writing = gpu.cost(written(reader))
