@@ -24,14 +24,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vtlvlm.bench.harness import Measurement, alternate, ratio
+from vtlvlm.data import cuda_video
 from vtlvlm.data.cache import EventCache, EventCacheWriter, FeatureCache, FeatureCacheWriter
+from vtlvlm.data.cuda_video import require_gpu_decoding
 from vtlvlm.data.datasets import EventDataset
 from vtlvlm.data.listing import VIDEO_ENDINGS
 from vtlvlm.data.ntu import clip_name, official_clips
 from vtlvlm.data.sampling import FrameSampling, segment_centres
 from vtlvlm.data.transcode import copy
 from vtlvlm.data.video import decode, decode_sampled, probe
-from vtlvlm.errors import DataError
+from vtlvlm.errors import DataError, UsageError
 from vtlvlm.system.cpu import usable_cores
 
 WIDTH, HEIGHT, RATE, SECONDS = 1920, 1080, 30, 4
@@ -60,7 +62,7 @@ def _measure(work: Path, videos: Path | None, repeats: int) -> tuple[list[Measur
     costs: dict[str, float] = {}
     for name, file in clips.items():
         found, costs[name] = decoding(name, file, repeats)
-        figures += found
+        figures += [*found, on_gpu(name, file, repeats)]
     figures += [small_copy(name, file, work / f"copy-{file.stem}-{file.suffix[1:]}.mp4", repeats) for name, file in clips.items()]
     figures.append(feature_cache(work / "features", costs["MPEG-4"], repeats))
     figures += event_cache(work, repeats)
@@ -223,6 +225,23 @@ def decoding(name: str, file: Path, repeats: int) -> tuple[list[Measurement], fl
             figures.append(Measurement(f"... {title}", theirs, target=ours, sense=">=", note="the target is our own ratio"))
     figures += [Measurement(f"... {title}", None, note=reason) for title, reason in failed.items()]
     return figures, statistics.median(seconds["vtlvlm"])
+
+
+def on_gpu(name: str, file: Path, repeats: int) -> Measurement:
+    """Wall time of decoding on the CPU over that on the GPU, of the same frames."""
+    indices = segment_centres(num_frames=RATE * SECONDS, num_segments=FRAMES)
+    work = f"... {name} decoded on the GPU, clips per second over vtlvlm's on one core"
+    try:
+        require_gpu_decoding(file)
+    except (UsageError, DataError) as error:
+        return Measurement(work, None, "x", note=str(error)[:80])
+
+    def decoded() -> None:
+        cuda_video.decode(file, indices, size=SIZE)
+        torch.cuda.synchronize()
+
+    jobs: dict[str, Callable[[], object]] = {"cpu": lambda: decode(file, indices, size=SIZE), "gpu": decoded}
+    return Measurement(work, ratio(alternate(jobs, repeats=repeats, clock=time.perf_counter), "cpu", "gpu"), "x", note="wall time")
 
 
 def small_copy(name: str, source: Path, target: Path, repeats: int) -> Measurement:
