@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
@@ -18,6 +19,16 @@ NAME_BYTES = 100
 """Bytes of a row's name, view and identity"""
 
 
+class Held(NamedTuple):
+    """A predicted batch on its way to main memory."""
+
+    clips: Tensor
+    views: Tensor
+    columns: tuple[Tensor | None, ...]
+    arrived: torch.cuda.Event | None
+    """set once the copies from the GPU have arrived; None on a CPU"""
+
+
 class CacheWriting(BasePredictionWriter):
     """Base of the callbacks that write the batches of ``trainer.predict`` into a cache. Each process writes its own shards.
 
@@ -28,6 +39,7 @@ class CacheWriting(BasePredictionWriter):
 
     def __init__(self, make: Callable[[Any, int], Any], row_bytes: int) -> None:
         super().__init__("batch")
+        self._held: Held | None = None
         self.make, self.row_bytes = make, row_bytes
         self.writer: Any = None
         self.wanted: list[Any] = []
@@ -74,21 +86,37 @@ class CacheWriting(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Pass a batch to the writer, with its clips' names and content identities."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        clips = batch.clips.cpu()
-        self.writer.add(data.keys(clips, batch.views.cpu()), *self.columns(prediction), identities=data.identities(clips))
+        """Start copying a batch to main memory, and meanwhile pass the batch before it to the writer. So a GPU computes this batch while
+        that one is written, and the host waits for neither."""
+        columns = tuple(None if one is None else one.to("cpu", non_blocking=True) for one in self.columns(prediction))
+        clips, views = (one.to("cpu", non_blocking=True) for one in (batch.clips, batch.views))
+        event = torch.cuda.Event() if batch.clips.is_cuda else None
+        if event is not None:
+            event.record()
+        self._write_held(trainer, Held(clips, views, columns, event))
 
-    def columns(self, prediction: Any) -> tuple[Tensor, ...]:
+    def _write_held(self, trainer: Trainer, then: Held | None = None) -> None:
+        """Pass the held batch to the writer, with its clips' names and content identities, and hold the next one."""
+        held, self._held = self._held, then
+        if held is None:
+            return
+        if held.arrived is not None:
+            held.arrived.synchronize()
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.writer.add(data.keys(held.clips, held.views), *held.columns, identities=data.identities(held.clips))
+
+    def columns(self, prediction: Any) -> tuple[Tensor | None, ...]:
         """The arguments of the writer's ``add`` between keys and identities."""
         raise NotImplementedError
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the remaining rows."""
+        self._write_held(trainer)
         self.writer.flush()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the finished rows, after which the next run continues."""
+        self._write_held(trainer)
         if self.writer is not None:
             self.writer.flush()
 
@@ -104,6 +132,6 @@ class FeatureWriter(CacheWriting):
 class EventWriter(CacheWriting):
     """Writes predicted ``EventTokens`` with an ``EventCacheWriter``."""
 
-    def columns(self, prediction: EventTokens) -> tuple[Tensor, ...]:
-        """Code numbers, vectors and spans."""
-        return prediction.ids, prediction.vectors, prediction.spans
+    def columns(self, prediction: EventTokens) -> tuple[Tensor | None, ...]:
+        """Code numbers, vectors and spans. Vectors stay on the device if the cache has a table of them."""
+        return prediction.ids, None if self.writer.codes else prediction.vectors, prediction.spans
