@@ -9,6 +9,7 @@ import pytest
 import torch
 from videos import encode, moving_block
 
+from vtlvlm.cli import main
 from vtlvlm.data import cuda_video
 from vtlvlm.data.container import VideoError
 from vtlvlm.data.sampling import FrameSampling
@@ -146,3 +147,11 @@ def test_views_on_the_gpu_are_those_on_the_cpu(tmp_path: Path) -> None:
         one, two = (decode_sampled(path, sampling, view=view, name="a", num_frames=40, decoder=decoder) for decoder in ("cpu", "cuda"))
         assert torch.equal(one.times, two.times)
         assert (one.frames.float() - two.frames.cpu().float()).abs().mean() < 4
+
+
+@pytest.mark.skipif(torch.cuda.is_available() and importlib.util.find_spec("torchcodec") is not None, reason="could decode on its GPU")
+def test_extract_is_refused_before_it_lists_a_folder_or_loads_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = ["--data.source.root", str(tmp_path / "none"), "--output", str(tmp_path / "features"), "--data.source.decoder", "cuda"]
+    assert main(["extract", "--config", "lightning_configs/stage1_small.yaml", *places]) == 2
+    assert "data.source.decoder=cuda: " in capsys.readouterr().err
+    assert not (tmp_path / "features").exists()
