@@ -79,7 +79,7 @@ def test_a_tree_aligned_for_kernels_of_gpus_gives_the_same_scores(prompts: dict,
         for kind, positions in FORMS:
             plain, aligned = LabelTrie(labels, positions), LabelTrie(labels, positions).align(before, 16).align(before, 16)
             assert [len(part) for part in aligned.parts] == [len(part) for part in plain.parts]
-            assert all((before + part.tokens.numel()) % 16 == 0 for part in aligned.parts)
+            assert all((before + part.depths.numel()) % 16 == 0 for part in aligned.parts)
             with Keys() as keys:
                 scores = score(reasoner.base, embedded, aligned, kind)
             torch.testing.assert_close(scores, score(reasoner.base, embedded, plain, kind), atol=1e-5, rtol=1e-6)

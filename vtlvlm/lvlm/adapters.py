@@ -40,6 +40,17 @@ class Adapter(nn.Module, ABC):
         """Whether a test needs a checkpoint."""
         return self.trains
 
+    def first_layer(self, num_layers: int) -> int:
+        """The number of the first layer that it changes. All layers below see the same input in every training step.
+
+        Args:
+            num_layers: Number of layers of the language model; also the result if no layer changes.
+
+        Raises:
+            UsageError: As in :meth:`build`.
+        """
+        return 0
+
     @abstractmethod
     def build(self, config: PretrainedConfig) -> None:
         """Make its parameters and check its settings against a language model (idempotent).
@@ -103,6 +114,9 @@ class NoAdapter(Adapter):
     @property
     def trains(self) -> bool:
         return False
+
+    def first_layer(self, num_layers: int) -> int:
+        return num_layers
 
     def build(self, config: PretrainedConfig) -> None:
         return

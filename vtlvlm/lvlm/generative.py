@@ -11,7 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlavaForConditionalGeneration
 
 from vtlvlm.lvlm.context import embed
-from vtlvlm.lvlm.prefix import causal_mask
+from vtlvlm.lvlm.lower_layers import Language
+from vtlvlm.lvlm.masks import causal_mask
+from vtlvlm.lvlm.scoring import LabelTrie
 
 PADDING = -100
 """Fills answers up to the longest; torch and transformers ignore such targets"""
@@ -37,13 +39,30 @@ def language_loss(model: LlavaForConditionalGeneration, context: Tensor, answers
     Returns:
         A scalar, nats a token.
     """
-    length = context.shape[1]
     fed = torch.where(answers == PADDING, answers[:, :1], answers)[:, :-1]  # padding can be any token
-    sequence = torch.cat([context, embed(model, fed)], 1)
-    positions = torch.arange(sequence.shape[1], device=context.device)
-    mask = causal_mask(model, sequence.shape[1], context.device)
-    hidden = model.model.language_model(
-        inputs_embeds=sequence, position_ids=positions[None], attention_mask=mask, use_cache=False
-    ).last_hidden_state
-    logits = model.lm_head(hidden[:, length - 1 :])
+    return answer_loss(model, model.model.language_model, torch.cat([context, embed(model, fed)], 1), answers)
+
+
+def answer_nodes(trie: LabelTrie) -> Tensor:
+    """The node of a label tree for each token of a label but its last, (A, T - 1) int64, padded with 0."""
+    rows = trie.slots.split(trie.lengths.tolist())
+    return pad_sequence([slots[1:] - 1 for slots in rows], batch_first=True)
+
+
+def answer_loss(model: LlavaForConditionalGeneration, part: Language, sequence: Tensor, answers: Tensor) -> Tensor:
+    """The loss of :func:`language_loss`, from the input of some of the last layers.
+
+    Args:
+        model: The LLaVA.
+        part: Its language model, or its last layers (``lower_layers.above``).
+        sequence: (B, C + T - 1, L) the input of the first of these layers: the context, and the answers without their last token.
+        answers: (B, T) int64, as there.
+
+    Returns:
+        A scalar, nats a token.
+    """
+    positions = torch.arange(sequence.shape[1], device=sequence.device)
+    mask = causal_mask(model, sequence.shape[1], sequence.device)
+    hidden = part(inputs_embeds=sequence, position_ids=positions[None], attention_mask=mask, use_cache=False).last_hidden_state
+    logits = model.lm_head(hidden[:, -answers.shape[1] :])
     return F.cross_entropy(logits.float().flatten(0, 1), answers.flatten(), ignore_index=PADDING)

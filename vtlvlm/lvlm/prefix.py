@@ -41,8 +41,6 @@ from vtlvlm.lvlm.peft_format import base_of, read_prefix
 from vtlvlm.lvlm.prompt_encoder import PromptEncoder, chosen_layers
 
 KERNEL = "vtlvlm_sdpa"
-MASKED = ("sdpa", "eager")
-"""Attention kernels of transformers that take a mask of four dimensions"""
 
 
 class DeepPrompts(Adapter):
@@ -113,6 +111,9 @@ class DeepPrompts(Adapter):
     def trains(self) -> bool:
         """Prompts without tokens leave the model untuned."""
         return self.tokens > 0
+
+    def first_layer(self, num_layers: int) -> int:
+        return chosen_layers(self.layers, num_layers)[0] if self.tokens else num_layers
 
     @property
     def needs_checkpoint(self) -> bool:
@@ -300,20 +301,6 @@ def use_kernel(model: LlavaForConditionalGeneration) -> None:
 def has_kernel(model: LlavaForConditionalGeneration) -> bool:
     """Whether the language model uses our kernel."""
     return model.model.language_model.config._attn_implementation == KERNEL
-
-
-def causal_mask(model: LlavaForConditionalGeneration, length: int, device: torch.device) -> Tensor | None:
-    """The mask with which a sequence is causal. Without one, transformers waits for the device to look for packed sequences.
-
-    Returns:
-        (1, 1, 0, length) for our kernel, (1, 1, length, length) additive for ``eager``, None for kernels that take no mask.
-    """
-    kernel, dtype = model.model.language_model.config._attn_implementation, model.get_input_embeddings().weight.dtype
-    if has_kernel(model):
-        return torch.empty(1, 1, 0, length, dtype=dtype, device=device)
-    if kernel not in MASKED:
-        return None
-    return torch.full((1, 1, length, length), torch.finfo(dtype).min, dtype=dtype, device=device).triu(1)
 
 
 def attention(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,33 +16,22 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter, FullFineTuning
-from vtlvlm.lvlm.context import embed_context, first_event
-from vtlvlm.lvlm.generative import answer_table, language_loss
+from vtlvlm.lvlm.context import embed_context
+from vtlvlm.lvlm.generative import answer_loss, answer_nodes, answer_table, language_loss
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Llava, load_config, load_llava, load_tokenizer, projector_width
-from vtlvlm.lvlm.prefix import MASKED, use_kernel
+from vtlvlm.lvlm.lower_layers import above, below
+from vtlvlm.lvlm.masks import MASKED
+from vtlvlm.lvlm.prefix import use_kernel
 from vtlvlm.lvlm.projector_init import EventMoments, Votes, align
-from vtlvlm.lvlm.scoring import ALIGNMENT, LabelTrie, require_room, score
+from vtlvlm.lvlm.scoring import ALIGNMENT, LabelScores, LabelTrie, packed, run_packed, score, score_states
+from vtlvlm.lvlm.texts import read_texts
 from vtlvlm.lvlm.trainable import TrainableCount, keep_float32, size
 
 LOG = logging.getLogger(__name__)
 
 
 ScoreKind = Literal["log_likelihood", "pmi"]
-
-
-class LabelScores(NamedTuple):
-    """Scores of every category after a batch of event sentences."""
-
-    log_likelihood: Tensor
-    """(B, A) float32 log P(label | context), natural logarithm, not normalised over labels (eq. 6)"""
-    score: Tensor
-    """(B, A) float32 ``log_likelihood`` minus the prior. Its softmax over A is P(A = a), its argmax the prediction (eq. 7)"""
-
-    @property
-    def in_list_mass(self) -> Tensor:
-        """(B,) probability in [0, 1] that the model's answer is any of the categories."""
-        return self.log_likelihood.logsumexp(-1).exp()
 
 
 class EventReasoner(nn.Module):
@@ -81,6 +70,8 @@ class EventReasoner(nn.Module):
     temperature: Tensor
     answers: Tensor
     """(A, T) int64, each category's tokens with its end token, padded with -100"""
+    answer_nodes: Tensor
+    """(A, T - 1) int64, the node of the label tree for each token of a category but its last, padded with 0"""
 
     def __init__(
         self,
@@ -122,6 +113,7 @@ class EventReasoner(nn.Module):
         self.register_buffer("prior", torch.zeros(0))
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("answers", torch.empty(0, 0, dtype=torch.int64), persistent=False)
+        self.register_buffer("answer_nodes", torch.empty(0, 0, dtype=torch.int64), persistent=False)
 
     def build(self, classes: Sequence[str], num_events: int, event_dim: int, mesh: DeviceMesh | None = None, fresh: bool = True) -> None:
         """Load the LLaVA and tokenise context and labels. A second call with other categories or M only tokenises these again.
@@ -150,26 +142,20 @@ class EventReasoner(nn.Module):
         starts = fresh and self.base is None
         if starts:
             self.adapter.find_start(config.text_config, path, revision)
-        tokenizer = load_tokenizer(path, revision)
-        positions = config.text_config.max_position_embeddings
-        if num_events > positions:
-            raise UsageError(f"{num_events:,} events a sentence: the LLaVA has positions for {positions:,}; use fewer windows or cells")
-        labels = self.instruction.labels(tokenizer, classes)
-        trie = LabelTrie(labels, self.llava.max_positions)
-        context = self.instruction.context(tokenizer, num_events, classes)
-        self._first_event = first_event(context, config.image_token_id, num_events)
-        require_room(trie, self.adapter.tokens + len(context), positions, classes)
+        read = read_texts(self.llava, self.instruction, self.adapter.tokens, config, classes, num_events)
         if self.base is None:
             computed = self.llava
             base, _ = load_llava(path, revision, computed.dtype, attention=computed.attention, quantization=computed.quantization)
             if starts:
-                self.adapter.start(base, tokenizer)
+                self.adapter.start(base, load_tokenizer(path, revision))
             self.take(base)
             if mesh is None:
                 keep_float32(self)
         device = self._built().get_input_embeddings().weight.device  # Lightning and bitsandbytes load to the GPU at once
-        self.context, self.answers = context.to(device), answer_table(labels).to(device)
-        self.trie, self._shorter, self.classes, self.num_events = self._aligned(trie), (), tuple(classes), num_events
+        self.context, self.answers = read.context.to(device), answer_table(read.labels).to(device)
+        self.answer_nodes = answer_nodes(read.trie).to(device)
+        self.trie, self._shorter, self._first_event = self._aligned(read.trie), (), read.first_event
+        self.classes, self.num_events = tuple(classes), num_events
         self.temperature = self.temperature.to(device)
         self.prior = self._prior(event_dim) if fresh else torch.zeros(len(self.classes), device=device)
         if mesh is not None:
@@ -280,6 +266,21 @@ class EventReasoner(nn.Module):
         """Event vectors (B, M, E) → the language model's input (B, C, L): the projected events in their place in the context."""
         return embed_context(self._built(vectors), self.context, self._first_event, self.project(vectors))
 
+    @property
+    def first_layer(self) -> int:
+        """The number of the first layer that the adapter changes."""
+        return self.adapter.first_layer(self._built().config.text_config.num_hidden_layers)
+
+    def states(self, vectors: Tensor) -> Tensor:
+        """Event vectors (B, M, E) → the input (B, C + N, L) of the first layer that the adapter changes.
+
+        They never change while the projector is frozen, and may be stored. The label tree must be in one part.
+        """
+        base = self._built()
+        assert self.trie is not None
+        embedded = packed(base, self.embed(vectors), self.trie)
+        return run_packed(base, below(base.model.language_model, self.first_layer), embedded, self.trie)
+
     def forward(self, vectors: Tensor) -> LabelScores:
         """Score the categories.
 
@@ -289,7 +290,7 @@ class EventReasoner(nn.Module):
         Raises:
             UsageError: Not built, or sentences of another length than M.
         """
-        base, embedded, training = self._built(vectors), self.embed(vectors), torch.is_grad_enabled()
+        base, embedded, training = self._built(), self.embed(vectors), torch.is_grad_enabled()
         while True:
             trie = self.trie if training or not self._shorter else self._shorter[0].to(self.context.device)
             assert trie is not None
@@ -299,6 +300,12 @@ class EventReasoner(nn.Module):
             except torch.OutOfMemoryError:
                 if training or self.sharded or not self._shorten(trie):
                     raise
+
+    def score_states(self, states: Tensor) -> LabelScores:
+        """Score the categories as :meth:`forward` does, from stored :meth:`states` (B, C + N, L)."""
+        assert self.trie is not None
+        found = score_states(self._built(), states, self.trie, self.first_layer)
+        return LabelScores(found, found - self.prior)
 
     @torch.inference_mode(False)
     def _shorten(self, trie: LabelTrie) -> bool:
@@ -332,6 +339,13 @@ class EventReasoner(nn.Module):
             UsageError: Not built, or sentences of another length than M.
         """
         return language_loss(self._built(vectors), self.embed(vectors), self.answers.index_select(0, labels))
+
+    def generative_loss_of_states(self, states: Tensor, labels: Tensor) -> Tensor:
+        """The loss of :meth:`generative_loss`, from stored :meth:`states` (B, C + N, L)."""
+        base, length = self._built(), self.context.numel()
+        fed = torch.take_along_dim(states[:, length:], self.answer_nodes.index_select(0, labels)[..., None], 1)
+        sequence = torch.cat([states[:, :length], fed], 1)
+        return answer_loss(base, above(base.model.language_model, self.first_layer), sequence, self.answers.index_select(0, labels))
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """(B, A) scores → (B, A) calibrated probabilities."""

@@ -7,20 +7,37 @@ The tree is stored in tensors, so that scoring needs no loop over labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.context import embed
-from vtlvlm.lvlm.prefix import MASKED, ContextStates, causal_mask, has_kernel
+from vtlvlm.lvlm.lower_layers import Language, above
+from vtlvlm.lvlm.masks import MASKED, causal_mask
+from vtlvlm.lvlm.prefix import ContextStates, has_kernel
 from vtlvlm.lvlm.vocabulary import token_log_probabilities
 
 Form = Literal["packed", "two_pass", "batched"]
+
+
+class LabelScores(NamedTuple):
+    """Scores of every category after a batch of event sentences."""
+
+    log_likelihood: Tensor
+    """(B, A) float32 log P(label | context), natural logarithm, not normalised over labels (eq. 6)"""
+    score: Tensor
+    """(B, A) float32 ``log_likelihood`` minus the prior. Its softmax over A is P(A = a), its argmax the prediction (eq. 7)"""
+
+    @property
+    def in_list_mass(self) -> Tensor:
+        """(B,) probability in [0, 1] that the model's answer is any of the categories."""
+        return self.log_likelihood.logsumexp(-1).exp()
 
 
 # -- the label tree ------------------------------------------------------------------------------------------------------------------------
@@ -48,9 +65,9 @@ class LabelTrie(nn.Module):
     """
 
     tokens: Tensor
-    """(N',) int64, the token of each node; N' is N and the idle nodes of :meth:`align`"""
+    """(N,) int64, the token of each node"""
     depths: Tensor
-    """(N',) int64, number of tokens above the node: its distance from the end of the context"""
+    """(N',) int64, number of tokens above the node: its distance from the end of the context. N' counts the idle nodes of :meth:`align`"""
     ancestors: Tensor
     """(N', N') bool, ``ancestors[i, j]``: node i may attend to node j (itself and its ancestors); (0, 0) if the tree is cut into parts"""
     rows: Tensor
@@ -68,7 +85,7 @@ class LabelTrie(nn.Module):
         parents: list[int] = []
         rows, slots, targets, lengths = [], [], [], [0] * len(labels)
         seen: dict[tuple[int, ...], int] = {}
-        self.num_labels, self.num_nodes = len(labels), 0
+        self.num_labels = len(labels)
         for row in range(len(labels)) if chosen is None else chosen:
             label = tuple(labels[row])
             if not label:
@@ -98,7 +115,6 @@ class LabelTrie(nn.Module):
         for node, parent in enumerate(parents[: len(ancestors)]):
             if parent >= 0:
                 ancestors[node] |= ancestors[parent]
-        self.num_nodes = len(nodes)
         self._keep("tokens", [path[-1] for path in nodes])
         self._keep("depths", [len(path) - 1 for path in nodes])
         self._keep("rows", rows)
@@ -112,7 +128,7 @@ class LabelTrie(nn.Module):
 
     def __len__(self) -> int:
         """Number of nodes N, the tokens that the model reads after the context. Idle nodes do not count."""
-        return self.num_nodes
+        return self.tokens.numel()
 
     def align(self, before: int, multiple: int) -> LabelTrie:
         """Append idle nodes, so that prompt, context and nodes together are a multiple of a number.
@@ -131,10 +147,8 @@ class LabelTrie(nn.Module):
             if not len(part):
                 continue
             idle = -(before + len(part)) % multiple
-            first = torch.zeros(idle, dtype=torch.int64, device=part.tokens.device)
-            part.tokens = torch.cat([part.tokens[: len(part)], part.tokens[first]])
-            part.depths = torch.cat([part.depths[: len(part)], first])
-            own = torch.eye(idle, dtype=torch.bool, device=first.device)
+            part.depths = pad(part.depths[: len(part)], (0, idle))
+            own = torch.eye(idle, dtype=torch.bool, device=part.depths.device)
             part.ancestors = torch.block_diag(part.ancestors[: len(part), : len(part)], own).bool()
         return self
 
@@ -263,35 +277,60 @@ def score(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTrie
 
 
 def _packed(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTrie) -> Tensor:
-    length = context.shape[1]
+    return _sums(model, run_packed(model, model.model.language_model, packed(model, context, trie), trie), trie)
+
+
+def packed(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTrie) -> Tensor:
+    """Embeddings of the context (B, C, L) → those of context and label tree in one sequence (B, C + N, L)."""
+    return torch.cat([context, embed(model, trie.tokens).expand(len(context), -1, -1)], 1)
+
+
+def run_packed(model: LlavaForConditionalGeneration, part: Language, states: Tensor, trie: LabelTrie) -> Tensor:
+    """Run layers over context and label tree in one sequence.
+
+    Args:
+        model: The LLaVA.
+        part: Its language model, or a part of it (``lower_layers``).
+        states: (B, C + N, L) the input of the first of these layers.
+        trie: The labels.
+
+    Returns:
+        (B, C + N, L) the output of the last of these layers.
+    """
+    length = states.shape[1] - len(trie)
     mask = _tree_mask(model, length, trie)
     if not has_kernel(model) and (causal := causal_mask(model, mask.shape[3], mask.device)) is not None:  # a mask over everything
         mask = torch.cat([causal[:, :, :length], mask], 2)
-    positions = torch.cat([torch.arange(length, device=context.device), length + trie.depths])
-    sequence = torch.cat([context, embed(model, trie.tokens).expand(len(context), -1, -1)], 1)
-    hidden = _read(model, sequence, positions, attention_mask=mask)
-    return _sums(model, hidden[:, length - 1 : length + len(trie)], trie)
+    positions = torch.cat([torch.arange(length, device=states.device), length + trie.depths])
+    return _read(part, _with_idle(states, trie), positions, attention_mask=mask)[:, : states.shape[1]]
+
+
+def score_states(model: LlavaForConditionalGeneration, states: Tensor, trie: LabelTrie, first: int) -> Tensor:
+    """Label scores (B, A) as :func:`score` from the input (B, C + N, L) of layer number ``first`` (:func:`run_packed`)."""
+    return _sums(model, run_packed(model, above(model.model.language_model, first), states, trie), trie)
 
 
 def _two_pass(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTrie) -> Tensor:
     length, states = context.shape[1], ContextStates()
     causal = causal_mask(model, length, context.device)
-    end = _read(model, context, torch.arange(length, device=context.device), attention_mask=causal, keep=states)[:, -1:]
+    language = model.model.language_model
+    end = _read(language, context, torch.arange(length, device=context.device), attention_mask=causal, keep=states)[:, -1:]
 
     def tree(part: LabelTrie, end: Tensor) -> Tensor:
         if not len(part):
             return _sums(model, end, part)
         batch = embed(model, part.tokens).expand(len(end), -1, -1)
-        nodes = _read(model, batch, length + part.depths, attention_mask=_tree_mask(model, length, part), after=states)
+        mask = _tree_mask(model, length, part)
+        nodes = _read(language, _with_idle(batch, part), length + part.depths, attention_mask=mask, after=states)
         return _sums(model, torch.cat([end, nodes[:, : len(part)]], 1), part)
 
     return _each(tree, trie, end)
 
 
 def _batched(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelTrie) -> Tensor:
-    length, device = context.shape[1], context.device
+    length, device, language = context.shape[1], context.device, model.model.language_model
     cache = DynamicCache(config=model.config.text_config)
-    end = _read(model, context, torch.arange(length, device=device), past_key_values=cache, use_cache=True)[:, -1:]
+    end = _read(language, context, torch.arange(length, device=device), past_key_values=cache, use_cache=True)[:, -1:]
 
     def labels(part: LabelTrie, end: Tensor) -> Tensor:
         fed = part.slots > 0  # label tokens after the first
@@ -302,7 +341,7 @@ def _batched(model: LlavaForConditionalGeneration, context: Tensor, trie: LabelT
         if width:
             copies = [(layer.keys.repeat_interleave(number, 0), layer.values.repeat_interleave(number, 0)) for layer in cache.layers]
             fed_rows, positions = embed(model, rows).repeat(len(end), 1, 1), length + torch.arange(width, device=device)
-            read = _read(model, fed_rows, positions, past_key_values=DynamicCache(copies), use_cache=True)
+            read = _read(language, fed_rows, positions, past_key_values=DynamicCache(copies), use_cache=True)
             place = pad_sequence([torch.ones_like(word, dtype=torch.bool) for word in words], batch_first=True)
             hidden = torch.cat([end, read.unflatten(0, (len(end), number))[:, place]], 1)
         picked = token_log_probabilities(hidden, model.lm_head.weight, torch.where(fed, fed.cumsum(0), 0), part.targets)
@@ -318,21 +357,27 @@ def _each(score_part: Callable[[LabelTrie, Tensor], Tensor], trie: LabelTrie, en
     return torch.stack([score_part(part, end) for part in trie.parts]).sum(0)
 
 
-def _read(model: LlavaForConditionalGeneration, sequence: Tensor, positions: Tensor, **kwargs: Any) -> Tensor:
-    """The last layer's output (B, n, L) for embeddings (B, n, L) at positions (n,)."""
+def _read(part: Language, sequence: Tensor, positions: Tensor, **kwargs: Any) -> Tensor:
+    """The output (B, n, L) of layers for their input (B, n, L) at positions (n,)."""
     settings = {"use_cache": False, **kwargs}
-    hidden: Tensor = model.model.language_model(inputs_embeds=sequence, position_ids=positions[None], **settings).last_hidden_state
+    hidden: Tensor = part(inputs_embeds=sequence, position_ids=positions[None], **settings).last_hidden_state
     return hidden
+
+
+def _with_idle(states: Tensor, trie: LabelTrie) -> Tensor:
+    """States that end in the N nodes, with zeros for the idle ones."""
+    idle = trie.depths.numel() - len(trie)
+    return pad(states, (0, 0, 0, idle)) if idle else states
 
 
 def _tree_mask(model: LlavaForConditionalGeneration, length: int, trie: LabelTrie) -> Tensor:
     """Additive mask (1, 1, N', C + N'): nodes see the context, themselves and their ancestors."""
-    dtype, nodes = model.get_input_embeddings().weight.dtype, trie.tokens.numel()
-    mask = torch.zeros(nodes, length + nodes, dtype=dtype, device=trie.tokens.device)
+    dtype, nodes = model.get_input_embeddings().weight.dtype, trie.depths.numel()
+    mask = torch.zeros(nodes, length + nodes, dtype=dtype, device=trie.depths.device)
     mask[:, length:].masked_fill_(~trie.ancestors, torch.finfo(dtype).min)
     return mask[None, None]
 
 
 def _sums(model: LlavaForConditionalGeneration, hidden: Tensor, trie: LabelTrie) -> Tensor:
-    """Hidden states (B, 1 + N, L) at the context's end and the nodes → label scores (B, A)."""
-    return trie.sums(token_log_probabilities(hidden, model.lm_head.weight, trie.slots, trie.targets))
+    """Hidden states (B, ≥ 1 + N, L) that end in the context's last and the nodes → label scores (B, A)."""
+    return trie.sums(token_log_probabilities(hidden[:, -1 - len(trie) :], model.lm_head.weight, trie.slots, trie.targets))
