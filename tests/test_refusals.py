@@ -2,11 +2,16 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from pipeline import Pipeline
 from tiny import tiny_llava
 from videos import block_clips
+
+from vtlvlm.commands import guard
+from vtlvlm.errors import UsageError
 
 
 def assert_refused(capsys: pytest.CaptureFixture[str], code: int, expected: int, *words: str) -> None:
@@ -79,6 +84,9 @@ def test_extract_with_a_checkpoint(chain: Pipeline, tmp_path: Path, capsys: pyte
 def test_a_device_without_float64(chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     code = chain("classify", "--device", "mps", "--model", chain.bundle, chain.root)
     assert_refused(capsys, code, 2, "device mps: has no float64", "use cpu")
+    guard.require_float64(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu"))))
+    with pytest.raises(UsageError, match="device mps:0: has no float64, which pooling needs; use --trainer.accelerator cpu"):
+        guard.require_float64(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps", 0))))
 
 
 def test_stage1_of_another_split(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

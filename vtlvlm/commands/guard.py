@@ -44,6 +44,16 @@ def require_settings(trainer: Any) -> None:
         raise UsageError("--trainer.use_distributed_sampler: the data module already divides the clips over processes; leave it out")
 
 
+def require_float64(trainer: Any) -> None:
+    """Refuse a device without float64, which pooling and calibration need.
+
+    Raises:
+        UsageError: The trainer would run on Apple's GPU, which Lightning chooses for ``gpu`` and ``auto`` where there is one.
+    """
+    if (device := trainer.strategy.root_device).type == "mps":
+        raise UsageError(f"device {device}: has no float64, which pooling needs; use --trainer.accelerator cpu")
+
+
 def outside_slurm(environment: Mapping[str, str], devices: Any = None, nodes: Any = None) -> bool:
     """Whether Lightning would mistake this process for a Slurm task, because it runs in the shell of an allocation with one task.
 

@@ -11,6 +11,7 @@ def main(arguments: Sequence[str]) -> int:
     from typing import Any
 
     from vtlvlm.callbacks.cache_writing import EventWriter
+    from vtlvlm.commands.guard import require_float64
     from vtlvlm.commands.trainer import fill, parts, run_folder
     from vtlvlm.data.cache import EventCacheWriter
     from vtlvlm.errors import UsageError
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     from vtlvlm.stages.compatibility import module_hash
 
     cli = parts("tokenize", arguments)
+    require_float64(cli.trainer)
     if cli.config["ckpt_path"] is None:
         raise UsageError("no checkpoint given: add --ckpt_path RUN/checkpoints/best.ckpt of stage 1")
     checkpoint = named(cli.config["ckpt_path"], run_folder(cli.config["trainer"]))

@@ -143,6 +143,7 @@ class CLI(Guarded):
                 more += run_checkpoints(Path(root).expanduser(), self.model.monitor, self.model.monitor_mode)
         kwargs["callbacks"] = [*own, *kwargs.get("callbacks", []), Restored(), *more, *bar(settings)]
         trainer = super().instantiate_trainer(**kwargs)
+        guard.require_float64(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = CheckpointFiles()
         return trainer
