@@ -60,6 +60,18 @@ def test_a_machine_of_its_own(chain: Pipeline, tmp_path: Path, capsys: pytest.Ca
     assert {one["action"]: one["probability"] for one in found} == pytest.approx(dict(expected), abs=1e-6)
 
 
+def test_a_cpu_reads_frames_in_float32(chain: Pipeline, tmp_path: Path) -> None:
+    """The features were computed in 16 bits on a GPU."""
+    file = chain.root / "S001C001P003R001A001_rgb.avi"
+    bundle = Path(shutil.copytree(chain.bundle, tmp_path / "bundle"))
+    described = json.loads((bundle / "bundle.json").read_text())
+    described["vtem"]["init_args"]["extractor"]["init_args"] |= {"precision": "bfloat16", "clips": 8}
+    (bundle / "bundle.json").write_text(json.dumps(described))
+    recognizer = ActionRecognizer.from_checkpoint(bundle, device="cpu")
+    assert recognizer.vtem.extractor.clips == 8  # read from the file
+    assert recognizer.classify(file).actions == ActionRecognizer.from_checkpoint(chain.bundle, device="cpu").classify(file).actions
+
+
 def test_weights_of_another_extractor_are_refused(
     chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,9 +62,11 @@ class Recognizer(ABC):
 
     def __init__(self, classes: list[str], sampling: FrameSampling, extractor: FeatureExtractor, device: str) -> None:
         require_modest(sampling, extractor)
+        self.device = found_device(device)
         if isinstance(extractor, Backbone):
             extractor.run = extractor.feature_map  # a model's file may ask for compiling, which takes minutes
-        self.device = found_device(device)
+            if self.device.type == "cpu":
+                extractor.precision = "float32"  # most CPUs compute half precision far slower; the result differs by its rounding
         self.classes, self.sampling = list(classes), sampling
 
     def classify(self, file: str | Path, top: int = 5) -> Recognition:
