@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -44,6 +45,12 @@ class Data(LightningDataModule):
 
     def keys(self, clips: Tensor, views: Tensor) -> list[tuple[str, int]]:
         return [(f"clip{clip}", view) for clip, view in zip(clips.tolist(), views.tolist(), strict=True)]
+
+    def predict_keys(self) -> list[tuple[str, int]]:
+        return self.keys(torch.arange(N), torch.zeros(N, dtype=torch.int64))
+
+    def skip(self, done: set[tuple[str, int]], idle: bool) -> None:
+        assert not done
 
     def identities(self, clips: Tensor) -> list[str]:
         return [f"file{clip}" for clip in clips.tolist()]
@@ -253,12 +260,17 @@ def test_confusion_figure(tmp_path: Path) -> None:
     ConfusionFigure().on_test_epoch_end(trainer(tmp_path, []), model)
 
 
+KEYS = [(f"clip{i}", 0) for i in range(N)]
+ROW_BYTES = 100
+
+
 def test_feature_writer_fills_a_cache(tmp_path: Path) -> None:
-    with FeatureCacheWriter(tmp_path / "cache", {"extractor": "eye"}) as writer:
-        trainer(tmp_path, [FeatureWriter(writer)]).predict(Model(), datamodule=Data(), return_predictions=False)
-        writer.finish([(f"clip{i}", 0) for i in range(N)])
+    writing = FeatureWriter(lambda data, rank: FeatureCacheWriter(tmp_path / "cache", {"extractor": "eye"}, rank), ROW_BYTES)
+    trainer(tmp_path, [writing]).predict(Model(), datamodule=Data(), return_predictions=False)
+    writing.close()
+    writing.writer.finish(KEYS)
     cache = FeatureCache.open(tmp_path / "cache")
-    rows = cache.rows([f"clip{i}" for i in range(N)], 0)
+    rows = cache.rows([name for name, _ in KEYS], 0)
     assert cache.features(rows)[:, 0, 0].argmax(-1).tolist() == [i % 3 for i in range(N)]
     assert cache.identities[rows].tolist() == [f"file{i}" for i in range(N)]
 
@@ -274,19 +286,19 @@ class Tokens(Model):
 
 
 def test_event_writer_keeps_what_was_done_when_interrupted(tmp_path: Path) -> None:
-    def make(folder: Path) -> EventCacheWriter:
-        return EventCacheWriter(folder, {"vtem": "eye"}, torch.eye(3))
+    def write(folder: Path, stops: bool) -> EventWriter:
+        model, writing = Tokens(), EventWriter(lambda data, rank: EventCacheWriter(folder, {"vtem": "eye"}, torch.eye(3), rank), ROW_BYTES)
+        model.stops = stops
+        with pytest.raises(Stop) if stops else nullcontext():
+            trainer(tmp_path, [writing]).predict(model, datamodule=Data(), return_predictions=False)
+        return writing
 
-    with make(tmp_path / "cache") as writer:
-        with pytest.raises(Stop):
-            trainer(tmp_path, [EventWriter(writer)]).predict(Tokens(), datamodule=Data(), return_predictions=False)
-        assert writer.done() == {(f"clip{i}", 0) for i in range(4)}
-    model = Tokens()
-    model.stops = False
-    folder = tmp_path / "whole"
-    with make(folder) as writer:
-        trainer(tmp_path, [EventWriter(writer)]).predict(model, datamodule=Data(), return_predictions=False)
-        writer.finish([(f"clip{i}", 0) for i in range(N)])
-    cache = EventCache.open(folder)
-    ids = cache.ids(cache.rows([f"clip{i}" for i in range(N)], 0))
+    writing = write(tmp_path / "cache", stops=True)
+    assert writing.writer.done() == set(KEYS[:4])
+    writing.close()
+    writing = write(tmp_path / "whole", stops=False)
+    writing.close()
+    writing.writer.finish(KEYS)
+    cache = EventCache.open(tmp_path / "whole")
+    ids = cache.ids(cache.rows([name for name, _ in KEYS], 0))
     assert ids[:, 0].tolist() == [i % 3 for i in range(N)]
