@@ -85,7 +85,7 @@ def test_a_device_without_float64(chain: Pipeline, capsys: pytest.CaptureFixture
     code = chain("classify", "--device", "mps", "--model", chain.bundle, chain.root)
     assert_refused(capsys, code, 2, "device mps: has no float64", "use cpu")
     guard.require_float64(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu"))))
-    with pytest.raises(UsageError, match="device mps:0: has no float64, which pooling needs; use --trainer.accelerator cpu"):
+    with pytest.raises(UsageError, match=r"device mps:0: has no float64, which pooling needs; use --trainer\.accelerator cpu"):
         guard.require_float64(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps", 0))))
 
 
