@@ -128,7 +128,7 @@ def test_steps_and_times_of_a_strided_extractor(lite0: TimmExtractor) -> None:
 def test_gradients_only_where_they_are_asked_for(lite0: TimmExtractor) -> None:
     tuned = TimmExtractor(weights=lite0.weights, image_size=64, trainable=True)
     features = tuned(frames())
-    assert torch.equal(features, lite0(frames()))
+    torch.testing.assert_close(features, lite0(frames()), atol=1e-4, rtol=1e-4)  # the frozen one has its batch norms folded
     features.square().mean().backward()
     assert all(parameter.grad is not None for parameter in tuned.parameters())
     assert not any(module.training for module in tuned.train().modules())
@@ -152,7 +152,8 @@ def test_compiled_features_are_the_same_and_are_compiled(lite0: TimmExtractor, m
 
 def test_long_clips_go_through_in_pieces(lite0: TimmExtractor) -> None:
     seen: list[int] = []
-    hook = lite0.backbone.conv_stem.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    lite0(frames(steps=1))
+    hook = lite0.folding._network.conv_stem.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     whole = lite0(frames(steps=7))  # chunk=3
     hook.remove()
     assert seen == [3, 3, 1] * 2

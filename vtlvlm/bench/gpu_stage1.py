@@ -11,10 +11,11 @@ from torch import Tensor
 
 from vtlvlm.bench.gpu_cost import Setting, flops, step_figures
 from vtlvlm.bench.harness import Measurement
-from vtlvlm.vtem.extractors import Precision, VideoExtractor, computing
+from vtlvlm.vtem.extractors import VideoExtractor
 from vtlvlm.vtem.losses import InfoNCE, reconstruction
 from vtlvlm.vtem.model import VTEM
 from vtlvlm.vtem.poolers import EqualSaliencePooler
+from vtlvlm.vtem.precision import Precision, computing
 from vtlvlm.vtem.quantizers import EMAQuantizer
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from vtlvlm.errors import UsageError
-from vtlvlm.vtem.extractors import Backbone, Precision
+from vtlvlm.vtem.extractors import Backbone
+from vtlvlm.vtem.precision import Precision
 
 
 class ClipExtractor(Backbone):
