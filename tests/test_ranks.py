@@ -90,6 +90,7 @@ def one_process(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("ranks", "micro"), [(1, 2), (2, None), (4, None), (4, 1)])
 def test_every_term_is_that_of_one_process(
     config: dict[str, Any], one_process: tuple[list[dict[str, float]], torch.Tensor], ranks: int, micro: int | None, tmp_path: Path
