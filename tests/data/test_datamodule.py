@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from videos import damaged
 from vtlvlm.batches import EventBatch, FeatureBatch
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.errors import DataError, UsageError
+from vtlvlm.stages.checkpoint_writing import run_checkpoints
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -241,3 +243,23 @@ def test_groups_of_a_batch_are_those_of_its_clips(ntu_tree: Path) -> None:
     found = data.groups(clips)
     assert found.dtype == torch.int64
     assert (found[:, None] == found).tolist() == (people[:, None] == people).tolist()
+
+
+class Scored(Recorder):
+    """Logs a validation figure."""
+
+    def validation_step(self, batch: EventBatch, index: int) -> None:
+        super().validation_step(batch, index)
+        self.log("val/loss", float(index), batch_size=len(batch.labels))
+
+
+def test_a_table_with_validation_rows_gets_a_best_checkpoint(ntu_tree: Path, tmp_path: Path) -> None:
+    """Though ``validation`` is 0: the table's own rows validate."""
+    sides = ["train", "train", "train", "train", "val", "test"]
+    rows = [f"s1/S001C001P{p:03}R001A007_rgb.avi,{'xy'[p % 2]},{side}\n" for p, side in enumerate(sides, 1)]
+    (tmp_path / "t.csv").write_text("path,label,split\n" + "".join(rows))
+    data = module(ntu_tree, labels=str(tmp_path / "t.csv"), protocol="csv", validation=0.0)
+    found = run_checkpoints(tmp_path, "val/loss", "min")
+    run = lightning.Trainer(accelerator="cpu", max_epochs=1, logger=False, callbacks=found, enable_progress_bar=False)
+    run.fit(Scored(), datamodule=data)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]

@@ -65,12 +65,13 @@ def test_the_result_and_the_error_of_the_first_process(tmp_path: Path, kind: str
 
 
 def counted(rank: int, commands: list[list[str]], folder: str, root: str) -> list[list[str]]:
-    """What a process lists and opens below a folder during each of some commands."""
+    """What a process lists and opens below a folder, and the indexes of event caches that it opens, during each of some commands."""
     seen: list[list[str]] = []
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if seen and event in ("os.scandir", "open", "os.listdir") and str(arguments[0]).startswith(root):
-            seen[-1].append(f"{event} {str(arguments[0]).removeprefix(root)}")
+        name = str(arguments[0]) if seen and event in ("os.scandir", "open", "os.listdir") else ""
+        if name.startswith(root) or name.endswith("events/index.parquet"):
+            seen[-1].append(f"{event} {name.removeprefix(root)}")
 
     sys.addaudithook(hook)
     for command in commands:
@@ -90,13 +91,15 @@ def test_one_process_lists_the_folder_and_opens_the_files(tmp_path: Path) -> Non
         ["fit", *run.on_features, "--trainer.default_root_dir", run.run1, *two],
         ["tokenize", *run.on_features, "--ckpt_path", run.best1, "--output", run.events, *two],
         ["fit", *run.on_events, "--trainer.default_root_dir", run.run2, *two],
+        ["fit", *run.on_events, "--data.source.root", "gone", "--trainer.default_root_dir", tmp_path / "away", *two],
     ]
     said = tmp_path / "said"
     said.mkdir()
     lines = [[str(part) for part in command] for command in commands]
     first, second = in_processes(counted, said, lines, str(said), str(run.root), group=False)
-    assert [sum(event.startswith("os.scandir") for event in events) for events in first] == [1, 1, 1, 1]
+    assert [sum(event.startswith("os.scandir") for event in events) for events in first] == [1, 1, 1, 1, 0]
     assert len({event for event in first[0] if event.endswith(".avi")}) == 12
     assert {event.split()[0] for event in second[0]} == {"open"}
     assert len(set(second[0])) <= 10  # to decode its half of the 20 clips and views; a scan opens all 12 files
-    assert second[1:] == [[], [], []]
+    assert first[-1] == [f"open {run.events / 'index.parquet'}"]
+    assert second[1:] == [[], [], [], []]

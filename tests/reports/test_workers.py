@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pipeline import Pipeline, alone
@@ -16,8 +17,13 @@ from torch.utils.data import Dataset
 
 from vtlvlm.batches import VideoBatch
 from vtlvlm.cli import told
-from vtlvlm.data.datasets import ClipLoader, Failure, passed_on
+from vtlvlm.data.cache import EventCache, EventCacheWriter
+from vtlvlm.data.cache_rows import StoredViews
+from vtlvlm.data.datasets import MOST_WORKERS, ClipLoader, EventDataset, Failure, batches_ahead, passed_on
+from vtlvlm.data.datasets import loader as of_dataset
+from vtlvlm.data.samplers import ExactSampler
 from vtlvlm.errors import DataError
+from vtlvlm.system.cpu import cores_of_a_process, usable_cores
 
 
 class Clips(Dataset[Any]):
@@ -101,3 +107,40 @@ def test_errors_of_loading_processes_arrive_as_they_were(error: Exception) -> No
         seen(loader(Clips(error)))
     assert str(caught.value) == str(error)
     assert "Traceback" not in str(caught.value)
+
+
+def events(folder: Path, table: torch.Tensor | None) -> EventDataset:
+    keys = [(f"clip{number}", 0) for number in range(8)]
+    with EventCacheWriter(folder, {}, table) as writer:
+        writer.add(keys, torch.arange(8)[:, None].expand(-1, 3), torch.arange(8.0)[:, None, None].expand(-1, 3, 4), torch.zeros(8, 1, 2))
+        writer.flush()
+        writer.finish(keys)
+    rows = np.arange(8)
+    return EventDataset(rows, EventCache.open(folder), *StoredViews(np.zeros(1, dtype=np.int64), rows[None]))
+
+
+def test_sentences_of_vectors_are_loaded_beside_the_training(tmp_path: Path) -> None:
+    """Half a megabyte a clip, read at random: the training waited for it. Code numbers lie in memory and need no processes."""
+    items = ExactSampler(np.arange(8), np.zeros(8, dtype=np.int64))
+    loading = of_dataset(events(tmp_path / "vectors", None), items, 2, 2)
+    assert (loading.num_workers, of_dataset(events(tmp_path / "codes", torch.randn(8, 4)), items, 2, 2).num_workers) == (2, 0)
+    assert [int(vectors[0, 0]) for batch in loading for vectors in batch.vectors] == [*range(8)]
+
+
+def test_workers_follow_the_cores_that_the_job_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    cores = usable_cores()
+    assert [cores_of_a_process(ranks) for ranks in (1, cores, 8 * cores)] == [cores, 1, 1]
+    items, data = ExactSampler(np.arange(8), np.zeros(8, dtype=np.int64)), events(tmp_path, None)
+    assert of_dataset(data, items, 2, None, 1).num_workers == min(MOST_WORKERS, cores)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert cores_of_a_process(1) == of_dataset(data, items, 2, None, 1).num_workers == 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4096")  # more than this machine has
+    assert cores_of_a_process(8) == cores
+
+
+def test_batches_ahead_leave_room_in_shared_memory(tmp_path: Path) -> None:
+    """8 processes x 8 workers x 2 batches of 8 clips of 64 frames are 10 GB."""
+    batch = 8 * 64 * 3 * 224**2
+    assert [batches_ahead(8, batch, 8, free << 30) for free in (64, 20, 10, 0)] == [2, 2, 1, 1]
+    assert of_dataset(events(tmp_path, None), ExactSampler(np.arange(8), np.arange(8) * 0), 2, 2).prefetch_factor == 2

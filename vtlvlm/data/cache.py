@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -112,6 +113,11 @@ class _Cache:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row, without its times."""
+        return math.prod(self._main.shape) * np.dtype(self._main.dtype).itemsize
 
     def _seconds(self, rows: NDArray[np.int64]) -> Tensor:
         """Times or spans of rows."""

@@ -47,7 +47,8 @@ class NTUDataModule(LightningDataModule):
         micro_batch_size: Most clips that one process takes at once. A process uses the largest number up to it that divides its share of a
             batch; the number of passes for an optimiser step follows. None: the whole share; evaluations decode at most 8 videos at once.
             A stage that must see its whole share (stage 1) gets it in training, and divides it itself.
-        num_workers: Loading processes for each rank. Event caches use none.
+        num_workers: Loading processes for each rank; None for one per core that the rank has, at most 16. Event caches with a codebook use
+            none: their code numbers lie in memory.
         seed: Seed of the validation split, the order of clips, and the views.
         augmentation: Changes of training views from 1 up, on the device. Training from videos draws them in each epoch, ``extract`` once.
 
@@ -66,13 +67,13 @@ class NTUDataModule(LightningDataModule):
         sampling: FrameSampling = FrameSampling(),  # noqa: B008 - frozen
         batch_size: int = 128,
         micro_batch_size: int | None = None,
-        num_workers: int = 2,
+        num_workers: int | None = None,
         seed: int = 0,
         augmentation: ClipAugmentation | None = None,
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False  # Lightning reads this
-        if batch_size < 1 or (micro_batch_size is not None and micro_batch_size < 1) or num_workers < 0:
+        if batch_size < 1 or (micro_batch_size is not None and micro_batch_size < 1) or (num_workers or 0) < 0:
             sizes = f"batch_size={batch_size}, micro_batch_size={micro_batch_size}, num_workers={num_workers}"
             raise UsageError(f"{sizes}: sizes from 1, workers from 0")
         require_seed(seed, "data.seed")
@@ -377,7 +378,8 @@ class NTUDataModule(LightningDataModule):
         return self._loader(sampler, max(1, self._evaluated // count) * count)
 
     def _loader(self, sampler: Sampler[Item], batch_size: int, targets: bool = True) -> ClipLoader:
-        return loader(self._dataset(targets), sampler, batch_size, 0 if self.events_cache is not None else self.num_workers)
+        processes = 1 if self.trainer is None else getattr(self.trainer, "num_devices", 1)  # of the job on this machine
+        return loader(self._dataset(targets), sampler, batch_size, self.num_workers, processes)
 
     def _dataset(self, targets: bool) -> ClipDataset:
         if self._stored is not None and self.events_cache is not None:

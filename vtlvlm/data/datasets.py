@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +24,7 @@ from vtlvlm.data.samplers import Item
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Decoder, VideoError, decode_sampled
 from vtlvlm.errors import DataError
+from vtlvlm.system.cpu import cores_of_a_process
 
 Batch = VideoBatch | FeatureBatch | EventBatch
 
@@ -52,21 +56,50 @@ class ClipLoader(DataLoader[Any]):
             yield _unpiped(batch) if isinstance(batch, Piped) else batch
 
 
-def loader(dataset: ClipDataset, sampler: Sampler[Item], batch_size: int, workers: int) -> ClipLoader:
+MOST_WORKERS = 16
+"""Loading processes of a rank at most, unless a setting asks for more"""
+SHARED_MEMORY = Path("/dev/shm")
+"""The file system through which loading processes hand over their batches"""
+
+
+def batches_ahead(workers: int, batch_bytes: int, processes: int, free: int) -> int:
+    """Batches that each loading process makes ahead: two, or one if two would fill half of the shared memory.
+
+    64 frames of 224 x 224 pixels are 10 MB. 8 processes that each have 8 workers with two batches of 8 clips ahead ask for 10 GB; a
+    container has 64 MB. What does not fit goes through a pipe, see :func:`passed_on`.
+
+    Args:
+        workers: Loading processes of this process.
+        batch_bytes: Bytes of a batch.
+        processes: Processes of the job on this machine, which share the memory.
+        free: Bytes free there.
+    """
+    return 2 if 2 * workers * batch_bytes * processes <= free // 2 else 1
+
+
+def loader(dataset: ClipDataset, sampler: Sampler[Item], batch_size: int, workers: int | None, processes: int = 1) -> ClipLoader:
     """A loader of a dataset's batches. Batches that are made on a GPU are made in this process, because CUDA does not survive a fork.
 
     Args:
         dataset: Makes the batches.
         sampler: Orders clips and views.
         batch_size: Clips in a batch; the last one may be smaller.
-        workers: Number of loading processes; 0 loads in this process.
+        workers: Number of loading processes; 0 loads in this process, None takes one per core of this process, at most ``MOST_WORKERS``.
+        processes: Processes of the job on this machine. They share its memory.
     """
-    workers = 0 if dataset.on_gpu else workers
+    if workers is None:
+        workers = min(MOST_WORKERS, cores_of_a_process(processes))
+    workers = 0 if dataset.on_gpu or dataset.in_memory else workers
+    ahead = None
+    if workers:
+        free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else sys.maxsize
+        ahead = batches_ahead(workers, batch_size * dataset.clip_bytes, processes, free)
     return ClipLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
+        prefetch_factor=ahead,
         collate_fn=passed_on,
         pin_memory=torch.cuda.is_available() and not dataset.on_gpu,
         persistent_workers=workers > 0,
@@ -107,6 +140,10 @@ class ClipDataset(Dataset[Any]):
 
     on_gpu = False
     """whether the batches' frames are on the GPU"""
+    clip_bytes = 0
+    """bytes of one clip in a batch, about"""
+    in_memory = False
+    """whether the clips lie in memory, so that loading processes would only cost time"""
 
     def __init__(self, labels: NDArray[np.int64]) -> None:
         self.labels = torch.from_numpy(labels)
@@ -140,6 +177,7 @@ class VideoDataset(ClipDataset):
     def __init__(self, index: ClipIndex, sampling: FrameSampling, seed: int, decoder: Decoder = "cpu") -> None:
         super().__init__(index.label)
         self.index, self.sampling, self.seed, self.decoder = index, sampling, seed, decoder
+        self.clip_bytes = 3 * sampling.frames * sampling.size**2
         if self.on_gpu:
             require_gpu_decoding(index.file(int(index.usable[0])))
 
@@ -222,6 +260,7 @@ class FeatureDataset(CachedDataset):
     ) -> None:
         super().__init__(labels, views, rows)
         self.cache, self.targets = cache, targets
+        self.clip_bytes = cache.row_bytes + (0 if targets is None else targets.cache.row_bytes)
 
     def __getitems__(self, items: Sequence[Item]) -> FeatureBatch:
         labels, clips, views = self.columns(items)
@@ -237,6 +276,7 @@ class EventDataset(CachedDataset):
     def __init__(self, labels: NDArray[np.int64], cache: EventCache, views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
         super().__init__(labels, views, rows)
         self.cache = cache
+        self.clip_bytes, self.in_memory = cache.row_bytes, cache.table is not None
 
     def __getitems__(self, items: Sequence[Item]) -> EventBatch:
         labels, clips, views = self.columns(items)
