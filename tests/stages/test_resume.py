@@ -34,6 +34,7 @@ class Reader(Stage):
         self.weight = nn.Parameter(torch.zeros(()))
         self.read: list[tuple[int, int, tuple[int, ...]]] = []
         self.validated: list[int] = []
+        self.whole_batch = False
 
     def training_step(self, batch: EventBatch, index: int) -> Tensor:
         self.read.append((self.current_epoch, index, tuple(batch.clips.tolist())))
@@ -77,8 +78,16 @@ def data(clips: EventRun, micro: int = 2, batch: int = 2) -> NTUDataModule:
     return data_of(clips.root, events=str(clips.events), batch_size=batch, micro_batch_size=micro, num_workers=0, validation=0.25)
 
 
-def fit(module: NTUDataModule, folder: Path, options: dict[str, Any], save: SaveAt | None = None, start: Path | None = None) -> Reader:
+def fit(
+    module: NTUDataModule,
+    folder: Path,
+    options: dict[str, Any],
+    save: SaveAt | None = None,
+    start: Path | None = None,
+    whole: bool = False,
+) -> Reader:
     reader = Reader()
+    reader.whole_batch = whole
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -159,6 +168,18 @@ def test_other_numbers_of_clips_at_once(clips: EventRun, tmp_path: Path, end: di
     again = fit(data(clips, micro=then), tmp_path, options, start=path)
     assert [clip for batch in again.read for clip in batch[2]] == whole[4:]
     assert again.read[0][1] == 4 // then
+
+
+@pytest.mark.parametrize("end", [STEPS, EPOCHS], ids=["steps", "epochs"])
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False), (True, True)])
+def test_a_stage_that_sees_whole_batches_goes_on(clips: EventRun, tmp_path: Path, end: dict[str, Any], before: bool, after: bool) -> None:
+    """Two batches of four into an epoch of three; also where an earlier version read them in two passes."""
+    path, options = tmp_path / "a.ckpt", {**end, **NEVER}
+    whole = [clip for batch in fit(data(clips, batch=4), tmp_path, options, whole=before).read for clip in batch[2]]
+    fit(data(clips, batch=4), tmp_path, options, SaveAt(path, "batch", 2 if before else 4), whole=before)
+    again = fit(data(clips, batch=4), tmp_path, options, start=path, whole=after)
+    assert [clip for batch in again.read for clip in batch[2]] == whole[8:]
+    assert {len(batch[2]) for batch in again.read} == {4 if after else 2}
 
 
 class Late(SingleDeviceStrategy):
