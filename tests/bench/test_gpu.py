@@ -11,7 +11,7 @@ import torch
 from vtlvlm.bench import gpu
 from vtlvlm.bench.gpu import PARTS, Part
 from vtlvlm.bench.gpu_cost import PAPER, TINY, Gpu, Setting, flops
-from vtlvlm.bench.gpu_stage2 import Reader
+from vtlvlm.bench.gpu_stage2 import Reader, stored
 from vtlvlm.bench.harness import Measurement
 from vtlvlm.cli import main
 
@@ -129,3 +129,10 @@ def test_a_step_is_counted_and_changes_the_prompts() -> None:
     step = reader.job(reader.listwise)
     assert flops(step) > flops(lambda: reader.scores(reader.events(2)).detach()) > 0
     assert all(not torch.equal(old, new) for old, new in zip(before, reader.prompts.parameters(), strict=True))
+
+
+def test_a_step_from_stored_layers_has_the_loss_of_the_whole_step(tmp_path: Path) -> None:
+    rows = {row.work: row.value for row in stored(ON_CPU, tmp_path)}
+    assert rows["... difference of the loss, over the loss"] == pytest.approx(0, abs=1e-3)
+    context, nodes = TINY.events + TINY.text[6][0], TINY.text[6][1]
+    assert rows["... stored for a clip"] == (context + nodes) * TINY.llava["hidden_size"] * 2 / 1e6  # bfloat16

@@ -37,6 +37,7 @@ HEAD = '{"bench": "gpu"'
 PARTS = (
     Part("stage 2", 60, gpu_stage2.steps),
     Part("stage 1", 25, gpu_stage1.steps),
+    Part("stored layers", 10, gpu_stage2.stored),
     Part("kernels", 10, gpu_stage2.kernels),
     Part("scores", 15, gpu_inference.scores),
     Part("peers", 35, gpu_peers.steps),

@@ -19,9 +19,11 @@ from vtlvlm.lvlm.context import embed_context
 from vtlvlm.lvlm.generative import answer_table, language_loss
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Llava
+from vtlvlm.lvlm.lower_layers import below
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.lvlm.scoring import ALIGNMENT, Form, LabelTrie, score, token_log_probabilities
+from vtlvlm.lvlm.scoring import ALIGNMENT, Form, LabelTrie, packed, run_packed, score, score_states
+from vtlvlm.lvlm.vocabulary import token_log_probabilities
 
 GOAL = 360
 """TFLOP/s of a step on an H100"""
@@ -167,6 +169,30 @@ def steps(setting: Setting, work: Path) -> Iterator[Measurement]:
     kept, again = gradients.values()
     apart = float((kept - again).norm() / kept.norm())
     yield Measurement("stage 2: gradients with checkpointing, difference over their size", apart, "x", 1e-2)
+
+
+def stored(setting: Setting, work: Path) -> Iterator[Measurement]:
+    """A training step from the stored output of the layers below the first prompt, against the whole step."""
+    del work
+    gpu, reader = setting.gpu, Reader(setting)
+    first, language, clips = min(reader.prompts.chosen), reader.model.model.language_model, setting.sizes.micro_batch
+    vectors, labels = reader.events(clips), torch.arange(clips, device=reader.device)
+    with torch.no_grad(), gpu.mixed():
+        whole = float(reader.listwise(vectors, labels))
+        sequence = packed(reader.model, reader.embedded(vectors), reader.trie)
+        states = run_packed(reader.model, below(language, first), sequence, reader.trie)
+        upper = float(F.cross_entropy(score_states(reader.model, states, reader.trie, first), labels))
+
+    def loss(_: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(score_states(reader.model, states, reader.trie, first), labels)
+
+    full, job = gpu.cost(reader.job(reader.listwise)), reader.job(loss)
+    cost = gpu.cost(job)
+    name = f"stage 2: micro-batch of {clips}, {reader.names} names, from the stored output of {first} layers"
+    yield from step_figures(name, cost, flops(job), gpu.waits(job), GOAL)
+    yield Measurement("... speed-up over the whole step", full.seconds / cost.seconds, "x", 2.2, ">=")
+    yield Measurement("... difference of the loss, over the loss", abs(upper - whole) / whole, "x", 1e-3)
+    yield Measurement("... stored for a clip", states[0].nbytes / 1e6, "MB")
 
 
 def kernels(setting: Setting, work: Path) -> Iterator[Measurement]:
