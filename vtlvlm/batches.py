@@ -66,6 +66,16 @@ class EventBatch(NamedTuple):
     views: Tensor
 
 
+class HiddenBatch(NamedTuple):
+    """Inputs of the first layer with prompts, from the cache of hidden states."""
+
+    hidden: Tensor
+    """(B, C + N, L) in the type of the language model; C context tokens, N nodes of the label tree"""
+    labels: Tensor
+    clips: Tensor
+    views: Tensor
+
+
 def split_clips(batch: Any, size: int) -> list[Any]:
     """A batch of B clips -> batches of at most ``size`` clips, in order."""
     if len(batch.clips) <= size:

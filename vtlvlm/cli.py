@@ -20,6 +20,7 @@ COMMANDS = {
     "extract": "turn videos into a feature cache",
     "probe": "fit linear probes on a feature cache, the baseline of every result",
     "tokenize": "turn features into event sentences with a trained stage 1",
+    "extract-hidden": "run event sentences through the layers below the prompts, once for a whole training",
     "classify": "recognise the actions in video files",
     "export": "bundle a trained run for classify",
     "consolidate": "merge a sharded checkpoint into one file or a LLaVA folder",
@@ -53,7 +54,7 @@ TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 def overview() -> str:
     """The text of ``vtlvlm --help``."""
-    rows = "\n".join(f"  {name:11s} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:14s} {text}" for name, text in COMMANDS.items())
     return f"usage: vtlvlm COMMAND [options]\n\n{rows}\n\n`vtlvlm COMMAND --help` lists its options; --debug shows an error's traceback."
 
 
@@ -73,15 +74,15 @@ def run(arguments: Sequence[str]) -> int:
     name, rest = arguments[0], list(arguments[1:])
     if name not in COMMANDS:
         raise UsageError(f"{name}: no such command; there are {', '.join(COMMANDS)}")
-    if name in (*TRAINER_COMMANDS, "fetch", "extract", "tokenize"):
+    if name in (*TRAINER_COMMANDS, "fetch", "extract", "tokenize", "extract-hidden"):
         from vtlvlm.configs import resolved
 
         rest = resolved(rest)
     if name in TRAINER_COMMANDS:
         found: int = importlib.import_module("vtlvlm.commands.trainer").run([name, *rest])
         return found
-    module = importlib.import_module(f"vtlvlm.commands.{name}")
-    if hasattr(module, "main"):  # fetch, extract and tokenize, whose options are a configuration's
+    module = importlib.import_module(f"vtlvlm.commands.{name.replace('-', '_')}")
+    if hasattr(module, "main"):  # fetch, extract, tokenize and extract-hidden, whose options are a configuration's
         return module.main(rest)
     parser = Parser(prog=f"vtlvlm {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(parser)

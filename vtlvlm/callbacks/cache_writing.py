@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from vtlvlm.batches import EventTokens, FeatureBatch
+from vtlvlm.data.cache_format import Key
 from vtlvlm.data.carried import carry_index
 from vtlvlm.data.sharing import on_first
 from vtlvlm.system.disk import require_space
@@ -49,9 +50,9 @@ class CacheWriting(BasePredictionWriter):
         this hook, so that none writes before all know the missing rows."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.writer = self.make(data, trainer.global_rank)
-        self.wanted = data.predict_keys()
+        self.wanted = self.keys_of(data)
         done = on_first(trainer, self.writer.done)  # one process reads the names of all rows
-        data.skip(done, idle=True)
+        data.skip(done | (set(data.predict_keys()) - set(self.wanted)), idle=True)
         left = len(set(self.wanted) - done)
         of = f"{len(self.wanted):,} clips and views"
         room = on_first(trainer, lambda: require_space(self.writer.folder, left * (self.row_bytes + NAME_BYTES), f"{left:,} of {of}"))
@@ -105,6 +106,11 @@ class CacheWriting(BasePredictionWriter):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.writer.add(data.keys(held.clips, held.views), *held.columns, identities=data.identities(held.clips))
 
+    def keys_of(self, data: Any) -> list[Key]:
+        """The clips and views that the cache must hold."""
+        keys: list[Key] = data.predict_keys()
+        return keys
+
     def columns(self, prediction: Any) -> tuple[Tensor | None, ...]:
         """The arguments of the writer's ``add`` between keys and identities."""
         raise NotImplementedError
@@ -135,3 +141,26 @@ class EventWriter(CacheWriting):
     def columns(self, prediction: EventTokens) -> tuple[Tensor | None, ...]:
         """Code numbers, vectors and spans. Vectors stay on the device if the cache has a table of them."""
         return prediction.ids, None if self.writer.codes else prediction.vectors, prediction.spans
+
+
+class HiddenWriter(CacheWriting):
+    """Writes predicted ``HiddenStates`` with a ``HiddenCacheWriter``: training clips in all training views, validation clips in view 0.
+
+    Args:
+        make: As in the base class; it also gives the bytes of a row, which are known once the data are.
+    """
+
+    def __init__(self, make: Callable[[Any, int], tuple[Any, int]]) -> None:
+        def opened(data: Any, rank: int) -> Any:
+            writer, self.row_bytes = make(data, rank)
+            return writer
+
+        super().__init__(opened, 0)
+
+    def keys_of(self, data: Any) -> list[Key]:
+        train, val = (set(data.clip_names(side)) for side in (data.split.train, data.split.val))
+        return [(name, view) for name, view in data.predict_keys() if name in train or (name in val and view == 0)]
+
+    def columns(self, prediction: Any) -> tuple[Tensor, ...]:
+        """States and spans."""
+        return prediction.states, prediction.spans

@@ -29,6 +29,7 @@ from vtlvlm.callbacks.validation_steps import ValidationSteps
 from vtlvlm.commands import guard
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.data.hidden_cache import HiddenCache
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.probes.beside import ProbeBeside
@@ -278,11 +279,11 @@ def without_noise() -> Iterator[None]:
         log.removeFilter(telling)
 
 
-def parts(name: str, arguments: Sequence[str]) -> CachingCLI:
-    """The model, data module and trainer that a configuration describes, without running anything."""
+def parts(name: str, arguments: Sequence[str], stage: type[Stage] = VTEMModule) -> CachingCLI:
+    """The model, data module and trainer that a configuration of a stage describes, without running anything."""
     with without_noise():
         return CachingCLI(
-            VTEMModule,
+            stage,
             NTUDataModule,
             subclass_mode_model=True,
             save_config_callback=None,
@@ -313,7 +314,7 @@ def fill(cli: CachingCLI, module: LightningModule, writing: CacheWriting) -> int
         writing.close()
     if trainer.is_global_zero and cli.config["verify"]:
         folder, kind = writing.writer.folder, writing.writer.kind
-        size = {cache.kind: cache for cache in (FeatureCache, EventCache)}[kind].open(folder).verify()
+        size = {cache.kind: cache for cache in (FeatureCache, EventCache, HiddenCache)}[kind].open(folder).verify()
         print(f"{folder}: {len(writing.wanted):,} clips and views, {readable(size)}, all digests match")
     return 0
 

@@ -66,7 +66,7 @@ class MappedRows:
         return {**self.__dict__, "_maps": [None] * len(self.files)}
 
 
-class _Cache:
+class Cache:
     """A finished cache, read by rows. Subclasses define the rows."""
 
     kind: ClassVar[str]
@@ -167,7 +167,7 @@ class _Cache:
         return self._main.gather(rows)
 
 
-class FeatureCache(_Cache):
+class FeatureCache(Cache):
     """Features of clips, read row by row from memory-mapped shards.
 
     Attributes:
@@ -207,7 +207,7 @@ class FeatureCache(_Cache):
         return self._seconds(rows)
 
 
-class EventCache(_Cache):
+class EventCache(Cache):
     """Event sentences of clips. All code numbers lie in memory as one tensor (512 bytes per clip at M = 256).
 
     Attributes:
@@ -218,6 +218,11 @@ class EventCache(_Cache):
     """
 
     kind = "events"
+
+    @property
+    def events(self) -> str:
+        """Its own hash, as in hidden states made from it."""
+        return self.hash
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
         super().__init__(folder, meta)

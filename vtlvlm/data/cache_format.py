@@ -1,9 +1,9 @@
 """The format of a cache folder: its description, its shards, and the clips in each shard.
 
 ``meta.json`` holds the kind of the cache, its provenance, and whether it is complete. A shard is two safetensors files. The main file
-(``features-…``, ``ids-…`` or ``vectors-…``) holds the big tensor. The rows file (``rows-…``) holds times or spans, the clips' names, views
-and identities, and a digest of both tensors. The rows file is written first; the shard exists once its main file does. Each rank writes its
-own shards.
+(``features-…``, ``ids-…``, ``vectors-…`` or ``hidden-…``) holds the big tensor. The rows file (``rows-…``) holds times or spans, the clips'
+names, views and identities, and a digest of both tensors. The rows file is written first; the shard exists once its main file does. Each
+rank writes its own shards.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Key = tuple[str, int]
 """Clip name and view."""
 
 CACHE_VERSION = 2
-MAKERS = {"features": "vtlvlm extract", "events": "vtlvlm tokenize"}
+MAKERS = {"features": "vtlvlm extract", "events": "vtlvlm tokenize", "hidden": "vtlvlm extract-hidden"}
 
 
 NOTES = ("features_folder", "extractor_settings")
@@ -101,6 +101,15 @@ def read_meta(folder: Path, kind: str) -> dict[str, Any]:
     return meta
 
 
+def kind_of(folder: Path) -> str | None:
+    """The kind that a cache's description names; None if it cannot be read, which :func:`read_meta` explains."""
+    try:
+        found = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["kind"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
+
+
 def _require_meta(meta: Mapping[str, Any]) -> None:
     """Raise ValueError unless every value of a description has the type that its readers need."""
     made = meta["provenance"]
@@ -118,9 +127,11 @@ def require_same(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, A
         raise DataError(f"{folder}: made with {key} = {old!r}, expected {new!r}; name another folder or delete this one")
 
 
-_SHARD = re.compile(r"(features|ids|vectors)-r\d{5,9}-\d{6,9}\.safetensors", re.ASCII)
-_FORMS = {"features": ("<f2", 4, 2), "ids": ("<u2", 2, 3), "vectors": ("<f2", 3, 3)}
-"""Main tensor → its type, its number of dimensions, and the number of dimensions of the tensor in its rows file"""
+_SHARD = re.compile(r"(features|ids|vectors|hidden)-r\d{5,9}-\d{6,9}\.safetensors", re.ASCII)
+_KINDS = {"features": "features", "ids": "events", "vectors": "events", "hidden": "hidden"}
+"""Main tensor → the kind of its cache"""
+_FORMS = {"features": (("<f2",), 4, 2), "ids": (("<u2",), 2, 3), "vectors": (("<f2",), 3, 3), "hidden": (("<u2", "<f4"), 3, 3)}
+"""Main tensor → its possible types, its number of dimensions, and the number of dimensions of the tensor in its rows file"""
 LARGEST_VIEW = 100_000
 
 
@@ -172,7 +183,7 @@ def open_shard(path: Path, kind: str) -> Shard:
 
     Args:
         path: The shard's main file.
-        kind: ``features`` or ``events``.
+        kind: ``features``, ``events`` or ``hidden``.
 
     Raises:
         DataError: A file is missing, damaged or of another kind, or the two do not fit.
@@ -180,14 +191,10 @@ def open_shard(path: Path, kind: str) -> Shard:
     name = path.name.split("-")[0]
     main, side = open_tensor(path, name), open_tensor(rows_file(path), "rows")
     rows = _rows_of(side)
-    dtype, main_dims, side_dims = _FORMS[name]
+    types, main_dims, side_dims = _FORMS[name]
     count = len(rows.names)
-    if (name == "features") != (kind == "features") or (main.dtype, len(main.shape), side.dtype, len(side.shape)) != (
-        dtype,
-        main_dims,
-        "<f4",
-        side_dims,
-    ):
+    forms = len(main.shape), side.dtype, len(side.shape)
+    if _KINDS[name] != kind or main.dtype not in types or forms != (main_dims, "<f4", side_dims):
         raise DataError(f"{path}: not a tensor of a cache of {kind}; delete it and run `{MAKERS[kind]}` again")
     if not (main.shape[0] == side.shape[0] == count == len(rows.views) == len(rows.identities)):
         raise DataError(f"{path}: does not fit {side.path.name}; delete both files and run `{MAKERS[kind]}` again")

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vtlvlm.data.cache import EventCache, FeatureCache
-from vtlvlm.data.cache_format import first_difference, frames_taken
+from vtlvlm.data.cache import Cache, FeatureCache
+from vtlvlm.data.cache_format import MAKERS, first_difference, frames_taken
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.sampling import TEST_VIEWS
 from vtlvlm.data.split import Split
@@ -42,7 +42,7 @@ class StoredViews(NamedTuple):
         return self.rows[np.searchsorted(self.views, views), clips]
 
 
-def stored_views(cache: FeatureCache | EventCache, index: ClipIndex, sides: Split) -> StoredViews:
+def stored_views(cache: Cache, index: ClipIndex, sides: Split) -> StoredViews:
     """The views of an index's clips in a cache.
 
     Raises:
@@ -52,11 +52,11 @@ def stored_views(cache: FeatureCache | EventCache, index: ClipIndex, sides: Spli
     return StoredViews(views, rows_in(cache, views, index, sides))
 
 
-def rows_in(cache: FeatureCache | EventCache, views: NDArray[np.int64], index: ClipIndex, sides: Split) -> NDArray[np.int64]:
+def rows_in(cache: Cache, views: NDArray[np.int64], index: ClipIndex, sides: Split) -> NDArray[np.int64]:
     """Find the cache row of each clip and view, and check every clip of the split.
 
     Args:
-        cache: Features or events.
+        cache: Features, events or hidden states, which test clips have none of.
         views: (V,) numbers of views; the first is 0.
         index: n clips.
         sides: The split. Its clips must be in the cache in view 0, and their videos unchanged.
@@ -68,13 +68,12 @@ def rows_in(cache: FeatureCache | EventCache, views: NDArray[np.int64], index: C
         DataError: A clip of the split is missing, or its video has changed since.
     """
     rows = np.stack([cache.rows(index.name, view) for view in views])
-    wanted = np.concatenate([sides.train, sides.val, sides.test])
+    wanted = np.concatenate([sides.train, sides.val, *([] if cache.kind == "hidden" else [sides.test])])
     lacking = wanted[rows[0, wanted] < 0]
     if len(lacking):
-        maker = "tokenize" if isinstance(cache, EventCache) else "extract"
         raise DataError(
             f"{cache.folder}: lacks {len(lacking)} of {len(wanted)} clips, the first being {index.name[lacking[0]]}; "
-            f"run `vtlvlm {maker}` into this folder again"
+            f"run `{MAKERS[cache.kind]}` into this folder again"
         )
     made, now = cache.identities[rows[0, wanted]], index.identity[wanted]
     size = index.size[wanted]

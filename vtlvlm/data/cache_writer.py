@@ -33,7 +33,7 @@ _SHARD_BYTES = 64 * 2**20
 _SHARD_SECONDS = 60.0  # a killed process loses at most this much work
 
 
-class _CacheWriter:
+class CacheWriter:
     """Writes one rank's part of a cache. Subclasses define the rows."""
 
     kind: ClassVar[str]
@@ -144,7 +144,7 @@ class _CacheWriter:
         self.close()
 
 
-class FeatureCacheWriter(_CacheWriter):
+class FeatureCacheWriter(CacheWriter):
     """Writes features as float16.
 
     Args:
@@ -180,7 +180,7 @@ class FeatureCacheWriter(_CacheWriter):
         self._append(keys, "features", stored.numpy(), times.detach().to("cpu", torch.float32).numpy(), identities)
 
 
-class EventCacheWriter(_CacheWriter):
+class EventCacheWriter(CacheWriter):
     """Writes event sentences: code numbers as uint16, or float16 vectors for the identity quantiser.
 
     Args:

@@ -19,7 +19,8 @@ from vtlvlm.data.augment import ClipAugmentation
 from vtlvlm.data.batching import DECODED, micro_batch, passes, share_of
 from vtlvlm.data.cache import EventCache, FeatureCache, Key
 from vtlvlm.data.cache_rows import StoredViews, rows_in, stored_views, target_rows
-from vtlvlm.data.datasets import ClipDataset, ClipLoader, EventDataset, FeatureDataset, Targets, VideoDataset, loader
+from vtlvlm.data.datasets import ClipDataset, ClipLoader, FeatureDataset, Targets, VideoDataset, loader
+from vtlvlm.data.hidden_cache import HiddenCache, open_sentences, sentences
 from vtlvlm.data.index import ClipIndex
 from vtlvlm.data.samplers import EpochProgress, ExactSampler, Item, TrainSampler
 from vtlvlm.data.sampling import TEST_VIEWS, FrameSampling
@@ -39,7 +40,7 @@ class NTUDataModule(LightningDataModule):
     Args:
         source: The folder of clips, its labels and its split.
         features: Feature cache to read instead of videos (``vtlvlm extract``).
-        events: Event cache to read instead of features or videos (``vtlvlm tokenize``).
+        events: Event cache to read instead (``vtlvlm tokenize``); or hidden states to train from (``vtlvlm extract-hidden``).
         target_features: Feature cache of the same clips and views by another extractor. With ``target: llava``, stage 1 rebuilds these
             features from ``features``. Only the picture size may differ between the two samplings.
         sampling: Frames to take from videos. Caches have a sampling of their own.
@@ -86,7 +87,7 @@ class NTUDataModule(LightningDataModule):
         self.seed, self.augmentation = seed, augmentation
         self._most, self._whole = micro_batch_size, False
         self.features_cache: FeatureCache | None = None
-        self.events_cache: EventCache | None = None
+        self.events_cache: EventCache | HiddenCache | None = None
         self.targets_cache: FeatureCache | None = None
         self._prepared: ClipIndex | Exception | None = None
         self._index: ClipIndex | None = None
@@ -120,7 +121,7 @@ class NTUDataModule(LightningDataModule):
             if not self.source.allow_duplicates:
                 refuse_leak(self._index, self._split)
             if self.events is not None:
-                self.events_cache = EventCache.open(self.events)
+                self.events_cache = open_sentences(self.events)
             elif self.features is not None:
                 self.features_cache = FeatureCache.open(self.features)
             if self._cache is not None:
@@ -227,7 +228,7 @@ class NTUDataModule(LightningDataModule):
         return own if cache is None else cache.provenance.get("sampling", own)
 
     @property
-    def _cache(self) -> FeatureCache | EventCache | None:
+    def _cache(self) -> FeatureCache | EventCache | HiddenCache | None:
         return self.events_cache if self.events_cache is not None else self.features_cache
 
     def clip_names(self, clips: Tensor | NDArray[np.int64] | Sequence[int]) -> list[str]:
@@ -383,7 +384,7 @@ class NTUDataModule(LightningDataModule):
 
     def _dataset(self, targets: bool) -> ClipDataset:
         if self._stored is not None and self.events_cache is not None:
-            return EventDataset(self.index.label, self.events_cache, *self._stored)
+            return sentences(self.index.label, self.events_cache, *self._stored)
         if self._stored is not None and self.features_cache is not None:
             wanted = None
             if targets and self.targets_cache is not None and self._target_rows is not None:

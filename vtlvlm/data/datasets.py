@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
+from vtlvlm.batches import EventBatch, FeatureBatch, HiddenBatch, VideoBatch
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.cuda_video import require_gpu_decoding
 from vtlvlm.data.index import ClipIndex
@@ -26,7 +26,7 @@ from vtlvlm.data.video import Decoder, VideoError, decode_sampled
 from vtlvlm.errors import DataError
 from vtlvlm.system.cpu import cores_of_a_process
 
-Batch = VideoBatch | FeatureBatch | EventBatch
+Batch = VideoBatch | FeatureBatch | EventBatch | HiddenBatch
 
 
 PATIENCE = 1800

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -12,28 +11,25 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from vtlvlm.batches import EventBatch, FeatureBatch, VideoBatch
+from vtlvlm.batches import EventBatch, FeatureBatch, HiddenBatch, VideoBatch
 from vtlvlm.data.cache_format import made_of
+from vtlvlm.data.datasets import Batch
+from vtlvlm.data.hidden_cache import HiddenCache
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.base_identity import base_identity, require_same_base
 from vtlvlm.lvlm.llava import Llava, projector_origin
-from vtlvlm.lvlm.projector_init import EventMoments, fit_votes
 from vtlvlm.lvlm.reasoner import EventReasoner, LabelScores
 from vtlvlm.metrics.actions import action_metrics, confusion, mean_over_views
 from vtlvlm.metrics.calibration import FittedTemperature, calibration_metrics
 from vtlvlm.stages.announcements import say_few_clips, say_trained
 from vtlvlm.stages.compatibility import module_hash, require_same_origin, require_same_split, require_unseen_validation
 from vtlvlm.stages.stage import AdamW, Stage, Start
+from vtlvlm.stages.starting_values import align_projector, measure_prior
+from vtlvlm.stages.stored_states import require_stored
 from vtlvlm.stages.vtem import VTEMModule
-
-START_CLIPS = 4096
-"""Number of training clips and views that the projector's closed-form start reads"""
-PRIOR_CLIPS = 64
-"""Number of training clips and views that the prior is measured on"""
 
 
 class PromptTuningModule(Stage):
@@ -107,10 +103,12 @@ class PromptTuningModule(Stage):
             raise UsageError("targets are for stage 1: leave data.target_features out")
         if data.events_cache is not None:
             cache = data.events_cache
+            if isinstance(cache, HiddenCache):
+                self._require_stored(cache, stage)
             made = {name: made_of(cache, name, str) for name in ("vtem", "vtem_hash", "protocol", "train_hash")}
             width, tokens = cache.event_dim, cache.num_tokens
             self.table = None if cache.table is None else cache.table.float()
-            stage1 = {"checkpoint": made["vtem"], "hash": made["vtem_hash"], "events": cache.hash}
+            stage1 = {"checkpoint": made["vtem"], "hash": made["vtem_hash"], "events": cache.events}
             require_same_split(made, data.source.protocol, data.train_hash)
         else:
             if self.vtem is None:
@@ -138,6 +136,14 @@ class PromptTuningModule(Stage):
             self._require(self._provenance, origin, "this module")
         self._provenance = origin
 
+    def _require_stored(self, cache: HiddenCache, stage: str) -> None:
+        """Refuse hidden states that hold not what is read, or other states than the reasoner's."""
+        if stage in ("test", "predict"):
+            raise UsageError(
+                f"{cache.folder}: hidden states, of training and validation clips only: give the event cache (--data.events DIR)"
+            )
+        require_stored(self.reasoner, cache, self.data.classes)
+
     def _require(self, made: dict[str, Any], now: dict[str, Any], what: str) -> None:
         """Refuse weights of another training split, events or categories, and validation clips that the weights were trained on."""
         require_same_origin(made, now, what)
@@ -161,6 +167,8 @@ class PromptTuningModule(Stage):
         """The processes that share the model, with ModelParallelStrategy; else None."""
         if self._trainer is None or (mesh := self.device_mesh) is None:
             return None
+        if isinstance(self.data.events_cache, HiddenCache):
+            raise UsageError("ModelParallelStrategy: reads no hidden states; use strategy ddp, or the event cache (--data.events DIR)")
         if mesh["tensor_parallel"].size() > 1:
             raise UsageError(
                 f"ModelParallelStrategy: set data_parallel_size to the number of processes ({mesh.size()}) and tensor_parallel_size to 1"
@@ -216,9 +224,9 @@ class PromptTuningModule(Stage):
             return
         say_few_clips(self.data.index.label[self.data.split.train], len(self.classes))
         if self.reasoner.init_projector == "probe":
-            self._align()
+            align_projector(self)
         if self.reasoner.label_score == "pmi":
-            self._measure_prior()
+            self.reasoner.prior = measure_prior(self)
 
     def on_test_start(self) -> None:
         """Log the trained parameters."""
@@ -254,45 +262,6 @@ class PromptTuningModule(Stage):
             for _ in range(self._most_batches - self._batches):
                 self.reasoner(torch.zeros(1, self._provenance["num_tokens"], self._provenance["event_dim"], device=self.device))
 
-    def _training_vectors(self, clips: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Batches of event vectors (b, M, E), labels (b,) and groups (b,), until this rank has its part of that many clips and views."""
-        left = -(-clips // self.trainer.world_size)
-        for batch in self.training_batches():
-            yield self.vectors(batch)[:left], batch.labels[:left], self.data.groups(batch.clips[:left])
-            left -= len(batch.labels)
-            if left <= 0:
-                return
-
-    def _align(self) -> None:
-        moments = EventMoments(self._provenance["event_dim"]).to(self.device)
-        sentences = []
-        for vectors, label, group in self._training_vectors(START_CLIPS):
-            moments.add(self.reasoner.mix_sentence_mean(vectors))
-            sentences.append((vectors.mean(1), label, group))
-        means, labels, groups = map(torch.cat, zip(*sentences, strict=True))
-        if self.trainer.world_size > 1:
-            for buffer in moments.buffers():
-                torch.distributed.all_reduce(buffer)
-        means, labels, groups = map(self.of_all_ranks, (means, labels, groups))
-        votes = fit_votes(means, labels, groups, len(self.classes))
-        rank_zero_info(
-            f"the projector starts as a linear probe on {len(means):,} training sentences; its accuracy on held-out training groups is "
-            f"{votes.held_out:.3f} (stage 1 was trained on them, so expect less)"
-        )
-        self.reasoner.align(votes, moments)
-        if self.trainer.world_size > 1:
-            for parameter in self.reasoner.projector.parameters():
-                torch.distributed.broadcast(parameter.detach(), src=0)
-
-    @torch.no_grad()
-    def _measure_prior(self) -> None:
-        """The prior of ``pmi``: each label's mean log-likelihood over training clips of all ranks."""
-        vectors = torch.cat([vectors for vectors, _, _ in self._training_vectors(PRIOR_CLIPS)])
-        self.reasoner.eval()
-        likelihoods = torch.cat([self.reasoner(part).log_likelihood for part in vectors.split(8)])
-        self.reasoner.train()
-        self.reasoner.prior = self.of_all_ranks(likelihoods).double().mean(0).float()
-
     def train(self, mode: bool = True) -> PromptTuningModule:
         """Set training mode, but not for stage 1: its statistics and codebook must not change."""
         super().train(mode)
@@ -313,12 +282,14 @@ class PromptTuningModule(Stage):
         with torch.no_grad():
             return self.mapper.predict_step(batch, 0).vectors
 
-    def scores(self, batch: EventBatch | FeatureBatch | VideoBatch) -> LabelScores:
+    def scores(self, batch: Batch) -> LabelScores:
         """The categories' log-likelihoods and scores, each (B, A)."""
+        if isinstance(batch, HiddenBatch):
+            return self.reasoner.score_states(batch.hidden)
         found: LabelScores = self.reasoner(self.vectors(batch))
         return found
 
-    def on_train_batch_start(self, batch: EventBatch | FeatureBatch | VideoBatch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds each training step from seed, epoch, batch and rank, so that a resumed training draws the same random numbers. Without
         ``seed_everything`` torch's own state stays."""
         if (seed := os.environ.get("PL_GLOBAL_SEED")) is None:
@@ -326,9 +297,12 @@ class PromptTuningModule(Stage):
         place = (int(seed), self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
-    def training_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> Tensor:
+    def training_step(self, batch: Batch, index: int) -> Tensor:
         if self.objective == "generative":
-            loss = self.reasoner.generative_loss(self.vectors(batch), batch.labels)
+            if isinstance(batch, HiddenBatch):
+                loss = self.reasoner.generative_loss_of_states(batch.hidden, batch.labels)
+            else:
+                loss = self.reasoner.generative_loss(self.vectors(batch), batch.labels)
             self.log_terms("train", {"loss": loss}, len(batch.labels))
             return loss
         scores = self.scores(batch)
@@ -343,7 +317,7 @@ class PromptTuningModule(Stage):
         super().on_before_optimizer_step(optimizer)
         self.reasoner.temperature.fill_(1)
 
-    def _evaluate(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int, split: str) -> dict[str, Tensor]:
+    def _evaluate(self, batch: Batch, index: int, split: str) -> dict[str, Tensor]:
         scores = self.scores(batch)
         self._keep_pace(index)
         log_probs, first = mean_over_views(scores.score.log_softmax(-1), batch.clips)
@@ -376,14 +350,14 @@ class PromptTuningModule(Stage):
     def on_test_epoch_end(self) -> None:
         self.log("test/temperature", self.reasoner.temperature.clone(), sync_dist=True)
 
-    def validation_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> None:
+    def validation_step(self, batch: Batch, index: int) -> None:
         self._evaluate(batch, index, "val")
 
-    def test_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> dict[str, Tensor]:
+    def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """Row in the index, label and calibrated probabilities of each clip, averaged over its views."""
         return self._evaluate(batch, index, "test")
 
-    def predict_step(self, batch: EventBatch | FeatureBatch | VideoBatch, index: int) -> Tensor:
+    def predict_step(self, batch: Batch, index: int) -> Tensor:
         """Calibrated probabilities (B, A) of each view."""
         scores = self.scores(batch)
         self._keep_pace(index)
