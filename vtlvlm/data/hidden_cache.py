@@ -109,6 +109,7 @@ class HiddenDataset(CachedDataset):
     def __init__(self, labels: NDArray[np.int64], cache: HiddenCache, views: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
         super().__init__(labels, views, rows)
         self.cache = cache
+        self.clip_bytes = cache.row_bytes
 
     def __getitems__(self, items: Sequence[Item]) -> HiddenBatch:
         labels, clips, views = self.columns(items)
