@@ -12,6 +12,7 @@ from videos import encode, moving_block
 from vtlvlm.cli import main
 from vtlvlm.data import cuda_video
 from vtlvlm.data.container import VideoError
+from vtlvlm.data.datasets import ClipDataset, loader
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Cut, decode, decode_sampled, pixel_aspect
 from vtlvlm.errors import UsageError
@@ -155,3 +156,15 @@ def test_extract_is_refused_before_it_lists_a_folder_or_loads_weights(tmp_path: 
     assert main(["extract", "--config", "lightning_configs/stage1_small.yaml", *places]) == 2
     assert "data.source.decoder=cuda: " in capsys.readouterr().err
     assert not (tmp_path / "features").exists()
+
+
+def test_batches_that_are_made_on_a_gpu_need_no_loading_processes() -> None:
+    """CUDA does not survive a fork, and what is on a GPU cannot be pinned."""
+
+    class OnGpu(ClipDataset):
+        on_gpu = True
+
+    for dataset, workers in ((ClipDataset(np.zeros(3, np.int64)), 2), (OnGpu(np.zeros(3, np.int64)), 0)):
+        found = loader(dataset, sampler=[(0, 0), (1, 0), (2, 0)], batch_size=2, workers=2)  # type: ignore[arg-type]
+        assert found.num_workers == workers
+        assert found.pin_memory == (torch.cuda.is_available() and not dataset.on_gpu)
