@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_llava
 
-from vtlvlm.bench import lvlm, paper_size, prompt_training
+from vtlvlm.bench import lvlm, paper_size, prompt_training, stored_states
 from vtlvlm.cli import main
 
 SMALL = {"EVENTS": 6, "NAMES": {5: (1e3, 0.0), 8: (1e3, 0.0)}, "PART": 20}
@@ -22,16 +22,22 @@ def test_all_figures_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(lvlm, name, value)
     for name, value in {**TRAINING, "LLAVA": NARROW}.items():
         monkeypatch.setattr(prompt_training, name, value)
+    for name, value in {"EVENTS": 6, "NAMES": 5, "PROMPTS": 3, "LAYERS": "last:1"}.items():
+        monkeypatch.setattr(stored_states, name, value)
     monkeypatch.setattr(lvlm, "compose", tiny_llava)
     monkeypatch.setattr(paper_size, "NAMES", {})  # test_paper_size.py
     output = tmp_path / "b.json"
     assert main(["bench", "lvlm", "--repeats", "2", "--output", str(output)]) == 0
     found = json.loads(output.read_text())
-    assert len(found["rows"]) == 2 * 6 + 10 + 2
+    assert len(found["rows"]) == 2 * 6 + 10 + 3 + 2
     training = found["rows"][12:22]
     assert [row["holds"] for row in training if row["unit"] == "nats"] == [True]  # peft's loss
     assert [row["holds"] for row in training if "difference of a gradient" in row["work"]] == [True]
     assert [row["value"] for row in training if row["unit"] == "MB"] == [pytest.approx(3 * (2 * 9 * 3 * 32 * 4) / 1e6, abs=0.02)]
+    faster, apart, size = found["rows"][22:25]
+    assert faster["value"] > 0
+    assert apart["holds"]
+    assert size["value"] > 0
     for differences, ranks, *times in (found["rows"][:6], found["rows"][6:12]):
         assert differences["holds"]
         assert ranks["value"] == 0

@@ -16,6 +16,7 @@ def test_a_step_stays_within_its_operations(names: int) -> None:
     assert 0.8 * NAMES[names].most < plain / 1e12 <= NAMES[names].most
     assert 0.8 * NAMES[names].most_checkpointed < again / 1e12 <= NAMES[names].most_checkpointed
     assert 1.12 < again / plain < 1.2
+    assert 0.8 * NAMES[names].most_stored < step_flops(names, False, stored=True) / 1e12 <= NAMES[names].most_stored
 
 
 def test_attention_is_counted() -> None:
@@ -33,5 +34,5 @@ def test_attention_is_counted() -> None:
 def test_figures_meet_their_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vtlvlm.bench.paper_size.NAMES", {60: NAMES[60]})
     found = list(figures())
-    assert len(found) == 2
+    assert len(found) == 3
     assert all(figure.holds for figure in found)

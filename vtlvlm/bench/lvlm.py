@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from vtlvlm.bench import paper_size
+from vtlvlm.bench import paper_size, stored_states
 from vtlvlm.bench import prompt_training as training
 from vtlvlm.bench.harness import Measurement, alternate, ratio
 from vtlvlm.bench.vtem import LLAVA, TOWER
@@ -44,12 +44,8 @@ def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Meas
     del videos
     llava = compose(work / "llava")
     figures, facts = label_scores(llava, repeats)
-    return [*figures, *training.figures(llava, repeats), *trained_numbers(), *paper_size.figures()], {
-        "events": EVENTS,
-        "clips": 1,
-        "repeats": repeats,
-        **facts,
-    }
+    costs = [*training.figures(llava, repeats), *stored_states.figures(llava, repeats), *trained_numbers(), *paper_size.figures()]
+    return [*figures, *costs], {"events": EVENTS, "clips": 1, "repeats": repeats, **facts}
 
 
 # -- label scores --------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Llava
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.lvlm.scoring import LabelTrie, score
+from vtlvlm.lvlm.scoring import LabelTrie, score, score_states
 
 CLIPS, PROMPTS, LAYERS = 8, 16, "last:9"
 """A micro-batch of the paper's configuration, and its prompts"""
@@ -29,9 +29,10 @@ class Size(NamedTuple):
     nodes: int
     most: float
     most_checkpointed: float
+    most_stored: float
 
 
-NAMES = {60: Size(587, 232, 115, 135), 120: Size(888, 453, 192, 224)}
+NAMES = {60: Size(587, 232, 115, 135, 52), 120: Size(888, 453, 192, 224, 90)}
 
 
 def figures() -> Iterator[Measurement]:
@@ -41,22 +42,29 @@ def figures() -> Iterator[Measurement]:
         note = f"{size.context} context and {size.nodes} label tokens, counted on the meta device"
         yield Measurement(work, step_flops(names, False) / 1e12, "TFLOP", size.most, note=note)
         yield Measurement("... with gradient checkpointing", step_flops(names, True) / 1e12, "TFLOP", size.most_checkpointed)
+        stored = step_flops(names, False, stored=True) / 1e12
+        note = f"{(size.context + size.nodes) * int(LLAVA['hidden_size']) * 2 / 1e6:.1f} MB a clip"
+        yield Measurement("... from stored hidden states", stored, "TFLOP", size.most_stored, note=note)
 
 
-def step_flops(names: int, checkpointing: bool) -> int:
+def step_flops(names: int, checkpointing: bool, stored: bool = False) -> int:
     """Operations of the products and attentions of one micro-batch: forward, backward and what is computed again.
 
     Args:
         names: A key of :data:`NAMES`.
         checkpointing: Recompute each layer in the backward pass.
+        stored: The input of the first layer with prompts is given.
     """
     size = NAMES[names]
-    base, trie = paper_reasoner(checkpointing).base, label_tree(names, size.nodes)
+    reasoner, trie = paper_reasoner(checkpointing), label_tree(names, size.nodes)
+    base = reasoner.base
     assert base is not None
-    context = torch.empty(CLIPS, size.context, int(LLAVA["hidden_size"]), dtype=torch.bfloat16, device="meta")
+    positions = size.context + (size.nodes if stored else 0)
+    given = torch.empty(CLIPS, positions, int(LLAVA["hidden_size"]), dtype=torch.bfloat16, device="meta")
     labels = torch.empty(CLIPS, dtype=torch.int64, device="meta")
     with FlopCounterMode(display=False) as counting:
-        F.cross_entropy(score(base, context, trie), labels).backward()
+        scores = score_states(base, given, trie, reasoner.first_layer) if stored else score(base, given, trie)
+        F.cross_entropy(scores, labels).backward()
     return int(counting.get_total_flops())
 
 
