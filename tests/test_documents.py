@@ -12,7 +12,7 @@ from pipeline import Pipeline
 
 from vtlvlm.cli import COMMANDS, TRAINER_COMMANDS, Parser, main
 
-CONFIGURED = (*TRAINER_COMMANDS, "fetch", "extract", "tokenize")
+CONFIGURED = (*TRAINER_COMMANDS, "fetch", "extract", "tokenize", "extract-hidden")
 COMMAND_LINES = [line for line in typed() if line.words[0] == "vtlvlm" and "(the" not in line.words]
 OTHERS = [line for line in typed() if line.words[0] in ("make", "pip")]
 

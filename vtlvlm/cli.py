@@ -164,7 +164,7 @@ def told(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
         line = _flat(error.message)
         return 2, f"{shown(line, 1200)}{in_refusal(line)}; `vtlvlm {command} --help` lists the options"
     if kind == "OutOfMemoryError":  # torch's: its name is enough, so torch is not imported
-        advice = MEMORY if arguments[0] in (*TRAINER_COMMANDS, "extract", "tokenize") else ""
+        advice = MEMORY if arguments[0] in (*TRAINER_COMMANDS, "extract", "tokenize", "extract-hidden") else ""
         return 1, f"{gist(error)} {advice}".rstrip()
     if isinstance(error, MemoryError):
         return 1, f"out of memory{f' ({text})' if (text := gist(error)) else ''}; {SHORT[errno.ENOMEM]}"
