@@ -103,8 +103,9 @@ def read_meta(folder: Path, kind: str) -> dict[str, Any]:
 
 def kind_of(folder: Path) -> str | None:
     """The kind that a cache's description names; None if it cannot be read, which :func:`read_meta` explains."""
+    path = folder / "meta.json"
     try:
-        found = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["kind"]
+        found = json.loads(path.read_text(encoding="utf-8"))["kind"] if path.stat().st_size <= LARGEST_META else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if isinstance(found, str) else None

@@ -44,6 +44,11 @@ class HiddenCache(Cache):
         self.dtype = TYPES[name]
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """(C + N, L), the shape of a clip's states."""
+        return self._shape
+
+    @property
     def events(self) -> str:
         """Hash of the event cache that the states were made from."""
         return made_of(self, "events", str)

@@ -10,7 +10,7 @@ from transformers import LlavaConfig
 
 from vtlvlm.data.cache_format import plain, require_same
 from vtlvlm.data.hidden_cache import TYPES, HiddenCache
-from vtlvlm.errors import UsageError
+from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.base_identity import base_identity
 from vtlvlm.lvlm.llava import load_config
 from vtlvlm.lvlm.reasoner import EventReasoner
@@ -80,11 +80,14 @@ def require_stored(reasoner: EventReasoner, cache: HiddenCache, classes: Sequenc
     """Refuse hidden states of other settings than the reasoner's, before its weights are loaded.
 
     Raises:
-        DataError: Names the first difference.
+        DataError: Names the first difference, or the states have another shape.
         UsageError: Training would change the states.
     """
-    made = stored_states(reasoner, classes, cache.num_tokens).made
-    require_same(cache.folder, {name: cache.provenance.get(name) for name in made}, made)
+    stored = stored_states(reasoner, classes, cache.num_tokens)
+    require_same(cache.folder, {name: cache.provenance.get(name) for name in stored.made}, stored.made)
+    if cache.shape != (stored.positions, stored.width):
+        one, two = (" x ".join(map(str, shape)) for shape in (cache.shape, (stored.positions, stored.width)))
+        raise DataError(f"{cache.folder}: its states are {one}, its description needs {two}; delete the folder and make the cache anew")
 
 
 def _dtype(reasoner: EventReasoner, config: LlavaConfig) -> str:
