@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from vtlvlm.batches import EventBatch
+from vtlvlm.errors import UsageError
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 
 
@@ -28,6 +29,11 @@ class HiddenExtraction(PromptTuningModule):
 
     def __init__(self, module: PromptTuningModule) -> None:
         super().__init__(module.reasoner)
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            raise UsageError("ModelParallelStrategy: extract-hidden runs the whole model on each process; use strategy ddp")
+        super().configure_model()
 
     def on_predict_start(self) -> None:
         """Log nothing: no parameter is used that was trained."""
