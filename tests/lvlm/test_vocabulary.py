@@ -67,6 +67,14 @@ def test_products_in_halves_lose_nothing(dtype: torch.dtype, size: float) -> Non
     torch.testing.assert_close(to_both[1], to_weight.to(dtype), atol=smallest, rtol=2 * torch.finfo(dtype).eps)  # the head's own type
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-36])
+def test_gradients_of_a_loss_that_has_vanished(size: float) -> None:
+    hidden, weight = torch.randn(3, 8).bfloat16().float().requires_grad_(), torch.randn(9, 8).bfloat16()
+    (found,) = torch.autograd.grad(LogMass.apply(hidden, weight, True).sum() * size, hidden)
+    assert torch.isfinite(found).all()
+    assert found.abs().max() <= 10 * size
+
+
 def test_the_logits_of_all_words_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor are blocks of them kept for the backward pass."""
     hidden, weight = torch.randn(1, 4, 8, requires_grad=True), torch.randn(4 * WORDS, 8)

@@ -15,6 +15,8 @@ WORDS, WORDS_CUDA = 1_024, 8_192
 """Vocabulary entries whose logits are computed at a time: on a CPU they fit into its cache, on a GPU into a few launches"""
 SCALE = 1_024.0
 """Power of two that keeps small probabilities above float16's smallest numbers"""
+SMALLEST = 1e-30
+"""Gradients whose largest is below this become smaller, not infinite; all may be zero"""
 
 
 def token_log_probabilities(hidden: Tensor, weight: Tensor, slots: Tensor, targets: Tensor) -> Tensor:
@@ -71,7 +73,7 @@ class LogMass(torch.autograd.Function):
         factor = hidden.to(weight.dtype) if ctx.halves else hidden
         to_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         to_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        unit = grad.abs().amax().clamp_min(torch.finfo(grad.dtype).tiny) / SCALE if ctx.halves else torch.ones_like(grad[:1])
+        unit = grad.abs().amax().clamp_min(SMALLEST) / SCALE if ctx.halves else torch.ones_like(grad[:1])
         share = (grad / unit)[:, None]
         with _without_autocast(hidden.device):
             for start, words in _blocks(weight, factor.dtype):
