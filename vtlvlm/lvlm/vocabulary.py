@@ -16,7 +16,7 @@ WORDS, WORDS_CUDA = 1_024, 8_192
 SCALE = 1_024.0
 """Power of two that keeps small probabilities above float16's smallest numbers"""
 SMALLEST = 1e-30
-"""Gradients whose largest is below this become smaller, not infinite; all may be zero"""
+"""The least that gradients are divided by: all may be zero"""
 
 
 def token_log_probabilities(hidden: Tensor, weight: Tensor, slots: Tensor, targets: Tensor) -> Tensor:
