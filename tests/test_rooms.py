@@ -17,7 +17,7 @@ LAYERS = (
     {"callbacks", "probes"},
     {"recognizers"},
     {"cli"},  # finds commands by their names, when one is asked for
-    {"bench"},
+    {"ablation", "bench"},
     {"commands"},
     {"__main__"},
 )

@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "bundle a trained run for classify",
     "consolidate": "merge a sharded checkpoint into one file or a LLaVA folder",
     "bench": "benchmark this machine against the project's targets",
+    "ablate": "run a grid of experiments and print its table",
     "report": "write the report of a demo folder",
     "configs": "list or copy the shipped configurations",
     "fit": "train stage 1 or stage 2 from a configuration",

@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         probes = {name: asdict(result) for name, result in found.items()}
         content = {"protocol": args.protocol, "seed": args.seed, "features": cache.hash, "split": data.split_description, "probes": probes}
+        content |= {"clips": index.name[data.split.test].tolist(), "truth": index.label[data.split.test].tolist()}
         write_json(args.output, {**content, "environment": environment(args.seed)})
     if extractor is not None:
         export(args, data, extractor, features[train], chosen)

@@ -1,0 +1,52 @@
+"""The plan and the state of a grid, as the file ``grids/NAME.json`` of a work folder, which ``vtlvlm report`` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vtlvlm.ablation.grid import Grid
+from vtlvlm.ablation.plan import Plan, PlannedRun
+from vtlvlm.system.files import write_json
+
+VERSION = 1
+
+
+def write_state(work: Path, grid: Grid, plan: Plan, failed: Mapping[str, str]) -> None:
+    """Replace the file of a grid.
+
+    Args:
+        work: The work folder.
+        grid: The grid.
+        plan: Its plan.
+        failed: Name -> error of the items that failed.
+    """
+    arms = [
+        {
+            "name": arm.name,
+            "label": arm.label,
+            "paper": arm.paper,
+            "settings": plan.settings[arm.name],
+            "runs": [_run(run, plan, arm.name, failed) for run in plan.runs[arm.name]],
+        }
+        for arm in grid.arms
+    ]
+    head = {"version": VERSION, "name": grid.name, "table": grid.table, "title": grid.title, "protocol": plan.protocol}
+    content = {**head, "metric": grid.metric, "stages": 2 if grid.stage2 else 1, "arms": arms, "compare": list(grid.compare)}
+    path = work / "grids" / f"{grid.name}.json"
+    write_json(path, content)
+
+
+def _run(run: PlannedRun, plan: Plan, arm: str, failed: Mapping[str, str]) -> dict[str, Any]:
+    status, reason = "not run", None
+    if run.final is None:
+        reasons = [failed[name] for name in plan.trials.get(arm, ()) if name in failed]
+        status, reason = ("failed", reasons[0]) if reasons else (status, "its learning rate is not chosen yet")
+    elif run.final in failed:
+        status, reason = "failed", failed[run.final]
+    elif plan.items[run.final].done():
+        status = "done"
+    found = {name: value for name, value in asdict(run).items() if name != "final"}
+    return {**found, "status": status, "reason": reason}

@@ -1,0 +1,117 @@
+"""Runs grids in a work folder from the first missing item to the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from vtlvlm.ablation.grid import Grid
+from vtlvlm.ablation.items import Item, missing
+from vtlvlm.ablation.plan import Machine, Plan, Planner
+from vtlvlm.ablation.results import table
+from vtlvlm.ablation.runner import execute
+from vtlvlm.ablation.settings import Resolver
+from vtlvlm.ablation.state import write_state
+from vtlvlm.errors import UsageError
+from vtlvlm.system.locks import FileLock, Taken
+
+
+@contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """Lock a work folder.
+
+    Raises:
+        UsageError: Another process works in it, or it is a file.
+    """
+    if work.exists() and not work.is_dir():
+        raise UsageError(f"--work {work}: a file, not a folder; name another")
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(work / ".lock-ablate")
+    except Taken as error:
+        who = error.owner or "this process"
+        raise UsageError(f"{work}: another `vtlvlm ablate` works there ({who}); wait for it, stop it, or name another --work") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Study:
+    """Grids that share a work folder. Everything is checked before anything runs.
+
+    Args:
+        grids: The grids.
+        machine: The work folder and the places of this machine.
+
+    Raises:
+        UsageError: A grid cannot be planned.
+        DataError: A run folder is damaged.
+    """
+
+    def __init__(self, grids: Sequence[Grid], machine: Machine) -> None:
+        self.grids, self.work = grids, machine.work
+        resolve = Resolver(machine.work / "resolved.json" if machine.work.is_dir() else None)
+        self.planners = {grid.name: Planner(grid, machine, resolve) for grid in grids}
+        resolve.save()
+        self.failed: dict[str, str] = {}
+
+    def plans(self) -> dict[str, Plan]:
+        """The plan of each grid, as far as learning rates are chosen."""
+        return {name: planner.plan() for name, planner in self.planners.items()}
+
+    def todo(self, plans: dict[str, Plan]) -> list[Item]:
+        """The items that are neither done nor failed, each after those that it needs."""
+        items = {name: item for plan in plans.values() for name, item in plan.items.items()}
+        wanted = dict.fromkeys(name for plan in plans.values() for name in plan.wanted())
+        left = []
+        for item in missing(items, [name for name in wanted if name not in self.failed]):
+            if reason := next((self.failed[name] for name in (item.name, *item.needs) if name in self.failed), None):
+                self.failed[item.name] = reason
+            else:
+                left.append(item)
+        return left
+
+    def run(self, jobs: int) -> int:
+        """Run what is missing, print the tables and the failures. Returns 1 if an item failed."""
+        plans = self.plans()
+        while left := self.todo(plans):
+            self._write(plans)
+            self._execute(left, plans, jobs)
+            plans = self.plans()
+        self._write(plans)
+        for grid in self.grids:
+            print(f"\n{table(self.work, grid, plans[grid.name])}", flush=True)
+        return self._told(plans)
+
+    def _execute(self, left: Sequence[Item], plans: dict[str, Plan], jobs: int) -> None:
+        """Run items, and keep the state of each grid that has one that ended."""
+
+        def on_end(item: Item, error: str | None) -> None:
+            if error is not None:
+                self.failed[item.name] = error
+            self._write({name: plan for name, plan in plans.items() if item.name in plan.items})
+
+        self.failed |= execute(left, jobs, on_end)
+
+    def show(self) -> int:
+        """List what would run."""
+        left = self.todo(self.plans())
+        for item in left:
+            print(f"{item.title}  ({item.name})")
+        print(f"{len(left)} commands to run" if left else "nothing to run")
+        return 0
+
+    def _write(self, plans: dict[str, Plan]) -> None:
+        for grid in self.grids:
+            if grid.name in plans:
+                write_state(self.work, grid, plans[grid.name], self.failed)
+
+    def _told(self, plans: dict[str, Plan]) -> int:
+        """Print a line for each item that failed by itself."""
+        titles = {name: item for plan in plans.values() for name, item in plan.items.items()}
+        lines = {reason: titles[name] for name, reason in reversed(self.failed.items()) if name in titles}
+        for reason, item in reversed(lines.items()):
+            print(f"failed: {item.title}: {reason} ({item.log})", flush=True)
+        return int(bool(self.failed))

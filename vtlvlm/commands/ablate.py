@@ -1,0 +1,48 @@
+"""Run a grid of experiments: both stages of every arm, seed and fold, and one table at the end.
+
+A grid file names base configurations, overlays (arms), seeds and folds. Each step is an ordinary command of this project in a process of
+its own. Its result lies in the work folder under a name made from the settings that it depends on, so that no work is done twice, also
+between grids. A finished step is skipped and an interrupted one continues. A failed one is told at the end; all others still run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("grid", type=Path, nargs="+", help="grid file, or the name of a shipped one, such as small/table2_small.yaml")
+    parser.add_argument("--work", type=Path, default=Path("runs/ablation"), help="folder for all runs (default: %(default)s)")
+    parser.add_argument("--videos", type=Path, help="folder of videos, instead of the grid's")
+    parser.add_argument("--stage1", type=Path, action="append", default=[], metavar="YAML", help="configuration on top of every stage 1")
+    parser.add_argument("--stage2", type=Path, action="append", default=[], metavar="YAML", help="configuration on top of every stage 2")
+    parser.add_argument("--extract", type=Path, action="append", default=[], metavar="YAML", help="configuration on top for extract alone")
+    parser.add_argument("--jobs", type=int, default=1, help="commands at the same time on this machine (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="list what would run; run nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is missing, and print the table of each grid."""
+    from vtlvlm.ablation.grid import read_grid
+    from vtlvlm.ablation.plan import Machine
+    from vtlvlm.ablation.study import Study, alone
+    from vtlvlm.errors import UsageError
+
+    if args.jobs < 1:
+        raise UsageError(f"--jobs {args.jobs}: at least 1")
+    for path in (*args.stage1, *args.stage2, *args.extract):
+        if not path.is_file():
+            raise UsageError(f"{path}: no such configuration")
+    if args.videos is not None and not args.videos.is_dir():
+        raise UsageError(f"--videos {args.videos}: no such folder")
+    files = [[path.resolve() for path in paths] for paths in (args.stage1, args.stage2, args.extract)]
+    machine = Machine(args.work.absolute(), args.videos, *map(tuple, files))
+    grids = [read_grid(path) for path in args.grid]
+    if twice := {one.name for one in grids if sum(other.name == one.name for other in grids) > 1}:
+        raise UsageError(f"{twice.pop()}: two grids of one name; give one file another name")
+    if args.dry_run:
+        return Study(grids, machine).show()
+    with alone(machine.work):
+        return Study(grids, machine).run(args.jobs)
