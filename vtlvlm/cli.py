@@ -26,7 +26,7 @@ COMMANDS = {
     "consolidate": "merge a sharded checkpoint into one file or a LLaVA folder",
     "bench": "benchmark this machine against the project's targets",
     "ablate": "run a grid of experiments and print its table",
-    "report": "write the report of a demo folder",
+    "report": "write tables and figures of grids, of runs or of a demo",
     "configs": "list or copy the shipped configurations",
     "fit": "train stage 1 or stage 2 from a configuration",
     "validate": "evaluate a checkpoint on the validation people",

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from scipy.stats import binomtest
 
 from vtlvlm.report.runs import Confusion, Curve
 from vtlvlm.report.style import COLOURS, FAINT, INK, MUTED, house_style, label, new_figure
@@ -83,10 +82,10 @@ def confusion_figure(confusion: Confusion, title: str = "Confusion matrix", wors
         for spine in axes.spines.values():
             spine.set_visible(False)
         if not huge:
-            axes.set_xticks(np.arange(num + 1) - 0.5, minor=True)
-            axes.set_yticks(np.arange(num + 1) - 0.5, minor=True)
-            axes.grid(which="minor", color="white", linewidth=1.2 if small else 0.3)
-            axes.tick_params(which="minor", length=0)
+            edges = np.arange(num + 1) - 0.5  # lines are drawn faster than a grid of minor ticks
+            white: dict[str, Any] = {"color": "white", "linewidth": 1.2 if small else 0.3, "zorder": 1.5}
+            axes.hlines(edges, -0.5, num - 0.5, **white)
+            axes.vlines(edges, -0.5, num - 0.5, **white)
         if small:
             for row, column in np.argwhere(counts > 0):
                 dark = share[row, column] > 0.55
@@ -208,5 +207,7 @@ def accuracy_bars(rows: Sequence[ResultRow], chance: float) -> Figure:
 
 def wilson_interval(share: float, number: int) -> tuple[float, float]:
     """The 95 % confidence interval of a share of ``number`` independent trials (Wilson 1927), within [0, 1]."""
+    from scipy.stats import binomtest  # takes a second
+
     found = binomtest(round(share * number), number).proportion_ci(0.95, method="wilson")
     return float(found.low), float(found.high)

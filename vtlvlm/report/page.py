@@ -1,61 +1,22 @@
-"""The report as data, and its three formats: Markdown with PNG files, one self-contained HTML page, and a table on the terminal."""
+"""The demo's report as data, and its three formats: Markdown with PNG files, one self-contained HTML page, and a table on the terminal."""
 
 from __future__ import annotations
 
-import base64
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
-import jinja2
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from vtlvlm.errors import UsageError
-from vtlvlm.report.style import png
+from vtlvlm.report.document import Picture, Section, blocks, markdown_sections, template, unique
 from vtlvlm.report.tables import ResultRow, Table, as_markdown, as_text, duration_text, markdown, quantity, summary_table
-from vtlvlm.system.files import replacing, write_text
+from vtlvlm.system.files import write_text
 from vtlvlm.system.text import shown
 
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure of a section."""
-
-    name: str
-    """file name without extension; unique in the report"""
-    caption: str
-    figure: Figure
-
-    @cached_property
-    def png(self) -> bytes:
-        """The figure as PNG bytes, drawn once."""
-        return png(self.figure)
-
-    @property
-    def data_uri(self) -> str:
-        """The figure as a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
-
-    @property
-    def css_width(self) -> int:
-        """The figure's width in CSS pixels (96 per inch)."""
-        return round(self.figure.get_figwidth() * 96)
-
-
-@dataclass(frozen=True)
-class Section:
-    """A headed part of the report."""
-
-    title: str
-    text: str = ""
-    """plain paragraphs, separated by empty lines"""
-    pictures: Sequence[Picture] = ()
-    tables: Sequence[Table] = ()
+__all__ = ["Conditions", "Picture", "Report", "Section", "print_table", "write_html", "write_markdown"]
 
 
 @dataclass(frozen=True)
@@ -102,21 +63,10 @@ def write_markdown(report: Report, folder: Path) -> Path:
     Raises:
         UsageError: Two pictures have the same name.
     """
-    _unique_names(report)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    files = file_names(report)
-    parts = [f"# {markdown(report.title)}", *_blocks(report.summary, markdown), as_markdown(summary_table(report.rows))]
+    parts = [f"# {markdown(report.title)}", *blocks(report.summary, markdown), as_markdown(summary_table(report.rows))]
     parts += ["## Setting", as_markdown(conditions_table(report.conditions))]
     parts += ["## Difficulty of the videos (set before training)", as_markdown(report.difficulty)]
-    for section in report.sections:
-        parts.append(f"## {markdown(section.title)}")
-        parts += _blocks(section.text, markdown)
-        parts += [as_markdown(table) for table in section.tables]
-        for picture in section.pictures:
-            with replacing(folder / "figures" / files[picture.name]) as temporary:
-                temporary.write_bytes(picture.png)
-            caption = markdown(picture.caption)
-            parts.append(f"![{caption}](figures/{files[picture.name]})\n\n*{caption}*")
+    parts += markdown_sections(report.sections, folder)
     parts += ["## Versions and seed", as_markdown(versions_table(report))]
     if report.commands:
         lines = "\n".join(map(shown, report.commands))
@@ -133,17 +83,8 @@ def write_html(report: Report, path: Path) -> Path:
     Raises:
         UsageError: Two pictures have the same name.
     """
-    _unique_names(report)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vtlvlm", "report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda value: shown(value) if type(value) is str else value,  # Markup is ours
-    )
-    environment.filters.update(paragraphs=_paragraphs, slug=_slug)
-    page = environment.get_template("report.html.j2").render(
+    unique("pictures", [picture.name for section in report.sections for picture in section.pictures])
+    page = template("report.html.j2").render(
         report=report,
         line_end=Markup("\n"),
         summary=summary_table(report.rows),
@@ -202,36 +143,3 @@ def conditions_table(conditions: Conditions) -> Table:
 def versions_table(report: Report) -> Table:
     """The seed, then every version."""
     return Table(("", "version"), [("seed", str(report.conditions.seed)), *report.versions.items()])
-
-
-def _paragraphs(text: str) -> Markup:
-    return Markup("\n").join(Markup("<p>{}</p>").format(block) for block in _blocks(text, shown))
-
-
-def _blocks(text: str, harmless: Callable[[str], str]) -> list[str]:
-    """The paragraphs of a text, each escaped and on one line."""
-    return [harmless(" ".join(block.split())) for block in text.split("\n\n") if block.strip()]
-
-
-def _slug(title: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
-
-
-def file_names(report: Report) -> dict[str, str]:
-    """The file of each picture: its name without special characters of paths and links, plus a number if two files would be the same."""
-    found: dict[str, str] = {}
-    for section in report.sections:
-        for picture in section.pictures:
-            plain = re.sub(r"[^\w.-]+", "-", picture.name, flags=re.ASCII).strip(".-")[:80] or "picture"
-            name, number = plain, 1
-            while f"{name}.png" in found.values():
-                name, number = f"{plain}-{number + 1}", number + 1
-            found[picture.name] = f"{name}.png"
-    return found
-
-
-def _unique_names(report: Report) -> None:
-    names = [picture.name for section in report.sections for picture in section.pictures]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"report: two pictures are named {name!r}; give each its own file name")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vtlvlm.system.text import shown
+
+NOT_RUN = "not run"
+"""Text of a cell that no run has filled"""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,18 @@ class Table:
     rows: Sequence[Sequence[str]]
     strong: frozenset[int] = field(default_factory=frozenset)
     """row numbers to emphasise"""
+    headings: Mapping[int, str] = field(default_factory=dict)
+    """row number -> a line that stands before this row, over all columns"""
+    name: str = ""
+    """file name without extension, for formats with a file for each table; unique in a document"""
+    caption: str = ""
+    """what the table shows, in a sentence or two"""
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """For each column, whether every row holds a number or nothing."""
+        """For each column, whether every row holds a number, nothing, or ``not run``."""
         return tuple(
-            bool(self.rows) and all(_is_number(row[i]) for row in self.rows) and any(row[i] for row in self.rows)
+            any(_is_number(row[i]) and row[i] for row in self.rows) and all(_is_number(row[i]) or row[i] == NOT_RUN for row in self.rows)
             for i in range(len(self.header))
         )
 
@@ -64,6 +73,8 @@ def as_text(table: Table) -> str:
     lines.append(("  " if mark else "") + "  ".join("─" * width for width in widths))
     for number, row in enumerate(table.rows):
         lead = ("* " if number in table.strong else "  ") if mark else ""
+        if number in table.headings:
+            lines.append(shown(table.headings[number]))
         lines.append(_aligned(row, widths, table.numeric, lead))
     return "\n".join(lines)
 
@@ -73,6 +84,8 @@ def as_markdown(table: Table) -> str:
     ruler = ["---:" if numeric else ":---" for numeric in table.numeric]
     lines = [[markdown(cell) for cell in table.header], ruler]
     for number, row in enumerate(table.rows):
+        if number in table.headings:
+            lines.append([f"*{markdown(table.headings[number])}*", *[""] * (len(table.header) - 1)])
         lines.append([f"**{markdown(cell)}**" if number in table.strong and cell else markdown(cell) for cell in row])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -1,0 +1,321 @@
+"""Collects the results of a grid's arms: one figure for each seed, the right and wrong clips, and what was left out and why."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtlvlm.errors import DataError
+from vtlvlm.metrics.paired import Difference, paired_difference
+from vtlvlm.report.grids import Grid, GridArm, GridRun
+from vtlvlm.report.runs import Fit, Metrics, Run
+from vtlvlm.system.text import plain_cell
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The labelled rows of ``predictions_test.csv``, in the order of the clips' names: names, true classes and recognised classes (n,)."""
+
+    clips: NDArray[np.str_]
+    truth: NDArray[np.str_]
+    recognised: NDArray[np.str_]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """(n,) whether each clip was recognised."""
+        return self.truth == self.recognised
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A run with results.
+
+    Attributes:
+        folder: Its run folder.
+        plan: Its place in the grid.
+        metrics: Metrics of its test.
+        fit: Cost of its training; None for a model that was not trained.
+        answers: None without ``predictions_test.csv``, which a test of stage 1 does not write.
+    """
+
+    folder: Path
+    plan: GridRun
+    metrics: Metrics
+    fit: Fit | None
+    answers: Answers | None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that has no results, or none that belong into the table."""
+
+    arm: str
+    seed: int | None
+    fold: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """The results of one arm.
+
+    Attributes:
+        arm: The arm.
+        tested: Its runs with results, over all seeds and folds of complete seeds.
+        seeds: Seed → the metric, averaged over the clips of all folds. Only seeds with all folds.
+        planned: Number of seeds in the plan.
+        clips: Test clips of a seed.
+        answers: Seed → answers over all folds.
+    """
+
+    arm: GridArm
+    tested: Sequence[Tested] = ()
+    seeds: dict[int | None, float] = field(default_factory=dict)
+    planned: int = 0
+    clips: int = 0
+    answers: dict[int | None, Answers] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over seeds; None without one."""
+        return statistics.fmean(self.seeds.values()) if self.seeds else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds (n - 1); None with fewer than two."""
+        return statistics.stdev(self.seeds.values()) if len(self.seeds) > 1 else None
+
+
+@dataclass(frozen=True)
+class GridResult:
+    """The results of a grid: one for each arm, in the order of the plan, and what was left out."""
+
+    grid: Grid
+    arms: Sequence[ArmResult]
+    left_out: Sequence[LeftOut]
+
+    @property
+    def clips(self) -> int:
+        """Test clips of the first arm with results; 0 without one."""
+        return next((arm.clips for arm in self.arms if arm.clips), 0)
+
+    def of(self, name: str) -> ArmResult:
+        """The results of an arm."""
+        return next(result for result in self.arms if result.arm.name == name)
+
+
+def collect(grid: Grid) -> GridResult:
+    """Read the runs of a grid. A run that is missing, unfinished, damaged or of another protocol is left out with its reason."""
+    out: list[LeftOut] = []
+    found = []
+    protocols: dict[str | None, str | None] = {} if grid.protocol is None else {None: grid.protocol}  # fold -> protocol
+    for arm in grid.arms:
+        tested: list[Tested] = []
+        for run in arm.runs:
+            try:
+                one = read_run(grid.work, run)
+                expected = protocols.setdefault(run.fold, one.metrics.protocol)
+                if one.metrics.protocol != expected:
+                    raise DataError(f"tested under {one.metrics.protocol}, and this table is of {expected}")
+                tested.append(one)
+            except DataError as error:
+                out.append(LeftOut(arm.label, run.seed, run.fold, str(error)))
+        chosen, ambiguous = _chosen(tested, arm)
+        out += ambiguous
+        out = [reason for reason in out if not _other_rate(reason, arm, chosen)]
+        result, incomplete = _arm_result(grid, arm, chosen)
+        out += [reason for reason in incomplete if not any(_same_place(reason, known) for known in out)]
+        found.append(result)
+    return GridResult(grid, found, out)
+
+
+def read_run(work: Path, run: GridRun) -> Tested:
+    """The results of one run.
+
+    Raises:
+        DataError: There are none, with the reason.
+    """
+    if run.stage2 is None or (run.status != "done" and not (work / run.stage2 / "metrics.json").is_file()):
+        raise DataError(f"{run.status}: {run.reason}" if run.reason else run.status)
+    return read_tested(work / run.stage2, run)
+
+
+def read_tested(folder: Path, run: GridRun | None = None) -> Tested:
+    """The results of a run folder.
+
+    Raises:
+        DataError: It is missing, half-written, damaged or of another version.
+    """
+    opened = Run.open(folder)
+    metrics, fit = opened.test, opened.fit
+    if metrics is None:
+        raise DataError(f"{folder}: {untested(folder, fit)}")
+    if not isinstance(metrics.metrics, dict) or not isinstance(metrics.num_clips, int) or not isinstance(metrics.provenance, dict):
+        raise DataError(f"{folder / 'metrics.json'}: not the format of this version; run the test again")
+    if fit is not None and not fit.finished:
+        raise DataError(f"{folder}: tested before the end of its training (step {fit.steps}); continue it, and test again")
+    table = folder / "predictions_test.csv"
+    answers = read_answers(table) if table.is_file() else None
+    if answers is not None and len(answers.clips) > metrics.num_clips:
+        raise DataError(f"{table}: {len(answers.clips)} clips, and metrics.json has {metrics.num_clips}; run the test again")
+    return Tested(folder, run or GridRun(metrics.seed, status="done"), metrics, fit, answers)
+
+
+def untested(folder: Path, fit: Fit | None) -> str:
+    """What a run folder without test metrics is, in words."""
+    if fit is None:
+        return "half-written, its training wrote no checkpoint" if (folder / "config.yaml").is_file() else "no run folder: no metrics.json"
+    return "trained, but not tested" if fit.finished else f"half-written, its training stopped at step {fit.steps}"
+
+
+def read_answers(path: Path) -> Answers:
+    """The clips, true and recognised classes of a table of predictions, without their probabilities. Clips without a label are left out.
+
+    Raises:
+        DataError: The file is not such a table.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+
+    wanted = ["f0", "f1", "f2"]
+    try:
+        if _header(path)[:3] != ["clip", "truth", "recognised"]:
+            raise DataError(f"{path}: not a table of predictions of this version; run the test again")
+        table = pyarrow.csv.read_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(skip_rows=1, autogenerate_column_names=True, use_threads=False),
+            convert_options=pyarrow.csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())),
+        )
+    except (pa.ArrowInvalid, UnicodeDecodeError, StopIteration) as error:
+        raise DataError(f"{path}: a damaged table ({str(error)[:200]}); run the test again") from error
+    clips, truth, recognised = (np.array([plain_cell(text) for text in table[name].to_pylist()], dtype=np.str_) for name in wanted)
+    order = np.argsort(clips, kind="stable")
+    order = order[truth[order] != ""]
+    return Answers(clips[order], truth[order], recognised[order])
+
+
+def read_confidence(path: Path) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The probability of the recognised class of each labelled clip (n,), and whether it was right (n,)."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [(max(map(float, row[3:])), row[1] == row[2]) for number, row in enumerate(csv.reader(file)) if number and row[1]]
+    confidence, right = zip(*rows, strict=True) if rows else ((), ())
+    return np.array(confidence, dtype=np.float64), np.array(right, dtype=np.bool_)
+
+
+def _header(path: Path) -> list[str]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return next(csv.reader(file))
+
+
+def _chosen(tested: Sequence[Tested], arm: GridArm) -> tuple[list[Tested], list[LeftOut]]:
+    """One run for each seed and fold. Among several learning rates, the one with the lowest calibrated loss on validation people."""
+    places: dict[tuple[int | None, str | None], list[Tested]] = {}
+    for run in tested:
+        places.setdefault((run.plan.seed, run.plan.fold), []).append(run)
+    chosen, out = [], []
+    for (seed, fold), runs in places.items():
+        if len(runs) == 1:
+            chosen += runs
+            continue
+        try:
+            losses = [_validation_loss(run) for run in runs]
+        except DataError as error:
+            out.append(LeftOut(arm.label, seed, fold, f"{len(runs)} learning rates were tested, and {error}"))
+            continue
+        chosen.append(runs[int(np.argmin(losses))])
+    return chosen, out
+
+
+def _validation_loss(run: Tested) -> float:
+    found = Run(run.folder).validation
+    figures = {} if found is None else found.metrics
+    loss = figures.get("nll_calibrated", figures.get("nll"))
+    if loss is None:
+        raise DataError(f"{run.folder} has no metrics_val.json to choose by; run `vtlvlm validate`")
+    return loss
+
+
+def _other_rate(reason: LeftOut, arm: GridArm, chosen: Sequence[Tested]) -> bool:
+    """Whether a run that was left out only tried a learning rate which another run of its place was chosen over."""
+    return reason.arm == arm.label and any(_same_place(reason, LeftOut(arm.label, run.plan.seed, run.plan.fold, "")) for run in chosen)
+
+
+def _same_place(one: LeftOut, other: LeftOut) -> bool:
+    return (one.arm, one.seed, one.fold) == (other.arm, other.seed, other.fold)
+
+
+def _arm_result(grid: Grid, arm: GridArm, chosen: Sequence[Tested]) -> tuple[ArmResult, list[LeftOut]]:
+    folds = {run.fold for run in arm.runs}
+    seeds = {run.seed for run in arm.runs}
+    values, answers, kept, out, clips = {}, {}, [], [], 0
+    for seed in sorted(seeds, key=lambda seed: -1 if seed is None else seed):
+        runs = [run for run in chosen if run.plan.seed == seed]
+        missing = folds - {run.plan.fold for run in runs}
+        if missing:
+            if runs:
+                named = ", ".join(sorted(map(str, missing)))
+                out.append(LeftOut(arm.label, seed, None, f"{len(missing)} of {len(folds)} folds have no results ({named})"))
+            continue
+        figures = [run.metrics.metrics.get(grid.metric) for run in runs]
+        if any(figure is None for figure in figures):
+            out.append(LeftOut(arm.label, seed, None, f"its metrics hold no {grid.metric}"))
+            continue
+        sizes = [run.metrics.num_clips for run in runs]
+        values[seed] = sum(figure * size for figure, size in zip(figures, sizes, strict=True) if figure is not None) / sum(sizes)
+        clips = sum(sizes)
+        kept += runs
+        if all(run.answers is not None for run in runs):
+            answers[seed] = joined(run.answers for run in runs if run.answers is not None)
+    return ArmResult(arm, kept, values, len(seeds), clips, answers), out
+
+
+def joined(parts: Iterable[Answers]) -> Answers:
+    """The answers of several folds as one, in the order of the clips' names."""
+    clips, truth, recognised = map(np.concatenate, zip(*((p.clips, p.truth, p.recognised) for p in parts), strict=True))
+    order = np.argsort(clips, kind="stable")
+    return Answers(clips[order], truth[order], recognised[order])
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The difference of two results on the same clips, over the seeds that both have. ``why_not`` says why there is none."""
+
+    difference: Difference | None
+    seeds: int = 0
+    why_not: str = ""
+
+
+def compare(ours: ArmResult, theirs: ArmResult) -> Paired:
+    """The accuracy of one arm minus another's, with a bootstrap over clips."""
+    pair = shared(ours, theirs)
+    if isinstance(pair, str):
+        return Paired(None, why_not=pair)
+    one, other, _, _ = pair
+    return Paired(paired_difference(one, other), len(one))
+
+
+def shared(ours: ArmResult, theirs: ArmResult) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.str_], NDArray[np.str_]] | str:
+    """Right clips of two arms (R, n) over the seeds that both have, the clips' names and true classes; or why they cannot be paired."""
+    both = [seed for seed in ours.answers if seed in theirs.answers]
+    if not both:
+        return "no seed with predictions in both"
+    first = ours.answers[both[0]]
+    everyone = [arm.answers[seed] for arm in (ours, theirs) for seed in both]
+    if any(not np.array_equal(first.clips, answers.clips) for answers in everyone):
+        return "tested on other clips"
+    right = np.stack([answers.right for answers in everyone])
+    return right[: len(both)], right[len(both) :], first.clips, first.truth
+
+
+def alone(tested: Tested, label: str) -> ArmResult:
+    """A single run as an arm of its own, so that two runs can be compared."""
+    arm = GridArm(label, label, [replace(tested.plan, seed=None)])
+    top1 = tested.metrics.metrics.get("top1")
+    answers: dict[int | None, Answers] = {} if tested.answers is None else {None: tested.answers}
+    return ArmResult(arm, [tested], {} if top1 is None else {None: top1}, 1, tested.metrics.num_clips, answers)
