@@ -19,9 +19,10 @@ from vtlvlm.report.grids import open_grids
 from vtlvlm.report.paper_tables import table_four, table_one
 from vtlvlm.report.quotes import on_ntu, quotes
 from vtlvlm.report.run_sections import names_of
-from vtlvlm.report.scores import Paired, collect, compare, read_answers, read_confidence
+from vtlvlm.report.scores import Paired, collect, compare
 from vtlvlm.report.study import runs_document, work_document
 from vtlvlm.report.tables import NOT_RUN, Table
+from vtlvlm.report.tested import FEATURE_PROBE, read_answers, read_confidence
 from vtlvlm.system.files import write_json
 
 
@@ -133,6 +134,28 @@ def test_arms_on_other_clips_are_not_paired(tmp_path: Path) -> None:
     result = collect(open_grids(tmp_path)[0])
     assert compare(result.of("b"), result.of("a")).why_not == "tested on other clips"
     assert rows(grid_section(result, pictures=False).tables[0])["b"][2] == "tested on other clips"
+
+
+def test_a_grid_that_ends_with_stage_1_reads_the_probes_on_its_events(tmp_path: Path) -> None:
+    arms = []
+    for name, wrong in (("full", 0), ("worse", 4)):
+        probe = {"top1": (8 - wrong) / 8, "guesses": [number + (number < wrong) for number in range(8)]}
+        probes = {"codes: attention": probe, FEATURE_PROBE: {"top1": 0.5, "guesses": [0] * 8}}
+        content = {"protocol": "xsub60", "split": {"classes": 8}, "environment": {}, "probes": probes, "clips": [f"c{n}" for n in range(8)]}
+        write_json(tmp_path / "stage1" / name / "probes.json", {**content, "truth": list(range(8))})
+        arms.append({"name": name, "runs": [run_entry(None, stage1=f"stage1/{name}")]})
+    arms.append({"name": "torn", "runs": [run_entry(None, stage1="stage1/torn")]})
+    write_json(tmp_path / "stage1" / "torn" / "probes.json", {"probes": {}})
+    write_grid(tmp_path, "events", arms, table="", metric="codes: attention", stages=1)
+    result = collect(open_grids(tmp_path)[0])
+    section = grid_section(result)
+    found = rows(section.tables[0])
+    assert found["full"][:2] == ["100.0", "1"]
+    assert found["worse"][2].startswith("−50.0 [")
+    assert found["linear probe on the mean feature"][0] == "50.0"
+    assert found["torn"][0] == NOT_RUN
+    assert "not this version's probes" in section.tables[1].rows[0][-1]
+    assert [picture.name for picture in section.pictures] == ["events-classes"]
 
 
 @pytest.mark.parametrize(

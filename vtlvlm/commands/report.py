@@ -36,9 +36,15 @@ def run(args: argparse.Namespace) -> int:
         return report_work(works[0], args)
     if args.efficiency is not None:
         raise UsageError("--efficiency: goes with a work folder of `vtlvlm ablate`")
-    if len(args.folders) == 1 and any((args.folders[0] / name).exists() for name in ("probes.json", "untuned", "stage2")):
+    if len(args.folders) == 1 and is_demo(args.folders[0]):
         return report_demo(args.folders[0], args)
     return report_runs(args.folders, args)
+
+
+def is_demo(folder: Path) -> bool:
+    """Whether `vtlvlm demo` wrote a folder. The run folder of a stage 1 may hold probes too, but it has a configuration."""
+    steps = [name for name in ("stage2", "untuned", "probes.json") if (folder / name).exists()]
+    return bool(steps) and not (folder / "config.yaml").is_file()
 
 
 def report_work(work: Path, args: argparse.Namespace) -> int:

@@ -48,19 +48,25 @@ def accuracy_over(points: Sequence[Point], paper: Sequence[tuple[int, float]], s
         for point in ours:
             if len(point.seeds) > 1:
                 left.plot([point.setting] * len(point.seeds), point.seeds, "o", color=COLOURS[0], alpha=0.35, markersize=4, zorder=2)
-        for place, mean in zip(places, means, strict=True):
-            left.annotate(f"{mean:.1f}", (place, mean), (0, 7), textcoords="offset points", ha="center", fontsize=8.5)
+        _write_values(left, list(zip(places, means, strict=True)), INK)
         left.set_title(f"this code, {clips:,} test clips, {most} seed{'s' if most > 1 else ''}")
         right.plot(*zip(*paper, strict=True), color=MUTED, linewidth=1.4, linestyle=(0, (5, 3)), marker="s", markersize=4.5)
-        for place, value in paper:
-            right.annotate(f"{value:.1f}", (place, value), (0, 7), textcoords="offset points", ha="center", fontsize=8.5, color=MUTED)
+        _write_values(right, paper, MUTED)
         right.set_title("the paper, NTU RGB+D 60 X-Sub")
         for axes, ticks in ((left, places), (right, [place for place, _ in paper])):
             _log_axis(axes, ticks)
             axes.set(xlabel=setting, ylabel="top-1, %")
             axes.grid(axis="y")
-            axes.margins(x=0.12, y=0.22)
+            axes.margins(x=0.16, y=0.2)
     return figure
+
+
+def _write_values(axes: Axes, points: Sequence[tuple[float, float]], colour: str) -> None:
+    """Write each value beside its marker, away from the line to the next one."""
+    for number, (place, value) in enumerate(points):
+        rises = number + 1 < len(points) and points[number + 1][1] > value
+        offset = (7, -11 if rises else 5)
+        axes.annotate(f"{value:.1f}", (place, value), offset, textcoords="offset points", fontsize=8.5, color=colour)
 
 
 def _log_axis(axes: Axes, ticks: Sequence[float]) -> None:

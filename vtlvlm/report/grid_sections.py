@@ -12,8 +12,9 @@ from vtlvlm.report.document import Picture, Section
 from vtlvlm.report.figures import confusion_figure
 from vtlvlm.report.quotes import on_ntu, quotes
 from vtlvlm.report.runs import Confusion
-from vtlvlm.report.scores import ArmResult, GridResult, LeftOut, Paired, Tested, compare, read_confidence, shared
+from vtlvlm.report.scores import ArmResult, GridResult, LeftOut, Paired, compare, shared
 from vtlvlm.report.tables import NOT_RUN, Table
+from vtlvlm.report.tested import FEATURE_PROBE, Tested, read_classes, read_confidence
 
 SETTING = {"V": ("tokens", "windows"), "VI": ("codes",)}
 """Table of the paper -> settings of an arm that its figure may be drawn over, in the order of preference"""
@@ -49,7 +50,7 @@ def metric_text(result: ArmResult, metric: str) -> str:
 
 def is_accuracy(metric: str) -> bool:
     """Whether a metric is a share of clips."""
-    return metric in ("top1", "top5", "mean_class_accuracy") or metric.startswith(("codes", "features", "windows", "events"))
+    return metric in ("top1", "top5", "mean_class_accuracy") or ": " in metric  # the probes of stage 1 are named "codes: attention"
 
 
 def direction(ours: Paired, paper: float | None) -> str:
@@ -112,7 +113,7 @@ def arms_table(result: GridResult) -> Table:
     header += ["paper, %", "paper, minus its first", "direction"] if quoted else []
     rows = []
     for arm in result.arms:
-        paired = compare(arm, first) if arm is not first and arm.arm.name in grid.compare and grid.metric == "top1" else Paired(None)
+        paired = compare(arm, first) if arm is not first and arm.arm.name in grid.compare and grid.paired else Paired(None)
         cells = [arm.arm.label, metric_text(arm, grid.metric), _seeds(arm), interval(paired) or (paired.why_not if arm.seeds else "")]
         if quoted:
             paper = arm.arm.paper
@@ -143,9 +144,15 @@ def probe_row(arms: Sequence[ArmResult], columns: int) -> list[list[str]]:
                 for runs in by_seed.values()
             ]
             spread = statistics.stdev(values) if len(values) > 1 else None
-            cells = ["best linear probe on the same features", percent(statistics.fmean(values), spread), str(len(values))]
+            cells = [name_of_probe(arm), percent(statistics.fmean(values), spread), str(len(values))]
             return [cells + [""] * (columns - len(cells))]
     return []
+
+
+def name_of_probe(arm: ArmResult) -> str:
+    """The probe beside an arm: ``test`` chooses the best one; the probes of stage 1 have a fixed one."""
+    names = {str((run.metrics.probe or {}).get("name")) for run in arm.tested}
+    return "linear probe on the mean feature" if names == {FEATURE_PROBE} else "best linear probe on the same features"
 
 
 def left_out_table(result: GridResult) -> Table:
@@ -177,7 +184,7 @@ def grid_pictures(result: GridResult) -> list[Picture]:
     drawn = over_setting(result)
     if drawn is not None:
         found.append(drawn)
-    if first.answers:
+    if first.answers and grid.stages > 1:
         found.append(
             Picture(
                 f"{grid.name}-confusion",
@@ -187,6 +194,7 @@ def grid_pictures(result: GridResult) -> list[Picture]:
         )
         found.append(reliability_picture(first.tested, grid.name, first.arm.label))
     others = [(compare(arm, first), arm) for arm in result.arms if arm is not first and arm.arm.name in grid.compare]
+    others = others if grid.paired else []
     paired = [(abs(pair.difference.mean), arm) for pair, arm in others if pair.difference is not None]
     if paired:
         found.append(changes_picture(first, max(paired, key=lambda entry: entry[0])[1], grid.name))
@@ -214,10 +222,13 @@ def confusion_of(arm: ArmResult) -> Confusion:
     """Counts of true and recognised classes over all seeds."""
     answers = list(arm.answers.values())
     truth, recognised = (np.concatenate([getattr(a, name) for a in answers]) for name in ("truth", "recognised"))
-    names, place = np.unique(np.concatenate([truth, recognised]), return_inverse=True)
-    matrix = np.zeros((len(names), len(names)), dtype=np.int64)
-    np.add.at(matrix, (place[: len(truth)], place[len(truth) :]), 1)
-    return Confusion(matrix, tuple(map(str, names)))
+    found, place = np.unique(np.concatenate([truth, recognised]), return_inverse=True)
+    classes = read_classes(arm.tested[0].folder / "predictions_test.csv")  # in the order of the data
+    classes += [name for name in map(str, found) if name not in classes]
+    number = np.array([classes.index(str(name)) for name in found])[place]
+    matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(matrix, (number[: len(truth)], number[len(truth) :]), 1)
+    return Confusion(matrix, tuple(classes))
 
 
 def reliability_picture(tested: Iterable[Tested], name: str, label: str) -> Picture:

@@ -71,6 +71,7 @@ class Grid:
         metric: Name of the compared metric, such as ``top1``.
         arms: The rows; the first one is the full model.
         compare: Names of arms; the first one is compared with each other one.
+        stages: 2, or 1 if the grid ends with probes on the event sentences of stage 1.
     """
 
     work: Path
@@ -81,6 +82,12 @@ class Grid:
     metric: str
     arms: Sequence[GridArm]
     compare: Sequence[str]
+    stages: int = 2
+
+    @property
+    def paired(self) -> bool:
+        """Whether the metric is the share of right clips, so that arms can be compared clip by clip."""
+        return self.stages == 1 or self.metric == "top1"
 
     def arm(self, name: str) -> GridArm:
         """The arm of this name."""
@@ -126,6 +133,7 @@ def open_grid(file: Path, work: Path) -> Grid:
             str(plan.get("metric") or "top1"),
             arms,
             compare,
+            int(plan.get("stages", 2)),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{file}: a damaged plan ({type(error).__name__}: {error}); {remedy}") from error

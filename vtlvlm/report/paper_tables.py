@@ -11,8 +11,9 @@ from vtlvlm.errors import DataError
 from vtlvlm.report.document import Section
 from vtlvlm.report.grid_sections import percent, probe_row
 from vtlvlm.report.quotes import on_ntu, quotes
-from vtlvlm.report.scores import ArmResult, GridResult, Tested
+from vtlvlm.report.scores import ArmResult, GridResult
 from vtlvlm.report.tables import NOT_RUN, Table, quantity
+from vtlvlm.report.tested import Tested
 
 OURS = "this code"
 
@@ -85,10 +86,10 @@ def table_four(efficiency: Path | None) -> Section:
     """
     known = quotes().table4
     content = None if efficiency is None else _bench(efficiency)
-    rows = [["the paper: " + row.method, row.parameters, "", row.seconds, "", row.remark] for row in known]
+    rows = [[row.method, row.parameters, "", row.seconds, "", row.remark] for row in known]
     headings = {0: "Quoted from the paper, which does not name its machine"}
     if content is None:
-        headings[len(rows)] = "This code (`vtlvlm bench efficiency` writes efficiency.json)"
+        headings[len(rows)] = "This code: vtlvlm bench efficiency --output WORK/efficiency.json"
         rows.append([OURS, NOT_RUN, NOT_RUN, NOT_RUN, NOT_RUN, ""])
     for part in () if content is None else content["tables"]:
         headings[len(rows)] = str(part["title"])

@@ -11,8 +11,9 @@ from vtlvlm.report.figures import confusion_figure
 from vtlvlm.report.grid_sections import changes_picture, interval, percent, reliability_picture
 from vtlvlm.report.quotes import on_ntu, quotes
 from vtlvlm.report.runs import Run
-from vtlvlm.report.scores import ArmResult, Tested, alone, compare, read_tested
+from vtlvlm.report.scores import ArmResult, alone, compare
 from vtlvlm.report.tables import Table
+from vtlvlm.report.tested import Tested, read_tested
 
 DRAWN = 4
 """At most this many runs get charts of their own"""

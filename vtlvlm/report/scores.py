@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vtlvlm.errors import DataError
 from vtlvlm.metrics.paired import Difference, paired_difference
-from vtlvlm.report.grids import Grid, GridArm, GridRun
-from vtlvlm.report.runs import Fit, Metrics, Run
-from vtlvlm.system.text import plain_cell
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The labelled rows of ``predictions_test.csv``, in the order of the clips' names: names, true classes and recognised classes (n,)."""
-
-    clips: NDArray[np.str_]
-    truth: NDArray[np.str_]
-    recognised: NDArray[np.str_]
-
-    @property
-    def right(self) -> NDArray[np.bool_]:
-        """(n,) whether each clip was recognised."""
-        return self.truth == self.recognised
-
-
-@dataclass(frozen=True)
-class Tested:
-    """A run with results.
-
-    Attributes:
-        folder: Its run folder.
-        plan: Its place in the grid.
-        metrics: Metrics of its test.
-        fit: Cost of its training; None for a model that was not trained.
-        answers: None without ``predictions_test.csv``, which a test of stage 1 does not write.
-    """
-
-    folder: Path
-    plan: GridRun
-    metrics: Metrics
-    fit: Fit | None
-    answers: Answers | None
+from vtlvlm.report.grids import Grid, GridArm
+from vtlvlm.report.runs import Run
+from vtlvlm.report.tested import Answers, Tested, read_run
 
 
 @dataclass(frozen=True)
@@ -119,7 +84,7 @@ def collect(grid: Grid) -> GridResult:
         tested: list[Tested] = []
         for run in arm.runs:
             try:
-                one = read_run(grid.work, run)
+                one = read_run(grid, run)
                 expected = protocols.setdefault(run.fold, one.metrics.protocol)
                 if one.metrics.protocol != expected:
                     raise DataError(f"tested under {one.metrics.protocol}, and this table is of {expected}")
@@ -133,84 +98,6 @@ def collect(grid: Grid) -> GridResult:
         out += [reason for reason in incomplete if not any(_same_place(reason, known) for known in out)]
         found.append(result)
     return GridResult(grid, found, out)
-
-
-def read_run(work: Path, run: GridRun) -> Tested:
-    """The results of one run.
-
-    Raises:
-        DataError: There are none, with the reason.
-    """
-    if run.stage2 is None or (run.status != "done" and not (work / run.stage2 / "metrics.json").is_file()):
-        raise DataError(f"{run.status}: {run.reason}" if run.reason else run.status)
-    return read_tested(work / run.stage2, run)
-
-
-def read_tested(folder: Path, run: GridRun | None = None) -> Tested:
-    """The results of a run folder.
-
-    Raises:
-        DataError: It is missing, half-written, damaged or of another version.
-    """
-    opened = Run.open(folder)
-    metrics, fit = opened.test, opened.fit
-    if metrics is None:
-        raise DataError(f"{folder}: {untested(folder, fit)}")
-    if not isinstance(metrics.metrics, dict) or not isinstance(metrics.num_clips, int) or not isinstance(metrics.provenance, dict):
-        raise DataError(f"{folder / 'metrics.json'}: not the format of this version; run the test again")
-    if fit is not None and not fit.finished:
-        raise DataError(f"{folder}: tested before the end of its training (step {fit.steps}); continue it, and test again")
-    table = folder / "predictions_test.csv"
-    answers = read_answers(table) if table.is_file() else None
-    if answers is not None and len(answers.clips) > metrics.num_clips:
-        raise DataError(f"{table}: {len(answers.clips)} clips, and metrics.json has {metrics.num_clips}; run the test again")
-    return Tested(folder, run or GridRun(metrics.seed, status="done"), metrics, fit, answers)
-
-
-def untested(folder: Path, fit: Fit | None) -> str:
-    """What a run folder without test metrics is, in words."""
-    if fit is None:
-        return "half-written, its training wrote no checkpoint" if (folder / "config.yaml").is_file() else "no run folder: no metrics.json"
-    return "trained, but not tested" if fit.finished else f"half-written, its training stopped at step {fit.steps}"
-
-
-def read_answers(path: Path) -> Answers:
-    """The clips, true and recognised classes of a table of predictions, without their probabilities. Clips without a label are left out.
-
-    Raises:
-        DataError: The file is not such a table.
-    """
-    import pyarrow as pa
-    import pyarrow.csv
-
-    wanted = ["f0", "f1", "f2"]
-    try:
-        if _header(path)[:3] != ["clip", "truth", "recognised"]:
-            raise DataError(f"{path}: not a table of predictions of this version; run the test again")
-        table = pyarrow.csv.read_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(skip_rows=1, autogenerate_column_names=True, use_threads=False),
-            convert_options=pyarrow.csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())),
-        )
-    except (pa.ArrowInvalid, UnicodeDecodeError, StopIteration) as error:
-        raise DataError(f"{path}: a damaged table ({str(error)[:200]}); run the test again") from error
-    clips, truth, recognised = (np.array([plain_cell(text) for text in table[name].to_pylist()], dtype=np.str_) for name in wanted)
-    order = np.argsort(clips, kind="stable")
-    order = order[truth[order] != ""]
-    return Answers(clips[order], truth[order], recognised[order])
-
-
-def read_confidence(path: Path) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The probability of the recognised class of each labelled clip (n,), and whether it was right (n,)."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [(max(map(float, row[3:])), row[1] == row[2]) for number, row in enumerate(csv.reader(file)) if number and row[1]]
-    confidence, right = zip(*rows, strict=True) if rows else ((), ())
-    return np.array(confidence, dtype=np.float64), np.array(right, dtype=np.bool_)
-
-
-def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return next(csv.reader(file))
 
 
 def _chosen(tested: Sequence[Tested], arm: GridArm) -> tuple[list[Tested], list[LeftOut]]:

@@ -48,7 +48,7 @@ class Table:
     def numeric(self) -> tuple[bool, ...]:
         """For each column, whether every row holds a number, nothing, or ``not run``."""
         return tuple(
-            any(_is_number(row[i]) and row[i] for row in self.rows) and all(_is_number(row[i]) or row[i] == NOT_RUN for row in self.rows)
+            any(row[i] for row in self.rows) and all(_is_number(row[i]) or row[i] == NOT_RUN for row in self.rows)
             for i in range(len(self.header))
         )
 
