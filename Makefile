@@ -7,7 +7,7 @@ RUN ?= runs/demo
 PIP_INSTALL := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-gpu golden lint type format
+.PHONY: help setup demo test test-all test-gpu test-slurm golden lint type format
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,13 +30,17 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 # Three test modules run in parallel, with one thread each, also on two cores: tests wait for processes and files a fifth of their time.
 test: $(STAMP)  ## run the tests, about 5 minutes on two cores; make lint checks style and types
-	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu" --numprocesses 3 --dist loadscope
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu and not slurm" --numprocesses 3 --dist loadscope
 
 test-all: test  ## run all tests, also the long ones: the small language model, several processes, thousands of damaged files
-	$(PYTEST) -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu and not slurm"
 
 test-gpu: $(STAMP)  ## run the tests that need a CUDA device
 	$(PYTEST) -m gpu
+
+test-slurm: $(STAMP)  ## run the chain on a real Slurm of two nodes on this machine, with preemption, kills and a dead node (root, Debian)
+	@command -v slurmctld slurmd munged >/dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld slurmd munged >/dev/null || apt-get install --yes --quiet slurm-wlm munge
+	$(PYTEST) -m slurm tests/slurm
 
 golden: $(STAMP)  ## compare the losses of both small stages with the recorded ones, to the bit
 	$(BIN)/python tests/golden.py

@@ -14,7 +14,7 @@ LAYERS = (
     {"batches", "configs", "metrics"},
     {"data", "vtem", "lvlm", "report"},
     {"stages", "synth"},
-    {"callbacks", "probes"},
+    {"callbacks", "probes", "slurm"},
     {"recognizers"},
     {"cli"},  # finds commands by their names, when one is asked for
     {"ablation", "bench"},

@@ -27,6 +27,7 @@ COMMANDS = {
     "bench": "benchmark this machine against the project's targets",
     "ablate": "run a grid of experiments and print its table",
     "report": "write tables and figures of grids, of runs or of a demo",
+    "submit": "train on a Slurm cluster: submit the chain of commands as jobs",
     "configs": "list or copy the shipped configurations",
     "fit": "train stage 1 or stage 2 from a configuration",
     "validate": "evaluate a checkpoint on the validation people",
@@ -77,7 +78,9 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError(f"{name}: no such command; there are {', '.join(COMMANDS)}")
     if name in (*TRAINER_COMMANDS, "fetch", "extract", "tokenize", "extract-hidden"):
         from vtlvlm.configs import resolved
+        from vtlvlm.system import signals
 
+        signals.begin()
         rest = resolved(rest)
     if name in TRAINER_COMMANDS:
         found: int = importlib.import_module("vtlvlm.commands.trainer").run([name, *rest])

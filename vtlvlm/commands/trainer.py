@@ -23,6 +23,7 @@ from vtlvlm.callbacks.confusion import ConfusionFigure
 from vtlvlm.callbacks.predictions import PredictionTable
 from vtlvlm.callbacks.progress import StepProgress
 from vtlvlm.callbacks.run_record import RunRecord
+from vtlvlm.callbacks.stopping import StopOnSignal, StopWithCheckpoint
 from vtlvlm.callbacks.throughput import Throughput
 from vtlvlm.callbacks.validate_first import ValidateFirst  # noqa: F401 - so that configurations find it by its name
 from vtlvlm.callbacks.validation_steps import ValidationSteps
@@ -141,7 +142,9 @@ class CLI(Guarded):
             if self.subcommand == "test" and isinstance(self.model, PromptTuningModule) and not has(own, ProbeBeside):
                 more.append(ProbeBeside())
             if settings.get("enable_checkpointing") is not False:
-                more += run_checkpoints(Path(root).expanduser(), self.model.monitor, self.model.monitor_mode)
+                more += [*run_checkpoints(Path(root).expanduser(), self.model.monitor, self.model.monitor_mode), StopWithCheckpoint()]
+            else:
+                more.append(StopOnSignal())
         kwargs["callbacks"] = [*own, *kwargs.get("callbacks", []), Restored(), *more, *bar(settings)]
         trainer = super().instantiate_trainer(**kwargs)
         guard.require_float64(trainer)
@@ -234,7 +237,7 @@ class CachingCLI(Guarded):
         settings = self.config_init["trainer"]
         if guard.outside_slurm(os.environ, settings.get("devices"), settings.get("num_nodes")):
             kwargs["plugins"] = [*plugins(settings), LightningEnvironment()]
-        return super().instantiate_trainer(**{**kwargs, **quietly, "callbacks": [*configured(settings), *bar(settings)]})
+        return super().instantiate_trainer(**{**kwargs, **quietly, "callbacks": [*configured(settings), StopOnSignal(), *bar(settings)]})
 
 
 # First words of log messages that Lightning has no setting to suppress.
@@ -256,6 +259,8 @@ INTENDED = (
     ".*isinstance.treespec, LeafSpec",
     # Our sampler continues within the epoch. https://github.com/Lightning-AI/pytorch-lightning/issues/18780
     "You're resuming from a checkpoint that ended before the epoch",
+    # Our guard has checked Slurm's variables. SLURMEnvironment._validate_srun_used in lightning/fabric/plugins/environments/slurm.py
+    "The `srun` command is available",
     # Our guard has checked the folder. ModelCheckpoint.__warn_if_dir_not_empty in lightning/pytorch/callbacks/model_checkpoint.py
     "Checkpoint directory .* exists and is not empty",
 )

@@ -1,0 +1,1 @@
+"""Submits chains of commands to Slurm, and finds out what has become of them."""
