@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from lightning import LightningModule
 from torch import Tensor
 
 from vtlvlm.batches import EventBatch
@@ -20,23 +21,24 @@ class HiddenStates(NamedTuple):
     """(B, W, 2) float32 seconds, of the events"""
 
 
-class HiddenExtraction(PromptTuningModule):
+class HiddenExtraction(LightningModule):
     """Runs event sentences through the layers below the prompts, for ``trainer.predict``. It trains nothing and reads no checkpoint.
 
     Args:
-        module: A stage 2 that is not built yet.
+        whole: A stage 2 that is not built yet.
     """
 
-    def __init__(self, module: PromptTuningModule) -> None:
-        super().__init__(module.reasoner)
+    def __init__(self, whole: PromptTuningModule) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def setup(self, stage: str) -> None:
+        self.whole.setup(stage)
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:
             raise UsageError("ModelParallelStrategy: extract-hidden runs the whole model on each process; use strategy ddp")
-        super().configure_model()
+        self.whole.configure_model()
 
-    def on_predict_start(self) -> None:
-        """Log nothing: no parameter is used that was trained."""
-
-    def predict_step(self, batch: EventBatch, index: int) -> HiddenStates:  # type: ignore[override]
-        return HiddenStates(self.reasoner.states(self.vectors(batch)), batch.spans)
+    def predict_step(self, batch: EventBatch, index: int) -> HiddenStates:
+        return HiddenStates(self.whole.reasoner.states(self.whole.vectors(batch)), batch.spans)
