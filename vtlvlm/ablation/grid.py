@@ -152,7 +152,7 @@ def read_grid(path: Path) -> Grid:
         stage2=stage2,
         arms=arms,
         seeds=reading.seeds(content) or (0,),
-        folds=_folds(reading, content.get("folds")),
+        folds=folds_of(content.get("folds"), f"{path}: folds: "),
         validation=reading.share(content.get("validation")),
         videos=_videos(reading, content.get("videos")),
         composed=content.get("composed_llava") is True,
@@ -270,15 +270,22 @@ def _choices(reading: _Reading, content: Any, arms: Sequence[str]) -> tuple[tupl
     return tuple(found), steps
 
 
-def _folds(reading: _Reading, found: Any) -> tuple[str, ...]:
+def folds_of(found: Any, where: str) -> tuple[str, ...]:
+    """Check the protocols of the folds.
+
+    Args:
+        found: One protocol or a list.
+        where: Beginning of an error.
+
+    Raises:
+        UsageError: They do not belong in one table.
+    """
     names = [] if found is None else found if isinstance(found, list) else [found]
     if bad := [name for name in names if not isinstance(name, str) or not name]:
-        raise reading.refuse(f"folds: {shown(bad[0], 40)}: expected protocols such as xsub60 or leave_out:P003, or `{EACH_PERSON}`")
-    mixed = len(names) > 1 and not all(name.startswith("leave_out:") for name in names)
-    if mixed:
-        raise reading.refuse(
-            f"folds: {' and '.join(names[:3])} in one table: only leave_out:... folds go together; make a grid for each protocol"
-        )
+        raise UsageError(f"{where}{shown(bad[0], 40)}: expected protocols such as xsub60 or leave_out:P003, or `{EACH_PERSON}`")
+    if len(names) > 1 and not all(name.startswith("leave_out:") for name in names):
+        mixed = shown(" and ".join(names[:3]), 120)
+        raise UsageError(f"{where}{mixed} in one table: only leave_out:... folds go together; make a grid for each protocol")
     return tuple(dict.fromkeys(names))
 
 

@@ -39,6 +39,7 @@ class Item:
         needs: Names of the items whose results it reads.
         subject: The first arm and fold that it is for, in words.
         steps: Optimiser steps, for a training with a fixed number.
+        batch: Clips in an optimiser step, for a training.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Item:
     needs: tuple[str, ...] = ()
     subject: str = ""
     steps: int | None = None
+    batch: int = 0
 
     @property
     def log(self) -> Path:

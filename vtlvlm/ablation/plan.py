@@ -4,84 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vtlvlm.ablation.grid import EACH_PERSON, Arm, Grid
 from vtlvlm.ablation.items import SCORE, Item
+from vtlvlm.ablation.planned import Machine, Plan, PlannedRun
 from vtlvlm.ablation.settings import Config, Resolver, extraction_settings, get, key_of, put, training_settings
 from vtlvlm.errors import UsageError
 
 QUIET = ("--trainer.enable_progress_bar", "false")
 SMALL_PROTOCOLS, LARGE_PROTOCOLS = ("xsub60", "xview60"), ("xsub120", "xset120")
 """Protocols over the same clips"""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where things lie on this machine, and configurations that fit it.
-
-    Attributes:
-        work: The work folder, an absolute path.
-        videos: Folder of videos instead of the grid's; None for the grid's.
-        stage1: Configurations on top of every arm's stage 1, for all its commands.
-        stage2: The same for stage 2.
-        extract: The same for ``extract`` alone, after those of stage 1.
-    """
-
-    work: Path
-    videos: Path | None = None
-    stage1: tuple[Path, ...] = ()
-    stage2: tuple[Path, ...] = ()
-    extract: tuple[Path, ...] = ()
-
-
-@dataclass
-class PlannedRun:
-    """One seed and fold of an arm.
-
-    Attributes:
-        seed: Training seed.
-        fold: Protocol.
-        stage1: Run folder of stage 1, relative to the work folder.
-        events: Event cache; None if the grid ends with stage 1.
-        stage2: Run folder of stage 2; None if the grid ends with stage 1, or if the learning rate is not chosen yet.
-        learning_rate: The last one that was chosen; None if none was.
-        final: Name of the last item; None if the learning rate is not chosen yet.
-    """
-
-    seed: int
-    fold: str
-    stage1: str
-    events: str | None = None
-    stage2: str | None = None
-    learning_rate: float | None = None
-    final: str | None = None
-
-
-@dataclass
-class Plan:
-    """The items of a grid by name, the runs of each arm, and the trials of learning rates that are not chosen yet.
-
-    Attributes:
-        protocol: The table's protocol: the fold, or ``leave_out`` for several.
-        settings: Arm -> numbers for the axis of a plot: windows, tokens, codes.
-        rates: Arm -> chosen setting -> rate.
-        trials: Arm -> names of the trials that its next choice waits for.
-    """
-
-    protocol: str
-    items: dict[str, Item] = field(default_factory=dict)
-    runs: dict[str, list[PlannedRun]] = field(default_factory=dict)
-    settings: dict[str, dict[str, float]] = field(default_factory=dict)
-    rates: dict[str, dict[str, float]] = field(default_factory=dict)
-    trials: dict[str, list[str]] = field(default_factory=dict)
-
-    def wanted(self) -> list[str]:
-        """Names of the items to reach: trials of learning rates, and the last item of each run that can be planned."""
-        finals = [run.final for runs in self.runs.values() for run in runs if run.final is not None]
-        return [*(name for names in self.trials.values() for name in names), *finals]
 
 
 class Planner:
@@ -174,7 +108,8 @@ class Planner:
 
     def plan(self) -> Plan:
         """All items that can be planned now. Learning rates are chosen from the trials that have ended."""
-        plan = Plan("leave_out" if len(self.folds) > 1 else self.folds[0])
+        for_all = frozenset(choice.arm for choice in self.grid.choices if choice.arm is not None)
+        plan = Plan("leave_out" if len(self.folds) > 1 else self.folds[0], for_all=for_all)
         for arm in self.grid.arms:
             plan.settings[arm.name] = self._axis(arm)
         taken: dict[str, float] = {}  # chosen on one arm, for all
@@ -308,7 +243,9 @@ class Planner:
         ]
         arguments = ("fit", *shared, "--trainer.default_root_dir", str(folder))
         subject = f"{arm.name}, {fold}, seed {seed}"
-        return self._add(plan, Item(f"stage1/{key}", "fit1", folder, arguments, (features.name,), subject, _steps(config)))
+        return self._add(
+            plan, Item(f"stage1/{key}", "fit1", folder, arguments, (features.name,), subject, _steps(config), config["data"]["batch_size"])
+        )
 
     def _checkpoint1(self, trained: Item, arm: Arm) -> Path:
         share = self.config1[arm.name]["data"]["source"]["validation"] if self.grid.validation is None else self.grid.validation
@@ -364,10 +301,12 @@ class Planner:
         needs = (events.name, *needs)
         share = config["data"]["source"]["validation"]
         if trial:
-            return self._add(plan, Item(f"trials/{key}", "trial", folder, ("fit", *shared), needs, subject, _steps(config)))
+            return self._add(
+                plan, Item(f"trials/{key}", "trial", folder, ("fit", *shared), needs, subject, _steps(config), config["data"]["batch_size"])
+            )
         checkpoint: list[str] = []
         if self._trains(arm):
-            fitted = Item(f"stage2/{key}", "fit2", folder, ("fit", *shared), needs, subject, _steps(config))
+            fitted = Item(f"stage2/{key}", "fit2", folder, ("fit", *shared), needs, subject, _steps(config), config["data"]["batch_size"])
             needs = (*needs, self._add(plan, fitted).name)
             checkpoint = ["--ckpt_path", str(folder / "checkpoints" / f"{'best' if share else 'last'}.ckpt")]
         return self._add(plan, Item(f"stage2/{key}/test", "test", folder, ("test", *shared, *checkpoint), needs, subject))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtlvlm.ablation.grid import Arm, Grid
-from vtlvlm.ablation.plan import Plan, PlannedRun
+from vtlvlm.ablation.planned import Plan, PlannedRun
 from vtlvlm.errors import DataError
 from vtlvlm.metrics.paired import Difference, paired_difference
 from vtlvlm.report.runs import Run

@@ -45,7 +45,7 @@ class Running:
     began: float = field(default_factory=time.monotonic)
 
 
-def execute(items: Sequence[Item], jobs: int, on_end: Callable[[Item, str | None], None]) -> dict[str, str]:
+def execute(items: Sequence[Item], jobs: int, on_end: Callable[[Item, str | None, float], None]) -> dict[str, str]:
     """Run items, each after those that it needs. A failed item stops only those that need it.
 
     After Ctrl-C or SIGTERM, the running commands are interrupted in turn, and end with their state on the disk.
@@ -53,7 +53,7 @@ def execute(items: Sequence[Item], jobs: int, on_end: Callable[[Item, str | None
     Args:
         items: In an order in which each comes after those that it needs.
         jobs: Commands at the same time.
-        on_end: Called when an item has ended, with its error in one line, or None.
+        on_end: Called when an item has ended, with its error in one line, or None, and its seconds.
 
     Returns:
         Name -> error of each failed item, and of each item that needs one.
@@ -78,9 +78,10 @@ def execute(items: Sequence[Item], jobs: int, on_end: Callable[[Item, str | None
                     ended += 1
                     if error := _result(one):
                         failed[one.item.name] = error
-                    took = duration_text(time.monotonic() - one.began)
+                    seconds = time.monotonic() - one.began
+                    took = duration_text(seconds)
                     print(f"      {one.item.title}: {f'failed after {took}: {error}' if error else took}", flush=True)
-                    on_end(one.item, error)
+                    on_end(one.item, error, seconds)
                 if running:
                     time.sleep(LOOK)
         except BaseException:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vtlvlm.ablation.grid import Grid
-from vtlvlm.ablation.plan import Plan, PlannedRun
+from vtlvlm.ablation.planned import Plan, PlannedRun
 from vtlvlm.system.files import write_json
 
 VERSION = 1

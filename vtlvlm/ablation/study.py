@@ -6,14 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from vtlvlm.ablation.cost import Estimate, cost_table, keep_duration
 from vtlvlm.ablation.grid import Grid
 from vtlvlm.ablation.items import Item, missing
-from vtlvlm.ablation.plan import Machine, Plan, Planner
+from vtlvlm.ablation.plan import Planner
+from vtlvlm.ablation.planned import Machine, Plan, Selection
 from vtlvlm.ablation.results import table
 from vtlvlm.ablation.runner import execute
 from vtlvlm.ablation.settings import Resolver
 from vtlvlm.ablation.state import write_state
 from vtlvlm.errors import UsageError
+from vtlvlm.report.tables import duration_text
 from vtlvlm.system.locks import FileLock, Taken
 
 
@@ -44,18 +47,28 @@ class Study:
     Args:
         grids: The grids.
         machine: The work folder and the places of this machine.
+        only: The part to run.
 
     Raises:
-        UsageError: A grid cannot be planned.
+        UsageError: A grid cannot be planned, or the selection names an arm or a seed that no grid has.
         DataError: A run folder is damaged.
     """
 
-    def __init__(self, grids: Sequence[Grid], machine: Machine) -> None:
-        self.grids, self.work = grids, machine.work
+    def __init__(self, grids: Sequence[Grid], machine: Machine, only: Selection | None = None) -> None:
+        self.grids, self.work, self.only = grids, machine.work, only or Selection()
+        self._require_selection()
         resolve = Resolver(machine.work / "resolved.json" if machine.work.is_dir() else None)
         self.planners = {grid.name: Planner(grid, machine, resolve) for grid in grids}
         resolve.save()
         self.failed: dict[str, str] = {}
+
+    def _require_selection(self) -> None:
+        arms = [arm for grid in self.grids for arm in grid.arms]
+        if strange := sorted((self.only.arms or frozenset()) - {arm.name for arm in arms}):
+            raise UsageError(f"--arms {strange[0]}: no such arm; there are {', '.join(dict.fromkeys(arm.name for arm in arms))}")
+        seeds = {seed for grid in self.grids for arm in grid.arms for seed in arm.seeds or grid.seeds}
+        if other := sorted((self.only.seeds or frozenset()) - seeds):
+            raise UsageError(f"--seeds {other[0]}: not in the grid; there are {', '.join(map(str, sorted(seeds)))}")
 
     def plans(self) -> dict[str, Plan]:
         """The plan of each grid, as far as learning rates are chosen."""
@@ -64,7 +77,7 @@ class Study:
     def todo(self, plans: dict[str, Plan]) -> list[Item]:
         """The items that are neither done nor failed, each after those that it needs."""
         items = {name: item for plan in plans.values() for name, item in plan.items.items()}
-        wanted = dict.fromkeys(name for plan in plans.values() for name in plan.wanted())
+        wanted = dict.fromkeys(name for plan in plans.values() for name in plan.wanted(self.only))
         left = []
         for item in missing(items, [name for name in wanted if name not in self.failed]):
             if reason := next((self.failed[name] for name in (item.name, *item.needs) if name in self.failed), None):
@@ -88,19 +101,29 @@ class Study:
     def _execute(self, left: Sequence[Item], plans: dict[str, Plan], jobs: int) -> None:
         """Run items, and keep the state of each grid that has one that ended."""
 
-        def on_end(item: Item, error: str | None) -> None:
-            if error is not None:
+        def on_end(item: Item, error: str | None, seconds: float) -> None:
+            if error is None:
+                keep_duration(self.work, item.kind, seconds)
+            else:
                 self.failed[item.name] = error
             self._write({name: plan for name, plan in plans.items() if item.name in plan.items})
 
         self.failed |= execute(left, jobs, on_end)
 
     def show(self) -> int:
-        """List what would run."""
-        left = self.todo(self.plans())
+        """List what would run, and its cost."""
+        plans = self.plans()
+        left = self.todo(plans)
+        estimate = Estimate(self.work, [item for plan in plans.values() for item in plan.items.values()])
         for item in left:
-            print(f"{item.title}  ({item.name})")
-        print(f"{len(left)} commands to run" if left else "nothing to run")
+            seconds = estimate.seconds(item)
+            print(f"{item.title}  ({item.name}{'' if seconds is None else f', about {duration_text(seconds)}'})")
+        if not left:
+            print("nothing to run")
+            return 0
+        print(f"\n{cost_table(left, estimate)}")
+        if any(plan.trials for plan in plans.values()):
+            print("more commands follow when the learning rates are chosen")
         return 0
 
     def _write(self, plans: dict[str, Plan]) -> None:

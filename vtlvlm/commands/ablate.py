@@ -8,6 +8,8 @@ between grids. A finished step is skipped and an interrupted one continues. A fa
 from __future__ import annotations
 
 import argparse
+import re
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -15,6 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("grid", type=Path, nargs="+", help="grid file, or the name of a shipped one, such as small/table2_small.yaml")
     parser.add_argument("--work", type=Path, default=Path("runs/ablation"), help="folder for all runs (default: %(default)s)")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="run only these arms; the others stay in the table, as not run")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="S", help="run only these training seeds of the grid")
+    parser.add_argument(
+        "--folds",
+        nargs="+",
+        metavar="PROTOCOL",
+        help="protocols instead of the grid's, such as leave_out:P003 or 'each person'; their names are added to the table's",
+    )
     parser.add_argument("--videos", type=Path, help="folder of videos, instead of the grid's")
     parser.add_argument("--stage1", type=Path, action="append", default=[], metavar="YAML", help="configuration on top of every stage 1")
     parser.add_argument("--stage2", type=Path, action="append", default=[], metavar="YAML", help="configuration on top of every stage 2")
@@ -25,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, and print the table of each grid."""
-    from vtlvlm.ablation.grid import read_grid
-    from vtlvlm.ablation.plan import Machine
+    from vtlvlm.ablation.grid import folds_of, read_grid
+    from vtlvlm.ablation.planned import Machine, Selection
     from vtlvlm.ablation.study import Study, alone
     from vtlvlm.errors import UsageError
 
@@ -40,9 +50,13 @@ def run(args: argparse.Namespace) -> int:
     files = [[path.resolve() for path in paths] for paths in (args.stage1, args.stage2, args.extract)]
     machine = Machine(args.work.absolute(), args.videos, *map(tuple, files))
     grids = [read_grid(path) for path in args.grid]
+    if args.folds is not None:
+        mark = "-".join(re.sub(r"\W+", "_", fold) for fold in args.folds)[:80]
+        grids = [replace(grid, folds=folds_of(args.folds, "--folds: "), name=f"{grid.name}-{mark}") for grid in grids]
+    only = Selection(*(None if chosen is None else frozenset(chosen) for chosen in (args.arms, args.seeds)))
     if twice := {one.name for one in grids if sum(other.name == one.name for other in grids) > 1}:
         raise UsageError(f"{twice.pop()}: two grids of one name; give one file another name")
     if args.dry_run:
-        return Study(grids, machine).show()
+        return Study(grids, machine, only).show()
     with alone(machine.work):
-        return Study(grids, machine).run(args.jobs)
+        return Study(grids, machine, only).run(args.jobs)

@@ -4,40 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 BENCHES = {
     "data": "decoding, copies, feature and event caches",
     "vtem": "pooling, quantisation, FLOPs, a stage-1 step",
     "lvlm": "label scores against slower methods, a training step against peft, trainable parameters (a quarter of an hour)",
     "gpu": "both stages on one GPU at the paper's size, with random weights (seven minutes on an H100)",
-    "adapters": "accuracy of prompts and other adapters on event sentences (hours on two cores)",
-    "events": "accuracy of a probe on event sentences, for stage 1 and its ablations (an hour or more)",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=BENCHES, help="; ".join(f"{name}: {text}" for name, text in BENCHES.items()))
-    parser.add_argument(
-        "--videos",
-        type=Path,
-        help="data: folder of camera videos to make 1080p clips from; events, adapters: clips with NTU names (default: rendered ones)",
-    )
-    parser.add_argument("--repeats", type=int, help="rounds to take medians over (default: 5); events, adapters: seeds (default: 3)")
-    parser.add_argument("--arms", nargs="*", metavar="ARM", help="events, adapters: only these arms and the first (default: all)")
-    parser.add_argument("--arm-repeats", type=int, help="adapters: seeds of the other arms (default: as many as for the prompts)")
-    parser.add_argument(
-        "--validation",
-        type=float,
-        help="adapters: share of the training people held out for rates, checkpoint and temperature (default: 0.2)",
-    )
-    parser.add_argument(
-        "--steps", type=int, help="adapters: steps of every training of stage 2 (default: as configured; fewer for few clips)"
-    )
-    parser.add_argument(
-        "--overlay", type=Path, action="append", metavar="YAML", help="adapters: configuration on top of every arm's; may be repeated"
-    )
-    parser.add_argument("--rate-steps", type=int, help="adapters: steps to try each learning rate (default: 50)")
+    parser.add_argument("--videos", type=Path, help="data: folder of camera videos to make 1080p clips from (default: rendered ones)")
+    parser.add_argument("--repeats", type=int, help="rounds to take medians over (default: 5)")
     parser.add_argument(
         "--budget", type=float, help="gpu: seconds in which parts start; figures come in the order of importance (default: 420)"
     )
@@ -62,35 +41,16 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--{'tiny' if args.tiny else 'budget'} goes with bench gpu")
     output = args.output or Path("runs") / "bench" / f"{args.name}.json"
     require_json_place(output)
-    learns = args.name in ("adapters", "events")
-    repeats = args.repeats if args.repeats is not None else 3 if learns else 5
+    repeats = 5 if args.repeats is None else args.repeats
     if repeats < 1:
         raise UsageError(f"--repeats {repeats}: at least 1")
-    if args.videos is not None and args.name not in ("data", "events", "adapters"):
+    if args.videos is not None and args.name != "data":
         raise UsageError(f"--videos: bench {args.name} reads no videos; leave it out")
-    if args.arms is not None and not learns:
-        raise UsageError("--arms goes with bench events and bench adapters")
-    options: dict[str, Any] = {"arms": args.arms} if learns else {}
-    if args.validation is not None:
-        if args.name != "adapters" or not 0 <= args.validation < 1:
-            raise UsageError(f"--validation {args.validation:g}: goes with bench adapters, from 0 to below 1")
-        options["validation"] = args.validation
-    for name in ("arm_repeats", "steps", "rate_steps"):
-        if (number := getattr(args, name)) is not None:
-            if args.name != "adapters" or number < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {number}: goes with bench adapters, at least 1")
-            options[name] = number
-    if args.overlay:
-        if args.name != "adapters":
-            raise UsageError(f"--overlay {args.overlay[0]}: goes with bench adapters")
-        if missing := [path for path in args.overlay if not path.is_file()]:
-            raise UsageError(f"--overlay {missing[0]}: no such file")
-        options["overlays"] = args.overlay
     bench = importlib.import_module(f"vtlvlm.bench.{args.name}")
     with tempfile.TemporaryDirectory(prefix="vtlvlm-bench-") as temporary:
         work = args.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        figures, facts = bench.measure(work, videos=args.videos, repeats=repeats, **options)
+        figures, facts = bench.measure(work, videos=args.videos, repeats=repeats)
     finish(args.name, figures, output, facts)
     return 0
 
