@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing, and print the table of each grid."""
     from vtlvlm.ablation.grid import folds_of, read_grid
     from vtlvlm.ablation.planned import Machine, Selection
+    from vtlvlm.ablation.runner import Ended
     from vtlvlm.ablation.study import Study, alone
     from vtlvlm.errors import UsageError
 
@@ -59,4 +61,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return Study(grids, machine, only).show()
     with alone(machine.work):
-        return Study(grids, machine, only).run(args.jobs)
+        try:
+            return Study(grids, machine, only).run(args.jobs)
+        except Ended:
+            sys.stderr.write("vtlvlm: asked to end; the same command continues\n")
+            return 143
