@@ -228,7 +228,11 @@ def test_without_a_bench_table_four_is_not_run(tmp_path: Path) -> None:
     assert list(table_four(None).tables[0].rows[-1][1:5]) == [NOT_RUN] * 4
     row = {"stage": "reason", "trainable_parameters": 1_200_000, "flops": None, "seconds": 0.5, "peak_bytes": 2**30, "note": ""}
     write_json(tmp_path / "e.json", {"bench": "efficiency", "tables": [{"title": "measured", "rows": [row]}]})
-    assert list(table_four(tmp_path / "e.json").tables[0].rows[-1]) == ["reason", "1.20", NOT_RUN, "0.500", "1.00", ""]
+    assert list(table_four(tmp_path / "e.json").tables[0].rows[-1]) == ["reason", "1.20", "", "0.500", "1.00", ""]
+    write_json(
+        tmp_path / "e.json", {"bench": "efficiency", "tables": [{"title": "counted", "rows": [{**row, "flops": 2e9, "seconds": None}]}]}
+    )
+    assert list(table_four(tmp_path / "e.json").tables[0].rows[-1]) == ["reason", "1.20", "2.0", NOT_RUN, NOT_RUN, ""]
     for content in ({"bench": "lvlm"}, {"bench": "efficiency", "tables": [{"rows": [{}], "title": "x"}]}):
         write_json(tmp_path / "e.json", content)
         with pytest.raises(DataError, match="run `vtlvlm bench efficiency` again"):

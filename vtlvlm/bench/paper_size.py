@@ -68,10 +68,10 @@ def step_flops(names: int, checkpointing: bool, stored: bool = False) -> int:
     return int(counting.get_total_flops())
 
 
-def paper_reasoner(checkpointing: bool) -> EventReasoner:
+def paper_reasoner(checkpointing: bool, tokens: int = PROMPTS, layers: str = LAYERS) -> EventReasoner:
     """A reasoner of LLaVA-1.5-7B's size in bfloat16 on the meta device, with its prompts, in training mode."""
     text, tower = LlamaConfig(**LLAVA, max_position_embeddings=4096), CLIPVisionConfig(**TOWER)
-    reasoner = EventReasoner(Llava("none", gradient_checkpointing=checkpointing), DeepPrompts(PROMPTS, LAYERS), Instruction())
+    reasoner = EventReasoner(Llava("none", gradient_checkpointing=checkpointing), DeepPrompts(tokens, layers), Instruction())
     with torch.device("meta"):
         base = LlavaForConditionalGeneration(LlavaConfig(text_config=text, vision_config=tower)).to(torch.bfloat16).requires_grad_(False)
         base.model.vision_tower = None

@@ -9,6 +9,7 @@ BENCHES = {
     "data": "decoding, copies, feature and event caches",
     "vtem": "pooling, quantisation, FLOPs, a stage-1 step",
     "lvlm": "label scores against slower methods, a training step against peft, trainable parameters (a quarter of an hour)",
+    "efficiency": "the paper's Table IV: parameters, FLOPs, seconds and memory of every stage for one clip (a few minutes)",
     "gpu": "both stages on one GPU at the paper's size, with random weights (seven minutes on an H100)",
 }
 
@@ -21,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget", type=float, help="gpu: seconds in which parts start; figures come in the order of importance (default: 420)"
     )
     parser.add_argument("--tiny", action="store_true", help="gpu: the same code with small models on a CPU, to see that it runs")
+    parser.add_argument("--stage1", nargs="+", metavar="YAML", help="efficiency: configurations of stage 1 (default: stage1_small.yaml)")
+    parser.add_argument("--stage2", nargs="+", metavar="YAML", help="efficiency: configurations of stage 2 (default: stage2_small.yaml)")
     parser.add_argument("--work", type=Path, help="folder that keeps the intermediate files (default: a temporary folder)")
     parser.add_argument(
         "--output", type=Path, help="JSON file to write (default: runs/bench/NAME.json); gpu: a file of JSON lines (.jsonl) that grows"
@@ -37,6 +40,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.name == "gpu":
         return on_gpu(args)
+    if args.name == "efficiency":
+        return of_pipeline(args)
+    if args.stage1 or args.stage2:
+        raise UsageError(f"--stage{1 if args.stage1 else 2} goes with bench efficiency")
     if args.tiny or args.budget is not None:
         raise UsageError(f"--{'tiny' if args.tiny else 'budget'} goes with bench gpu")
     output = args.output or Path("runs") / "bench" / f"{args.name}.json"
@@ -67,3 +74,26 @@ def on_gpu(args: argparse.Namespace) -> int:
     if not budget > 0:
         raise UsageError(f"--budget {budget:g}: seconds, above 0")
     return int(gpu.measure(args.output or Path("runs") / "bench" / "gpu.jsonl", budget, args.tiny) > 0)
+
+
+def of_pipeline(args: argparse.Namespace) -> int:
+    """Run ``bench efficiency``, which has tables of its own."""
+    import tempfile
+
+    from vtlvlm.bench import efficiency
+    from vtlvlm.errors import UsageError
+    from vtlvlm.system.places import require_json_place
+
+    taken = ("name", "stage1", "stage2", "repeats", "work", "output")
+    if given := [name for name, value in vars(args).items() if name not in taken and value]:
+        raise UsageError(f"--{given[0].replace('_', '-')}: bench efficiency takes --stage1, --stage2, --repeats, --work and --output")
+    repeats = 5 if args.repeats is None else args.repeats
+    if repeats < 1:
+        raise UsageError(f"--repeats {repeats}: at least 1")
+    output = args.output or Path("runs") / "bench" / "efficiency.json"
+    require_json_place(output)
+    with tempfile.TemporaryDirectory(prefix="vtlvlm-bench-") as temporary:
+        work = args.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        efficiency.measure(output, work, args.stage1 or efficiency.STAGE1, args.stage2 or efficiency.STAGE2, repeats)
+    return 0

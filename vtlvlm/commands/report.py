@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folders", type=Path, nargs="+", metavar="FOLDER", help="work folder of `vtlvlm ablate`, run folders, or a demo folder"
     )
-    parser.add_argument("--output", type=Path, help="folder to write (default: WORK/report; runs/report for runs; the demo folder itself)")
+    parser.add_argument(
+        "--output", type=Path, help="folder to write (default: WORK/report; RUN/report, or runs/report for several; the demo folder itself)"
+    )
     parser.add_argument("--efficiency", type=Path, help="JSON of `vtlvlm bench efficiency` for Table IV (default: WORK/efficiency.json)")
     parser.add_argument("--no-figures", action="store_true", help="tables only")
     parser.add_argument("--protocol", default="xsub60", help="split of a demo folder (default: %(default)s)")
@@ -63,9 +65,10 @@ def report_runs(folders: list[Path], args: argparse.Namespace) -> int:
     from vtlvlm.report.study import runs_document
     from vtlvlm.system.places import require_apart
 
-    output = args.output or Path("runs") / "report"
-    require_apart(output, folders, "the report")
-    return _written(runs_document(folders, figures=not args.no_figures), output)
+    alone = folders[0] / "report" if len(folders) == 1 else Path("runs") / "report"
+    if args.output is not None:
+        require_apart(args.output, folders, "the report")
+    return _written(runs_document(folders, figures=not args.no_figures), args.output or alone)
 
 
 def _written(document: object, output: Path) -> int:

@@ -98,9 +98,9 @@ def table_four(efficiency: Path | None) -> Section:
                 [
                     str(row["stage"]),
                     _millions(row["trainable_parameters"]),
-                    _or_not_run(row["flops"], 1e9, "{:,.1f}"),
-                    _or_not_run(row["seconds"], 1, "{:.3f}"),
-                    _or_not_run(row["peak_bytes"], 2**30, "{:.2f}"),
+                    _or_blank(row["flops"], 1e9, "{:,.1f}"),
+                    NOT_RUN if row["seconds"] is None else f"{row['seconds']:.3f}",
+                    NOT_RUN if row["seconds"] is None else _or_blank(row["peak_bytes"], 2**30, "{:.2f}"),
                     str(row["note"]),
                 ]
             )
@@ -133,8 +133,8 @@ def _millions(value: int | None) -> str:
     return "" if value is None else f"{value / 1e6:,.2f}"
 
 
-def _or_not_run(value: float | None, unit: float, form: str) -> str:
-    return NOT_RUN if value is None else form.format(value / unit)
+def _or_blank(value: float | None, unit: float, form: str) -> str:
+    return "" if value is None else form.format(value / unit)
 
 
 def provenance_table(named: Iterable[tuple[str, Sequence[Tested]]]) -> Table:

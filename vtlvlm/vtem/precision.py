@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -15,14 +15,15 @@ Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 def computing(precision: Precision, device: str) -> Iterator[None]:
     """Let products and convolutions compute in a precision. Weights keep their type; autocast converts them for 16 bits.
 
-    ``float32`` excludes TF32, which PyTorch allows in cuDNN's convolutions. A CPU computes ``tf32`` as float32.
+    ``float32`` excludes TF32, which PyTorch allows in cuDNN's convolutions. A CPU computes ``tf32`` as float32. On the
+    meta device, where nothing is computed, there is no autocast.
     """
     short = precision in ("bfloat16", "float16")
     before = [(place, name, getattr(place, name)) for place, name, _, _ in _switches()]
     try:
         for place, name, exact, rounded in _switches():
             setattr(place, name, exact if precision == "float32" else rounded)
-        with torch.autocast(device, getattr(torch, precision) if short else None, enabled=short):
+        with torch.autocast(device, getattr(torch, precision) if short else None, enabled=short) if device != "meta" else nullcontext():
             yield
     finally:
         for place, name, value in before:
