@@ -20,7 +20,7 @@ SlurmctldPort=PORT0
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket=FOLDER/munge.socket
+AuthInfo=socket=FOLDER/munge.socket,cred_expire=5
 CredType=cred/munge
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none

@@ -146,7 +146,7 @@ def test_batch_scripts(script: Path) -> None:
     assert 'srun --kill-on-bad-exit=1 "${command[@]}" "$@"' in text
     if script.stem != "prepare":
         assert found["signal"] == "SIGUSR1@120"
-        assert 'if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi' in text
+        assert '75) scontrol requeue "$SLURM_JOB_ID" ;;' in text
 
 
 def test_every_step_has_a_script() -> None:

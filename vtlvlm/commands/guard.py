@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -89,6 +90,26 @@ def outside_slurm(environment: Mapping[str, str], devices: Any = None, nodes: An
         if name in environment and isinstance(asked, int) and asked > 0 and _count(environment, name) != asked:
             raise UsageError(f"{setting} {asked}, but Slurm was given {option}={environment[name]}: make them the same")
     return False
+
+
+def with_slurm(own: list[Any], environment: Mapping[str, str], devices: Any = None, nodes: Any = None) -> list[Any]:
+    """The configuration's plugins, and the one that tells Lightning whether this process is a task of Slurm; none where it is right by
+    itself. In a task, Lightning's own answer to Slurm's warning is switched off: ours is in ``callbacks/stopping.py``.
+
+    Args:
+        own: The configuration's plugins. A cluster's environment among them counts.
+        environment: The environment variables of the process.
+        devices: The trainer's ``devices``, if it is a number.
+        nodes: The trainer's ``num_nodes``, if it is a number.
+
+    Raises:
+        UsageError: As :func:`outside_slurm`.
+    """
+    if outside_slurm(environment, devices, nodes):
+        return [*own, LightningEnvironment()]
+    task = "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    named = any(isinstance(plugin, ClusterEnvironment) for plugin in own)
+    return [*own, *([SLURMEnvironment(auto_requeue=False)] if task and not named and "TORCHELASTIC_RUN_ID" not in environment else [])]
 
 
 def _count(environment: Mapping[str, str], name: str) -> int:

@@ -15,7 +15,6 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from vtlvlm.callbacks.cache_writing import CacheWriting
 from vtlvlm.callbacks.codebook_panel import CodebookPanel
@@ -134,8 +133,8 @@ class CLI(Guarded):
         if settings.get("logger") in (None, True) and not dry:
             kwargs.setdefault("logger", Curves(save_dir=root, name="", version="tensorboard", default_hp_metric=False))
             more += [] if has(own, LearningRateMonitor) else [LearningRateMonitor("step")]
-        if guard.outside_slurm(os.environ, settings.get("devices"), settings.get("num_nodes")):
-            kwargs["plugins"] = [*plugins(settings), LightningEnvironment()]
+        if found := guard.with_slurm(plugins(settings), os.environ, settings.get("devices"), settings.get("num_nodes")):
+            kwargs["plugins"] = found
         if not dry:  # a dry run writes nothing
             more += [RunRecord(), Throughput(), PredictionTable()]
             more += [ConfusionFigure(), CodebookPanel()]  # results are written before figures are drawn
@@ -235,8 +234,8 @@ class CachingCLI(Guarded):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         quietly = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
         settings = self.config_init["trainer"]
-        if guard.outside_slurm(os.environ, settings.get("devices"), settings.get("num_nodes")):
-            kwargs["plugins"] = [*plugins(settings), LightningEnvironment()]
+        if found := guard.with_slurm(plugins(settings), os.environ, settings.get("devices"), settings.get("num_nodes")):
+            kwargs["plugins"] = found
         return super().instantiate_trainer(**{**kwargs, **quietly, "callbacks": [*configured(settings), StopOnSignal(), *bar(settings)]})
 
 

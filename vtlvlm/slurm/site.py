@@ -27,6 +27,8 @@ class Site:
     """the words that run ``vtlvlm`` in a container; None for this installation"""
     setup: str = ""
     """shell lines before the command"""
+    restarts: int = 3
+    """how often a job may have been restarted to be so again after a kill, such as one for lack of memory"""
     options: list[str] = field(default_factory=list)
     """more options of sbatch"""
     steps: dict[str, list[str]] = field(default_factory=dict)
@@ -64,7 +66,7 @@ class Site:
     def environment(self) -> dict[str, str]:
         """The variables that the batch scripts read."""
         own = shlex.join([sys.executable, "-m", "vtlvlm"])
-        return {"VTLVLM_SETUP": self.setup, "VTLVLM_COMMAND": self.container or own}
+        return {"VTLVLM_RESTARTS": str(self.restarts), "VTLVLM_SETUP": self.setup, "VTLVLM_COMMAND": self.container or own}
 
     def sbatch_options(self, step: str, resources: dict[str, str]) -> list[str]:
         """Options of sbatch for a step, which replace those of its script.
@@ -90,6 +92,7 @@ MEANT = {
     "account": "a name",
     "partition": "a name",
     "gpus_per_node": "a whole number from 0",
+    "restarts": "a whole number from 0",
     "container": "a command line",
     "setup": "shell lines",
     "options": "a list of options of sbatch",
@@ -100,7 +103,7 @@ MEANT = {
 def _fits(key: str, value: Any) -> bool:
     if value is None:
         return key in ("account", "partition", "container")
-    if key == "gpus_per_node":
+    if key in ("gpus_per_node", "restarts"):
         return type(value) is int and value >= 0
     if key == "options":
         return _are_words(value)

@@ -1,0 +1,101 @@
+"""The chain on tiny clips, in the form of jobs: configurations, a site file, and what its folders end with."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from pipeline import Pipeline
+from videos import block_clips
+
+from vtlvlm.data.cache import EventCache, FeatureCache
+
+TESTS = Path(__file__).parents[1]
+PEOPLE = (1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 3, 6, 7)
+"""Twelve train, of whom three validate: 18 clips, four steps an epoch"""
+EPOCHS, EPOCH = 4, 4
+OVERLAY = """
+data: {source: {validation: 0.25}, batch_size: 4, micro_batch_size: 1, num_workers: 0}
+trainer:
+  max_epochs: 4
+  val_check_interval: 3
+  check_val_every_n_epoch: null
+  strategy: {class_path: DDPStrategy, init_args: {broadcast_buffers: false}}
+  callbacks: [{class_path: diary.Diary, init_args: {folder: FOLDER, seconds: SECONDS}}]
+"""
+SETUP = """
+export PYTHONPATH=TESTS OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+export MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo   # both nodes are this machine
+"""
+FEW = ["--cpus-per-task=1", "--mem=1500", "--time=00:20:00"]
+
+
+class Clips:
+    """Tiny clips, a tiny LLaVA, and the site file of a cluster without GPUs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.pipeline = folder, Pipeline(folder)
+        block_clips(self.pipeline.root, people=PEOPLE)
+        steps = {name: ["--nodes=2"] for name in ("extract", "stage1", "tokenize", "stage2", "test")}
+        setup = SETUP.replace("TESTS", str(TESTS))
+        self.site = folder / "site.yaml"
+        site = {"gpus_per_node": 0, "setup": setup, "options": FEW, "steps": steps, "restarts": 100}
+        self.site.write_text(yaml.safe_dump(site))
+
+    def overlay(self, run: Path, stage: int, seconds: float) -> Path:
+        """A configuration on top of a stage's, with a diary beside the run folder."""
+        path = run.with_name(f"{run.name}-{stage}.yaml")
+        path.write_text(OVERLAY.replace("FOLDER", str(diary_of(run, stage))).replace("SECONDS", str(seconds)))
+        return path
+
+    def submit_words(self, run: Path, seconds: float) -> list[str]:
+        """The command line that submits a chain."""
+        one, two = (self.overlay(run, stage, seconds) for stage in (1, 2))
+        configs = ["--stage1", self.pipeline.stage1, one, "--stage2", self.pipeline.stage2, two]
+        return [str(word) for word in ("submit", run, self.pipeline.root, *configs, "--site", self.site)]
+
+    def command(self) -> str:
+        """What runs vtlvlm in a job that is submitted by hand."""
+        return f"{sys.executable} -m vtlvlm"
+
+
+def diary_of(run: Path, stage: int) -> Path:
+    return run.with_name(f"{run.name}-diary{stage}")
+
+
+def keys(cache: FeatureCache | EventCache) -> list[tuple[str, int]]:
+    return list(zip(cache.names.tolist(), cache.views.tolist(), strict=True))
+
+
+def assert_same_features(one: Path, two: Path) -> None:
+    """No clip is lost, none is doubled, and all have the same features."""
+    first, second = FeatureCache.open(one), FeatureCache.open(two)
+    assert len(set(keys(second))) == len(keys(second))
+    assert sorted(keys(first)) == sorted(keys(second))
+    for view in sorted(set(first.views.tolist())):
+        names = first.names[first.views == view]
+        torch.testing.assert_close(first.features(first.rows(names, view)), second.features(second.rows(names, view)), rtol=0, atol=2e-3)
+        assert torch.equal(first.times(first.rows(names, view)), second.times(second.rows(names, view)))
+
+
+def assert_same_training(one: Path, two: Path) -> None:
+    """Weights, optimiser and place of both checkpoints, to the bit."""
+    for name in ("last", "best"):
+        first, second = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for run in (one, two))
+        assert first["global_step"] == second["global_step"], name
+        assert first["state_dict"].keys() == second["state_dict"].keys()
+        wrong = [key for key, tensor in first["state_dict"].items() if not torch.equal(tensor, second["state_dict"][key])]
+        assert not wrong, (name, wrong)
+        moments, others = (found["optimizer_states"][0]["state"] for found in (first, second))
+        assert all(torch.equal(t, others[key][part]) for key, state in moments.items() for part, t in state.items())
+
+
+def assert_same_test(one: Path, two: Path) -> None:
+    """Metrics, and the probabilities of every clip."""
+    first, second = (json.loads((run / "metrics.json").read_text()) for run in (one, two))
+    assert (first["num_clips"], first["metrics"]) == (second["num_clips"], second["metrics"])
+    rows, others = (list(csv.reader((run / "predictions_test.csv").open())) for run in (one, two))
+    assert rows == others
+    assert len(rows) == 1 + first["num_clips"]
