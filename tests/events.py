@@ -35,6 +35,7 @@ class EventRun:
         spoilt: Names of clips whose vectors are NaN.
         actions: What the two are called, where it is not as in NTU RGB+D.
         stage1: The hash of the weights that are said to have made the events.
+        without: Names of clips that are left out.
     """
 
     def __init__(
@@ -44,8 +45,11 @@ class EventRun:
         spoilt: tuple[str, ...] = (),
         actions: tuple[str, ...] = (),
         stage1: str = "0" * 32,
+        without: tuple[str, ...] = (),
     ) -> None:
         self.folder, self.root, self.events = folder, block_clips(folder / "videos", people), folder / "events"
+        for name in without:
+            (self.root / f"{name}_rgb.avi").unlink()
         if actions:
             (self.root / "classes.txt").write_text("".join(f"A00{n} {name}\n" for n, name in enumerate(actions, 1)))
         self.llava = tiny_llava(folder / "llava")
