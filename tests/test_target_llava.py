@@ -89,7 +89,7 @@ class Towards:
     def validation(self, name: str) -> list[float]:
         """The reconstruction error on validation people, epoch by epoch."""
         log = EventAccumulator(str(self.folder / name / "tensorboard")).Reload()
-        return [event.value for event in log.Scalars("val/reconstruction")]
+        return [event.value for event in log.Scalars("stage1/val/reconstruction")]
 
 
 @pytest.fixture(scope="module")

@@ -235,11 +235,11 @@ def test_throughput_curves(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
     trainer(tmp_path, [Throughput()], max_epochs=2, logger=logger, accumulate_grad_batches=2).fit(Model(), datamodule=Data())
     curves = Run.open(tmp_path).scalars()
-    assert curves["speed/seconds_per_step"].steps.tolist() == [0, 1, 2, 3]  # 4 batches, 2 steps an epoch
-    assert (curves["speed/clips_per_second"].values > 0).all()
-    share = curves["speed/data_wait_share"].values
+    assert curves["train/seconds_per_step"].steps.tolist() == [0, 1, 2, 3]  # 4 batches, 2 steps an epoch
+    assert (curves["train/clips_per_second"].values > 0).all()
+    share = curves["train/data_wait_share"].values
     assert ((share >= 0) & (share <= 1)).all()
-    clips = curves["speed/clips_per_second"].values * curves["speed/seconds_per_step"].values
+    clips = curves["train/clips_per_second"].values * curves["train/seconds_per_step"].values
     assert clips.tolist() == pytest.approx([4, 3, 4, 3], rel=1e-4)
 
 

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from vtlvlm.callbacks.run_record import SPLITS
-from vtlvlm.report.curves import add_picture
+from vtlvlm.report.curves import add_picture, takes_pictures
 from vtlvlm.report.runs import Confusion, write_confusion
 from vtlvlm.report.style import beside_the_result
 
 
 class ConfusionFigure(Callback):
-    """Writes ``confusion_{split}.json`` into the run folder after ``test`` and ``validate``, and then a figure to TensorBoard.
+    """Writes ``confusion_{split}.json`` into the run folder after ``test`` and ``validate``, and then a figure to the loggers.
 
     The figure comes after all results are on the disk. If it cannot be drawn, a warning says so. The callback reads
     ``pl_module.confusion``, a torchmetrics confusion matrix that the module updates in its steps, and ``pl_module.classes``. It ignores a
@@ -50,7 +49,7 @@ class ConfusionFigure(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the matrix."""
         found, self._found = self._found, None
-        if found is None or not any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+        if found is None or not takes_pictures(trainer.loggers):
             return
         split = SPLITS[str(trainer.state.fn and trainer.state.fn.value)]
         with beside_the_result("the picture of the confusion matrix"):

@@ -195,7 +195,7 @@ def _training_section(stage1: Run, stage2: Run) -> Section:
         *panel(
             "stage 1: perplexity of the codebook",
             first,
-            {"train": "codebook/train_perplexity", "validation": "codebook/val_perplexity"},
+            {"train": "train/codebook_perplexity", "validation": "val/codebook_perplexity"},
             "codes",
         ),
         *panel("stage 2: cross-entropy", second, {"train": "train/loss", "validation": "val/nll"}, "nats"),

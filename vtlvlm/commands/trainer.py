@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from vtlvlm.callbacks.cache_writing import CacheWriting
 from vtlvlm.callbacks.codebook_panel import CodebookPanel
 from vtlvlm.callbacks.confusion import ConfusionFigure
+from vtlvlm.callbacks.hyperparameters import TITLES, HyperParameters
 from vtlvlm.callbacks.predictions import PredictionTable
 from vtlvlm.callbacks.progress import StepProgress
 from vtlvlm.callbacks.run_record import RunRecord
@@ -131,12 +132,14 @@ class CLI(Guarded):
         kwargs.setdefault("default_root_dir", root)
         more: list[Callback] = [ValidationSteps()]
         if settings.get("logger") in (None, True) and not dry:
-            kwargs.setdefault("logger", Curves(save_dir=root, name="", version="tensorboard", default_hp_metric=False))
+            kwargs.setdefault(
+                "logger", Curves(stage=TITLES.get(self.model.stage, ""), save_dir=root, name="", version="tensorboard", default_hp_metric=False)
+            )
             more += [] if has(own, LearningRateMonitor) else [LearningRateMonitor("step")]
         if found := guard.with_slurm(plugins(settings), os.environ, settings.get("devices"), settings.get("num_nodes")):
             kwargs["plugins"] = found
         if not dry:  # a dry run writes nothing
-            more += [RunRecord(), Throughput(), PredictionTable()]
+            more += [RunRecord(), Throughput(), PredictionTable(), HyperParameters()]
             more += [ConfusionFigure(), CodebookPanel()]  # results are written before figures are drawn
             if self.subcommand == "test" and isinstance(self.model, PromptTuningModule) and not has(own, ProbeBeside):
                 more.append(ProbeBeside())

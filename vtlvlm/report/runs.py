@@ -140,18 +140,21 @@ class Run:
         return Confusion(np.asarray(content["matrix"], dtype=np.int64), tuple(content["classes"]))
 
     def scalars(self) -> dict[str, Curve]:
-        """All TensorBoard scalars below the folder, by tag. If a resumed training wrote a step twice, the later value counts."""
+        """All TensorBoard scalars below the folder, by split and name (``val/top1``), without the stage. If a resumed training wrote a step
+        twice, the later value counts."""
         from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
             SCALARS,
             EventAccumulator,
         )
+
+        from vtlvlm.report.curves import named_by_split
 
         points: dict[str, dict[int, tuple[float, float]]] = {}
         for events in sorted({path.parent for path in self.folder.rglob("events.out.tfevents.*")}):
             reader = EventAccumulator(str(events), size_guidance={SCALARS: 0})
             reader.Reload()
             for tag in reader.Tags()[SCALARS]:
-                column = points.setdefault(tag, {})
+                column = points.setdefault(named_by_split(tag), {})
                 for event in reader.Scalars(tag):
                     if event.wall_time >= column.get(event.step, (0.0, 0.0))[0]:
                         column[event.step] = (event.wall_time, event.value)
