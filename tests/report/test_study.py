@@ -85,6 +85,7 @@ def test_what_is_left_out_says_why(tmp_path: Path) -> None:
     write_fit(trained)
     write_json(tmp_path / "stage2" / "old" / "metrics.json", {"accuracy": 0.9})
     write_run(tmp_path / "stage2" / "other", protocol="xset120")
+    write_run(tmp_path / "stage2" / "fold", protocol="leave_out:P001")
     early = write_run(tmp_path / "stage2" / "early")
     write_fit(early, finished=False)
     torn = write_run(tmp_path / "stage2" / "torn")
@@ -92,6 +93,9 @@ def test_what_is_left_out_says_why(tmp_path: Path) -> None:
     names = ("half", "trained", "old", "other", "early", "torn", "none")
     runs += [run_entry(f"stage2/{name}", seed) for seed, name in enumerate(names, 1)]
     runs.append(run_entry(None, 8, "failed", reason="exit code 1: out of memory"))
+    runs.append(run_entry("stage2/fold", 9, fold="xsub60"))
+    for run in runs:
+        run["fold"] = "xsub60"  # as `vtlvlm ablate` names the only fold
     write_grid(tmp_path, "table2", [{"name": "full", "runs": runs}])
     result = collect(open_grids(tmp_path)[0])
     assert list(result.arms[0].seeds) == [0]
@@ -105,6 +109,7 @@ def test_what_is_left_out_says_why(tmp_path: Path) -> None:
         "not a table of predictions of this version",
         "no such run folder",
         "failed: exit code 1: out of memory",
+        "tested under leave_out:P001, and this table is of xsub60",
     )
     assert len(said) == len(expected)
     for words, reason in zip(expected, said, strict=True):

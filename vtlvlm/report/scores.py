@@ -79,15 +79,16 @@ def collect(grid: Grid) -> GridResult:
     """Read the runs of a grid. A run that is missing, unfinished, damaged or of another protocol is left out with its reason."""
     out: list[LeftOut] = []
     found = []
-    protocols: dict[str | None, str | None] = {} if grid.protocol is None else {None: grid.protocol}  # fold -> protocol
+    protocol = grid.protocol
     for arm in grid.arms:
         tested: list[Tested] = []
         for run in arm.runs:
             try:
                 one = read_run(grid, run)
-                expected = protocols.setdefault(run.fold, one.metrics.protocol)
-                if one.metrics.protocol != expected:
+                expected = run.fold or protocol  # a fold is named after its protocol
+                if expected is not None and one.metrics.protocol != expected:
                     raise DataError(f"tested under {one.metrics.protocol}, and this table is of {expected}")
+                protocol = protocol or one.metrics.protocol
                 tested.append(one)
             except DataError as error:
                 out.append(LeftOut(arm.label, run.seed, run.fold, str(error)))
