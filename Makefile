@@ -39,8 +39,8 @@ test-gpu: $(STAMP)  ## run the tests that need a CUDA device
 	$(PYTEST) -m gpu
 
 test-slurm: $(STAMP)  ## run the chain on a real Slurm of two nodes on this machine, with preemption, kills and a dead node (root, Debian)
-	@command -v slurmctld slurmd munged >/dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld slurmd munged >/dev/null || apt-get install --yes --quiet slurm-wlm munge
-	$(PYTEST) -m slurm tests/slurm
+	@PATH="$$PATH:/usr/sbin"; for needed in slurmctld slurmd munged; do command -v $$needed >/dev/null || { apt-get update --quiet && apt-get install --yes --quiet slurm-wlm munge; break; }; done
+	$(PYTEST) -m slurm -s tests/slurm
 
 golden: $(STAMP)  ## compare the losses of both small stages with the recorded ones, to the bit
 	$(BIN)/python tests/golden.py

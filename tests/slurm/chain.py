@@ -2,11 +2,12 @@
 
 import csv
 import json
-import sys
+from functools import reduce
 from pathlib import Path
 
 import torch
 import yaml
+from cluster import Cluster, wait
 from pipeline import Pipeline
 from videos import block_clips
 
@@ -17,7 +18,7 @@ PEOPLE = (1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 3, 6, 7)
 """Twelve train, of whom three validate: 18 clips, four steps an epoch"""
 EPOCHS, EPOCH = 4, 4
 OVERLAY = """
-data: {source: {validation: 0.25}, batch_size: 4, micro_batch_size: 1, num_workers: 0}
+data: {source: {validation: 0.25}, batch_size: 4, micro_batch_size: 1, num_workers: WORKERS}
 trainer:
   max_epochs: 4
   val_check_interval: 3
@@ -47,7 +48,8 @@ class Clips:
     def overlay(self, run: Path, stage: int, seconds: float) -> Path:
         """A configuration on top of a stage's, with a diary beside the run folder."""
         path = run.with_name(f"{run.name}-{stage}.yaml")
-        path.write_text(OVERLAY.replace("FOLDER", str(diary_of(run, stage))).replace("SECONDS", str(seconds)))
+        values = {"FOLDER": diary_of(run, stage), "SECONDS": seconds, "WORKERS": 2 - stage}
+        path.write_text(reduce(lambda text, name: text.replace(name, str(values[name])), values, OVERLAY))
         return path
 
     def submit_words(self, run: Path, seconds: float) -> list[str]:
@@ -55,10 +57,6 @@ class Clips:
         one, two = (self.overlay(run, stage, seconds) for stage in (1, 2))
         configs = ["--stage1", self.pipeline.stage1, one, "--stage2", self.pipeline.stage2, two]
         return [str(word) for word in ("submit", run, self.pipeline.root, *configs, "--site", self.site)]
-
-    def command(self) -> str:
-        """What runs vtlvlm in a job that is submitted by hand."""
-        return f"{sys.executable} -m vtlvlm"
 
 
 def diary_of(run: Path, stage: int) -> Path:
@@ -99,3 +97,23 @@ def assert_same_test(one: Path, two: Path) -> None:
     rows, others = (list(csv.reader((run / "predictions_test.csv").open())) for run in (one, two))
     assert rows == others
     assert len(rows) == 1 + first["num_clips"]
+
+
+def log(run: Path, step: str) -> str:
+    return "".join(path.read_text() for path in sorted((run / "logs").glob(f"{step}-*.out")))
+
+
+def until_done(cluster: Cluster, run: Path, numbers: dict[str, str]) -> None:
+    """Wait until all jobs have ended well; an earlier end shows its log."""
+
+    def ended() -> bool:
+        states = {name: cluster.job(number)["JobState"] for name, number in numbers.items()}
+        bad = [name for name, state in states.items() if state in ("FAILED", "CANCELLED", "TIMEOUT")]
+        assert not bad, "\n".join([str(states), *(log(run, name)[-3000:] for name in bad)])
+        return set(states.values()) == {"COMPLETED"}
+
+    wait(ended, 900, f"{run.name}: {numbers}", every=1)
+
+
+def numbers_of(run: Path) -> dict[str, str]:
+    return {name: row["job"] for name, row in json.loads((run / "slurm.json").read_text())["jobs"].items()}

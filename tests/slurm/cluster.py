@@ -35,7 +35,7 @@ SlurmdLogFile=FOLDER/log/%n.log
 SlurmctldPidFile=FOLDER/ctld.pid
 SlurmdPidFile=FOLDER/%n.pid
 JobRequeue=1
-ReturnToService=2
+ReturnToService=1
 KillWait=20
 MinJobAge=600
 SlurmdTimeout=30
@@ -105,11 +105,12 @@ class Cluster:
                 daemon.kill()
                 daemon.wait()
 
-    def __call__(self, *words: object) -> str:
-        """What a command of Slurm prints."""
-        done = subprocess.run([str(w) for w in words], env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+    def __call__(self, *words: object, **more: str) -> str:
+        """What a command of Slurm prints, with more variables in its environment."""
+        command, environment = [str(word) for word in words], {**self.environment, **more}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, [str(w) for w in words], done.stdout, done.stderr)
+            raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
         return done.stdout
 
     def states(self) -> list[str]:

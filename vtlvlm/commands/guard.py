@@ -17,9 +17,11 @@ from lightning.pytorch.plugins.environments import ClusterEnvironment, Lightning
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from vtlvlm.callbacks.stopping import Stopped
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.stages.checkpoint_writing import RunCheckpoint, clear_leftovers
 from vtlvlm.stages.checkpoints import BEST, LAST, belongs, continuation, named, written
+from vtlvlm.system import signals
 from vtlvlm.system.locks import FileLock, Taken
 from vtlvlm.system.places import same
 from vtlvlm.system.text import shown
@@ -279,10 +281,13 @@ def of_lightning(error: BaseException) -> bool:
 
 @contextmanager
 def lightning_in_a_line() -> Iterator[None]:
-    """Turn Lightning's own errors, which are about settings, into one line."""
+    """Turn Lightning's own errors, which are about settings, into one line. Once a signal has stopped it, no other one counts."""
     try:
         yield
     except (UsageError, DataError, OSError, MemoryError):
+        raise
+    except Stopped:
+        signals.ignore()
         raise
     except Exception as error:
         if not (isinstance(error, MisconfigurationException) or of_lightning(error)):

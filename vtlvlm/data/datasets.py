@@ -24,6 +24,7 @@ from vtlvlm.data.samplers import Item
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Decoder, VideoError, decode_sampled
 from vtlvlm.errors import DataError
+from vtlvlm.system import signals
 from vtlvlm.system.cpu import cores_of_a_process
 
 Batch = VideoBatch | FeatureBatch | EventBatch | HiddenBatch
@@ -104,7 +105,13 @@ def loader(dataset: ClipDataset, sampler: Sampler[Item], batch_size: int, worker
         pin_memory=torch.cuda.is_available() and not dataset.on_gpu,
         persistent_workers=workers > 0,
         timeout=PATIENCE if workers else 0,
+        worker_init_fn=left_alone,
     )
+
+
+def left_alone(worker: int) -> None:
+    """Slurm sends its signals to all processes of a job. In a loading process they have no effect: the training ends it."""
+    signals.ignore()
 
 
 def passed_on(batch: Any) -> Any:

@@ -34,10 +34,20 @@ def listen(*which: signal.Signals) -> None:
 
 
 def begin() -> None:
-    """A command begins: nothing was asked yet. A warning of Slurm counts from here on, long before a training has begun."""
+    """A command begins: nothing was asked yet. What Slurm sends counts from here on, long before a training has begun."""
     _asked.clear()
     if in_slurm():
-        listen(REQUEUE)
+        listen(REQUEUE, STOP)
+
+
+def ignore() -> None:
+    """In a job of Slurm, let none of these signals reach this process.
+
+    One that is leaving keeps its exit code so: srun ends the others when one has gone.
+    """
+    if in_slurm() and threading.current_thread() is threading.main_thread():
+        for one in (REQUEUE, STOP):
+            signal.signal(one, signal.SIG_IGN)
 
 
 def asked() -> signal.Signals | None:
