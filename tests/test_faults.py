@@ -23,7 +23,7 @@ OPTIONS = [
 ]
 """Two passes for a step; validations within epochs"""
 CODES = {"exception": 70, "full disk": 1, "SIGTERM": 143, "SIGUSR1": 75, "SIGKILL": -signal.SIGKILL}
-QUICK = [("SIGTERM", 2), ("SIGTERM", 3), ("SIGKILL", 6)]
+QUICK = [("SIGTERM", 2), ("SIGKILL", 6)]
 FAULTS = [(kind, step) for kind in ("exception", "SIGTERM", "SIGKILL") for step in (2, 3, EPOCH, 6, 9)]
 
 
@@ -73,7 +73,7 @@ def assert_same(one: Path, two: Path) -> None:
         moments, others = (found["optimizer_states"][0]["state"] for found in (first, second))
         assert all(torch.equal(t, others[key][part]) for key, state in moments.items() for part, t in state.items())
     curves, others = Run.open(one).scalars(), Run.open(two).scalars()
-    names = {name for name in curves if not name.startswith("speed/")}
+    names = {name for name in curves if not name.endswith(("clips_per_second", "seconds_per_step", "data_wait_share"))}
     assert {"train/loss", "val/nll"} <= names
     assert names <= others.keys()
     for name in names:
