@@ -88,7 +88,7 @@ def _section(title: str, number: int, runs: Sequence[Tested], names: dict[Path, 
 
 
 def _table(labelled: dict[str, Tested], arms: Sequence[ArmResult], number: int) -> Table:
-    header = ["run", "seed", "adapter", "top-1, %", "top-5, %", "mean class, %", "nll", "ECE", "best linear probe, %"]
+    header = ["run", "seed", "adapter", "top-1, %", "top-5, %", "mean class, %", "NLL", "ECE", "linear probe, %"]
     header += ["minus the first"] if len(arms) > 1 else []
     rows = []
     for (name, run), arm in zip(labelled.items(), arms, strict=True):

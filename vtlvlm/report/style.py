@@ -16,6 +16,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from vtlvlm.report.tables import display_width
 from vtlvlm.system.streams import gist
@@ -92,9 +93,17 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def png(figure: Figure, dpi: int = 150) -> bytes:
-    """A figure as PNG bytes."""
+    """A figure as PNG bytes. It is laid out and drawn once; ``savefig`` would draw it twice."""
+    canvas, before = FigureCanvasAgg(figure), figure.dpi
+    try:
+        figure.dpi = dpi
+        canvas.draw()
+        width, height = canvas.get_width_height()
+        picture = Image.frombuffer("RGBA", (width, height), canvas.buffer_rgba(), "raw", "RGBA", 0, 1).convert("RGB")
+    finally:
+        figure.dpi = before
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    picture.save(buffer, format="png")
     return buffer.getvalue()
 
 
