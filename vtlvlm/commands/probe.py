@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     from vtlvlm.data.datamodule import NTUDataModule
     from vtlvlm.data.source import ClipSource
     from vtlvlm.errors import DataError, UsageError
-    from vtlvlm.probes.linear import VECTORS, best_probe, probe_suite
+    from vtlvlm.probes.kept import KeptProbes
+    from vtlvlm.probes.linear import SUITE, VECTORS, best_probe, probe_suite
     from vtlvlm.report.provenance import environment
     from vtlvlm.report.tables import ResultRow, as_text, summary_table
     from vtlvlm.system.files import write_json
@@ -81,16 +82,15 @@ def run(args: argparse.Namespace) -> int:
         from vtlvlm.recognizers.probe import extractor_of
 
         extractor = extractor_of(cache, args.weights)
-    found = probe_suite(
-        features,
-        index.label[rows],
-        index.group[rows],
-        cache.times(cache.rows(index.name[rows]))[:, -1].numpy(),  # the centre of the last step: the length minus half a step
-        train,
-        np.arange(len(train), len(rows)),
-        num_classes=data.num_classes,
-        seed=args.seed,
-    )
+    sides = index.label[rows], index.group[rows], train, np.arange(len(train), len(rows))
+    lengths = cache.times(cache.rows(index.name[rows]))[:, -1].numpy()  # the centre of the last step: the length minus half a step
+    kept = KeptProbes(cache, index.name[rows], *sides, num_classes=data.num_classes, seed=args.seed)
+    found = kept.read()
+    if not set(SUITE) <= set(found):
+        labels, groups, *both = sides
+        found = probe_suite(features, labels, groups, lengths, *both, num_classes=data.num_classes, seed=args.seed)
+        kept.add(found)
+    found = {name: found[name] for name in SUITE}
     chosen = args.probe or best_probe(found)
     if args.vtem is not None:
         from vtlvlm.probes.stage1 import step_probes

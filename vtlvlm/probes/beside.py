@@ -19,7 +19,8 @@ from vtlvlm.data.cache import FeatureCache
 from vtlvlm.data.cache_format import made_of, provenance_hash, read_meta
 from vtlvlm.errors import DataError
 from vtlvlm.metrics.paired import Difference, paired_difference
-from vtlvlm.probes.linear import best_probe, clip_vectors, probes_of
+from vtlvlm.probes.kept import KeptProbes
+from vtlvlm.probes.linear import VECTORS, best_probe, clip_vectors, probes_of
 from vtlvlm.report.style import beside_the_result
 from vtlvlm.system.files import write_json
 from vtlvlm.system.text import shown
@@ -35,10 +36,10 @@ class ProbeBeside(Callback):
     """Compares stage 2 with a linear probe on the same clips after ``test``: prints two lines, and adds ``probe`` to ``metrics.json``.
 
     The probe is the best one of ``vtlvlm probe``, chosen on held-out training people. It trains on the plain views of all
-    training and validation clips. It needs a feature cache: the run's own, or the source of the event cache,
-    if it has not moved. Without one, a log line says so. All other results are written before, and an error here
-    does not end the test. ``vtlvlm test`` has this callback by default. To disable it, add one with ``most_clips: 0`` to
-    ``trainer.callbacks``.
+    training and validation clips. Results are kept beside the features (``probes.kept``), and are not fitted twice. It needs a
+    feature cache: the run's own, or the source of the event cache, if it has not moved. Without one, a log line says so. All other
+    results are written before, and an error here does not end the test. ``vtlvlm test`` has this callback by default. To disable
+    it, add one with ``most_clips: 0`` to ``trainer.callbacks``.
 
     Args:
         most_clips: Largest number of training clips for which a probe is fitted. The time grows with its square.
@@ -93,8 +94,13 @@ class ProbeBeside(Callback):
             )
         both = np.concatenate([learned, clips])
         train, test = np.arange(len(learned)), np.arange(len(learned), len(both))
+        sides = data.index.label[both], data.index.group[both], train, test
         known = {"num_classes": data.num_classes, "seed": data.seed}
-        found = probes_of(vectors_of(cache, rows[both]), data.index.label[both], data.index.group[both], train, test, **known)
+        kept = KeptProbes(cache, data.index.name[both], *sides, **known)
+        found = kept.read()
+        if not set(VECTORS) <= set(found):
+            found = probes_of(vectors_of(cache, rows[both]), *sides, **known)
+            kept.add(found)
         name = best_probe(found)
         probe = found[name]
         theirs = np.asarray(probe.guesses) == data.index.label[clips]

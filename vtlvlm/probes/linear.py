@@ -28,6 +28,9 @@ FOLDS = 5
 VECTORS = ("mean feature", "movement", "mean and movement", "thirds", "thirds of both")
 """Names of the clip vectors that read the whole clip."""
 
+SUITE = (*VECTORS, "middle frame", "clip length")
+"""Names of the probes of :func:`probe_suite`."""
+
 AT_ONCE = 64
 """Clips in memory as float32 at the same time."""
 
