@@ -1,4 +1,5 @@
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from vtlvlm.ablation.items import Item
 from vtlvlm.ablation.plan import Planner
 from vtlvlm.ablation.planned import Machine, Plan, Selection
 from vtlvlm.ablation.settings import Resolver, extraction_settings, key_of, put, training_settings
+from vtlvlm.ablation.state import write_state
 from vtlvlm.configs import config, shipped
 from vtlvlm.errors import UsageError
 from vtlvlm.system.files import write_json
@@ -189,14 +191,24 @@ def test_rates_are_chosen_on_validation_people(write: Write, tmp_path: Path) -> 
     assert {final.arguments[final.arguments.index(f"--{name}") + 1] for name in (SHARED, RATE)} == {"0.2", "0.3"}
 
 
-def test_all_rates_diverge(write: Write, tmp_path: Path) -> None:
+def test_an_arm_that_diverges_at_all_rates_stops_no_other(write: Write, tmp_path: Path) -> None:
     rates = {"steps": 3, "choose": [{"setting": RATE, "values": [0.3, 0.4]}]}
-    planning = planner(write(arms=[{"name": "full"}], rates=rates, validation=0.5), tmp_path / "work")
+    work = tmp_path / "work"
+    grid = read_grid(write(rates=rates, validation=0.5))
+    planning = Planner(grid, Machine(work), Resolver())
     plan = planning.plan()
     for name in plan.trials["full"]:
         scored(plan.items[name], None)
-    with pytest.raises(UsageError, match=r"arm full: diverges at every learning rate \(0.3, 0.4\)"):
-        planning.plan()
+    for name in plan.trials["identity"]:
+        scored(plan.items[name], 1.0)
+    plan = planning.plan()
+    assert plan.hopeless == {"full": "arm full: diverges at every learning rate (0.3, 0.4); name lower ones in the grid"}
+    assert plan.runs["full"][0].final is None
+    assert plan.runs["identity"][0].final is not None
+    write_state(work, grid, plan, {})
+    full, other = json.loads((work / "grids" / "grid.json").read_text())["arms"]
+    assert (full["runs"][0]["status"], full["runs"][0]["reason"]) == ("failed", plan.hopeless["full"])
+    assert other["runs"][0]["status"] == "not run"
 
 
 def test_what_was_resolved_is_kept_until_a_file_or_the_program_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

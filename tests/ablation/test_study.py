@@ -18,6 +18,7 @@ def changed(work: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in kept}
 
 
+@pytest.mark.timeout(600)
 def test_a_grid_runs_once(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = tmp_path / "work"
     grid = write(arms=[{"name": "full", "paper": 94.1}, {"name": "zero_shot", "label": "untuned", "stage2": "untuned.yaml"}])
@@ -33,17 +34,67 @@ def test_a_grid_runs_once(write: Write, tmp_path: Path, capsys: pytest.CaptureFi
     tests = {name: json.loads((work / found[0]["stage2"] / "metrics.json").read_text()) for name, found in runs.items()}
     for name, label in (("full", "* full"), ("zero_shot", "  untuned")):
         row = next(line for line in said.splitlines() if line.startswith(label))
-        assert f"{tests[name]['metrics']['top1']:.3f}" in row
-        assert f"{tests[name]['probe']['top1']:.3f}" in row
+        assert f" {100 * tests[name]['metrics']['top1']:.1f} " in row
         assert ("94.1" in row) == (name == "full")
+    probe = next(line for line in said.splitlines() if "linear probe" in line)
+    assert f" {100 * tests['full']['probe']['top1']:.1f} " in probe
     before = changed(work)
     assert main(["ablate", str(grid), "--work", str(work)]) == 0
     assert changed(work) == before
     assert "[1/" not in (again := capsys.readouterr().out)
-    assert again.strip() == said[said.index("Tiny") :].strip()
+    assert again.strip() == said[said.index("\nTiny") :].strip()
     other = write("other", arms=[{"name": "same"}])
     assert main(["ablate", str(other), "--work", str(work), "--dry-run"]) == 0
     assert "nothing to run" in capsys.readouterr().out  # the runs of another grid
     os.truncate(work / runs["full"][0]["stage2"] / "metrics.json", 20)
     assert main(["ablate", str(grid), "--work", str(work)]) == 1
     assert "metrics.json: not JSON" in capsys.readouterr().err
+
+
+TRIED = {"steps": 3, "choose": [{"setting": "model.init_args.optimizer.learning_rate", "values": [1.0e-3, 1.0e37]}]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_rate_that_diverges_is_not_chosen_and_a_failed_arm_stops_no_other(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The codebook of the second arm is too large for the clips, which shows when its training starts."""
+    work, large = tmp_path / "work", tmp_path / "large.yaml"
+    large.write_text("model: {init_args: {quantizer: {init_args: {codes: 60000}}}}")
+    grid = write(arms=[{"name": "full"}, {"name": "large", "stage1": "large.yaml"}], rates=TRIED)
+    assert main(["ablate", str(grid), "--work", str(work), "--jobs", "2"]) == 1
+    said = capsys.readouterr().out
+    scores = [json.loads(path.read_text())["nll"] for path in (work / "trials").glob("*/score.json")]
+    assert sorted(scores, key=lambda score: score is None)[1:] == [None]
+    assert not list((work / "trials").rglob("*.ckpt"))
+    full, other = json.loads((work / "grids" / "grid.json").read_text())["arms"]
+    assert (full["runs"][0]["status"], full["runs"][0]["learning_rate"]) == ("done", 1e-3)
+    assert "learning_rate: 0.001" in (work / full["runs"][0]["stage2"] / "config.yaml").read_text()
+    assert other["runs"][0]["status"] == "failed"
+    (line,) = [line for line in said.splitlines() if line.startswith("failed: ")]
+    assert line.startswith("failed: train stage 1: large, xsub60, seed 0: ")
+    assert "codes" in line
+    assert other["runs"][0]["reason"] in line
+    assert "not run" in next(line for line in said.splitlines() if line.startswith("  large"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_stage_1_alone_is_read_by_a_probe_on_each_person(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = tmp_path / "work"
+    grid = write("events", stage2=None, validation=0, arms=[{"name": "full"}])
+    assert main(["ablate", str(grid), "--work", str(work), "--folds", "each person"]) == 0
+    said = capsys.readouterr().out
+    state = json.loads((work / "grids" / "events-each_person.json").read_text())
+    runs = state["arms"][0]["runs"]
+    assert [run["fold"] for run in runs] == ["leave_out:P001", "leave_out:P002", "leave_out:P003"]
+    assert (state["stages"], state["metric"], state["protocol"]) == (1, "codes: attention", "leave_out")
+    probes = [json.loads((work / run["stage1"] / "probes.json").read_text()) for run in runs]
+    assert [{name[8:12] for name in found["clips"]} for found in probes] == [{"P001"}, {"P002"}, {"P003"}]  # each clip is tested once
+    right = [g == t for found in probes for g, t in zip(found["probes"]["codes: attention"]["guesses"], found["truth"], strict=True)]
+    row = next(line for line in said.splitlines() if line.startswith("* full"))
+    assert row.split()[2:4] == [f"{100 * sum(right) / 6:.1f}", "1"]
+    raw = sum(found["probes"]["features: linear, mean"]["top1"] for found in probes) / 3
+    probe = next(line for line in said.splitlines() if "linear probe on the mean feature" in line)
+    assert f" {100 * raw:.1f} " in probe

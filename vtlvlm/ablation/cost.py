@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vtlvlm.ablation.items import TITLES, TRAINING, Item, Kind
+from vtlvlm.ablation.operations import operations
 from vtlvlm.errors import DataError
 from vtlvlm.report.runs import Run
 from vtlvlm.report.tables import Table, as_text, duration_text
@@ -94,7 +95,20 @@ def cost_table(left: Sequence[Item], estimate: Estimate) -> str:
         time = (
             duration_text(sum(known)) if len(known) == len(items) else "no such run yet" if not known else f"{duration_text(sum(known))} +"
         )
-        rows.append([title, str(len(items)), *numbers, time])
-    text = as_text(Table(["", "commands", "optimiser steps", "training clips", "time, one after the other"], rows))
+        rows.append([title, str(len(items)), *numbers, _counted(items), time])
+    text = as_text(Table(["", "commands", "optimiser steps", "training clips", "operations", "time, one after the other"], rows))
     some = f"{duration_text(total)} for {len(left) - unknown} of them, from the durations in this work folder"
+    if any(item.load is not None for item in left):
+        text += "\n\noperations: the language model over the event tokens, forward and backward, counted without text"
     return f"{text}\n\n{len(left)} commands; {some if total else 'no durations yet'}"
+
+
+def _counted(items: Sequence[Item]) -> str:
+    """Operations of trainings of stage 2; empty for other items."""
+    loads = [item for item in items if item.load is not None]
+    if not loads:
+        return ""
+    found = [(operations(item.load), (item.steps or 0) * item.batch) for item in loads if item.load is not None]
+    if any(one is None for one, _ in found):
+        return "not counted: no LLaVA here yet"
+    return f"{sum((one or 0) * clips for one, clips in found) / 1e12:,.0f} TFLOP"

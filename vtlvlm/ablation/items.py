@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vtlvlm.ablation.operations import Load
 from vtlvlm.errors import DataError
 from vtlvlm.report.runs import Run
 
@@ -40,6 +41,7 @@ class Item:
         subject: The first arm and fold that it is for, in words.
         steps: Optimiser steps, for a training with a fixed number.
         batch: Clips in an optimiser step, for a training.
+        load: What the operations of a training of stage 2 depend on.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Item:
     subject: str = ""
     steps: int | None = None
     batch: int = 0
+    load: Load | None = None
 
     @property
     def log(self) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vtlvlm.ablation.grid import EACH_PERSON, Arm, Grid
 from vtlvlm.ablation.items import SCORE, Item
+from vtlvlm.ablation.operations import Load
 from vtlvlm.ablation.planned import Machine, Plan, PlannedRun
 from vtlvlm.ablation.settings import Config, Resolver, extraction_settings, get, key_of, put, training_settings
 from vtlvlm.errors import UsageError
@@ -119,12 +120,15 @@ class Planner:
             out = {earlier.arm for earlier in later}
             arms = [arm for arm in self.grid.arms if self._trains(arm) and arm.name not in out]
             for arm in arms if choice.arm is None else [arm for arm in self.grid.arms if arm.name == choice.arm]:
-                if open_choice or arm.name in plan.trials:
+                if open_choice or arm.name in plan.trials or arm.name in plan.hopeless:
                     continue
                 base = {**taken, **plan.rates.get(arm.name, {})}
                 best = self._choose(plan, arm, choice.setting, choice.values, base)
                 if best is None:
                     open_choice = open_choice or choice.arm is not None
+                    if choice.arm is not None and arm.name in plan.hopeless:
+                        reason = plan.hopeless[arm.name]
+                        plan.hopeless |= {other.name: reason for other in self.grid.arms if self._trains(other)}
                 elif choice.arm is not None:
                     taken[choice.setting] = best
                 else:
@@ -132,7 +136,7 @@ class Planner:
         for arm in self.grid.arms:
             if self._trains(arm) and taken:
                 plan.rates[arm.name] = {**taken, **plan.rates.get(arm.name, {})}
-            waiting = self._trains(arm) and (open_choice or arm.name in plan.trials)
+            waiting = self._trains(arm) and (open_choice or arm.name in plan.trials or arm.name in plan.hopeless)
             runs = [self._run(plan, arm, seed, fold, waiting) for seed in arm.seeds or self.grid.seeds for fold in self.folds]
             plan.runs[arm.name] = runs
         return plan
@@ -167,7 +171,9 @@ class Planner:
             return None
         finite = {value: score for value, score in scores.items() if score is not None}
         if not finite:
-            raise UsageError(f"arm {arm.name}: diverges at every learning rate ({', '.join(f'{value:g}' for value in values)})")
+            tried = ", ".join(f"{value:g}" for value in values)
+            plan.hopeless[arm.name] = f"arm {arm.name}: diverges at every learning rate ({tried}); name lower ones in the grid"
+            return None
         return min(finite, key=lambda value: finite[value])
 
     def _run(self, plan: Plan, arm: Arm, seed: int, fold: str, waiting: bool) -> PlannedRun:
@@ -280,18 +286,28 @@ class Planner:
         put(config, "model.init_args.reasoner.init_args.llava.path", f"composed, {width}")
         return ["--model.init_args.reasoner.init_args.llava.path", str(folder)], (item.name,)
 
+    def _load(self, arm: Arm) -> Load:
+        reasoner = self.config2[arm.name]["model"]["init_args"]["reasoner"]["init_args"]
+        path = str(self.machine.work / "llava") if self.grid.composed else str(reasoner["llava"]["path"])
+        layers = get(reasoner, "adapter.init_args.layers") or ""
+        name = str(reasoner["adapter"]["class_path"]).rpartition(".")[2]
+        tokens = int(self._axis(arm).get("tokens", 0))
+        return Load(path, tokens, name, layers if isinstance(layers, str) else tuple(layers), bool(reasoner["train_projector"]))
+
     def _stage2(self, plan: Plan, arm: Arm, seed: int, fold: str, rates: dict[str, float], trial: bool = False) -> Item:
         """The test of a run, or the training of a trial."""
         events = self._tokenize(plan, arm, seed, fold)
         config = json.loads(json.dumps(self.config2[arm.name]))
         llava, needs = self._llava(plan, config)
+        load = self._load(arm)
         options = [part for setting, rate in rates.items() for part in (f"--{setting}", f"{rate:g}")]
         for setting, rate in rates.items():
             put(config, setting, rate)
         if trial:
-            steps = self.grid.trial_steps
-            options += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(steps)]
-            config["trainer"] |= {"max_steps": steps, "val_check_interval": steps}
+            length = {"max_steps": self.grid.trial_steps, "val_check_interval": self.grid.trial_steps}
+            config["trainer"] |= {**length, "check_val_every_n_epoch": None, "max_epochs": None}
+            options += [part for name, number in length.items() for part in (f"--trainer.{name}", str(number))]
+            options += ["--trainer.check_val_every_n_epoch", "null", "--trainer.max_epochs", "null"]
         key = key_of(self._settled(config, seed, fold), events.name)
         place = "trials" if trial else "stage2"
         folder = self.machine.work / place / key
@@ -302,11 +318,16 @@ class Planner:
         share = config["data"]["source"]["validation"]
         if trial:
             return self._add(
-                plan, Item(f"trials/{key}", "trial", folder, ("fit", *shared), needs, subject, _steps(config), config["data"]["batch_size"])
+                plan,
+                Item(
+                    f"trials/{key}", "trial", folder, ("fit", *shared), needs, subject, _steps(config), config["data"]["batch_size"], load
+                ),
             )
         checkpoint: list[str] = []
         if self._trains(arm):
-            fitted = Item(f"stage2/{key}", "fit2", folder, ("fit", *shared), needs, subject, _steps(config), config["data"]["batch_size"])
+            fitted = Item(
+                f"stage2/{key}", "fit2", folder, ("fit", *shared), needs, subject, _steps(config), config["data"]["batch_size"], load
+            )
             needs = (*needs, self._add(plan, fitted).name)
             checkpoint = ["--ckpt_path", str(folder / "checkpoints" / f"{'best' if share else 'last'}.ckpt")]
         return self._add(plan, Item(f"stage2/{key}/test", "test", folder, ("test", *shared, *checkpoint), needs, subject))

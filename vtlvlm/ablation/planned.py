@@ -76,6 +76,7 @@ class Plan:
         settings: Arm -> numbers for the axis of a plot: windows, tokens, codes.
         rates: Arm -> chosen setting -> rate.
         trials: Arm -> names of the trials that its next choice waits for.
+        hopeless: Arm -> why no learning rate can be chosen.
         for_all: Arms whose choice all arms wait for.
     """
 
@@ -85,6 +86,7 @@ class Plan:
     settings: dict[str, dict[str, float]] = field(default_factory=dict)
     rates: dict[str, dict[str, float]] = field(default_factory=dict)
     trials: dict[str, list[str]] = field(default_factory=dict)
+    hopeless: dict[str, str] = field(default_factory=dict)
     for_all: frozenset[str] = frozenset()
 
     def wanted(self, only: Selection) -> list[str]:

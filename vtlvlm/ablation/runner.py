@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vtlvlm.ablation.items import SCORE, Item
+from vtlvlm.ablation.items import SCORE, TRAINING, Item
 from vtlvlm.errors import DataError, UsageError
+from vtlvlm.report.runs import fit_finished
 from vtlvlm.report.tables import duration_text
 from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.files import write_json
@@ -151,6 +152,12 @@ def last_error(log: Path, code: int) -> str:
     return shown(told[-1], 600) if told else f"ended with {code}; {log} has its output"
 
 
+def settle(item: Item) -> None:
+    """Write the score of a trial that ended elsewhere, such as in a job of Slurm."""
+    if not item.done() and fit_finished(item.folder):
+        _keep_score(item, diverged=False)
+
+
 def _keep_score(item: Item, diverged: bool) -> None:
     """Write the calibrated loss of a trial's best checkpoint on the validation people, and delete its checkpoints."""
     score = None if diverged else _best_score(item.folder / "checkpoints" / "best.ckpt")
@@ -171,10 +178,10 @@ def _best_score(checkpoint: Path) -> float:
 
 
 def _interrupt(running: Sequence[Running]) -> None:
-    """Interrupt the commands that run, and wait until they have ended."""
+    """Interrupt the commands that run, and wait until they have ended. A training writes a checkpoint at SIGTERM."""
     for one in running:
         with suppress(ProcessLookupError):
-            one.process.send_signal(signal.SIGINT)
+            one.process.send_signal(signal.SIGTERM if one.item.kind in TRAINING else signal.SIGINT)
     limit = time.monotonic() + PATIENCE
     for one in running:
         try:

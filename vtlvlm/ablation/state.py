@@ -35,14 +35,19 @@ def write_state(work: Path, grid: Grid, plan: Plan, failed: Mapping[str, str]) -
     ]
     head = {"version": VERSION, "name": grid.name, "table": grid.table, "title": grid.title, "protocol": plan.protocol}
     content = {**head, "metric": grid.metric, "stages": 2 if grid.stage2 else 1, "arms": arms, "compare": list(grid.compare)}
-    path = work / "grids" / f"{grid.name}.json"
-    write_json(path, content)
+    write_json(state_file(work, grid.name), content)
+
+
+def state_file(work: Path, name: str) -> Path:
+    """The file of a grid in a work folder."""
+    return work / "grids" / f"{name}.json"
 
 
 def _run(run: PlannedRun, plan: Plan, arm: str, failed: Mapping[str, str]) -> dict[str, Any]:
     status, reason = "not run", None
     if run.final is None:
         reasons = [failed[name] for name in plan.trials.get(arm, ()) if name in failed]
+        reasons += [plan.hopeless[arm]] if arm in plan.hopeless else []
         status, reason = ("failed", reasons[0]) if reasons else (status, "its learning rate is not chosen yet")
     elif run.final in failed:
         status, reason = "failed", failed[run.final]

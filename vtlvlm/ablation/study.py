@@ -6,17 +6,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from vtlvlm.ablation.cluster import hand_over
 from vtlvlm.ablation.cost import Estimate, cost_table, keep_duration
 from vtlvlm.ablation.grid import Grid
 from vtlvlm.ablation.items import Item, missing
 from vtlvlm.ablation.plan import Planner
 from vtlvlm.ablation.planned import Machine, Plan, Selection
-from vtlvlm.ablation.results import table
-from vtlvlm.ablation.runner import execute
+from vtlvlm.ablation.runner import execute, settle
 from vtlvlm.ablation.settings import Resolver
-from vtlvlm.ablation.state import write_state
+from vtlvlm.ablation.state import state_file, write_state
 from vtlvlm.errors import UsageError
-from vtlvlm.report.tables import duration_text
+from vtlvlm.report.grid_sections import grid_section
+from vtlvlm.report.grids import open_grid
+from vtlvlm.report.scores import collect
+from vtlvlm.report.tables import as_text, duration_text
+from vtlvlm.slurm.site import Site
 from vtlvlm.system.locks import FileLock, Taken
 
 
@@ -72,6 +76,10 @@ class Study:
 
     def plans(self) -> dict[str, Plan]:
         """The plan of each grid, as far as learning rates are chosen."""
+        for planner in self.planners.values():
+            for item in planner.plan().items.values():
+                if item.kind == "trial":
+                    settle(item)
         return {name: planner.plan() for name, planner in self.planners.items()}
 
     def todo(self, plans: dict[str, Plan]) -> list[Item]:
@@ -94,9 +102,7 @@ class Study:
             self._execute(left, plans, jobs)
             plans = self.plans()
         self._write(plans)
-        for grid in self.grids:
-            print(f"\n{table(self.work, grid, plans[grid.name])}", flush=True)
-        return self._told(plans)
+        return self._tables(plans)
 
     def _execute(self, left: Sequence[Item], plans: dict[str, Plan], jobs: int) -> None:
         """Run items, and keep the state of each grid that has one that ended."""
@@ -126,6 +132,32 @@ class Study:
             print("more commands follow when the learning rates are chosen")
         return 0
 
+    def submit(self, site: Site, dry: bool) -> int:
+        """Hand the missing items to Slurm, and print a line for each job. The same call goes on when rates can be chosen.
+
+        Args:
+            site: The cluster.
+            dry: Print the command lines for Slurm instead.
+        """
+        plans = self.plans()
+        left = self.todo(plans)
+        for outcome in hand_over(left, self.work, site, dry):
+            print(f"{outcome.name:12s} {outcome.number or '':>8s}  {outcome.text}".rstrip(), flush=True)
+        if any(plan.trials for plan in plans.values()):
+            print("give the same command again when these have ended: the learning rates are chosen then")
+        if dry:
+            return 0
+        self._write(plans)
+        return 0 if left else self._tables(plans)
+
+    def _tables(self, plans: dict[str, Plan]) -> int:
+        """Print the table of each grid, and the failures. Returns 1 if an item failed."""
+        for grid in self.grids:
+            section = grid_section(collect(open_grid(state_file(self.work, grid.name), self.work)), pictures=False)
+            tables = [f"{table.caption}\n{as_text(table)}".strip() for table in section.tables]
+            print("\n\n".join(["", section.title, section.text, *tables]), flush=True)
+        return self._told(plans)
+
     def _write(self, plans: dict[str, Plan]) -> None:
         for grid in self.grids:
             if grid.name in plans:
@@ -137,4 +169,7 @@ class Study:
         lines = {reason: titles[name] for name, reason in reversed(self.failed.items()) if name in titles}
         for reason, item in reversed(lines.items()):
             print(f"failed: {item.title}: {reason} ({item.log})", flush=True)
-        return int(bool(self.failed))
+        hopeless = dict.fromkeys(reason for plan in plans.values() for reason in plan.hopeless.values())
+        for reason in hopeless:
+            print(f"failed: {reason}", flush=True)
+        return int(bool(self.failed or hopeless))

@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stage2", type=Path, action="append", default=[], metavar="YAML", help="configuration on top of every stage 2")
     parser.add_argument("--extract", type=Path, action="append", default=[], metavar="YAML", help="configuration on top for extract alone")
     parser.add_argument("--jobs", type=int, default=1, help="commands at the same time on this machine (default: %(default)s)")
+    parser.add_argument("--slurm", action="store_true", help="submit to Slurm: a job array for each kind of work, with dependencies")
+    parser.add_argument("--site", type=Path, help="with --slurm: account, partition, GPUs of a node (default: slurm/site.yaml)")
     parser.add_argument("--dry-run", action="store_true", help="list what would run; run nothing")
 
 
@@ -41,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from vtlvlm.ablation.runner import Ended
     from vtlvlm.ablation.study import Study, alone
     from vtlvlm.errors import UsageError
+    from vtlvlm.slurm.site import Site
 
     if args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}: at least 1")
@@ -58,10 +61,17 @@ def run(args: argparse.Namespace) -> int:
     only = Selection(*(None if chosen is None else frozenset(chosen) for chosen in (args.arms, args.seeds)))
     if twice := {one.name for one in grids if sum(other.name == one.name for other in grids) > 1}:
         raise UsageError(f"{twice.pop()}: two grids of one name; give one file another name")
+    if args.slurm and args.jobs != 1:
+        raise UsageError("--jobs: goes without --slurm, which runs all elements of an array at once; leave it out")
+    if args.site is not None and not args.slurm:
+        raise UsageError("--site: goes with --slurm")
     if args.dry_run:
-        return Study(grids, machine, only).show()
+        study = Study(grids, machine, only)
+        return study.submit(Site.read(args.site), dry=True) if args.slurm else study.show()
     with alone(machine.work):
         try:
+            if args.slurm:
+                return Study(grids, machine, only).submit(Site.read(args.site), dry=False)
             return Study(grids, machine, only).run(args.jobs)
         except Ended:
             sys.stderr.write("vtlvlm: asked to end; the same command continues\n")
