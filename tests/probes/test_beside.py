@@ -154,7 +154,7 @@ def test_without_the_features_a_line_of_the_log_says_so(
 def test_what_goes_wrong_does_not_end_the_test(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The features are damaged: results are there, and one line says what is not."""
     features = tmp_path / "features"
-    shutil.copytree(chain.features, features)
+    shutil.copytree(chain.features, features, ignore=shutil.ignore_patterns("probes-*"))
     for shard in features.glob("features-*"):
         held = bytearray(shard.read_bytes())
         held[-2:] = b"\x00\x7e"  # nan
