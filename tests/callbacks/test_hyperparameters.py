@@ -57,8 +57,10 @@ def test_the_tab_shows_both_stages_settings_and_final_metrics(chain: Pipeline) -
     one, two = hparams(chain.folder / "run1"), hparams(chain.folder / "run2")
     found = values(two["session_start_info"])
     assert (found["M"], found["K"], found["windows"], found["seed"]) == (16, 8, 4, 3)
-    assert (found["pooler"], found["quantizer"], found["adapter"]) == ("EqualSaliencePooler", "EMAQuantizer", "DeepPrompts")
-    assert "adapter" not in values(one["session_start_info"])
+    assert (found["Pooler"], found["Quantizer"], found["Adapter"]) == ("EqualSaliencePooler", "EMAQuantizer", "DeepPrompts")
+    assert "Adapter" not in values(one["session_start_info"])
+    names = [info.name for info in two["experiment"].experiment.hparam_infos]
+    assert sorted(names)[:5] == ["Adapter", "K", "M", "Pooler", "Quantizer"]  # what the tab shows at first
     assert one["experiment"] == two["experiment"]  # TensorBoard takes the columns of any one run
     assert [metric.name.tag for metric in two["experiment"].experiment.metric_infos] == list(METRICS)
     assert two["session_end_info"].session_end_info.status == 1  # STATUS_SUCCESS

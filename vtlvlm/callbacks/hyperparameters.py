@@ -20,7 +20,7 @@ NUMBERS = {
     "coherence": "stage1.beta",
     "delta weight": "stage1.inputs.delta_weight",
     "abs delta weight": "stage1.inputs.abs_delta_weight",
-    "LDA weight": "stage1.inputs.lda_weight",
+    "discriminant weight": "stage1.inputs.lda_weight",
     "subtracted clip mean": "stage1.inputs.subtract_clip_mean",
     "learning rate 1": "stage1.optimizer.learning_rate",
     "prompt tokens": "stage2.reasoner.adapter.tokens",
@@ -30,16 +30,17 @@ NUMBERS = {
 }
 WORDS = {
     "extractor": "stage1.extractor.model",
-    "pooler": "stage1.pooler.class",
-    "quantizer": "stage1.quantizer.class",
-    "adapter": "stage2.reasoner.adapter.class",
+    "Pooler": "stage1.pooler.class",
+    "Quantizer": "stage1.quantizer.class",
+    "Adapter": "stage2.reasoner.adapter.class",
     "prompt layers": "stage2.reasoner.adapter.layers",
     "trained projector": "stage2.reasoner.train_projector",
     "objective": "stage2.objective",
     "label score": "stage2.reasoner.label_score",
     "listed categories": "stage2.reasoner.instruction.list_categories",
 }
-"""Columns of the HPARAMS tab -> settings, the same for every run"""
+"""Columns of the HPARAMS tab -> settings, the same for every run. The tab sorts them, capitals first, and shows the first five
+until others are ticked: Adapter, K, M, Pooler and Quantizer."""
 METRICS = (
     *("stage2/test/top1", "stage2/test/mean_class_accuracy", "stage2/test/nll_calibrated", "stage2/test/ece_calibrated"),
     *("stage2/val/top1", "stage2/val/nll_calibrated", "stage1/val/reconstruction", "stage1/val/codebook_perplexity"),
