@@ -77,9 +77,8 @@ def grid_section(result: GridResult, pictures: bool = True) -> Section:
         pictures: Also draw charts.
     """
     grid = result.grid
-    heading = f"Table {grid.table}: {grid.title}" if grid.table else grid.title
-    tables = [arms_table(result)]
-    tables += [left_out_table(result)] if result.left_out else []
+    heading = f"Table {grid.table}: {grid.title}" if grid.table and not grid.title.startswith("Table") else grid.title
+    tables = [arms_table(result), *([left_out_table(result)] if result.failures else [])]
     return Section(f"{heading} ({grid.name})", _text(result), grid_pictures(result) if pictures else (), tables)
 
 
@@ -158,10 +157,16 @@ def name_of_probe(arm: ArmResult) -> str:
 def left_out_table(result: GridResult) -> Table:
     """What has no results, and why."""
     places: dict[tuple[str, str], list[LeftOut]] = {}
-    for out in result.left_out:
+    for out in result.failures:
         places.setdefault((out.arm, without_folder(out.reason, str(result.grid.work))), []).append(out)
-    rows = [[arm, _listed(out.seed for out in them), _listed(out.fold for out in them), why] for (arm, why), them in places.items()]
+    rows = [[arm, _listed(out.seed for out in them), _folds(result, them), why] for (arm, why), them in places.items()]
     return Table(["arm", "seeds", "folds", "why it is left out"], rows, caption="Left out:")
+
+
+def _folds(result: GridResult, them: Iterable[LeftOut]) -> str:
+    """The folds, if there are several in the grid."""
+    folds = {run.fold for arm in result.grid.arms for run in arm.runs}
+    return _listed(out.fold for out in them) if len(folds) > 1 else ""
 
 
 def _listed(values: Iterable[object], most: int = 6) -> str:

@@ -70,6 +70,11 @@ class GridResult:
         """Test clips of the first arm with results; 0 without one."""
         return next((arm.clips for arm in self.arms if arm.clips), 0)
 
+    @property
+    def failures(self) -> list[LeftOut]:
+        """What was left out although it was run; the table itself says what was not run."""
+        return [out for out in self.left_out if out.reason != "not run"]
+
     def of(self, name: str) -> ArmResult:
         """The results of an arm."""
         return next(result for result in self.arms if result.arm.name == name)

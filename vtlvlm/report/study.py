@@ -56,7 +56,7 @@ def _summary(results: Sequence[GridResult]) -> str:
 def _facts(results: Sequence[GridResult]) -> list[tuple[str, str]]:
     runs = sum(len(arm.arm.runs) for result in results for arm in result.arms)
     tested = sum(len(arm.tested) for result in results for arm in result.arms)
-    left_out = sum(len(result.left_out) for result in results)
+    left_out = sum(len(result.failures) for result in results)
     return [
         (str(len(results)), "grids"),
         (f"{tested} of {runs}", "planned runs with results in the tables"),
