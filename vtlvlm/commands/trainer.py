@@ -133,7 +133,8 @@ class CLI(Guarded):
         more: list[Callback] = [ValidationSteps()]
         if settings.get("logger") in (None, True) and not dry:
             kwargs.setdefault(
-                "logger", Curves(stage=TITLES.get(self.model.stage, ""), save_dir=root, name="", version="tensorboard", default_hp_metric=False)
+                "logger",
+                Curves(stage=TITLES.get(self.model.stage, ""), save_dir=root, name="", version="tensorboard", default_hp_metric=False),
             )
             more += [] if has(own, LearningRateMonitor) else [LearningRateMonitor("step")]
         if found := guard.with_slurm(plugins(settings), os.environ, settings.get("devices"), settings.get("num_nodes")):
