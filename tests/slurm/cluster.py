@@ -38,7 +38,8 @@ JobRequeue=1
 ReturnToService=1
 KillWait=20
 MinJobAge=600
-SlurmdTimeout=30
+SlurmdTimeout=600
+MessageTimeout=60
 MpiDefault=none
 NODES
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
@@ -92,7 +93,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Cancel all jobs, and end the daemons in reverse order."""
-        with suppress(subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        with suppress(subprocess.CalledProcessError, subprocess.TimeoutExpired, TimeoutError):
             self("scancel", "--state=PENDING", "--me")
             self("scancel", "--signal=KILL", "--full", "--me")
             self("scancel", "--me")
