@@ -390,8 +390,8 @@ class VTEM(nn.Module):
     def _require_feature_shape(self, features: Tensor) -> None:
         expected = (self.extractor.cells, len(self.mean))
         if features.ndim != 4 or tuple(features.shape[2:]) != expected:
-            found = tuple(features.shape)
-            raise UsageError(f"features of shape {found}, expected (clips, steps, {expected[0]}, {expected[1]}): another extractor's?")
+            found, wanted = tuple(features.shape), f"(clips, steps, {expected[0]}, {expected[1]})"
+            raise UsageError(f"features of shape {found}, expected {wanted}: made by another extractor?")
 
     def _require_target_shape(self, features: Tensor, targets: Tensor | None) -> None:
         if targets is not None and (targets.ndim != 4 or len(targets) != len(features)):
