@@ -110,6 +110,8 @@ def test_tables() -> None:
     assert table.numeric == (False, True, True, True, True, False)
     assert "probe \\| mean feature" in as_markdown(table)
     assert as_text(Table(("a", "動"), [("x", "1"), ("動作", "22")])).splitlines() == ["a     動", "────  ──", "x      1", "動作  22"]
+    grouped = Table(("a", "b"), [("x", "1"), ("y", "2")], headings={1: "a group"})
+    assert as_text(grouped).splitlines() == ["a  b", "─  ─", "x  1", "a group", "y  2"]
     assert [duration_text(s) for s in (0.0042, 0.25, 1.84, 59.4, 861, 11_100)] == [
         "4.2 ms",
         "250 ms",

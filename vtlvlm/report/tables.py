@@ -67,7 +67,7 @@ def summary_table(rows: Sequence[ResultRow]) -> Table:
 def as_text(table: Table) -> str:
     """Aligned plain text for a terminal, with a rule under the header and ``*`` before emphasised rows."""
     mark = bool(table.strong)
-    table = Table([*map(shown, table.header)], [[*map(shown, row)] for row in table.rows], table.strong)
+    table = Table([*map(shown, table.header)], [[*map(shown, row)] for row in table.rows], table.strong, table.headings)
     widths = [max(display_width(line[i]) for line in (table.header, *table.rows)) for i in range(len(table.header))]
     lines = [_aligned(table.header, widths, table.numeric, "  " if mark else "")]
     lines.append(("  " if mark else "") + "  ".join("─" * width for width in widths))
