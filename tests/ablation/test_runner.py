@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vtlvlm.ablation.items import Item, missing
-from vtlvlm.ablation.runner import execute, last_error
+from vtlvlm.ablation.runner import Running, _result, execute, last_error
 from vtlvlm.ablation.study import alone
 from vtlvlm.cli import main
 from vtlvlm.errors import DataError
@@ -72,6 +72,15 @@ def test_the_last_line_says_why(tmp_path: Path) -> None:
     assert last_error(log, -9) == f"ended by SIGKILL; {log} has its output"
     log.write_text("$ vtlvlm a\nvtlvlm: an older error\n\n$ vtlvlm a\nnothing\n")
     assert last_error(log, 3) == f"ended with 3; {log} has its output"
+
+
+def test_a_trial_that_a_dry_run_has_scored_has_not_failed(tmp_path: Path) -> None:
+    """The dry run has deleted the checkpoints as well."""
+    item = Item("trials/a", "trial", tmp_path / "a", ("fit",))
+    write_json(item.folder / "score.json", {"nll": 1.0})
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert _result(Running(item, process)) is None
 
 
 def test_a_finished_training_without_its_checkpoint_is_half_a_run(tmp_path: Path) -> None:

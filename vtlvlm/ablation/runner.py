@@ -129,7 +129,8 @@ def _result(one: Running) -> str | None:
     error = None if code == 0 else last_error(item.log, code)
     try:
         if item.kind == "trial" and (code == 0 or (error is not None and DIVERGED in error)):
-            _keep_score(item, diverged=code != 0)
+            if not item.done():  # a dry run beside this one may have been quicker
+                _keep_score(item, diverged=code != 0)
             return None
         return error if error or item.done() else f"ended without its result; {item.log} has its output"
     except (DataError, UsageError) as damage:
