@@ -300,7 +300,7 @@ class Planner:
         config = json.loads(json.dumps(self.config2[arm.name]))
         llava, needs = self._llava(plan, config)
         load = self._load(arm)
-        options = [part for setting, rate in rates.items() for part in (f"--{setting}", f"{rate:g}")]
+        options = [part for setting, rate in rates.items() for part in (f"--{setting}", str(rate))]
         for setting, rate in rates.items():
             put(config, setting, rate)
         if trial:
