@@ -9,9 +9,8 @@ from typing import Any
 
 from vtlvlm.ablation.grid import Grid
 from vtlvlm.ablation.planned import Plan, PlannedRun
+from vtlvlm.report.grids import VERSION
 from vtlvlm.system.files import write_json
-
-VERSION = 1
 
 
 def write_state(work: Path, grid: Grid, plan: Plan, failed: Mapping[str, str]) -> None:

@@ -159,17 +159,18 @@ def left_out_table(result: GridResult) -> Table:
     places: dict[tuple[str, str], list[LeftOut]] = {}
     for out in result.failures:
         places.setdefault((out.arm, without_folder(out.reason, str(result.grid.work))), []).append(out)
-    rows = [[arm, _listed(out.seed for out in them), _folds(result, them), why] for (arm, why), them in places.items()]
+    rows = [[arm, listed(out.seed for out in them), _folds(result, them), why] for (arm, why), them in places.items()]
     return Table(["arm", "seeds", "folds", "why it is left out"], rows, caption="Left out:")
 
 
 def _folds(result: GridResult, them: Iterable[LeftOut]) -> str:
     """The folds, if there are several in the grid."""
     folds = {run.fold for arm in result.grid.arms for run in arm.runs}
-    return _listed(out.fold for out in them) if len(folds) > 1 else ""
+    return listed(out.fold for out in them) if len(folds) > 1 else ""
 
 
-def _listed(values: Iterable[object], most: int = 6) -> str:
+def listed(values: Iterable[object], most: int = 6) -> str:
+    """The different values in their order, as text; of more than ``most``, only the number of the others."""
     found = list(dict.fromkeys(str(value) for value in values if value is not None))
     return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vtlvlm.errors import DataError
 from vtlvlm.report.document import Section
-from vtlvlm.report.grid_sections import percent, probe_row
+from vtlvlm.report.grid_sections import listed, percent, probe_row
 from vtlvlm.report.quotes import on_ntu, quotes
 from vtlvlm.report.scores import ArmResult, GridResult
 from vtlvlm.report.tables import NOT_RUN, Table, quantity
@@ -151,13 +151,13 @@ def provenance_table(named: Iterable[tuple[str, Sequence[Tested]]]) -> Table:
             [
                 name,
                 str(len(runs)),
-                _all(run.metrics.protocol for run in runs),
-                _all(run.metrics.seed for run in runs),
-                _all(_commit(found) for found in environments),
-                _all(found.get("versions", {}).get("torch") for found in environments),
-                _all(found.get("versions", {}).get("transformers") for found in environments),
-                _all(_device(device, found) for device, found in zip(devices, environments, strict=True)),
-                _all(quantity(run.fit.trainable_parameters) for run in runs if run.fit is not None),
+                listed(run.metrics.protocol for run in runs),
+                listed(run.metrics.seed for run in runs),
+                listed(_commit(found) for found in environments),
+                listed(found.get("versions", {}).get("torch") for found in environments),
+                listed(found.get("versions", {}).get("transformers") for found in environments),
+                listed(_device(device, found) for device, found in zip(devices, environments, strict=True)),
+                listed(quantity(run.fit.trainable_parameters) for run in runs if run.fit is not None),
             ]
         )
     header = ["", "runs", "protocol", "seeds", "commit", "torch", "transformers", "device", "trained parameters"]
@@ -184,9 +184,3 @@ def _device(device: dict[str, Any], environment: dict[str, Any]) -> str | None:
         machine = environment.get("machine", {})
         return f"{machine.get('cpu', 'cpu')}, {machine.get('cores', '?')} cores"
     return None if name is None else f"{count} x {name}"
-
-
-def _all(values: Iterable[Any], most: int = 5) -> str:
-    """The different values in their order, as text."""
-    found = list(dict.fromkeys(str(value) for value in values if value is not None))
-    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
