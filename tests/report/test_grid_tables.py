@@ -186,7 +186,7 @@ def test_a_damaged_plan_is_one_line(content: str, words: str, tmp_path: Path, ca
 def test_direction() -> None:
     from vtlvlm.metrics.paired import Difference
 
-    down, unsure = Paired(Difference(-0.1, -0.2, -0.05), 1), Paired(Difference(0.01, -0.1, 0.1), 1)
+    down, unsure = Paired(Difference(-0.1, -0.2, -0.05)), Paired(Difference(0.01, -0.1, 0.1))
     assert direction(down, -2.6) == "as the paper, beyond chance"
     assert direction(down, 2.6) == "opposite, beyond chance"
     assert direction(unsure, -2.6) == "opposite, within chance"

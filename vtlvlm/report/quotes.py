@@ -22,18 +22,16 @@ class ProtocolQuote:
         title: Heading of its column.
         clips: Test clips.
         with_skeletons: Test clips whose skeleton is not missing.
-        actions: Number of actions.
     """
 
     title: str
     clips: int
     with_skeletons: int
-    actions: int
 
 
 @dataclass(frozen=True)
 class MethodQuote:
-    """A published method. ``accuracy`` has top-1 in percent for each protocol, None where none was found."""
+    """A published method. ``accuracy`` has top-1 in percent for each protocol; None if none was found."""
 
     method: str
     modality: str

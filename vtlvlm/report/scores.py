@@ -180,7 +180,6 @@ class Paired:
     """The difference of two results on the same clips, over the seeds that both have. ``why_not`` says why there is none."""
 
     difference: Difference | None
-    seeds: int = 0
     why_not: str = ""
 
 
@@ -190,7 +189,7 @@ def compare(ours: ArmResult, theirs: ArmResult) -> Paired:
     if isinstance(pair, str):
         return Paired(None, why_not=pair)
     one, other, _, _ = pair
-    return Paired(paired_difference(one, other), len(one))
+    return Paired(paired_difference(one, other))
 
 
 def shared(ours: ArmResult, theirs: ArmResult) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.str_], NDArray[np.str_]] | str:
