@@ -1,4 +1,4 @@
-"""Faults on purpose: ``fail_at(rank, step, kind)`` makes a training fail once, on one process, after one optimiser step."""
+"""Faults on purpose: ``fail_at(rank, step, kind, mark)`` makes a command fail once, on one process, after one step."""
 
 import os
 import resource
@@ -17,13 +17,13 @@ class InjectedError(RuntimeError):
 
 
 class FailAt(Callback):
-    """Fails once; a mark says that it has.
+    """Fails once. The file ``mark`` says that it has.
 
     Args:
         rank: The process that fails.
         step: The optimiser step after which it fails; without training, the batch.
         kind: One of ``KINDS``. On a full disk, no file can be longer than a kilobyte from here on.
-        mark: The file that says so.
+        mark: The file. It is made before the failure.
     """
 
     def __init__(self, rank: int, step: int, kind: str, mark: str) -> None:
@@ -57,7 +57,7 @@ class FailAt(Callback):
 
 
 def fail_at(rank: int, step: int, kind: str, mark: Path) -> list[object]:
-    """The options that make a training fail so."""
+    """The options that make a command fail so; see :class:`FailAt`."""
     settings = {"rank": rank, "step": step, "kind": kind, "mark": mark}
     more = [part for name, value in settings.items() for part in (f"--trainer.callbacks.{name}", value)]
     return ["--trainer.callbacks+", "faults.FailAt", *more]

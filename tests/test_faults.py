@@ -22,7 +22,7 @@ OPTIONS = [
     *("--trainer.val_check_interval", 3, "--trainer.check_val_every_n_epoch", "null", "--trainer.enable_model_summary", "false"),
 ]
 """Two passes for a step; validations within epochs"""
-CODES = {"exception": 70, "full disk": 1, "SIGTERM": 143, "SIGUSR1": 75, "SIGKILL": -signal.SIGKILL}
+CODES = {"exception": 70, "SIGTERM": 143, "SIGKILL": -signal.SIGKILL}
 QUICK = [("SIGTERM", 2), ("SIGKILL", 6)]
 FAULTS = [(kind, step) for kind in ("exception", "SIGTERM", "SIGKILL") for step in (2, 3, EPOCH, 6, 9)]
 
@@ -98,9 +98,7 @@ def test_a_failed_training_goes_on(clips: EventRun, left_alone: Path, tmp_path: 
     assert fit.finished
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(
-    clips: EventRun, left_alone: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_leaves_the_checkpoint_before(clips: EventRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """It fills up in the second epoch; its end cannot be written."""
     run = tmp_path / "run"
     assert trained(clips, run, *fail_at(0, EPOCH + 1, "full disk", tmp_path / "mark"), "--trainer.logger", "false") == 1
