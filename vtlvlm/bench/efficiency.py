@@ -10,11 +10,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,8 +20,6 @@ from vtlvlm.bench.gpu_cost import Gpu
 from vtlvlm.bench.harness import peak_bytes
 from vtlvlm.bench.paper_size import LAYERS, NAMES, PROMPTS, label_tree, paper_reasoner
 from vtlvlm.bench.vtem import CELLS, CODES, WIDTH, WINDOWS
-from vtlvlm.callbacks.validate_first import ValidateFirst  # noqa: F401 - so that configurations find it by its name
-from vtlvlm.configs import config
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.ntu import ACTIONS
 from vtlvlm.data.video import decode_sampled
@@ -77,50 +72,30 @@ class Row:
     note: str = ""
 
 
-class Parts(LightningCLI):
-    """The model and the data module of a configuration, without a trainer."""
+@dataclass(frozen=True)
+class Pipeline:
+    """Both stages as configured, untrained.
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the arguments, without Lightning's warning about them: https://github.com/Lightning-AI/pytorch-lightning/issues/18545"""
-        self.config = parser.parse_args(args)
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make no trainer."""
-        return None  # type: ignore[return-value]
-
-
-def configured(files: Sequence[str]) -> tuple[Stage, NTUDataModule]:
-    """The untrained stage and the data module of configurations given one after the other, with defaults for the rest.
-
-    Args:
-        files: Paths, or names of shipped configurations.
-
-    Raises:
-        UsageError: A configuration does not exist.
+    Attributes:
+        name: What the tables call their configurations.
+        mapper: Stage 1.
+        reader: Stage 2.
+        data: The data module of stage 1.
     """
-    paths = [file if Path(file).is_file() else config(file) for file in files]
-    cli = Parts(
-        Stage,
-        NTUDataModule,
-        subclass_mode_model=True,
-        save_config_callback=None,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        parser_kwargs={"prog": "vtlvlm bench efficiency", "exit_on_error": False},
-        run=False,
-        args=[part for path in paths for part in ("--config", path)],
-    )
-    return cli.model, cli.datamodule
+
+    name: str
+    mapper: Stage
+    reader: Stage
+    data: NTUDataModule
 
 
-def measure(output: Path, work: Path, stage1: Sequence[str] = STAGE1, stage2: Sequence[str] = STAGE2, repeats: int = 5) -> None:
+def measure(output: Path, work: Path, configured: Pipeline, repeats: int = 5) -> None:
     """Measure the configured pipeline, count the paper's, print both tables, and write JSON that ``vtlvlm report`` reads as Table IV.
 
     Args:
         output: JSON file to write.
         work: Folder for the video, and for a composed LLaVA if the configuration's does not exist.
-        stage1: Configurations of stage 1.
-        stage2: Configurations of stage 2.
+        configured: The measured pipeline.
         repeats: Runs to take medians over.
 
     Raises:
@@ -130,9 +105,8 @@ def measure(output: Path, work: Path, stage1: Sequence[str] = STAGE1, stage2: Se
     described = environment(None)
     machine = described["machine"]
     where = device_of(gpu.device.type, 1)["name"] if gpu.real else f"{machine['cpu']}, {machine['cores']} cores"
-    named = f"{', '.join(stage1)} and {', '.join(stage2)}"
     tables = {
-        f"This code, {named}: measured on {where}": pipeline(work, stage1, stage2, repeats, gpu),
+        f"This code, {configured.name}: measured on {where}": pipeline(work, configured, repeats, gpu),
         "This code at the paper's size: counted on the meta device, not run": paper_rows(),
     }
     for title, rows in tables.items():
@@ -162,9 +136,9 @@ def text_table(rows: Sequence[Row]) -> Table:
 # -- the configured pipeline -------------------------------------------------------------------------------------------------------
 
 
-def pipeline(work: Path, stage1: Sequence[str], stage2: Sequence[str], repeats: int, gpu: Gpu) -> list[Row]:
+def pipeline(work: Path, configured: Pipeline, repeats: int, gpu: Gpu) -> list[Row]:
     """Every stage from a video file to probabilities, and the whole way."""
-    (mapper, data), (reader, _) = configured(stage1), configured(stage2)
+    mapper, reader = configured.mapper, configured.reader
     if not isinstance(mapper, VTEMModule) or not isinstance(reader, PromptTuningModule):
         raise UsageError("bench efficiency: --stage1 takes configurations of stage 1, --stage2 those of stage 2; exchange them")
     vtem, reasoner = mapper.vtem.to(gpu.device).eval(), reader.reasoner
@@ -180,7 +154,7 @@ def pipeline(work: Path, stage1: Sequence[str], stage2: Sequence[str], repeats: 
     codec, suffix, options = CODECS["MPEG-4"]
     file = work / f"efficiency.{suffix}"
     encode(file, list(islice(rendered(), FRAMES)), codec, options)
-    sampling = data.sampling
+    sampling = configured.data.sampling
 
     def decoded() -> tuple[Tensor, Tensor]:
         clip = decode_sampled(file, sampling)

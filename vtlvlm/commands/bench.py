@@ -81,6 +81,8 @@ def of_pipeline(args: argparse.Namespace) -> int:
     import tempfile
 
     from vtlvlm.bench import efficiency
+    from vtlvlm.commands.trainer import untrained
+    from vtlvlm.configs import resolved
     from vtlvlm.errors import UsageError
     from vtlvlm.system.places import require_json_place
 
@@ -92,8 +94,12 @@ def of_pipeline(args: argparse.Namespace) -> int:
         raise UsageError(f"--repeats {repeats}: at least 1")
     output = args.output or Path("runs") / "bench" / "efficiency.json"
     require_json_place(output)
+    names = args.stage1 or efficiency.STAGE1, args.stage2 or efficiency.STAGE2
+    lines = [resolved([word for file in files for word in ("--config", file)]) for files in names]
+    (mapper, data), (reader, _) = (untrained("bench efficiency", line) for line in lines)
+    configured = efficiency.Pipeline(" and ".join(map(", ".join, names)), mapper, reader, data)
     with tempfile.TemporaryDirectory(prefix="vtlvlm-bench-") as temporary:
         work = args.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        efficiency.measure(output, work, args.stage1 or efficiency.STAGE1, args.stage2 or efficiency.STAGE2, repeats)
+        efficiency.measure(output, work, configured, repeats)
     return 0

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
-
-from vtlvlm.commands.trainer import Guarded, NTUDataModule, without_noise
+from vtlvlm.commands.trainer import untrained
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import Llava, load_config, load_tokenizer
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
-from vtlvlm.stages.stage import Stage
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.system.streams import gist
 from vtlvlm.vtem.extractors import Backbone
@@ -20,32 +17,12 @@ from vtlvlm.vtem.extractors import Backbone
 LLAVA_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors")
 
 
-class Parts(Guarded):
-    """The parts of a configuration without its trainer, whose GPUs a login node lacks."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make no trainer."""
-        return None  # type: ignore[return-value]
-
-
 def main(arguments: Sequence[str]) -> int:
     """Download the extractor of a stage-1 configuration, or the LLaVA of a stage-2 configuration, and say where they are.
 
     What is there already is kept. With ``HF_HUB_OFFLINE=1``, downloads nothing from the hub, and so checks that all is there.
     """
-    with without_noise():
-        cli = Parts(
-            Stage,
-            NTUDataModule,
-            subclass_mode_model=True,
-            save_config_callback=None,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            parser_kwargs={"prog": "vtlvlm fetch", "exit_on_error": False},
-            run=False,
-            args=list(arguments),
-        )
-    model: Any = cli.model
+    model, _ = untrained("fetch", arguments)
     if isinstance(model, VTEMModule):
         print(fetch_extractor(model.extractor))
     elif isinstance(model, PromptTuningModule):

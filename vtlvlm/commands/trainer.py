@@ -243,6 +243,14 @@ class CachingCLI(Guarded):
         return super().instantiate_trainer(**{**kwargs, **quietly, "callbacks": [*configured(settings), StopOnSignal(), *bar(settings)]})
 
 
+class UntrainedCLI(Guarded):
+    """Builds a configuration's stage and data module alone. A trainer would look for GPUs that this machine may lack."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make no trainer."""
+        return None  # type: ignore[return-value]
+
+
 # First words of log messages that Lightning has no setting to suppress.
 NOISE = (
     "💡",  # advertisements: https://github.com/Lightning-AI/pytorch-lightning/pull/21430
@@ -302,6 +310,31 @@ def parts(name: str, arguments: Sequence[str], stage: type[Stage] = VTEMModule) 
             run=False,
             args=list(arguments),
         )
+
+
+def untrained(name: str, arguments: Sequence[str]) -> tuple[Stage, NTUDataModule]:
+    """The stage and the data module that a configuration describes, without weights, data or a trainer.
+
+    Args:
+        name: The command, for the parser's messages.
+        arguments: Its command line: ``--config FILE`` and settings.
+
+    Raises:
+        UsageError: The configuration is no configuration of a stage, or one of its parts refuses a setting.
+    """
+    with without_noise():
+        cli = UntrainedCLI(
+            Stage,
+            NTUDataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": f"vtlvlm {name}", "exit_on_error": False},  # the command line says it in a line
+            run=False,
+            args=list(arguments),
+        )
+    return cli.model, cli.datamodule
 
 
 def fill(cli: CachingCLI, module: LightningModule, writing: CacheWriting) -> int:
