@@ -252,7 +252,7 @@ def changes_picture(first: ArmResult, second: ArmResult, name: str) -> Picture:
     """Change of each class between two results on the same clips."""
     pair = shared(first, second)
     assert not isinstance(pair, str)
-    one, other, _, truth = pair
+    one, other, truth = pair
     changes = class_changes(one, other, truth)
     caption = (
         f"{second.arm.label} minus {first.arm.label}, class by class, {len(one)} seed{'s' if len(one) > 1 else ''}. Lines are 95 % "

@@ -188,12 +188,12 @@ def compare(ours: ArmResult, theirs: ArmResult) -> Paired:
     pair = shared(ours, theirs)
     if isinstance(pair, str):
         return Paired(None, why_not=pair)
-    one, other, _, _ = pair
+    one, other, _ = pair
     return Paired(paired_difference(one, other))
 
 
-def shared(ours: ArmResult, theirs: ArmResult) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.str_], NDArray[np.str_]] | str:
-    """Right clips of two arms (R, n) over the seeds that both have, the clips' names and true classes; or why they cannot be paired."""
+def shared(ours: ArmResult, theirs: ArmResult) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.str_]] | str:
+    """Right clips of two arms (R, n) over the R seeds that both have, and true classes (n,); or why the arms cannot be paired."""
     both = [seed for seed in ours.answers if seed in theirs.answers]
     if not both:
         return "no seed with predictions in both"
@@ -202,7 +202,7 @@ def shared(ours: ArmResult, theirs: ArmResult) -> tuple[NDArray[np.bool_], NDArr
     if any(not np.array_equal(first.clips, answers.clips) for answers in everyone):
         return "tested on other clips"
     right = np.stack([answers.right for answers in everyone])
-    return right[: len(both)], right[len(both) :], first.clips, first.truth
+    return right[: len(both)], right[len(both) :], first.truth
 
 
 def alone(tested: Tested, label: str) -> ArmResult:
