@@ -115,9 +115,8 @@ class Planner:
             plan.settings[arm.name] = self._axis(arm)
         taken: dict[str, float] = {}  # chosen on one arm, for all
         open_choice = False
-        for choice in self.grid.choices:
-            later = self.grid.choices[: self.grid.choices.index(choice)]
-            out = {earlier.arm for earlier in later}
+        for number, choice in enumerate(self.grid.choices):
+            out = {earlier.arm for earlier in self.grid.choices[:number]}
             arms = [arm for arm in self.grid.arms if self._trains(arm) and arm.name not in out]
             for arm in arms if choice.arm is None else [arm for arm in self.grid.arms if arm.name == choice.arm]:
                 if open_choice or arm.name in plan.trials or arm.name in plan.hopeless:

@@ -165,8 +165,8 @@ class Study:
 
     def _told(self, plans: dict[str, Plan]) -> int:
         """Print a line for each item that failed by itself."""
-        titles = {name: item for plan in plans.values() for name, item in plan.items.items()}
-        lines = {reason: titles[name] for name, reason in reversed(self.failed.items()) if name in titles}
+        items = {name: item for plan in plans.values() for name, item in plan.items.items()}
+        lines = {reason: items[name] for name, reason in reversed(self.failed.items()) if name in items}
         for reason, item in reversed(lines.items()):
             print(f"failed: {item.title}: {reason} ({item.log})", flush=True)
         hopeless = dict.fromkeys(reason for plan in plans.values() for reason in plan.hopeless.values())
