@@ -20,14 +20,14 @@ class Stopped(SystemExit):
 
 
 class StopOnSignal(Callback):
-    """Stops at SIGTERM, and in a Slurm job at SIGUSR1, too.
+    """Stops at SIGTERM, and in a Slurm job also at SIGUSR1.
 
     A training goes on to the end of its optimiser step, and of a validation or an epoch that ends there. All processes stop after the same
     step, whichever of them got the signal. The first one writes ``last.ckpt``, from which the training continues to the bit. An extraction
     keeps its finished rows. The exit code is 143 after SIGTERM, and 75 after SIGUSR1, after which the batch scripts requeue the job.
 
-    Lightning would write a checkpoint in the midst of a step, on each process at another place, and end with exit code 0. This class writes
-    none; :class:`StopWithCheckpoint` does.
+    A training without checkpoints (``enable_checkpointing: false``) only stops; one with checkpoints has :class:`StopWithCheckpoint`.
+    Lightning itself would write a checkpoint in the midst of a step, each process at another place, and end with exit code 0.
     """
 
     def __init__(self) -> None:
@@ -125,7 +125,8 @@ class StopOnSignal(Callback):
 
 
 class StopWithCheckpoint(StopOnSignal, Checkpoint):
-    """As the class above. Lightning calls it after the callbacks that choose the best checkpoint, since it is one of their kind."""
+    """Stops after the callbacks that choose the best checkpoint. Lightning calls checkpoint callbacks last, in the order in which they were
+    added."""
 
 
 def _ends(trainer: Trainer) -> bool:

@@ -160,8 +160,8 @@ def begin_session(loggers: Sequence[Any], settings: Mapping[str, Any], columns: 
     Args:
         loggers: The trainer's.
         settings: All settings of the run, in plain types.
-        columns: Columns of the HPARAMS tab: the values of this run, in every run the same names and types. None for a setting that the run
-            does not have.
+        columns: Columns of the HPARAMS tab: the values of this run, in every run the same names and types. :class:`Absent` for a setting
+            that the run does not have.
         metrics: Names of curves whose last values the tab shows.
     """
     for logger in loggers:

@@ -59,22 +59,31 @@ def submit(script: str, words: Sequence[str], options: Sequence[str], environmen
 
     Returns:
         The number of the job.
+
+    Raises:
+        UsageError: Slurm is not installed here.
+        DataError: Slurm refuses, or does not answer.
     """
     said = ask("sbatch", "--parsable", *options, script, *words, environment=environment)
     return said.strip().splitlines()[-1].partition(";")[0]
 
 
 def live() -> list[Live]:
-    """The jobs of this user that wait or run. Elements of an array have a row each, once they have started."""
+    """The jobs of this user that wait or run. Elements of an array have a row each, once they have started.
+
+    Raises:
+        UsageError: Slurm is not installed here.
+        DataError: Slurm refuses, or does not answer.
+    """
     user = ["--user", str(os.getuid())]
     rows = ask("squeue", *user, "--noheader", "--format=%F|%j|%T|%r").splitlines()
     return [Live(*(part.strip() for part in row.split("|", 3))) for row in rows if row.count("|") >= 3]
 
 
 def ended(job: str) -> str | None:
-    """How a job ended, such as ``COMPLETED`` or ``FAILED``; None where Slurm has forgotten it.
+    """How a job ended, such as ``COMPLETED`` or ``FAILED``; None if Slurm has forgotten it.
 
-    Slurm keeps a job for some minutes itself, and longer where it has an accounting database.
+    Slurm itself keeps a job for some minutes. An accounting database keeps it longer.
     """
     for words in (
         ("scontrol", "show", "job", job, "--oneliner"),

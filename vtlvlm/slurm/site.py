@@ -28,7 +28,7 @@ class Site:
     setup: str = ""
     """shell lines before the command"""
     restarts: int = 3
-    """how often a job may have been restarted to be so again after a kill, such as one for lack of memory"""
+    """a job whose process was killed, such as for lack of memory, starts again if it was restarted less often than this"""
     options: list[str] = field(default_factory=list)
     """more options of sbatch"""
     steps: dict[str, list[str]] = field(default_factory=dict)

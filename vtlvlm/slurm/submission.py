@@ -22,7 +22,7 @@ STATE = "slurm.json"
 
 
 def never() -> bool:
-    """Whether a job that nobody can check is finished: no."""
+    """False: the default of :attr:`Job.done`, for a job whose output cannot be checked."""
     return False
 
 
@@ -71,7 +71,7 @@ class Submission:
         self.mark = blake2b(str(folder.resolve()).encode(), digest_size=4).hexdigest()
 
     def full_name(self, job: Job) -> str:
-        """The job's name in Slurm. It is the same each time, so that a job is found without ``slurm.json``, too."""
+        """The job's name in Slurm. It is the same each time, so that a job is found also without ``slurm.json``."""
         return f"vtlvlm-{job.name}-{self.mark}"
 
     def options(self, job: Job, numbers: Sequence[str]) -> list[str]:
