@@ -1,8 +1,8 @@
 """Decodes chosen frames on a GPU: NVDEC through torchcodec. Not run on a GPU yet.
 
 The frames have the numbers, times and cuts of :mod:`vtlvlm.data.video`. Their pixels differ slightly, because the GPU converts colours and
-averages areas in another way; feature caches record the decoder. A file that would be decoded on the CPU after all, must be turned upright
-or counts other frames is refused.
+averages areas in another way; feature caches record the decoder. A file is refused if torchcodec would decode it on the CPU, if its
+pictures must be turned upright, or if torchcodec counts other frames.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ AT_ONCE = 16
 
 
 def require_gpu_decoding(video: Path | None = None) -> None:
-    """Refuse decoding on a GPU where it cannot work.
+    """Refuse decoding on a GPU if this machine cannot do it.
 
     Args:
         video: One of the videos, to try; None tries none.
@@ -93,9 +93,11 @@ def decode(
         source = reader(path, device, len(times))
         cut = Cut.of(source.metadata.width, source.metadata.height, aspect, size=size, crop=crop, zoom=zoom, shift=shift)
         tagged = source.metadata.color_space not in (None, "unknown", "unspecified")
-        turn = None if tagged or source.metadata.height < LINES else _between_matrices().to(device)
+        turn = None if tagged or source.metadata.height < LINES else _between_matrices().to(numbered(device))
         parts = np.split(unique, range(AT_ONCE, len(unique), AT_ONCE))
         pictures = torch.cat([fitted(source.get_frames_at(part.tolist()).data, cut, size, flip, turn) for part in parts])
+    except torch.cuda.OutOfMemoryError:
+        raise  # the file is not to blame
     except RuntimeError as error:  # torchcodec raises it for damaged files
         raise VideoError(f"{path}: damaged: the GPU cannot decode it ({str(error).splitlines()[0][:200]})") from error
     return Clip(pictures[torch.from_numpy(inverse).to(pictures.device)], torch.from_numpy(times[numbers].astype(np.float32)))
@@ -110,7 +112,7 @@ def reader(path: str | Path, device: str | torch.device, frames: int | None = No
     from torchcodec.decoders import VideoDecoder
 
     try:
-        source = VideoDecoder(str(path), device=str(device), seek_mode="exact")
+        source = VideoDecoder(str(path), device=str(numbered(device)), seek_mode="exact")
     except (RuntimeError, ValueError) as error:  # torchcodec raises these for damaged files
         raise VideoError(f"{path}: cannot be read for the GPU ({str(error).splitlines()[0][:200]}); use {SETTING} cpu") from error
     if source.cpu_fallback:
@@ -120,6 +122,12 @@ def reader(path: str | Path, device: str | torch.device, frames: int | None = No
     if frames is not None and len(source) != frames:
         raise VideoError(f"{path}: has {frames} frames, but {len(source)} on the GPU; use {SETTING} cpu")
     return source
+
+
+def numbered(device: str | torch.device) -> torch.device:
+    """The device; a GPU without a number is the current one. Some versions of torchcodec take GPU 0 instead."""
+    found = torch.device(device)
+    return torch.device("cuda", torch.cuda.current_device()) if found.type == "cuda" and found.index is None else found
 
 
 def fitted(pictures: Tensor, cut: Cut, size: int, flip: bool, colours: Tensor | None = None) -> Tensor:
