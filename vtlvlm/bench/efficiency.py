@@ -28,6 +28,7 @@ from vtlvlm.lvlm.compose import compose
 from vtlvlm.lvlm.llava import Llava
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.lvlm.scoring import score
+from vtlvlm.recognizers.loading import made_on
 from vtlvlm.report.provenance import device_of, environment
 from vtlvlm.report.tables import Table, as_text
 from vtlvlm.stages.parts import settings_of
@@ -149,7 +150,8 @@ def pipeline(work: Path, configured: Pipeline, repeats: int, gpu: Gpu) -> list[R
     if reasoner.llava.path == DEMO_LLAVA and not Path(DEMO_LLAVA).exists():
         settings = {**settings_of(reasoner.llava)["init_args"], "path": str(compose(work / "llava", event_dim=vtem.event_dim))}
         reasoner.llava = Llava(**settings)
-    reasoner.build(ACTIONS[:NUM_NAMES], vtem.num_tokens, vtem.event_dim)
+    with made_on(gpu.device):  # as Lightning builds it: a GPU's kernels want an aligned label tree
+        reasoner.build(ACTIONS[:NUM_NAMES], vtem.num_tokens, vtem.event_dim)
     reasoner.to(gpu.device).eval()
     codec, suffix, options = CODECS["MPEG-4"]
     file = work / f"efficiency.{suffix}"
