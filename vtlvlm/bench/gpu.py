@@ -112,7 +112,7 @@ def guarded(part: Part, setting: Setting, work: Path) -> Iterator[Measurement]:
     """The figures of a part. Its error becomes a line, so that the next part still runs."""
     try:
         yield from part.measure(setting, work)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         yield skipped(part.name, f"{error.name} is not installed")
     except Exception as error:
         traceback.print_exc()
