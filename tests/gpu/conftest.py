@@ -11,7 +11,7 @@ CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 
 @pytest.fixture(params=[CPU, CUDA])
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """The device of a test, with products of float32 as they are."""
+    """The device of a test."""
     return torch.device(request.param)
 
 

@@ -30,7 +30,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Gpu:
-    """A device, or the CPU in its place."""
+    """A GPU, or the CPU for small models."""
 
     device: torch.device
 
@@ -97,7 +97,25 @@ def flops(job: Callable[[], object]) -> int:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of both stages. ``text`` maps a number of names to the tokens around the events, and the nodes of the label tree."""
+    """The sizes of both stages.
+
+    Attributes:
+        clips: Clips of a stage-1 step; each number is measured.
+        start_clips: Clips from which the statistics and the codebook start.
+        steps: Feature steps of a clip.
+        grid: Cells on each side of a feature step.
+        windows: W, windows of a clip.
+        event_dim: E, width of an event vector.
+        codes: K.
+        backbone: A name of torchvision.
+        frames: Sampled frames of a clip.
+        image_size: Side of a frame, in pixels.
+        video_frames: Frames of the decoded video.
+        llava: Settings of the language model (``LlamaConfig``).
+        micro_batch: Clips of a stage-2 micro-batch.
+        layers: Layers with prompts (``DeepPrompts``).
+        text: Number of names → tokens around the events, and nodes of the label tree.
+    """
 
     clips: tuple[int, ...]
     start_clips: int
@@ -117,7 +135,7 @@ class Sizes:
 
     @property
     def events(self) -> int:
-        """M."""
+        """M, events of a clip."""
         return self.windows * self.grid**2
 
 

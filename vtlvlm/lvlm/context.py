@@ -1,7 +1,7 @@
-"""The context as the language model reads it: embedded text with the projected events in the place of the image (eq. 5).
+"""The context as the language model reads it: embedded text, with projected events where LLaVA reads an image (eq. 5).
 
-The places of the events are contiguous and the same for all clips. Text and events are therefore joined side by side, without a mask of
-placeholders that a GPU would have to be asked about.
+The events stand in one piece, at the same positions in all clips. Text and events are therefore concatenated. A mask of placeholders would
+make the host wait for the GPU.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class LabelScores(NamedTuple):
 MOST_NODES = 32_768
 """Largest number of tokens of a tree in one pass; memory grows with its square"""
 ALIGNMENT = 8
-"""Keys in multiples of which the attention kernels of GPUs take a mask"""
+"""Attention kernels of GPUs take a mask as it is if its number of keys is a multiple of this"""
 
 
 class LabelTrie(nn.Module):

@@ -80,7 +80,7 @@ class PromptTuningModule(Stage):
         self.confusion: Any = None
         self._provenance: dict[str, Any] = {}
         self._batches = self._most_batches = 0
-        self.mapper: VTEMModule | None = None  # stage 1, where batches hold features or videos
+        self.mapper: VTEMModule | None = None  # stage 1, if batches hold features or videos
         self.table: Tensor | None
         self.register_buffer("table", None, persistent=False)
 
@@ -137,7 +137,7 @@ class PromptTuningModule(Stage):
         self._provenance = origin
 
     def _require_stored(self, cache: HiddenCache, stage: str) -> None:
-        """Refuse hidden states that hold not what is read, or other states than the reasoner's."""
+        """Refuse hidden states for a command that reads test clips, and hidden states of other settings than the reasoner's."""
         if stage in ("test", "predict"):
             raise UsageError(
                 f"{cache.folder}: hidden states, of training and validation clips only: give the event cache (--data.events DIR)"
