@@ -81,12 +81,13 @@ class RunRecord(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``fit.json``."""
+        peak = peak_gpu(trainer)  # all processes together, also if the first one has nothing to write
         if not self._started:  # resumed at its last step, so no step was run
             fit = Run(Path(trainer.default_root_dir)).fit
             if fit is not None and fit.finished and fit.steps == trainer.global_step:
                 return
             self._begin(trainer)
-        self._gpu_bytes = peak_gpu(trainer)
+        self._gpu_bytes = peak
         self._write_fit(trainer, pl_module, finished=True)
         self._started = 0.0
 
