@@ -16,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests marked ``gpu`` where there is none."""
+    """Skip a test marked ``gpu`` if PyTorch finds no CUDA device."""
     if item.get_closest_marker("gpu"):
         import torch
 
@@ -35,7 +35,7 @@ def test_data() -> Path:
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """The whole chain run once; tests read what it left, and write elsewhere. The import is here for machines without PyAV."""
+    """The whole chain, run once. Tests read its files, and write elsewhere. The import is inside, because some machines lack PyAV."""
     from pipeline import Pipeline
 
     run = Pipeline(tmp_path_factory.mktemp("chain"))

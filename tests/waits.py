@@ -39,8 +39,8 @@ class Waits(TorchDispatchMode):
 
 
 def _in_optimiser() -> bool:
-    """Whether torch's optimiser asks. Its step counters lie on the CPU, for parameters on a GPU too. A training step inside the optimiser's
-    closure is Lightning's question."""
+    """Whether torch's optimiser asks. Its step counters are on the CPU, also for parameters on a GPU. A training step inside the
+    optimiser's closure counts as Lightning's."""
     asked = [frame.filename for frame in traceback.extract_stack() if "/torch/" not in frame.filename or "/torch/optim/" in frame.filename]
     return "/torch/optim/" in asked[-3]  # the last two are of this file
 

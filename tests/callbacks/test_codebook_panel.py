@@ -104,7 +104,7 @@ def test_training_with_validation_and_a_test(root: Path, tmp_path: Path) -> None
 
 
 class Watch(Callback):
-    """A clock that goes on by so many seconds with each validation; it notes the steps in the file and in the picture after each one."""
+    """A clock that advances by ``seconds`` with each validation. Each time it notes the step in the JSON file and counts the pictures."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self.folder, self.seconds, self.now = folder, seconds, 0.0

@@ -22,12 +22,12 @@ class Stopped(SystemExit):
 class StopOnSignal(Callback):
     """Stops at SIGTERM, and in a Slurm job also at SIGUSR1.
 
-    A training goes on to the end of its optimiser step, and of a validation or an epoch that ends there. All processes stop after the same
+    A training first finishes its optimiser step, and the validation or the epoch's end that follows it. All processes stop after the same
     step, whichever of them got the signal. The first one writes ``last.ckpt``, from which the training continues to the bit. An extraction
     keeps its finished rows. The exit code is 143 after SIGTERM, and 75 after SIGUSR1, after which the batch scripts requeue the job.
 
     A training without checkpoints (``enable_checkpointing: false``) only stops; one with checkpoints has :class:`StopWithCheckpoint`.
-    Lightning itself would write a checkpoint in the midst of a step, each process at another place, and end with exit code 0.
+    Lightning itself would write a checkpoint within a step, each process at a different batch, and end with exit code 0.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class StopOnSignal(Callback):
         self._leaving: tuple[signal.Signals, str] | None = None
 
     def _listen(self) -> None:
-        """Called after Lightning has put its own handlers in place, and restored them at the end of the command before."""
+        """Replace the handlers that Lightning has just installed."""
         signals.listen(signals.STOP, *([signals.REQUEUE] if signals.in_slurm() else []))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,7 +53,7 @@ class StopOnSignal(Callback):
     # -- trainings -------------------------------------------------------------------------------------------------------------------
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """After an optimiser step; not where Lightning validates or ends an epoch next, which belongs to the step."""
+        """Stop after an optimiser step. If a validation or the end of the epoch follows, the hooks below stop after it."""
         loop = trainer.fit_loop.epoch_loop
         if trainer.global_step == self._step:
             return
@@ -62,7 +62,7 @@ class StopOnSignal(Callback):
             self._stop_training(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After a validation within an epoch. This callback comes after those that choose the best checkpoint."""
+        """Stop after a validation within an epoch. Lightning calls this after the callbacks that choose the best checkpoint."""
         progress = trainer.fit_loop.epoch_loop.batch_progress
         if trainer.state.fn == "fit" and not trainer.sanity_checking and progress.current.ready and not progress.is_last_batch:
             self._stop_training(trainer)
@@ -109,7 +109,7 @@ class StopOnSignal(Callback):
             self._stop_reading(trainer)
 
     def _stop_reading(self, trainer: Trainer) -> None:
-        """Each process by itself: nothing is written together."""
+        """Stop this process alone: the processes write nothing together."""
         if (found := signals.asked()) is None:
             return
         launcher: Any = trainer.strategy.launcher

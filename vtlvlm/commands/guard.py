@@ -51,7 +51,7 @@ def require_float64(trainer: Any) -> None:
     """Refuse a device without float64, which pooling and calibration need.
 
     Raises:
-        UsageError: The trainer would run on Apple's GPU, which Lightning chooses for ``gpu`` and ``auto`` where there is one.
+        UsageError: The trainer would run on Apple's GPU. Lightning chooses it for ``gpu`` and ``auto`` on a machine that has one.
     """
     if (device := trainer.strategy.root_device).type == "mps":
         raise UsageError(f"device {device}: has no float64, which pooling needs; use --trainer.accelerator cpu")
@@ -95,8 +95,9 @@ def outside_slurm(environment: Mapping[str, str], devices: Any = None, nodes: An
 
 
 def with_slurm(own: list[Any], environment: Mapping[str, str], devices: Any = None, nodes: Any = None) -> list[Any]:
-    """The configuration's plugins, and the one that tells Lightning whether this process is a task of Slurm; none where it is right by
-    itself. In a task, Lightning's own answer to Slurm's warning is switched off: ours is in ``callbacks/stopping.py``.
+    """The configuration's plugins, with one that tells Lightning whether this process is a task of Slurm, if Lightning needs it.
+
+    In a task, the plugin switches off Lightning's answer to Slurm's warning: ours is in ``callbacks/stopping.py``.
 
     Args:
         own: The configuration's plugins. A cluster's environment among them counts.
@@ -281,7 +282,7 @@ def of_lightning(error: BaseException) -> bool:
 
 @contextmanager
 def lightning_in_a_line() -> Iterator[None]:
-    """Turn Lightning's own errors, which are about settings, into one line. Once a signal has stopped it, no other one counts."""
+    """Turn Lightning's own errors, which are about settings, into one line. After a signal has stopped the command, ignore further ones."""
     try:
         yield
     except (UsageError, DataError, OSError, MemoryError):

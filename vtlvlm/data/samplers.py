@@ -27,7 +27,8 @@ class TrainSampler(Sampler[Item]):
     """Whole batches of clips in random order, each clip at most once per epoch. Order and views depend on (seed, epoch) alone.
 
     An epoch leaves out the last clips of its order that do not fill a batch; they differ from epoch to epoch. The k-th batch holds the same
-    clips for any number of processes. A set that is smaller than a batch keeps its clips, but for as many as the processes cannot share.
+    clips for any number of processes. If there are fewer clips than a batch holds, an epoch leaves out only those that the processes cannot
+    share equally.
 
     Args:
         clips: (n,) rows of the index.

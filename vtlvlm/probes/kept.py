@@ -57,7 +57,7 @@ class KeptProbes:
         self._counts, self._classes = (len(train), len(test)), num_classes
 
     def read(self) -> dict[str, ProbeResult]:
-        """The results that are kept, by name; nothing of a file that is damaged."""
+        """The kept results by name; empty if there is no file, or a damaged one."""
         try:
             if self.path.stat().st_size > LARGEST:
                 return {}
@@ -79,7 +79,7 @@ class KeptProbes:
         return found
 
     def add(self, found: Mapping[str, ProbeResult]) -> None:
-        """Keep further results. A folder that cannot be written is left as it is."""
+        """Keep further results. If the folder cannot be written, they are not kept."""
         everything = {**self.read(), **found}
         with suppress(OSError):
             write_json(self.path, {name: asdict(result) for name, result in everything.items()})

@@ -41,10 +41,7 @@ def load(path: Path, vtem: str | Path | None, device: str, computed: dict[str, A
 
 
 def made_on(device: torch.device) -> AbstractContextManager[Any]:
-    """Context in which new tensors and loaded weights are on a GPU at once. A CPU changes nothing.
-
-    The weights of a large model then never fill the computer's own memory.
-    """
+    """Context in which new tensors and loaded weights are directly on a GPU, and never in main memory. On a CPU it does nothing."""
     return nullcontext() if device.type == "cpu" else device
 
 

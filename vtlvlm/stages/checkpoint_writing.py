@@ -147,7 +147,7 @@ class RunCheckpoint(ModelCheckpoint):
     """One of the two checkpoints of every run: ``last.ckpt`` and ``best.ckpt``.
 
     ``best.ckpt`` is chosen by validation alone. ``last.ckpt`` is written at the end of each epoch and of the training; with
-    ``check_val_every_n_epoch`` above 1, only at the end of the epochs that validate: large checkpoints can so be written rarely. A class of
+    ``check_val_every_n_epoch`` above 1, only after the epochs that validate, so that large checkpoints are written rarely. A class of
     its own keeps Lightning from confusing it with a user's ``ModelCheckpoint``.
     """
 

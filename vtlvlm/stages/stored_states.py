@@ -1,4 +1,4 @@
-"""Hidden states that stage 2 trains from: what determines them, and refusal where they do not hold what is trained."""
+"""Hidden states that stage 2 trains from: what determines them, and the refusal of states that do not fit the training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vtlvlm.stages.parts import settings_of
 
 
 class StoredStates(NamedTuple):
-    """Hidden states of a reasoner: what determines them beside the events, and their size."""
+    """Hidden states of a reasoner: what determines them besides the events, and their size."""
 
     made: dict[str, Any]
     """Plain values for the cache's provenance"""

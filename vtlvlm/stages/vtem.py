@@ -49,7 +49,7 @@ class StepEvents(NamedTuple):
 
     @classmethod
     def join(cls, parts: Sequence[StepEvents], clips: Sequence[int]) -> StepEvents:
-        """One batch from parts of so many clips."""
+        """Join parts into one batch. ``clips`` holds the number of clips of each part."""
         share = [count / sum(clips) for count in clips]
         tokens, *columns, rebuilt, commitment = zip(*parts, strict=True)
         means = (sum(weight * value for weight, value in zip(share, values, strict=True)) for values in (rebuilt, commitment))
