@@ -146,7 +146,16 @@ def test_batch_scripts(script: Path) -> None:
     assert 'srun --kill-on-bad-exit=1 "${command[@]}" "$@"' in text
     if script.stem != "prepare":
         assert found["signal"] == "SIGUSR1@120"
-        assert '75) scontrol requeue "$SLURM_JOB_ID" ;;' in text
+        one = "element" if script.stem == "ablation" else "SLURM_JOB_ID"
+        assert text.count(f'scontrol requeue "${one}"') == text.count("scontrol requeue") == 2
+        assert f'75) scontrol requeue "${one}" ;;' in text
+
+
+def test_an_element_of_an_array_requeues_itself_alone() -> None:
+    """The number of the array would requeue all elements, also finished ones. The last element has this number as its SLURM_JOB_ID."""
+    text = (shipped() / "slurm" / "ablation.sbatch").read_text()
+    assert "element=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" in text
+    assert "$SLURM_JOB_ID" not in text
 
 
 def test_every_step_has_a_script() -> None:
