@@ -51,7 +51,9 @@ def test_what_a_grid_says(write: Write, tmp_path: Path) -> None:
         ({"stage2": None, "arms": [{**FULL, "stage2": "untuned.yaml"}]}, "has overlays or learning rates of stage 2, but no `stage2:`"),
         ({"compare": ["full", "none"]}, "compare: none: no such arm; there are full, identity"),
         ({"videos": {"subjects": 1}}, "videos: expected {subjects: N, seed: S}"),
+        ({"composed_llava": "yes"}, "composed_llava: yes: expected true or false"),
         ({"rates": {"steps": 0}}, "rates: steps: 0: expected the optimiser steps"),
+        ({"rates": {"steps": 1, "choose": [{"setting": "model.a", "values": [1.0, float("nan")]}]}}, "two or more numbers above 0"),
         ({"rates": {"steps": 1, "choose": [{"setting": "model.a", "values": ["1e-3", 1]}]}}, "YAML reads 1e-3 as text"),
     ],
 )

@@ -143,6 +143,9 @@ def read_grid(path: Path) -> Grid:
         raise UsageError(f"{path}: compare: {shown(strange, 60)}: no such arm; there are {', '.join(names)}")
     if not stage2 and (choices or any(arm.stage2 for arm in arms)):
         raise UsageError(f"{path}: has overlays or learning rates of stage 2, but no `stage2:`; name its configuration")
+    composed = content.get("composed_llava", False)
+    if not isinstance(composed, bool):
+        raise UsageError(f"{path}: composed_llava: {shown(composed, 40)}: expected true or false")
     grid = Grid(
         name=path.stem,
         title=str(content.get("title") or path.stem),
@@ -155,7 +158,7 @@ def read_grid(path: Path) -> Grid:
         folds=folds_of(content.get("folds"), f"{path}: folds: "),
         validation=reading.share(content.get("validation")),
         videos=_videos(reading, content.get("videos")),
-        composed=content.get("composed_llava") is True,
+        composed=composed,
         choices=choices,
         trial_steps=steps,
         stage1_checkpoint=content.get("stage1_checkpoint"),
@@ -260,7 +263,7 @@ def _choices(reading: _Reading, content: Any, arms: Sequence[str]) -> tuple[tupl
         setting, values, arm = entry.get("setting"), reading.entries(entry, "values"), entry.get("arm")
         if not isinstance(setting, str) or not setting.startswith("model."):
             raise reading.refuse(f"setting: {shown(setting, 60)}: expected a name such as model.init_args.optimizer.learning_rate")
-        if len(values) < 2 or any(isinstance(v, bool) or not isinstance(v, int | float) or v <= 0 for v in values):
+        if len(values) < 2 or any(isinstance(v, bool) or not isinstance(v, int | float) or not 0 < v < float("inf") for v in values):
             raise reading.refuse(f"{setting}: values: expected two or more numbers above 0 (YAML reads 1e-3 as text: write 1.0e-3)")
         if arm is not None and arm not in arms:
             raise reading.refuse(f"arm: {shown(arm, 60)}: no such arm; there are {', '.join(arms)}")
