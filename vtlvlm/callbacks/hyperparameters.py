@@ -49,6 +49,8 @@ METRICS = (
 """Curves whose last values the HPARAMS tab shows"""
 TITLES = {"vtem": "stage1", "prompt_tuning": "stage2"}
 """Name of a stage in its checkpoints -> first part of its curves' names"""
+LARGEST_CONFIG = 1 << 20
+"""Bytes of a configuration that is read"""
 LONGEST = 80
 """Characters of a text in the HPARAMS tab"""
 
@@ -56,7 +58,7 @@ LONGEST = 80
 class HyperParameters(Callback):
     """Writes the settings when training or a test begins, and marks the run as finished at the end.
 
-    A run of stage 2 has the settings of its stage 1 as well, if ``config.yaml`` lies beside the checkpoint that made its events. A failure
+    A run of stage 2 also has the settings of the stage 1 that made its events, if that run folder still has its ``config.yaml``. A failure
     is a warning.
     """
 
@@ -99,9 +101,9 @@ def all_settings(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
 def stage1_settings(provenance: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The settings of the stage 1 that made an event cache, from ``config.yaml`` in its run folder; none if the folder is not here."""
     with suppress(OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError):
-        run = Path(str(provenance["vtem"])).parent.parent
-        content = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        return list(flat(content["model"]))
+        path = Path(str(provenance["vtem"])).parent.parent / "config.yaml"
+        if path.is_file() and path.stat().st_size <= LARGEST_CONFIG:  # the cache may be a stranger's
+            return list(flat(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]))
     return []
 
 
