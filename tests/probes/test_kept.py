@@ -54,6 +54,12 @@ def test_anything_else_has_a_file_of_its_own(cache: FeatureCache, other: dict[st
     assert kept(cache, **other).read() == {}
 
 
+def test_changed_videos_have_a_file_of_their_own(cache: FeatureCache) -> None:
+    kept(cache).add({"one": RESULT})
+    cache.identities = cache.identities + "changed"
+    assert kept(cache).read() == {}
+
+
 @pytest.mark.parametrize(
     "change",
     [{"top1": 1.5}, {"guesses": [0]}, {"guesses": [0, 2]}, {"guesses": ["0", "1"]}, {"num_train": 5}, {"dims": "7"}, {"unknown": 1}],

@@ -24,7 +24,7 @@ LARGEST = 64 << 20
 
 
 class KeptProbes:
-    """The results for one set of features, clips, labels and groups. A file of other clips, settings or versions has another name.
+    """The results for one set of features, clips, labels and groups. Other clips, videos, settings or versions have a file of another name.
 
     Args:
         cache: Of the features; the file ``probes-KEY.json`` lies in its folder.
@@ -51,6 +51,7 @@ class KeptProbes:
     ) -> None:
         clips = [[str(name), int(label), str(group)] for name, label, group in zip(names, labels, groups, strict=True)]
         made: dict[str, Any] = {"features": cache.hash, "train": [clips[row] for row in train], "test": [clips[row] for row in test]}
+        made["videos"] = [str(cache.identities[row]) for row in cache.rows(names, 0)]  # a changed video has other features
         made |= {"num_classes": num_classes, "seed": seed, "versions": [__version__, sklearn.__version__, np.__version__]}
         key = blake2b(json.dumps(made, sort_keys=True).encode(), digest_size=10).hexdigest()
         self.path: Path = cache.folder / f"probes-{key}.json"
