@@ -73,6 +73,15 @@ def test_the_copy_follows_the_weights() -> None:
     torch.testing.assert_close(second(images), network(images))
 
 
+@torch.inference_mode()
+def test_a_network_made_in_inference_mode_folds() -> None:
+    """Its weights count no changes."""
+    network, images = scrambled(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))), torch.randn(1, 3, 4, 4)
+    twin = Folding().of(network, lambda net: net(images))
+    assert norms(twin) == 0
+    torch.testing.assert_close(twin(images), network(images))
+
+
 def test_the_extractor_keeps_its_fingerprint_and_features() -> None:
     frames = torch.randint(256, (1, 2, 3, 64, 64), dtype=torch.uint8)
     extractor = TimmExtractor("test_resnet", None, image_size=64)

@@ -69,7 +69,7 @@ def folded(network: nn.Module, run: Callable[[nn.Module], Tensor]) -> nn.Module:
 
 
 class Folding:
-    """Keeps the folded copy of a network, and makes it anew when the network's weights or device have changed."""
+    """Keeps the folded copy of a network, and makes it anew when the network's first weight, its type or its device has changed."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] = ()
@@ -78,7 +78,8 @@ class Folding:
     def of(self, network: nn.Module, run: Callable[[nn.Module], Tensor]) -> Any:
         """:func:`folded` of a network; ``run`` is called only to make the copy."""
         first = next(network.parameters())
-        key = id(network), first.device, first.dtype, first._version
+        version = None if first.is_inference() else first._version  # weights made in inference mode count no changes
+        key = id(network), first.device, first.dtype, version
         if self._network is None or key != self._key:
             self._key, self._network = key, folded(network, run)
         return self._network
