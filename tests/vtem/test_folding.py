@@ -92,5 +92,11 @@ def test_the_extractor_keeps_its_fingerprint_and_features() -> None:
     found = extractor(frames)
     assert extractor.fingerprint() == before
     assert norms(extractor.folding._network) == 0
+    short = TimmExtractor("test_resnet", None, image_size=64, precision="bfloat16")
+    short.build()
+    short.backbone.load_state_dict(extractor.backbone.state_dict())
+    short.loaded = True
+    torch.testing.assert_close(short(frames), found, rtol=0.05, atol=0.05 * float(found.abs().max()))
+    assert norms(short.folding._network) == 0
     extractor.compiled = True  # reads the network itself
     torch.testing.assert_close(found, extractor(frames), rtol=1e-3, atol=1e-3)

@@ -304,7 +304,14 @@ class TimmExtractor(Backbone):
     def feature_map(self, images: Tensor) -> Tensor:
         backbone, flat = self.built(), images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         if not (self.trainable or self.compiled):
-            backbone = self.folding.of(backbone, lambda network: network.forward_features(flat[:1]))  # type: ignore[operator]
+
+            def exactly(network: Any) -> Tensor:
+                """The trial pass. In a lower precision, rounding would look like a fault of the folding."""
+                with computing("float32", flat.device.type):
+                    found: Tensor = network.forward_features(flat[:1])
+                return found
+
+            backbone = self.folding.of(backbone, exactly)
         found = backbone.forward_features(flat)
         if found.ndim != 4 or found.shape[1] != backbone.num_features:
             raise UsageError(f"{self.model}: its features are not an (N, D, h, w) map; choose a convolutional timm model")
