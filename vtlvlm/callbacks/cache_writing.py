@@ -14,6 +14,7 @@ from vtlvlm.batches import EventTokens, FeatureBatch
 from vtlvlm.data.cache_format import Key
 from vtlvlm.data.carried import carry_index
 from vtlvlm.data.sharing import on_first
+from vtlvlm.errors import DataError, UsageError
 from vtlvlm.system.disk import require_space
 
 NAME_BYTES = 100
@@ -49,7 +50,13 @@ class CacheWriting(BasePredictionWriter):
         """Open the writer on every process, and leave out the rows that the cache already holds. The processes wait for each other after
         this hook, so that none writes before all know the missing rows."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self.writer = self.make(data, trainer.global_rank)
+        refused: DataError | UsageError | OSError | None = None
+        try:
+            self.writer = self.make(data, trainer.global_rank)
+        except (DataError, UsageError, OSError) as error:
+            refused = error
+        if trainer.strategy.reduce_boolean_decision(refused is not None, all=False):  # otherwise the others would wait for this process
+            raise refused or DataError("another process cannot open the cache; its line says why")
         self.wanted = self.keys_of(data)
         done = on_first(trainer, self.writer.done)  # one process reads the names of all rows
         data.skip(done | (set(data.predict_keys()) - set(self.wanted)), idle=True)
