@@ -311,6 +311,8 @@ class VTEMModule(Stage):
         parts = split_clips(batch, self.data.micro_batch_size)
         if len(parts) == 1:
             return self._encode(batch)
+        if isinstance(batch, VideoBatch) and not self.extractor.trainable:  # a frozen backbone runs once
+            parts = [FeatureBatch(*self.features(part), None, part.labels, part.clips, part.views) for part in parts]
         found = [checkpoint(self._encode, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
         return StepEvents.join(found, [len(part.clips) for part in parts])
 
