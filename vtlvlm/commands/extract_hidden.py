@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         cache = data.events_cache
         if not isinstance(cache, EventCache):
             raise UsageError(f"{cache.folder}: holds hidden states already; give the event cache (--data.events DIR)")
-        stored = stored_states(reasoner, data.classes, cache.num_tokens)
+        stored = stored_states(reasoner, data.classes, cache.num_tokens, str(cli.trainer.precision))
         events = {name: made_of(cache, name, str) for name in ("vtem", "vtem_hash", "protocol", "train_hash")}
         size = {"num_tokens": cache.num_tokens, "event_dim": cache.event_dim}
         taken = {name: cache.provenance[name] for name in ("sampling",) if name in cache.provenance}

@@ -142,7 +142,7 @@ class PromptTuningModule(Stage):
             raise UsageError(
                 f"{cache.folder}: hidden states, of training and validation clips only: give the event cache (--data.events DIR)"
             )
-        require_stored(self.reasoner, cache, self.data.classes)
+        require_stored(self.reasoner, cache, self.data.classes, str(self.trainer.precision))
 
     def _require(self, made: dict[str, Any], now: dict[str, Any], what: str) -> None:
         """Refuse weights of another training split, events or categories, and validation clips that the weights were trained on."""

@@ -34,13 +34,14 @@ class StoredStates(NamedTuple):
         return self.positions * self.width * TYPES[self.made["dtype"]].itemsize
 
 
-def stored_states(reasoner: EventReasoner, classes: Sequence[str], num_tokens: int) -> StoredStates:
+def stored_states(reasoner: EventReasoner, classes: Sequence[str], num_tokens: int, precision: str) -> StoredStates:
     """What determines the states that a reasoner would store. Reads no weights but a few pieces that identify them.
 
     Args:
         reasoner: Need not be built.
         classes: Category names, in label order.
         num_tokens: M, events of a sentence.
+        precision: The trainer's, such as ``bf16-mixed``, which computes the layers of a float32 model in 16 bits.
 
     Raises:
         UsageError: Training would change them, or the label tree is in parts.
@@ -66,6 +67,7 @@ def stored_states(reasoner: EventReasoner, classes: Sequence[str], num_tokens: i
         "llava": {name: identity[name] for name in ("config", "weights")},
         "quantization": llava.quantization,
         "dtype": _dtype(reasoner, config),
+        "precision": precision,
         "instruction": settings_of(reasoner.instruction),
         "classes": list(classes),
         "tokens": _digest(texts),
@@ -76,14 +78,14 @@ def stored_states(reasoner: EventReasoner, classes: Sequence[str], num_tokens: i
     return StoredStates(plain(made), len(texts.context) + len(texts.trie), config.text_config.hidden_size)
 
 
-def require_stored(reasoner: EventReasoner, cache: HiddenCache, classes: Sequence[str]) -> None:
-    """Refuse hidden states of other settings than the reasoner's, before its weights are loaded.
+def require_stored(reasoner: EventReasoner, cache: HiddenCache, classes: Sequence[str], precision: str) -> None:
+    """Refuse hidden states of other settings than the reasoner's, or of another precision, before its weights are loaded.
 
     Raises:
         DataError: Names the first difference, or the states have another shape.
         UsageError: Training would change the states.
     """
-    stored = stored_states(reasoner, classes, cache.num_tokens)
+    stored = stored_states(reasoner, classes, cache.num_tokens, precision)
     require_same(cache.folder, {name: cache.provenance.get(name) for name in stored.made}, stored.made)
     if cache.shape != (stored.positions, stored.width):
         one, two = (" x ".join(map(str, shape)) for shape in (cache.shape, (stored.positions, stored.width)))
