@@ -87,7 +87,7 @@ def of_pipeline(args: argparse.Namespace) -> int:
     from vtlvlm.system.places import require_json_place
 
     taken = ("name", "stage1", "stage2", "repeats", "work", "output")
-    if given := [name for name, value in vars(args).items() if name not in taken and value]:
+    if given := [name for name, value in vars(args).items() if name not in taken and value is not None and value is not False]:
         raise UsageError(f"--{given[0].replace('_', '-')}: bench efficiency takes --stage1, --stage2, --repeats, --work and --output")
     repeats = 5 if args.repeats is None else args.repeats
     if repeats < 1:
