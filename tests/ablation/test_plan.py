@@ -191,6 +191,18 @@ def test_rates_are_chosen_on_validation_people(write: Write, tmp_path: Path) -> 
     assert {final.arguments[final.arguments.index(f"--{name}") + 1] for name in (SHARED, RATE)} == {"0.2", "0.3"}
 
 
+def test_an_arm_without_an_adapter_tries_no_rate_of_one(write: Write, tmp_path: Path) -> None:
+    """Its trials would differ by nothing."""
+    projector = tmp_path / "projector.yaml"
+    projector.write_text("model: {init_args: {reasoner: {init_args: {adapter: {class_path: NoAdapter}}}}}")
+    arms = [{"name": "full"}, {"name": "projector", "stage2": str(projector)}]
+    for setting, tried in ((SHARED, ["full", "projector"]), (RATE, ["full"])):
+        rates = {"steps": 3, "choose": [{"setting": setting, "values": [0.3, 0.4]}]}
+        plan = planner(write(arms=arms, rates=rates, validation=0.5), tmp_path / "work").plan()
+        assert list(plan.trials) == tried
+        assert (plan.runs["projector"][0].final is None) == ("projector" in tried)
+
+
 def test_an_arm_that_diverges_at_all_rates_stops_no_other(write: Write, tmp_path: Path) -> None:
     rates = {"steps": 3, "choose": [{"setting": RATE, "values": [0.3, 0.4]}]}
     work = tmp_path / "work"

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from vtlvlm.ablation.runner import DIVERGED
 from vtlvlm.cli import main
+from vtlvlm.report.runs import Run
 
 Write = Callable[..., Path]
 
@@ -68,6 +70,8 @@ def test_a_rate_that_diverges_is_not_chosen_and_a_failed_arm_stops_no_other(
     scores = [json.loads(path.read_text())["nll"] for path in (work / "trials").glob("*/score.json")]
     assert sorted(scores, key=lambda score: score is None)[1:] == [None]
     assert not list((work / "trials").rglob("*.ckpt"))
+    errors = [str(Run(path.parent).fit.sessions[-1].get("error")) for path in (work / "trials").glob("*/fit.json")]  # type: ignore[union-attr]
+    assert sorted(DIVERGED in error for error in errors) == [False, True]  # which also a job of Slurm would have left
     full, other = json.loads((work / "grids" / "grid.json").read_text())["arms"]
     assert (full["runs"][0]["status"], full["runs"][0]["learning_rate"]) == ("done", 1e-3)
     assert "learning_rate: 0.001" in (work / full["runs"][0]["stage2"] / "config.yaml").read_text()

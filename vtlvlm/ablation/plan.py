@@ -117,7 +117,7 @@ class Planner:
         open_choice = False
         for number, choice in enumerate(self.grid.choices):
             out = {earlier.arm for earlier in self.grid.choices[:number]}
-            arms = [arm for arm in self.grid.arms if self._trains(arm) and arm.name not in out]
+            arms = [arm for arm in self.grid.arms if self._trains(arm) and arm.name not in out and self._reads(arm, choice.setting)]
             for arm in arms if choice.arm is None else [arm for arm in self.grid.arms if arm.name == choice.arm]:
                 if open_choice or arm.name in plan.trials or arm.name in plan.hopeless:
                     continue
@@ -147,6 +147,11 @@ class Planner:
         reasoner = get(self.config2[arm.name], "model.init_args.reasoner.init_args", {})
         frozen = str(get(reasoner, "adapter.class_path", "")).rpartition(".")[2] == "NoAdapter"
         return not (frozen and reasoner.get("train_projector") is False)
+
+    def _reads(self, arm: Arm, setting: str) -> bool:
+        """Whether a rate changes an arm's training: without an adapter, only the projector has a rate."""
+        adapter = str(get(self.config2[arm.name], "model.init_args.reasoner.init_args.adapter.class_path", "")).rpartition(".")[2]
+        return not (setting.endswith("optimizer.learning_rate") and adapter == "NoAdapter")
 
     def _axis(self, arm: Arm) -> dict[str, float]:
         """Numbers of stage 1 that plots use: windows, tokens (M) and codes (K)."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from vtlvlm.ablation.items import SCORE, TRAINING, Item
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.report.runs import fit_finished
+from vtlvlm.report.runs import Run, fit_finished
 from vtlvlm.report.tables import duration_text
 from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.files import write_json
@@ -129,8 +129,7 @@ def _result(one: Running) -> str | None:
     error = None if code == 0 else last_error(item.log, code)
     try:
         if item.kind == "trial" and (code == 0 or (error is not None and DIVERGED in error)):
-            if not item.done():  # a dry run beside this one may have been quicker
-                _keep_score(item, diverged=code != 0)
+            _keep_score(item, diverged=code != 0)
             return None
         return error if error or item.done() else f"ended without its result; {item.log} has its output"
     except (DataError, UsageError) as damage:
@@ -155,8 +154,12 @@ def last_error(log: Path, code: int) -> str:
 
 def settle(item: Item) -> None:
     """Write the score of a trial that ended elsewhere, such as in a job of Slurm."""
-    if not item.done() and fit_finished(item.folder):
-        _keep_score(item, diverged=False)
+    if item.done():
+        return
+    record = Run(item.folder).fit
+    diverged = record is not None and bool(record.sessions) and DIVERGED in str(record.sessions[-1].get("error", ""))
+    if diverged or fit_finished(item.folder):
+        _keep_score(item, diverged=diverged)
 
 
 def _keep_score(item: Item, diverged: bool) -> None:

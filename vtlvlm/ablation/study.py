@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vtlvlm.ablation.cluster import hand_over
@@ -74,13 +74,24 @@ class Study:
         if other := sorted((self.only.seeds or frozenset()) - seeds):
             raise UsageError(f"--seeds {other[0]}: not in the grid; there are {', '.join(map(str, sorted(seeds)))}")
 
-    def plans(self) -> dict[str, Plan]:
-        """The plan of each grid, as far as learning rates are chosen."""
+    def plans(self, dry: bool = False) -> dict[str, Plan]:
+        """The plan of each grid, as far as learning rates are chosen.
+
+        Args:
+            dry: Score no trial that ended elsewhere while another ``ablate`` works in the folder, which scores it itself.
+        """
+        if not dry:
+            self._settle()
+        elif self.work.is_dir():
+            with suppress(UsageError), alone(self.work):  # a taken folder is no error of a dry run
+                self._settle()
+        return {name: planner.plan() for name, planner in self.planners.items()}
+
+    def _settle(self) -> None:
         for planner in self.planners.values():
             for item in planner.plan().items.values():
                 if item.kind == "trial":
                     settle(item)
-        return {name: planner.plan() for name, planner in self.planners.items()}
 
     def todo(self, plans: dict[str, Plan]) -> list[Item]:
         """The items that are neither done nor failed, each after those that it needs."""
@@ -118,7 +129,7 @@ class Study:
 
     def show(self) -> int:
         """List what would run, and its cost."""
-        plans = self.plans()
+        plans = self.plans(dry=True)
         left = self.todo(plans)
         estimate = Estimate(self.work, [item for plan in plans.values() for item in plan.items.values()])
         for item in left:
@@ -139,7 +150,7 @@ class Study:
             site: The cluster.
             dry: Print the command lines for Slurm instead.
         """
-        plans = self.plans()
+        plans = self.plans(dry)
         left = self.todo(plans)
         for outcome in hand_over(left, self.work, site, dry):
             print(f"{outcome.name:12s} {outcome.number or '':>8s}  {outcome.text}".rstrip(), flush=True)

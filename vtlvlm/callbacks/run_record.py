@@ -17,6 +17,7 @@ from lightning import Callback, LightningModule, Trainer
 from vtlvlm.report.provenance import device_of, environment, global_seed
 from vtlvlm.report.runs import Run
 from vtlvlm.system.files import write_json
+from vtlvlm.system.text import shown
 
 SPLITS = {"test": "test", "validate": "val"}
 """Function of the trainer -> the name of the split that it reads."""
@@ -92,10 +93,11 @@ class RunRecord(Callback):
         self._started = 0.0
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Record the cost of an interrupted training. The GPU memory is that of the last checkpoint: other processes may have stopped."""
+        """Record the cost of an interrupted training, and why it ended. The GPU memory is that of the last checkpoint: other processes may
+        have stopped."""
         if trainer.state.fn == "fit" and self._started:
             with suppress(OSError):  # a full disk, which the exception reports
-                self._write_fit(trainer, pl_module, finished=False)
+                self._write_fit(trainer, pl_module, finished=False, error=shown(exception, 600) or type(exception).__name__)
             self._started = 0.0
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,7 +120,7 @@ class RunRecord(Callback):
         """Write ``metrics.json``."""
         self._write_metrics(trainer, pl_module)
 
-    def _write_fit(self, trainer: Trainer, pl_module: LightningModule, finished: bool) -> None:
+    def _write_fit(self, trainer: Trainer, pl_module: LightningModule, finished: bool, error: str | None = None) -> None:
         if not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / "fit.json"
@@ -128,6 +130,7 @@ class RunRecord(Callback):
             "epochs": trainer.current_epoch,
             "wall_seconds": time.perf_counter() - self._started,
             "finished": finished,
+            **({} if error is None else {"error": error}),
         }
         sessions = [*self._earlier, session]
         parameters = list(pl_module.parameters())
