@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from tiny import CHAT, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
@@ -108,3 +110,22 @@ def test_a_first_token_that_the_template_writes_is_not_doubled():
     tokenizer.chat_template = "{{ bos_token }}" + CHAT
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)])
     assert Instruction().context(tokenizer, 2, ["drink"]).tolist().count(tokenizer.bos_token_id) == 1
+
+
+def test_a_template_is_rendered_once_for_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own; context and labels need the same text. Other words, templates or tokens are rendered anew."""
+    forks, fork = [], os.fork
+    monkeypatch.setattr("vtlvlm.lvlm.template._KEPT", {})
+    monkeypatch.setattr(os, "fork", lambda: forks.append(0) or fork())
+    tokenizer = tiny_tokenizer(None)
+    tokenizer.chat_template = "{{ bos_token }}" + CHAT
+    for _ in range(2):
+        Instruction().context(tokenizer, 2, ["drink"])
+        Instruction().labels(tokenizer, ["drink"])
+    assert len(forks) == 1
+    Instruction("Which?").prompt(tokenizer, ["drink"])
+    tokenizer.bos_token = "</s>"
+    assert Instruction("Which?").prompt(tokenizer, ["drink"])[0].startswith("</s>")
+    tokenizer.chat_template = CHAT
+    assert not Instruction("Which?").prompt(tokenizer, ["drink"])[0].startswith("</s>")
+    assert len(forks) == 4

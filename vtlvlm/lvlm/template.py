@@ -23,9 +23,13 @@ from vtlvlm.errors import UsageError
 SECONDS, WALL, ROOM, LENGTH = 2, 60.0, 1 << 30, 4 << 20
 """Limits of one rendering: seconds of processor time, seconds in all, bytes of memory, bytes of text"""
 
+_KEPT: dict[str, str | None] = {}
+"""The last few renderings: context and labels of one model need the same"""
+MOST_KEPT = 8
+
 
 def render(tokenizer: PreTrainedTokenizerBase, content: Any) -> str | None:
-    """Applies the tokenizer's chat template to one user message, up to the start of the answer.
+    """Applies the tokenizer's chat template to one user message, up to the start of the answer. The same is not rendered twice.
 
     Args:
         tokenizer: Has a chat template.
@@ -37,6 +41,16 @@ def render(tokenizer: PreTrainedTokenizerBase, content: Any) -> str | None:
     Raises:
         UsageError: The template exceeds the limits.
     """
+    key = json.dumps([tokenizer.chat_template, tokenizer.special_tokens_map, content], default=str)
+    if key not in _KEPT:
+        text = _render_alone(tokenizer, content)
+        for oldest in list(_KEPT)[: len(_KEPT) - MOST_KEPT + 1]:
+            del _KEPT[oldest]
+        _KEPT[key] = text
+    return _KEPT[key]
+
+
+def _render_alone(tokenizer: PreTrainedTokenizerBase, content: Any) -> str | None:
     source, target = os.pipe()
     child = os.fork()
     if child == 0:
