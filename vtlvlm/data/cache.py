@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -129,9 +127,8 @@ class Cache:
     def rows(self, names: Sequence[str] | NDArray[Any], view: int = 0) -> NDArray[np.int64]:
         """n clip names → (n,) cache rows of one view; -1 if the cache lacks the clip."""
         held = np.flatnonzero(self.views == view)
-        found = pc.index_in(pa.array(list(names), pa.string()), value_set=pa.array(self.names[held].tolist(), pa.string()))
-        position = found.fill_null(-1).to_numpy(zero_copy_only=False)
-        return np.where(position >= 0, held[position] if len(held) else -1, -1).astype(np.int64)
+        row = dict(zip(self.names[held].tolist(), held.tolist(), strict=True))
+        return np.fromiter((row.get(name, -1) for name in names), np.int64, len(names))
 
     def verify(self, progress: bool = True) -> int:
         """Read all shards and compare them with the digests from the time of writing.
