@@ -24,6 +24,28 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("needs a CUDA device")
 
 
+LONGEST = (
+    "tests/ablation/test_study.py",
+    "tests/test_configs.py",
+    "tests/stages/test_hidden_states.py",
+    "tests/test_pipeline.py",
+    "tests/stages/test_prompt_tuning.py",
+    "tests/bench/test_gpu.py",
+    "tests/test_golden.py",
+    "tests/vtem/test_extractors.py",
+    "tests/test_adapter_runs.py",
+    "tests/commands/test_fetch.py",
+    "tests/ablation/test_runner.py",
+)
+"""Modules that take longest"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest modules first: of several processes that share the modules, none is left with a long one at the end."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real inputs named by VTLVLM_TEST_DATA, holding ``weizmann``, ``clips`` and ``ntu``."""

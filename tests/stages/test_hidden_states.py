@@ -48,12 +48,11 @@ def weights(run: EventRun, name: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "settings",
     [
-        [],
-        [f"{REASONER}.label_score", "pmi"],
-        ["--model.init_args.objective", "generative"],
-        [f"{REASONER}.llava.gradient_checkpointing", "true"],
+        pytest.param([], id="listwise"),
+        pytest.param([f"{REASONER}.label_score", "pmi"], id="pmi", marks=pytest.mark.slow),
+        pytest.param(["--model.init_args.objective", "generative"], id="generative"),
+        pytest.param([f"{REASONER}.llava.gradient_checkpointing", "true"], id="checkpointing", marks=pytest.mark.slow),
     ],
-    ids=["listwise", "pmi", "generative", "checkpointing"],
 )
 def test_a_training_is_the_one_from_events(stored: HiddenRun, settings: list[str], request: pytest.FixtureRequest) -> None:
     """The same trained values after some steps; its checkpoint is tested and exported as any other."""

@@ -2,20 +2,22 @@
 
 import json
 import re
-import subprocess
-import sys
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from events import EventRun
+from gloo import in_processes
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from pipeline import alone
+from pipeline import as_rank
 from pixels import PixelExtractor
 from torch.utils.data import DataLoader
 
 from vtlvlm.batches import FeatureBatch
+from vtlvlm.cli import main
 from vtlvlm.errors import DataError
 from vtlvlm.stages.nan_guard import StopOnNonFinite, all_finite
 from vtlvlm.stages.vtem import VTEMModule
@@ -124,17 +126,24 @@ def test_stage_one_names_the_clip_too(spoilt: EventRun, tmp_path: Path) -> None:
         watch.on_before_optimizer_step(trainer, module, None)
 
 
+def _stopped(rank: int, arguments: list[str]) -> tuple[int, str]:
+    """The exit code of a command on one of two processes, and what it said."""
+    as_rank(rank, 2)
+    with redirect_stderr(StringIO()) as err:
+        code = main(arguments)
+    return code, err.getvalue()
+
+
 @pytest.mark.parametrize("reason", ["clip", pytest.param("rate", marks=pytest.mark.slow)])
-def test_two_processes_stop_together(spoilt: EventRun, reason: str) -> None:
+def test_two_processes_stop_together(spoilt: EventRun, reason: str, tmp_path: Path) -> None:
     """The clip is on one rank alone; the other one neither waits for it nor goes on, and both say the same."""
     run = spoilt if reason == "clip" else EventRun(spoilt.folder / "rate")
     more = [] if reason == "clip" else [*EXPLODING, "--data.batch_size", 2]
     arguments = ["fit", "--config", run.config, "--trainer.default_root_dir", run.folder / f"two-{reason}", *TWO, *more]
-    command = [sys.executable, "-m", "vtlvlm", *map(str, arguments)]
-    done = subprocess.run(command, env=alone(), capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if line.startswith("vtlvlm: training stopped at step ")]
-    assert len(lines) == 2, done.stderr[-3000:]
+    said = in_processes(_stopped, tmp_path, [str(word) for word in arguments], group=False)
+    assert all(code != 0 for code, _ in said)
+    lines = [line for _, err in said for line in err.splitlines() if line.startswith("vtlvlm: training stopped at step ")]
+    assert len(lines) == 2, said
     assert lines[0] == lines[1]
     if reason == "clip":
         assert f"({SPOILT} view 0)" in lines[0]

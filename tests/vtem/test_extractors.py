@@ -264,8 +264,9 @@ def small_video(tmp_path: Path, model: str = "r3d_18", **settings: object) -> Vi
     from torchvision.models import get_model
 
     file = tmp_path / f"{model}.pth"
-    torch.manual_seed(0)
-    torch.save(get_model(model).state_dict(), file)
+    if not file.exists():
+        torch.manual_seed(0)
+        torch.save(get_model(model).state_dict(), file)
     return VideoExtractor(model, weights=str(file), grid=2, image_size=32, **settings)  # type: ignore[arg-type]
 
 
@@ -318,7 +319,8 @@ def test_features_of_other_precisions_are_float32_numbers_near_the_exact_ones(pr
     plain, other = small_video(tmp_path), small_video(tmp_path, precision=precision)
     seen: list[torch.dtype] = []
     other.built().layer1.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
-    exact, found = plain(frames(32, 8)), other(frames(32, 8))
+    few = frames(16, 4)[:1]  # 16 bits are slow on a CPU
+    exact, found = plain(few), other(few)
     assert found.dtype == torch.float32
     assert seen == [{"tf32": torch.float32}.get(precision) or getattr(torch, precision)]
     off = float((found - exact).norm() / exact.norm())

@@ -48,9 +48,9 @@ class Gpu:
             torch.cuda.synchronize()
 
     def clear(self) -> None:
-        """Free the memory of what was dropped."""
-        gc.collect()
+        """Free the GPU's memory of what was dropped."""
         if self.real:
+            gc.collect()
             torch.cuda.empty_cache()
 
     def cost(self, job: Callable[[], object], repeats: int = 3, warm: int = 1) -> Cost:
