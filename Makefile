@@ -29,7 +29,7 @@ demo: $(STAMP)  ## run the whole pipeline on rendered videos, 15 to 20 minutes o
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 # Three test modules run in parallel, with one thread each, also on two cores: tests wait for processes and files a fifth of their time.
-test: $(STAMP)  ## run the tests, about 5 minutes on two cores; make lint checks style and types
+test: $(STAMP)  ## run the tests, about 8 minutes on two cores; make lint checks style and types
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu and not slurm" --numprocesses 3 --dist loadscope --no-loadscope-reorder
 
 test-all: test  ## run all tests, also the long ones: the small language model, several processes, thousands of damaged files

@@ -19,6 +19,9 @@ from vtlvlm.cli import main
 from vtlvlm.data.cache import EventCache
 from vtlvlm.report.runs import Run
 
+DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)]
+"""Where a test of the CPU is a long one: other tests do the same there"""
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
@@ -48,6 +51,7 @@ def recorded(folder: Path, device: torch.device) -> None:
             assert (record.peak_gpu_bytes, record.device) == (None, {"name": "cpu", "count": 1})
 
 
+@pytest.mark.parametrize("device", DEVICES, indirect=True)
 def test_the_chain_trains_tokenises_tests_and_resumes(device: torch.device, on_device: list[Any], chain: Pipeline, tmp_path: Path) -> None:
     run1, run2, there = tmp_path / "run1", tmp_path / "run2", tmp_path / "events"
     assert chain("tokenize", *chain.on_features, "--ckpt_path", chain.best1, "--output", there, *on_device[:2]) == 0

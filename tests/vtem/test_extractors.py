@@ -314,7 +314,9 @@ def test_float32_leaves_fingerprints_as_they_were_and_other_precisions_make_new_
         assert small_video(tmp_path, precision=precision).fingerprint() == {**plain.fingerprint(), "precision": precision}
 
 
-@pytest.mark.parametrize(("precision", "largest"), [("tf32", 0.0), ("bfloat16", 0.03), ("float16", 0.003)])
+@pytest.mark.parametrize(
+    ("precision", "largest"), [("tf32", 0.0), ("bfloat16", 0.03), pytest.param("float16", 0.003, marks=pytest.mark.slow)]
+)
 def test_features_of_other_precisions_are_float32_numbers_near_the_exact_ones(precision: str, largest: float, tmp_path: Path) -> None:
     plain, other = small_video(tmp_path), small_video(tmp_path, precision=precision)
     seen: list[torch.dtype] = []
