@@ -1,5 +1,6 @@
 """Grids as jobs of Slurm, as far as no Slurm is needed. `make test-slurm` runs a real one."""
 
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,9 @@ def test_each_kind_of_work_is_an_array_after_what_it_needs(tmp_path: Path) -> No
         "fit1": ("ablation", 2, ("extract",)),
         "tokenize": ("ablation", 2, ("extract", "fit1")),
     }
+    other = {job.name: job for job in jobs(items[:-1], work)}  # the lines of a waiting array stay as they are
+    assert other["tokenize"].words != found["tokenize"].words
+    assert other["fit1"].words == found["fit1"].words
     assert found["synth-v"].words == ["synth", "a b", "v"]
     assert all(job.any_end for job in found.values())  # one failed element stops no other one
     assert not found["tokenize"].done()
@@ -50,7 +54,7 @@ def test_a_dry_run_shows_the_lines_for_slurm(write: Write, tmp_path: Path, capsy
     assert list(lines) == ["extract", "fit1", "tokenize", "fit2", "test"]
     assert "--array=0-1" in lines["fit2"]
     assert "--dependency=afterany:tokenize:fit2" in lines["test"]
-    assert lines["fit2"][-1] == str(work / "slurm-fit2.txt")
+    assert re.fullmatch(re.escape(str(work)) + r"/slurm-fit2-[0-9a-f]{8}\.txt", lines["fit2"][-1])
     assert not work.exists()
 
 

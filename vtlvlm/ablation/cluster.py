@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 
 from vtlvlm.ablation.items import TITLES, Item, Kind
@@ -24,7 +25,7 @@ def jobs(left: Sequence[Item], folder: Path) -> list[Job]:
 
     Args:
         left: The items, each after those that it needs.
-        folder: The work folder. An array reads its command lines from ``slurm-KIND.txt`` in it.
+        folder: The work folder. An array reads its command lines from ``slurm-KIND-DIGEST.txt`` in it.
     """
     names = {item.name: _job_name(item) for item in left}
     found = []
@@ -35,7 +36,7 @@ def jobs(left: Sequence[Item], folder: Path) -> list[Job]:
                 found.append(Job(names[item.name], "prepare", item.command(), _after(item, names), item.done, any_end=True))
         elif items:
             after = tuple(dict.fromkeys(name for item in items for name in _after(item, names)))
-            words = [str(_commands(folder, kind))]
+            words = [str(folder / f"slurm-{kind}-{_digest(_lines(items))}.txt")]
             found.append(Job(kind, "ablation", words, after, partial(_all_done, items), len(items), any_end=True))
     return found
 
@@ -52,8 +53,12 @@ def _all_done(items: Sequence[Item]) -> bool:
     return all(item.done() for item in items)
 
 
-def _commands(folder: Path, kind: Kind) -> Path:
-    return folder / f"slurm-{kind}.txt"
+def _lines(items: Sequence[Item]) -> str:
+    return "".join(f"{shlex.join(item.command())}\n" for item in items)
+
+
+def _digest(lines: str) -> str:
+    return blake2b(lines.encode(), digest_size=4).hexdigest()
 
 
 def hand_over(left: Sequence[Item], folder: Path, site: Site, dry: bool) -> Iterator[Outcome]:
@@ -73,9 +78,8 @@ def hand_over(left: Sequence[Item], folder: Path, site: Site, dry: bool) -> Iter
     if dry:
         yield from submission.dry_run(all_jobs)
         return
-    held = {row.name for row in cluster.live()}
+    cluster.live()  # without Slurm, nothing is written
     for job in all_jobs:
-        if job.elements and submission.full_name(job) not in held:  # a waiting array reads its lines later: they stay
-            lines = [shlex.join(item.command()) for item in left if item.kind == job.name]
-            write_text(Path(job.words[0]), "\n".join(lines) + "\n")
+        if job.elements:  # a waiting array reads its lines later: other lines have a file of another name
+            write_text(Path(job.words[0]), _lines([item for item in left if item.kind == job.name]))
     yield from submission.submit(all_jobs)
