@@ -53,11 +53,16 @@ trainer: {accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, ena
 
 
 class Pipeline:
-    """The files of one run through the chain, and the arguments that made them."""
+    """The files of one run through the chain, and the arguments that made them.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: To work in.
+        people: Of whom there are two clips each.
+    """
+
+    def __init__(self, folder: Path, people: tuple[int, ...] = (1, 2, 3)) -> None:
         self.folder = folder
-        self.root = block_clips(folder / "videos")
+        self.root = block_clips(folder / "videos", people)
         self.llava = tiny_llava(folder / "llava")
         self.weights = tiny_backbone(folder / "weights.pth")
         self.stage1, self.stage2 = folder / "stage1.yaml", folder / "stage2.yaml"

@@ -8,7 +8,7 @@ import torch
 from pipeline import Pipeline
 
 from vtlvlm.data.cache import FeatureCache, FeatureCacheWriter
-from vtlvlm.stages.vtem import FeatureExtraction
+from vtlvlm.stages.feature_extraction import FeatureExtraction
 
 
 def test_a_batch_is_written_while_the_next_one_is_computed(chain: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

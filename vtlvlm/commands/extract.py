@@ -15,8 +15,8 @@ def main(arguments: Sequence[str]) -> int:
     from vtlvlm.data.cache import FeatureCacheWriter
     from vtlvlm.data.cuda_video import require_gpu_decoding
     from vtlvlm.errors import UsageError
+    from vtlvlm.stages.feature_extraction import FeatureExtraction
     from vtlvlm.stages.parts import is_ours, settings_of
-    from vtlvlm.stages.vtem import FeatureExtraction
     from vtlvlm.system.malloc import freed_memory_kept
 
     cli = parts("extract", arguments)

@@ -6,7 +6,7 @@ actions that it occurs with.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -192,6 +192,18 @@ class CodebookHealth(Metric):
         """A copy of the counts, summed over all processes. All processes must call it."""
         with self.sync_context():
             return CodeTally(self.counts.clone(), self.pairs.clone(), self.clips.clone(), self.runs.clone())
+
+    def go_on(self, kept: Any) -> None:
+        """Go on from the counts of a checkpoint; from none where it has none, or those of another number of classes or windows.
+
+        Args:
+            kept: The fields of :meth:`tally`.
+        """
+        held = kept if isinstance(kept, dict) else {}
+        states = {"counts": self.counts, "pairs": self.pairs, "clips": self.clips, "runs": self.runs}
+        if all(isinstance(one := held.get(name), Tensor) and (one.shape, one.dtype) == (s.shape, s.dtype) for name, s in states.items()):
+            for name, state in states.items():
+                state.copy_(held[name])
 
 
 def run_lengths(codes: Tensor) -> tuple[Tensor, Tensor]:

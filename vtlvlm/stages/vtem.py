@@ -1,4 +1,4 @@
-"""Stage 1: trains the Video-to-Event Mapper (Sec. III-A), and computes the values of the caches."""
+"""Stage 1: trains the Video-to-Event Mapper (Sec. III-A), and computes event sentences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -31,6 +30,9 @@ from vtlvlm.vtem.losses import InfoNCE, reconstruction
 from vtlvlm.vtem.model import VTEM, Target
 from vtlvlm.vtem.poolers import TemporalPooler, TokenInputs, at_steps
 from vtlvlm.vtem.quantizers import Quantizer
+
+COUNTS = "train_codes"
+"""In checkpoints: the counts of the epoch so far, for its curves"""
 
 
 class StepEvents(NamedTuple):
@@ -246,6 +248,13 @@ class VTEMModule(Stage):
             raise UsageError(f"{cache.folder} is not the target of the checkpoint's training: give that one as data.target_features")
         if not self._provenance:
             self._provenance = made
+        if self.train_codes is not None and self.global_rank == 0:  # one process has the counts of all
+            self.train_codes.go_on(checkpoint.get(COUNTS))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.train_codes is not None:
+            checkpoint[COUNTS] = dict(self.train_codes.tally()._asdict())
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """All trained or measured values. A frozen extractor is left out; its fingerprint identifies it."""
@@ -379,18 +388,3 @@ class VTEMModule(Stage):
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]
         return self.adamw([{"params": trained}], self.optimizer)
-
-
-class FeatureExtraction(LightningModule):
-    """The extractor alone, for ``trainer.predict``: sampled frames to features, as the feature cache stores them."""
-
-    def __init__(self, extractor: FeatureExtractor) -> None:
-        super().__init__()
-        self.extractor = extractor
-
-    def configure_model(self) -> None:
-        self.extractor.load_weights()
-
-    def predict_step(self, batch: VideoBatch, index: int) -> FeatureBatch:
-        features = self.extractor(batch.frames)
-        return FeatureBatch(features, self.extractor.step_times(batch.times), None, batch.labels, batch.clips, batch.views)
