@@ -7,7 +7,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.vtem.statistics import discriminants, kmeans, least_squares, moments, principal_components
+from vtlvlm.vtem.statistics import Spread, discriminants, kmeans, least_squares, moments, principal_components
 
 
 def test_moments_put_the_mean_square_to_one_and_hold_rare_features_down() -> None:
@@ -112,3 +112,17 @@ def test_discriminants_of_nothing_to_tell() -> None:
         discriminants(torch.randn(9, 3), torch.zeros(9, dtype=torch.long))
     with pytest.raises(UsageError, match="all training features are equal"):
         discriminants(torch.ones(9, 3), torch.arange(9) % 2)
+
+
+def test_a_spread_that_is_known_changes_nothing() -> None:
+    """Not taken where some actions are unknown: it would hold their rows too."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, actions = torch.randn(90, 7, generator=generator), torch.arange(90) % 3
+    spread = Spread.of(inputs)
+    assert torch.equal(discriminants(inputs, actions, spread=spread), discriminants(inputs, actions))
+    for mine, other in zip(principal_components(inputs, 3, spread), principal_components(inputs, 3), strict=True):
+        assert torch.equal(mine, other)
+    for mine, other in zip(least_squares(inputs, inputs[:, :2], spread), least_squares(inputs, inputs[:, :2]), strict=True):
+        assert torch.equal(mine, other)
+    actions[:30] = -1
+    assert torch.equal(discriminants(inputs, actions, spread=spread), discriminants(inputs[30:], actions[30:]))

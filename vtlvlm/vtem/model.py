@@ -17,7 +17,7 @@ from vtlvlm.vtem.encoding import Encoding, Events
 from vtlvlm.vtem.extractors import FeatureExtractor
 from vtlvlm.vtem.poolers import TemporalPooler, TokenInputs, abs_delta, at_steps, delta, window_spans
 from vtlvlm.vtem.quantizers import FSQQuantizer, IdentityQuantizer, Quantizer
-from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, discriminants, least_squares, moments, principal_components, variances
+from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, Spread, discriminants, least_squares, moments, principal_components, variances
 
 PCA_SAMPLES = 20_000
 """The start of the projection takes the covariance over at most this many token vectors (more if k-means needs them)"""
@@ -286,12 +286,13 @@ class VTEM(nn.Module):
         vectors (N, E)."""
         assert self.projection is not None
         assert isinstance(self.decoder, nn.Linear)
-        discriminant_rows = inputs.new_zeros(0, inputs.shape[1]) if actions is None else discriminants(inputs, actions)
+        spread = Spread.of(inputs)
+        discriminant_rows = inputs.new_zeros(0, inputs.shape[1]) if actions is None else discriminants(inputs, actions, spread=spread)
         if len(discriminant_rows) >= self.event_dim:
             raise UsageError(
                 f"{len(discriminant_rows)} actions, event_dim={self.event_dim}: discriminants leave no room for principal components"
             )
-        components = principal_components(inputs, self.event_dim - len(discriminant_rows))
+        components = principal_components(inputs, self.event_dim - len(discriminant_rows), spread)
         total = components.variances.sum()
         if not bool(total > 0):
             raise DataError("all training features are equal: nothing to learn from; look at the videos and the sampling")
@@ -302,11 +303,11 @@ class VTEM(nn.Module):
         if len(discriminant_rows):
             self.projection.weight[-len(discriminant_rows) :] = scale * self.inputs.lda_weight * total.sqrt() * discriminant_rows
         self.projection.bias.copy_(-self.projection.weight @ components.mean)
-        vectors = self.projection(inputs)
-        dim = windows.shape[-1]
+        vectors, dim = self.projection(inputs), windows.shape[-1]
+        spread = Spread.of(vectors)
         for part, (aim, weight) in enumerate(zip((windows, moved), self._weights(), strict=True)):
             if aim is not None:  # one after the other: both side by side would be the largest tensor of all
-                inverse = least_squares(vectors, aim.flatten(0, 2))
+                inverse = least_squares(vectors, aim.flatten(0, 2), spread)
                 self.decoder.weight[part * dim : (part + 1) * dim] = weight * inverse.weight
                 self.decoder.bias[part * dim : (part + 1) * dim] = weight * inverse.bias
         return vectors

@@ -15,6 +15,8 @@ KMEANS_SAMPLES_PER_CODE = 32
 KMEANS_WIDTH = 128
 """k-means compares vectors by at most this many of their principal components. Distances over 1,024 numbers cost eight times as much, and
 the omitted components hold little of the distance"""
+CHUNK = 4096
+"""Rows that are float64 at the same time"""
 KMEANS_ITERATIONS = 10
 """Iterations of Lloyd's algorithm; the moving averages of training refine the centres further"""
 
@@ -79,15 +81,38 @@ def moments(features: Tensor, chunk: int = 256) -> Moments:
     return Moments(mean.float(), (floored * torch.where(scale > 0, scale, 1.0)).float())
 
 
-def covariances(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means of x (N, D) and y (N, E), and the sum (D, E) of the products of their deviations. Float64 in chunks of rows, without a float64
-    copy of all rows."""
-    chunk = 4096
-    mean_x, mean_y = (sum(part.double().sum(dim=0) for part in rows.split(chunk)) / max(len(rows), 1) for rows in (x, y))
+def mean_of(rows: Tensor) -> Tensor:
+    """Mean (D,) float64 of rows (N, D), without a float64 copy of all of them."""
+    total = sum((part.double().sum(dim=0) for part in rows.split(CHUNK)), torch.zeros((), dtype=torch.float64, device=rows.device))
+    return total / max(len(rows), 1)
+
+
+class Spread(NamedTuple):
+    """Mean and products of rows (N, D)."""
+
+    mean: Tensor
+    """(D,) float64"""
+    products: Tensor
+    """(D, D) float64, the sum of the products of deviations"""
+
+    @classmethod
+    def of(cls, rows: Tensor) -> Spread:
+        """Those of rows (N, D), in float64."""
+        mean = mean_of(rows)
+        products = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
+        for part in rows.split(CHUNK):
+            deviations = part.double() - mean
+            products += deviations.T @ deviations
+        return cls(mean, products)
+
+
+def covariances(x: Tensor, y: Tensor, mean_x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of y (N, E), and the sum (D, E) of the products of the deviations of x (N, D) and y, in float64."""
+    mean_y = mean_of(y)
     products = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
-    for part_x, part_y in zip(x.split(chunk), y.split(chunk), strict=True):
+    for part_x, part_y in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
         products += (part_x.double() - mean_x).T @ (part_y.double() - mean_y)
-    return torch.as_tensor(mean_x), torch.as_tensor(mean_y), products
+    return mean_y, products
 
 
 def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,22 +127,24 @@ def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors
 
 
-def principal_components(samples: Tensor, rank: int) -> Components:
-    """The first ``rank`` principal components of samples (N, D), from the eigenvectors of their covariance in float64."""
-    mean, _, products = covariances(samples, samples)
+def principal_components(samples: Tensor, rank: int, spread: Spread | None = None) -> Components:
+    """The first ``rank`` principal components of samples (N, D), from the eigenvectors of their covariance in float64. ``spread`` is that
+    of the samples, if it is known."""
+    mean, products = spread or Spread.of(samples)
     values, vectors = symmetric_eigen(products / max(len(samples) - 1, 1))
     values, vectors = values.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank]
     largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
     return Components(mean.float(), (vectors * largest.sign()).float(), values.float())
 
 
-def discriminants(inputs: Tensor, actions: Tensor, ridge: float = 10.0) -> Tensor:
+def discriminants(inputs: Tensor, actions: Tensor, ridge: float = 10.0, spread: Spread | None = None) -> Tensor:
     """Directions that separate the actions: the ridge regression from inputs to their action.
 
     Args:
         inputs: (N, D).
         actions: (N,) int64, -1 where unknown.
         ridge: penalty, in units of the inputs' mean variance. It is strong, because the many inputs of a clip are alike.
+        spread: of the inputs, if it is known.
 
     Returns:
         (A', D) float32, one row for each action that occurs. The outputs have a total variance of 1 over the inputs of known action.
@@ -128,9 +155,11 @@ def discriminants(inputs: Tensor, actions: Tensor, ridge: float = 10.0) -> Tenso
     kinds, numbers = torch.unique(actions[actions >= 0], return_inverse=True)
     if len(kinds) < 2:
         raise UsageError(f"lda_weight: the training clips show {len(kinds)} action; give clips of two or more, or set it to 0")
-    known = inputs[actions >= 0]
-    _, _, squares = covariances(known, known)
-    _, _, products = covariances(known, torch.nn.functional.one_hot(numbers, len(kinds)))
+    known, whole = inputs, spread
+    if len(numbers) < len(inputs):
+        known, whole = inputs[actions >= 0], None
+    mean, squares = whole or Spread.of(known)
+    _, products = covariances(known, torch.nn.functional.one_hot(numbers, len(kinds)), mean)
     level = squares.diagonal().mean()
     if not bool(level > 0):
         raise UsageError("lda_weight: all training features are equal; look at the videos and the sampling")
@@ -148,11 +177,11 @@ class Affine(NamedTuple):
     """(D,) float32"""
 
 
-def least_squares(inputs: Tensor, outputs: Tensor) -> Affine:
+def least_squares(inputs: Tensor, outputs: Tensor, spread: Spread | None = None) -> Affine:
     """The affine map from inputs (N, E) to outputs (N, D) with the smallest squared error, computed in float64. Directions without variance
-    in the inputs are left out."""
-    mean_x, _, squares = covariances(inputs, inputs)
-    _, mean_y, products = covariances(inputs, outputs)
+    in the inputs are left out. ``spread`` is that of the inputs, if it is known."""
+    mean_x, squares = spread or Spread.of(inputs)
+    mean_y, products = covariances(inputs, outputs, mean_x)
     values, vectors = symmetric_eigen(squares)
     kept = values > 1e-6 * values.max()
     basis = vectors[:, kept] / values[kept]
