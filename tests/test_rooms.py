@@ -13,6 +13,7 @@ LAYERS = (
     {"system"},
     {"batches", "configs", "metrics"},
     {"data", "vtem", "lvlm", "report"},
+    {"skeleton"},
     {"stages", "synth"},
     {"callbacks", "probes", "slurm"},
     {"recognizers"},
