@@ -1,7 +1,8 @@
 """Layouts of joints: their names and order, the bones between them, left and right, and body parts.
 
 The bones of NTU25 and KINECT20 are those of the official code of CTR-GCN, the bones of COCO17 those of PYSKL. A hand tip hangs on the
-thumb, which hangs on the hand; Kinect's own hierarchy hangs the thumb on the wrist. The body parts of NTU25 are those of GAP (arXiv 2208.05318).
+thumb, which hangs on the hand; Kinect's own hierarchy hangs the thumb on the wrist. The body parts of NTU25 are those of GAP (arXiv
+2208.05318); the others follow them.
 """
 
 from __future__ import annotations
