@@ -35,7 +35,7 @@ def test_dropout_is_of_training_only_and_less_than_one() -> None:
     tap = torch.ones(1, 1, 1000, 1, 1)
     torch.manual_seed(0)
     drawn = head.train()([tap.expand(100, 1, 1000, 1, 1)]).logits[:, 0]
-    assert drawn.std() == pytest.approx(1000**0.5, rel=0.3)  # each entry is 0 or 2
+    assert drawn.std().item() == pytest.approx(1000**0.5, rel=0.3)  # each entry is 0 or 2
     assert head.eval()([tap]).logits[0, 0] == 1000.0
     with pytest.raises(UsageError, match=r"head\.dropout=1"):
         LinearHead(dropout=1)
