@@ -1,7 +1,7 @@
 """PoseC3D's heat maps (arXiv 2104.13586): key points in the picture's plane -> stacks of small pictures, one channel a joint or a limb.
 
-A pose is (N, 3, T, V, M): x to the right and y downwards in any unit, and the key point's confidence in [0, 1]. The confidence is zero where
-a joint or a body is missing. Coordinates are small and kept; maps are large and drawn anew in each step, on the device.
+A pose is (N, 3, T, V, M): x to the right and y downwards in any unit, and the key point's confidence in [0, 1]. The confidence is zero
+where a joint or a body is missing. Coordinates are small and kept; maps are large and drawn anew in each step, on the device.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ def mirrored(poses: Tensor, mirror: Sequence[int]) -> Tensor:
 def randomly_cropped(poses: Tensor, area: float) -> Tensor:
     """Poses (N, 3, T, V, M) in units of a random rectangle of the unit square, one a clip.
 
-    The rectangle's area is uniform in [area, 1]. Its width over its height is log-uniform in [3/4, 4/3]. A side longer than the square's is
-    cut.
+    The rectangle's area is uniform in [area, 1]. Its width over its height is log-uniform in [3/4, 4/3]. A longer side than the square's
+    is cut.
     """
     n = poses.shape[0]
     share = area + (1 - area) * torch.rand(n, device=poses.device)
