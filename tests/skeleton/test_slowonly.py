@@ -1,0 +1,109 @@
+"""SlowOnly: its size to the last weight, and its output against convolutions written as loops over the kernel."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vtlvlm.errors import UsageError
+from vtlvlm.skeleton.heads import LinearHead, TapShape
+from vtlvlm.skeleton.layouts import COCO17
+from vtlvlm.skeleton.slowonly import SlowOnly
+
+OFFICIAL = {(17, 60): 2_024_860, (17, 120): 2_055_640, (25, 60): 2_037_404}
+"""Parameters of the official module, by joints and actions"""
+
+
+def count(*modules: nn.Module) -> int:
+    return sum(weight.numel() for module in modules for weight in module.parameters())
+
+
+@pytest.mark.parametrize(("joints", "actions"), list(OFFICIAL))
+def test_size_is_the_official_one(joints: int, actions: int) -> None:
+    head = LinearHead(0.5)
+    head.build([TapShape(512, 24, 49)], [str(action) for action in range(actions)], COCO17)
+    assert count(SlowOnly(joints), head) == OFFICIAL[joints, actions]
+
+
+def test_shapes_of_a_clip() -> None:
+    """Rows and columns are halved three times, frames once, at the end."""
+    network = SlowOnly(17, width=4, blocks=(1, 1, 1)).eval()
+    shapes = [tuple(tap.shape) for tap in network(torch.zeros(1, 17, 8, 56, 56))]
+    assert shapes == [(1, 1, 16, 8, 28 * 28), (1, 1, 32, 8, 14 * 14), (1, 1, 64, 4, 7 * 7)]
+
+
+def convolved(x: Tensor, weight: Tensor, stride: tuple[int, int, int]) -> Tensor:
+    """Sum over the places of the kernel, with zeros around the input."""
+    sides = weight.shape[2:]
+    around = [side // 2 for side in sides]
+    padded = torch.zeros(*x.shape[:2], *(size + 2 * more for size, more in zip(x.shape[2:], around, strict=True)))
+    padded[:, :, around[0] : around[0] + x.shape[2], around[1] : around[1] + x.shape[3], around[2] : around[2] + x.shape[4]] = x
+    sizes = [(size - 1) // step + 1 for size, step in zip(x.shape[2:], stride, strict=True)]
+    found = torch.zeros(x.shape[0], weight.shape[0], *sizes)
+    for t in range(sides[0]):
+        for row in range(sides[1]):
+            for column in range(sides[2]):
+                seen = padded[:, :, t :: stride[0], row :: stride[1], column :: stride[2]][:, :, : sizes[0], : sizes[1], : sizes[2]]
+                found += torch.einsum("oi,nithw->nothw", weight[:, :, t, row, column], seen)
+    return found
+
+
+def test_output_equals_the_loops() -> None:
+    torch.manual_seed(0)
+    network = SlowOnly(3, width=4, blocks=(2, 1, 1))
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.3)
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.5, 1.5)
+    network.eval()
+    state = network.state_dict()
+
+    def unit(x: Tensor, name: str, stride: tuple[int, int, int] = (1, 1, 1)) -> Tensor:
+        weight, bias, mean, var = (
+            state[f"{name}.1.{part}"][:, None, None, None] for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        return (convolved(x, state[f"{name}.0.weight"], stride) - mean) / (var + 1e-5).sqrt() * weight + bias
+
+    maps = torch.rand(2, 3, 5, 9, 9)
+    x = unit(maps, "stem").clamp(min=0)
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1), value=-torch.inf)
+    x = torch.stack([padded[..., row : row + 9, column : column + 9] for row in range(3) for column in range(3)]).amax(dim=0)
+    expected = []
+    for stage, (number, frames) in enumerate([(2, 1), (1, 1), (1, 2)]):
+        for block in range(number):
+            name, stride = f"stages.{stage}.{block}", (frames, 2, 2) if block == 0 else (1, 1, 1)
+            inner = unit(unit(x, f"{name}.reduce").clamp(min=0), f"{name}.spread", stride).clamp(min=0)
+            shortcut = unit(x, f"{name}.shortcut", stride) if block == 0 else x
+            x = (unit(inner, f"{name}.expand") + shortcut).clamp(min=0)
+        expected.append(x.flatten(3)[:, None])
+    for found, wanted in zip(network(maps), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_the_first_stage_does_not_mix_frames() -> None:
+    torch.manual_seed(0)
+    network = SlowOnly(2, width=4, blocks=(1, 1, 1)).eval()
+    for stage in network.stages:
+        nn.init.ones_(stage[0].expand[1].weight)
+    maps = torch.rand(1, 2, 6, 8, 8)
+    changed = maps.clone()
+    changed[:, :, 3] += 1
+    first, last = (
+        (one - other).abs().sum(dim=(0, 1, 2, 4)) > 0 for one, other in list(zip(network(maps), network(changed), strict=True))[::2]
+    )
+    assert first.tolist() == [False, False, False, True, False, False]
+    assert last.tolist() == [False, True, True]  # frames 2 and 4 of the six, and their neighbours' neighbours
+
+
+def test_blocks_start_as_identities() -> None:
+    network = SlowOnly(2, width=4, blocks=(2, 1, 1))
+    x = torch.rand(1, 16, 2, 4, 4)
+    torch.testing.assert_close(network.stages[0][1](x), x)
+
+
+@pytest.mark.parametrize("settings", [{"channels": 0}, {"width": 0}, {"blocks": (1, 2)}, {"blocks": (1, 0, 1)}])
+def test_wrong_settings_are_refused(settings: dict) -> None:
+    with pytest.raises(UsageError, match="network"):
+        SlowOnly(**settings)
