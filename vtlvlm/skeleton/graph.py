@@ -79,7 +79,8 @@ def levels(layout: Layout, root: int) -> tuple[tuple[int, ...], ...]:
     """
     if layout.name == "ntu25" and root in _HIERARCHIES:
         return tuple(tuple(joint - 1 for joint in level) for level in _HIERARCHIES[root])
-    parents, found = layout.rooted(root), [(root,)]
+    parents = layout.rooted(root)
+    found: list[tuple[int, ...]] = [(root,)]
     while below := tuple(j for j, parent in enumerate(parents) if parent in found[-1] and j != root):
         found.append(below)
     return tuple(found)
