@@ -58,9 +58,6 @@ class SlowOnly(nn.Module):
             inside = after
         self.stages = nn.ModuleList(stages)
         self.apply(_start)
-        for module in self.modules():
-            if isinstance(module, Bottleneck):
-                nn.init.zeros_(module.expand[1].weight)
 
     def forward(self, maps: Tensor) -> list[Tensor]:
         """Heat maps (N, K, T, H, W) -> features of each stage (N, 1, C', T', H'·W'), as a skeleton network's (N, M, C, T, V).
@@ -89,7 +86,9 @@ class Bottleneck(nn.Module):
         inside, span = after // EXPANSION, 3 if mixes else 1
         self.reduce = _convolution(before, inside, (span, 1, 1))
         self.spread = _convolution(inside, inside, (1, 3, 3), stride)
-        self.expand = _convolution(inside, after, (1, 1, 1))
+        last = nn.BatchNorm3d(after)
+        nn.init.zeros_(last.weight)
+        self.expand = nn.Sequential(nn.Conv3d(inside, after, 1, bias=False), last)
         same = before == after and stride == (1, 1, 1)
         self.shortcut = nn.Identity() if same else _convolution(before, after, (1, 1, 1), stride)
 
@@ -101,7 +100,7 @@ class Bottleneck(nn.Module):
 
 
 def _convolution(before: int, after: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)) -> nn.Sequential:
-    padding = tuple(side // 2 for side in kernel)
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
     return nn.Sequential(nn.Conv3d(before, after, kernel, stride, padding, bias=False), nn.BatchNorm3d(after))
 
 
