@@ -159,7 +159,7 @@ class _SignOfGradient(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> Tensor:
         return 0.01 * gradient.sign()
 
 
