@@ -164,7 +164,7 @@ def test_maps_in_training_are_smaller_and_random() -> None:
     torch.manual_seed(0)
     found = torch.rand(2, 3, 3, 17, 2)
     maps = HeatMaps(kind="limb", size=12, eval_size=16)
-    assert maps.channels == 16
+    assert maps.build(COCO17) == 16
     first, second = maps(found), maps(found)
     assert first.shape == second.shape == (2, 16, 3, 12, 12)
     assert not torch.equal(first, second)
@@ -179,13 +179,20 @@ def test_the_place_and_the_size_of_a_person_do_not_matter() -> None:
     moved = found.clone()
     moved[:, :2] = 300 * moved[:, :2] + 500
     maps = HeatMaps(size=12, eval_size=16).eval()
+    assert maps.build(COCO17) == 17
     torch.testing.assert_close(maps(found), maps(moved), atol=1e-4, rtol=1e-3)
 
 
-def test_joints_in_metres_seen_from_the_front() -> None:
-    joints = torch.zeros(1, 3, 1, 2, 1)
+def test_joints_in_metres_are_seen_from_the_front() -> None:
+    joints = torch.zeros(1, 3, 1, 2, 2)  # the second joint of the first body is the origin; there is no second body
     joints[0, :, 0, 0, 0] = torch.tensor([0.1, 0.7, 3.0])
-    assert frontal(joints)[0, :, 0, :, 0].T.tolist() == [pytest.approx([0.1, -0.7, 1.0]), [0.0, 0.0, 0.0]]
+    assert frontal(joints)[0, :, 0, :, 0].T.tolist() == [pytest.approx([0.1, -0.7, 1.0]), [0.0, 0.0, 1.0]]
+    assert frontal(joints)[0, 2, 0, :, 1].tolist() == [0.0, 0.0]
+    torch.manual_seed(0)
+    joints = torch.randn(1, 3, 2, 17, 2)
+    seen, given = HeatMaps(metres=True).eval(), HeatMaps().eval()
+    assert seen.build(COCO17) == given.build(COCO17)
+    assert torch.equal(seen(joints), given(frontal(joints)))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +202,6 @@ def test_joints_in_metres_seen_from_the_front() -> None:
         ({"size": 0}, "at least one pixel"),
         ({"sigma": 0.0}, "positive"),
         ({"area": 0.0}, r"maps\.area=0\.0"),
-        ({"layout": "dog"}, "dog: no such layout of joints"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict, message: str) -> None:
@@ -203,6 +209,8 @@ def test_wrong_settings_are_named(settings: dict, message: str) -> None:
         HeatMaps(**settings)
 
 
-def test_poses_of_another_layout_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"poses of 25 joints, maps\.layout=coco17 has 17"):
-        HeatMaps()(torch.zeros(1, 3, 1, 25, 1))
+def test_clips_of_another_layout_are_refused() -> None:
+    maps = HeatMaps()
+    maps.build(COCO17)
+    with pytest.raises(UsageError, match=r"the clips have 25 joints, the network has 17 \(coco17\)"):
+        maps(torch.zeros(1, 3, 1, 25, 1))

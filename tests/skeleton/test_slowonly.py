@@ -5,30 +5,50 @@ import torch
 from torch import Tensor, nn
 
 from vtlvlm.errors import UsageError
-from vtlvlm.skeleton.heads import LinearHead, TapShape
-from vtlvlm.skeleton.layouts import COCO17
-from vtlvlm.skeleton.slowonly import SlowOnly
+from vtlvlm.skeleton.heads import LinearHead
+from vtlvlm.skeleton.heatmaps import HeatMaps, in_box, limb_maps
+from vtlvlm.skeleton.layouts import COCO17, NTU25, layout_named
+from vtlvlm.skeleton.slowonly import PoseC3D, SlowOnly
 
-OFFICIAL = {(17, 60): 2_024_860, (17, 120): 2_055_640, (25, 60): 2_037_404}
-"""Parameters of the official module, by joints and actions"""
+OFFICIAL = {("coco17", 60): 2_024_860, ("coco17", 120): 2_055_640, ("ntu25", 60): 2_037_404}
+"""Parameters of the official module, by layout and number of actions"""
 
 
 def count(*modules: nn.Module) -> int:
     return sum(weight.numel() for module in modules for weight in module.parameters())
 
 
-@pytest.mark.parametrize(("joints", "actions"), list(OFFICIAL))
-def test_size_is_the_official_one(joints: int, actions: int) -> None:
-    head = LinearHead(0.5)
-    head.build([TapShape(512, 24, 49)], [str(action) for action in range(actions)], COCO17)
-    assert count(SlowOnly(joints), head) == OFFICIAL[joints, actions]
+@pytest.mark.parametrize(("layout", "actions"), list(OFFICIAL))
+def test_size_is_the_official_one(layout: str, actions: int) -> None:
+    network, head = PoseC3D(HeatMaps()), LinearHead(0.5)
+    network.build(layout_named(layout), bodies=2)
+    head.build(network.shapes(48), [str(action) for action in range(actions)], layout_named(layout))
+    assert count(network, head) == OFFICIAL[layout, actions]
+
+
+def test_a_limb_has_a_channel() -> None:
+    network = PoseC3D(HeatMaps(kind="limb"), width=4, blocks=(1, 1, 1))
+    network.build(NTU25, bodies=1)
+    assert network.cnn.stem[0].in_channels == 24
 
 
 def test_shapes_of_a_clip() -> None:
     """Rows and columns are halved three times, frames once, at the end."""
-    network = SlowOnly(17, width=4, blocks=(1, 1, 1)).eval()
+    network = SlowOnly(17, 4, (1, 1, 1)).eval()
     shapes = [tuple(tap.shape) for tap in network(torch.zeros(1, 17, 8, 56, 56))]
     assert shapes == [(1, 1, 16, 8, 28 * 28), (1, 1, 32, 8, 14 * 14), (1, 1, 64, 4, 7 * 7)]
+
+
+def test_poses_become_maps_and_then_features() -> None:
+    torch.manual_seed(0)
+    network = PoseC3D(HeatMaps(kind="limb", size=9, eval_size=12), width=4, blocks=(1, 1, 1))
+    network.build(COCO17, bodies=2)
+    poses = torch.rand(2, 3, 5, 17, 2)
+    assert [tuple(tap.shape[2:]) for tap in network(poses)] == network.shapes(5)
+    network.eval()
+    drawn = limb_maps(in_box(poses), COCO17.bones, 12)
+    for found, expected in zip(network(poses), network.cnn(drawn), strict=True):
+        assert torch.equal(found, expected)
 
 
 def convolved(x: Tensor, weight: Tensor, stride: tuple[int, int, int]) -> Tensor:
@@ -49,7 +69,7 @@ def convolved(x: Tensor, weight: Tensor, stride: tuple[int, int, int]) -> Tensor
 
 def test_output_equals_the_loops() -> None:
     torch.manual_seed(0)
-    network = SlowOnly(3, width=4, blocks=(2, 1, 1))
+    network = SlowOnly(3, 4, (2, 1, 1))
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.BatchNorm3d):
@@ -84,7 +104,7 @@ def test_output_equals_the_loops() -> None:
 
 def test_the_first_stage_does_not_mix_frames() -> None:
     torch.manual_seed(0)
-    network = SlowOnly(2, width=4, blocks=(1, 1, 1)).eval()
+    network = SlowOnly(2, 4, (1, 1, 1)).eval()
     for stage in network.stages:
         nn.init.ones_(stage[0].expand[1].weight)
     maps = torch.rand(1, 2, 6, 8, 8)
@@ -98,12 +118,12 @@ def test_the_first_stage_does_not_mix_frames() -> None:
 
 
 def test_blocks_start_as_identities() -> None:
-    network = SlowOnly(2, width=4, blocks=(2, 1, 1))
+    network = SlowOnly(2, 4, (2, 1, 1))
     x = torch.rand(1, 16, 2, 4, 4)
     torch.testing.assert_close(network.stages[0][1](x), x)
 
 
-@pytest.mark.parametrize("settings", [{"channels": 0}, {"width": 0}, {"blocks": (1, 2)}, {"blocks": (1, 0, 1)}])
+@pytest.mark.parametrize("settings", [{"width": 0}, {"blocks": (1, 2)}, {"blocks": (1, 0, 1)}])
 def test_wrong_settings_are_refused(settings: dict) -> None:
     with pytest.raises(UsageError, match="network"):
-        SlowOnly(**settings)
+        PoseC3D(HeatMaps(), **settings)

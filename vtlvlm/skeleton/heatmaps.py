@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vtlvlm.errors import UsageError
-from vtlvlm.skeleton.layouts import Layout, layout_named
+from vtlvlm.skeleton.layouts import Layout
 
 Kind = Literal["joint", "limb"]
 CUT = 3.0
@@ -27,7 +27,6 @@ class HeatMaps(nn.Module):
     mirrored, left joints becoming right joints; otherwise the whole square is taken.
 
     Args:
-        layout: Name of the layout of joints.
         kind: Draw joints, or limbs (the layout's bones).
         size: H in training, pixels.
         eval_size: H otherwise.
@@ -35,14 +34,14 @@ class HeatMaps(nn.Module):
         padding: Side of the square over the longer side of the tight box.
         area: Smallest share of the square's area that training takes; 1 takes all.
         flip: Probability of mirroring in training.
+        metres: The input is not poses but joints in metres, y upwards, which are seen from the front; see :func:`frontal`.
 
     Raises:
-        UsageError: A setting is out of range, or the layout is unknown.
+        UsageError: A setting is out of range.
     """
 
     def __init__(
         self,
-        layout: str = "coco17",
         kind: Kind = "joint",
         size: int = 56,
         eval_size: int = 64,
@@ -50,6 +49,7 @@ class HeatMaps(nn.Module):
         padding: float = 1.25,
         area: float = 0.56,
         flip: float = 0.5,
+        metres: bool = False,
     ) -> None:
         super().__init__()
         if kind not in ("joint", "limb"):
@@ -60,7 +60,6 @@ class HeatMaps(nn.Module):
             raise UsageError(f"maps.sigma={sigma}, maps.padding={padding}: use positive numbers")
         if not 0 < area <= 1 or not 0 <= flip <= 1:
             raise UsageError(f"maps.area={area}, maps.flip={flip}: use shares, of at most 1, and an area above 0")
-        self.layout = layout
         self.kind = kind
         self.size = size
         self.eval_size = eval_size
@@ -68,32 +67,35 @@ class HeatMaps(nn.Module):
         self.padding = padding
         self.area = area
         self.flip = flip
-        self._joints: Layout = layout_named(layout)
+        self.metres = metres
+        self.layout: Layout | None = None
 
-    @property
-    def channels(self) -> int:
-        """K, the number of joints or limbs."""
-        return self._joints.num_joints if self.kind == "joint" else len(self._joints.bones)
+    def build(self, layout: Layout) -> int:
+        """Takes the layout of the joints. Returns K, the number of joints or limbs."""
+        self.layout = layout
+        return layout.num_joints if self.kind == "joint" else len(layout.bones)
 
     def forward(self, poses: Tensor) -> Tensor:
         """Poses (N, 3, T, V, M) -> heat maps (N, K, T, H, H) float32.
 
         Raises:
-            UsageError: The poses have another number of joints than the layout.
+            UsageError: The clips have another number of joints than the layout.
         """
-        if poses.shape[3] != self._joints.num_joints:
+        assert self.layout is not None, "build() first"
+        if poses.shape[3] != self.layout.num_joints:
             raise UsageError(
-                f"poses of {poses.shape[3]} joints, maps.layout={self.layout} has {self._joints.num_joints}: name their layout"
+                f"the clips have {poses.shape[3]} joints, the network has {self.layout.num_joints} ({self.layout.name}): "
+                "train a network for this layout"
             )
         with torch.autocast(poses.device.type, enabled=False):
-            poses = in_box(poses.float(), self.padding)
+            poses = in_box(frontal(poses.float()) if self.metres else poses.float(), self.padding)
             if self.training:
                 poses = randomly_cropped(poses, self.area)
-                poses = randomly_mirrored(poses, self._joints.mirror, self.flip)
+                poses = randomly_mirrored(poses, self.layout.mirror, self.flip)
             size = self.size if self.training else self.eval_size
             if self.kind == "joint":
                 return joint_maps(poses, size, self.sigma)
-            return limb_maps(poses, self._joints.bones, size, self.sigma)
+            return limb_maps(poses, self.layout.bones, size, self.sigma)
 
 
 # -- coordinates ---------------------------------------------------------------------------------------------------------------------------
@@ -102,9 +104,9 @@ class HeatMaps(nn.Module):
 def frontal(joints: Tensor) -> Tensor:
     """Joints (N, 3, T, V, M) in metres, y upwards -> poses (N, 3, T, V, M) as seen from the front: z is dropped and y turned.
 
-    Recordings of three coordinates have no confidences: it is 1, and 0 for a joint that lies exactly at the origin, as missing bodies do.
+    Such recordings have no confidences. The confidence is 1, and 0 where all joints of a body lie at the origin: there is none.
     """
-    seen = joints.ne(0).any(dim=1)
+    seen = joints.ne(0).any(dim=1).any(dim=2, keepdim=True).expand(joints[:, 0].shape)
     return torch.stack([joints[:, 0], -joints[:, 1], seen.to(joints.dtype)], dim=1)
 
 

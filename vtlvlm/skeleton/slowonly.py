@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vtlvlm.errors import UsageError
+from vtlvlm.skeleton.heads import TapShape
+from vtlvlm.skeleton.heatmaps import HeatMaps
+from vtlvlm.skeleton.layouts import Layout
 
 EXPANSION = 4
 """Channels of a block's output over those inside"""
@@ -17,6 +20,50 @@ SPATIAL, TEMPORAL = (2, 2, 2), (1, 1, 2)
 """Strides of the first block of each stage"""
 MIXES_FRAMES = (False, True, True)
 """Whether the first convolution of the blocks of a stage spans three frames"""
+
+
+class PoseC3D(nn.Module):
+    """Poses of a clip to features of the stages of :class:`SlowOnly`, through heat maps. It stands where :class:`SkeletonNet` does.
+
+    Args:
+        maps: The heat maps.
+        width: Channels after the first convolution.
+        blocks: Number of bottleneck blocks in each of the three stages.
+
+    Raises:
+        UsageError: A setting is out of range.
+    """
+
+    def __init__(self, maps: HeatMaps, width: int = 32, blocks: Sequence[int] = (4, 6, 3)) -> None:
+        super().__init__()
+        if width < 1:
+            raise UsageError(f"network.width={width}: use at least 1")
+        if len(blocks) != len(SPATIAL) or min(blocks) < 1:
+            raise UsageError(f"network.blocks={list(blocks)}: give three numbers of at least 1")
+        self.maps = maps
+        self.width = width
+        self.blocks = tuple(blocks)
+        self.cnn: SlowOnly | None = None
+
+    def build(self, layout: Layout, bodies: int, channels: int = 3) -> None:
+        """Makes the weights for V joints of any number of bodies. Idempotent."""
+        number = self.maps.build(layout)
+        if self.cnn is None:
+            self.cnn = SlowOnly(number, self.width, self.blocks)
+
+    def shapes(self, frames: int) -> list[TapShape]:
+        """Shapes of the stages' features for clips of T frames in training. Cells of the maps take the place of joints."""
+        found, size = [], self.maps.size
+        for stage in range(len(self.blocks)):
+            frames, size = -(-frames // TEMPORAL[stage]), -(-size // SPATIAL[stage])
+            found.append(TapShape(EXPANSION * self.width * 2**stage, frames, size**2))
+        return found
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Poses, or joints in metres, (N, 3, T, V, M) -> features (N, 1, C', T', H'·W') of every stage, the last one last."""
+        assert self.cnn is not None, "build() first"
+        taps: list[Tensor] = self.cnn(self.maps(x))
+        return taps
 
 
 class SlowOnly(nn.Module):
@@ -29,20 +76,10 @@ class SlowOnly(nn.Module):
         channels: K, the number of joints or limbs.
         width: Channels after the first convolution.
         blocks: Number of bottleneck blocks in each of the three stages.
-
-    Raises:
-        UsageError: A setting is out of range.
     """
 
-    def __init__(self, channels: int = 17, width: int = 32, blocks: Sequence[int] = (4, 6, 3)) -> None:
+    def __init__(self, channels: int, width: int, blocks: Sequence[int]) -> None:
         super().__init__()
-        if min(channels, width) < 1:
-            raise UsageError(f"network.channels={channels}, network.width={width}: use at least 1")
-        if len(blocks) != len(SPATIAL) or min(blocks) < 1:
-            raise UsageError(f"network.blocks={list(blocks)}: give three numbers of at least 1")
-        self.channels = channels
-        self.width = width
-        self.blocks = list(blocks)
         self.stem = nn.Sequential(
             nn.Conv3d(channels, width, (1, 7, 7), padding=(0, 3, 3), bias=False),
             nn.BatchNorm3d(width),
@@ -50,7 +87,7 @@ class SlowOnly(nn.Module):
             nn.MaxPool3d((1, 3, 3), stride=1, padding=(0, 1, 1)),
         )
         stages, inside = [], width
-        for stage, number in enumerate(self.blocks):
+        for stage, number in enumerate(blocks):
             stride, mixes = (TEMPORAL[stage], SPATIAL[stage], SPATIAL[stage]), MIXES_FRAMES[stage]
             before, after = inside, EXPANSION * width * 2**stage
             first = Bottleneck(before, after, stride, mixes)
