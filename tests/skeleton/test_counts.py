@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from vtlvlm.skeleton.backbone import NormalisedJoints, SkeletonNet
-from vtlvlm.skeleton.heads import Head, LinearHead
+from vtlvlm.skeleton.backbone import EmbeddedJoints, NormalisedJoints, SkeletonNet
+from vtlvlm.skeleton.heads import BottleneckHead, Head, LinearHead
 from vtlvlm.skeleton.hierarchical import HierarchicalGraph
 from vtlvlm.skeleton.layouts import KINECT20, NTU25, Layout
-from vtlvlm.skeleton.spatial import FixedGraph, RefinedTopology, ShiftGraph
+from vtlvlm.skeleton.spatial import AttentionTopology, FixedGraph, RefinedTopology, ShiftGraph
 from vtlvlm.skeleton.temporal import MultiScaleTemporal, PlainTemporal, ShiftTemporal
 
 
@@ -78,3 +78,16 @@ def test_hd_gcn(actions: int, parameters: int, root: str) -> None:
         405_554,
         *[387_634] * 2,
     ]
+
+
+@pytest.mark.parametrize(("actions", "parameters"), [(60, 1_556_807), (120, 1_572_227)])
+def test_infogcn(actions: int, parameters: int) -> None:
+    """Nine blocks; the class vectors are no parameters."""
+    net = SkeletonNet(
+        EmbeddedJoints(),
+        AttentionTopology(),
+        MultiScaleTemporal(relu=True),
+        widths=[64] * 3 + [128] * 3 + [256] * 3,
+        strides=[1, 1, 1, 2, 1, 1, 2, 1, 1],
+    )
+    assert built(net, BottleneckHead(), actions) == parameters

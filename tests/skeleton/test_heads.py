@@ -1,10 +1,12 @@
-"""The linear head and what all heads share, by hand."""
+"""The linear head, InfoGCN's and what all heads share, by hand."""
+
+import math
 
 import pytest
 import torch
 
 from vtlvlm.errors import UsageError
-from vtlvlm.skeleton.heads import LinearHead, TapShape, pooled
+from vtlvlm.skeleton.heads import BottleneckHead, LinearHead, TapShape, pooled
 from vtlvlm.skeleton.layouts import KINECT20
 
 
@@ -46,3 +48,49 @@ def test_weights_start_with_the_variance_of_the_official_code() -> None:
     head = LinearHead()
     head.build([TapShape(5000, 1, 1)], [str(i) for i in range(50)], KINECT20)
     assert head.fc.weight.std().item() == pytest.approx((2 / 50) ** 0.5, rel=0.02)
+
+
+def bottleneck(classes: int = 4, width: int = 6) -> BottleneckHead:
+    torch.manual_seed(0)
+    head = BottleneckHead(prior_weight=0.1, norm_weight=1e-4, gain=3.0)
+    head.build([TapShape(width, 2, 20)], [str(i) for i in range(classes)], KINECT20)
+    return head
+
+
+@torch.no_grad()
+def test_bottleneck_losses_by_loops_over_classes() -> None:
+    head = bottleneck().eval()
+    taps, labels = [torch.randn(7, 2, 6, 2, 20)], torch.tensor([0, 2, 2, 0, 3, 2, 0])  # class 1 is absent
+    scores = head(taps, labels)
+    z = head.mean(torch.relu(head.hidden(taps[-1].mean((1, 3, 4)))))
+    assert torch.allclose(scores.logits, z @ head.decoder.weight.T + head.decoder.bias, atol=1e-5)
+    errors = []
+    for action in (0, 2, 3):
+        rows = [row for row, label in zip(z, labels, strict=True) if label == action]
+        errors += [(entry - wanted) ** 2 for entry, wanted in zip(sum(rows) / len(rows), head.prior[action], strict=True)]
+    assert scores.losses["prior"].item() == pytest.approx(0.1 * float(sum(errors)) / len(errors), abs=1e-6)
+    assert scores.losses["norm"].item() == pytest.approx(1e-4 * float(z.mean(0).square().sum().sqrt()), rel=1e-5)
+    assert head(taps).losses == {}
+
+
+def test_bottleneck_draws_in_training_only() -> None:
+    head = bottleneck()
+    with torch.no_grad():
+        for layer in (head.log_variance, head.mean):
+            layer.weight.zero_()
+        head.log_variance.bias.copy_(torch.tensor([0.0, 2, 4, -2, 20, 1]))
+        head.mean.bias.copy_(torch.arange(6.0))
+        head.decoder.weight.copy_(torch.eye(4, 6))
+        head.decoder.bias.zero_()
+    tap = torch.zeros(20000, 1, 6, 1, 1)
+    drawn = head.train()([tap]).logits
+    assert drawn.mean(0).tolist() == pytest.approx([0, 1, 2, 3], abs=0.3)
+    assert drawn.std(0).tolist() == pytest.approx([1, math.e, math.e**2, 1 / math.e], rel=0.05)  # exp(half the log-variance)
+    assert torch.equal(head.eval()([tap[:1]]).logits, torch.tensor([[0.0, 1, 2, 3]]))
+
+
+def test_class_vectors_are_orthogonal_kept_and_never_trained() -> None:
+    head = bottleneck()
+    assert torch.allclose(head.prior @ head.prior.T, 9 * torch.eye(4), atol=1e-5)
+    assert "prior" in head.state_dict()
+    assert "prior" not in dict(head.named_parameters())

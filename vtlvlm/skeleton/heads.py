@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtlvlm.errors import UsageError
@@ -95,4 +97,61 @@ class LinearHead(Head):
 
     def forward(self, taps: Sequence[Tensor], labels: Tensor | None = None) -> Scores:
         assert self.fc is not None, "build() first"
-        return Scores(self.fc(nn.functional.dropout(pooled(taps[-1]), self.dropout, self.training)), {})
+        return Scores(self.fc(F.dropout(pooled(taps[-1]), self.dropout, self.training)), {})
+
+
+class BottleneckHead(Head):
+    """InfoGCN's head (CVPR 2022): a feature z drawn from a normal distribution, which training draws towards a fixed vector of its class.
+
+    The mean of the last block's features goes through a layer with ReLU to a mean and a log-variance of the same width C. Training draws
+    z; evaluation takes the mean. The class vectors are orthogonal up to C classes, of length ``gain``, drawn once and never trained.
+
+    Losses: ``prior`` is the mean squared difference between the mean z of each class of the batch and the class's vector; ``norm`` is the
+    length of the mean z of the batch.
+
+    Args:
+        prior_weight: Of the loss ``prior``.
+        norm_weight: Of the loss ``norm``.
+        gain: Length of a class vector.
+        noise: The standard deviation is exp(noise · log-variance), at most 100.
+    """
+
+    prior: Tensor | None
+
+    def __init__(self, prior_weight: float = 0.1, norm_weight: float = 1e-4, gain: float = 3.0, noise: float = 0.5) -> None:
+        super().__init__()
+        if min(prior_weight, norm_weight, gain, noise) < 0:
+            raise UsageError("BottleneckHead: prior_weight, norm_weight, gain and noise must be at least 0")
+        self.prior_weight, self.norm_weight = prior_weight, norm_weight
+        self.gain, self.noise = gain, noise
+        self.hidden: nn.Linear | None = None
+        self.register_buffer("prior", None)
+
+    def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout) -> None:
+        if self.hidden is not None:
+            return
+        width = shapes[-1].channels
+        self.hidden, self.mean, self.log_variance = (nn.Linear(width, width) for _ in range(3))
+        for layer in (self.hidden, self.mean, self.log_variance):
+            nn.init.xavier_uniform_(layer.weight, math.sqrt(2))
+        self.decoder = classifier(width, len(classes))
+        self.prior = nn.init.orthogonal_(torch.empty(len(classes), width), self.gain)
+
+    def forward(self, taps: Sequence[Tensor], labels: Tensor | None = None) -> Scores:
+        assert self.hidden is not None, "build() first"
+        hidden = F.relu(self.hidden(pooled(taps[-1])))
+        z = self.mean(hidden)
+        if self.training:
+            deviation = (self.noise * self.log_variance(hidden)).exp().clamp(max=100)
+            z = z + deviation * torch.randn_like(deviation)
+        return Scores(self.decoder(z), {} if labels is None else self._losses(z.float(), labels))
+
+    def _losses(self, z: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        assert self.prior is not None
+        present, place = labels.unique(return_inverse=True)
+        sums = z.new_zeros(len(present), z.shape[1]).index_add(0, place, z)
+        means = sums / place.bincount(minlength=len(present))[:, None]
+        return {
+            "prior": self.prior_weight * F.mse_loss(means, self.prior[present]),
+            "norm": self.norm_weight * z.mean(0).norm(),
+        }
