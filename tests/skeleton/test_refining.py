@@ -10,15 +10,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vtlvlm.errors import UsageError
+from vtlvlm.skeleton.backbone import NormalisedJoints, SkeletonNet
 from vtlvlm.skeleton.heads import TapShape
 from vtlvlm.skeleton.layouts import NTU25
 from vtlvlm.skeleton.refining import Branch, Guesses, RefiningHead
+from vtlvlm.skeleton.spatial import RefinedTopology
+from vtlvlm.skeleton.temporal import MultiScaleTemporal
 
-NTU = [
-    *[TapShape(64, 64, 25)] * 4,
-    *[TapShape(128, 32, 25)] * 3,
-    *[TapShape(256, 16, 25)] * 3,
-]
 SMALL = [TapShape(3, 4, 5), TapShape(6, 2, 5)]
 
 
@@ -38,13 +36,16 @@ def taps(clips: int, seed: int = 1) -> list[Tensor]:
     return [torch.randn(clips, 2, *shape, generator=generator) for shape in SMALL]
 
 
-@pytest.mark.parametrize("actions", [60, 120])
-def test_size_is_the_official_one(actions: int) -> None:
-    head = RefiningHead()
-    head.build(NTU, names(actions), NTU25)
+@pytest.mark.parametrize(("actions", "training", "inference"), [(60, 1_983_628, 1_446_672), (120, 1_999_048, 1_462_092)])
+def test_size_is_the_official_one(actions: int, training: int, inference: int) -> None:
+    network, head = SkeletonNet(NormalisedJoints(), RefinedTopology(), MultiScaleTemporal()), RefiningHead()
+    with torch.device("meta"):
+        network.build(NTU25, bodies=2)
+        head.build(network.shapes(64), names(actions), NTU25)
     extra = sum(weight.numel() for module in head.only_in_training() for weight in module.parameters())
     assert extra == 536_956
-    assert sum(weight.numel() for weight in head.parameters()) - extra == 256 * actions + actions
+    total = sum(weight.numel() for module in (network, head) for weight in module.parameters())
+    assert (total, total - extra) == (training, inference)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
