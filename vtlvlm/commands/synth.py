@@ -1,38 +1,69 @@
-"""Render NTU-like videos of a kinematic body, with skeletons. The data set needs no download."""
+"""Render NTU-like videos of a kinematic body, with skeletons. The data set needs no download.
+
+With --motion FILE, the bodies play recorded movement instead, one clip a recording: real movement, drawn bodies. FILE is a packed .npz
+(NW-UCLA's 20 joints, or NTU's 25), a .skeleton file, or a folder of .skeleton files with NTU names. The clips have the names of the
+recordings; --subjects, --replications and --actions then choose among them, and each further camera adds 100 to the setup's number.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+LISTED = 5
+"""Left-out recordings that the terminal lists, at most"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("output", type=Path, help="folder to write; an interrupted set in it is completed")
+    parser.add_argument("--motion", type=Path, metavar="FILE", help="play these recorded skeletons instead of the project's own actions")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
-    parser.add_argument("--subjects", type=int, default=10, help="number of people, from P001 (default: %(default)s)")
-    parser.add_argument("--replications", type=int, default=1, help="repetitions of each action by each person (default: %(default)s)")
+    parser.add_argument("--subjects", type=int, help="number of people, from P001 (default: 10; with --motion: all)")
+    parser.add_argument("--replications", type=int, help="repetitions of each action by each person (default: 1; with --motion: all)")
     parser.add_argument(
         "--actions", type=int, nargs="+", metavar="A", help="official NTU numbers, such as 8 9 27 (default: all that can be rendered)"
     )
     parser.add_argument(
-        "--cameras", type=int, nargs="+", metavar="C", default=[1, 2, 3], help="1 in front, 2 at -45 and 3 at +45 degrees (default: 1 2 3)"
+        "--cameras",
+        type=int,
+        nargs="+",
+        metavar="C",
+        help="1 in front, 2 at -45 and 3 at +45 degrees (default: 1 2 3; with --motion: 1, where the recording camera stood)",
     )
     parser.add_argument("--workers", type=int, help="processes; their number does not change the videos (default: one per core)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Render the missing clips."""
-    from vtlvlm.synth import generate
+    from vtlvlm.synth import generate, play
+    from vtlvlm.system.text import shown
 
-    manifest = generate(
-        args.output,
-        seed=args.seed,
-        subjects=args.subjects,
-        replications=args.replications,
-        actions=args.actions,
-        cameras=args.cameras,
-        workers=args.workers,
-    )
+    if args.motion is None:
+        manifest = generate(
+            args.output,
+            seed=args.seed,
+            subjects=10 if args.subjects is None else args.subjects,
+            replications=1 if args.replications is None else args.replications,
+            actions=args.actions,
+            cameras=(1, 2, 3) if args.cameras is None else args.cameras,
+            workers=args.workers,
+        )
+    else:
+        manifest = play(
+            args.output,
+            args.motion,
+            seed=args.seed,
+            subjects=args.subjects,
+            replications=args.replications,
+            actions=args.actions,
+            cameras=(1,) if args.cameras is None else args.cameras,
+            workers=args.workers,
+        )
     print(f"{len(manifest['clips'])} clips of {len(manifest['classes'])} actions in {args.output}")
+    left_out = manifest.get("left_out", {})
+    for name, reason in list(left_out.items())[:LISTED]:
+        print(f"  left out: {name}: {shown(reason)}")
+    if len(left_out) > LISTED:
+        print(f"  and {len(left_out) - LISTED:,} more, named in synth.json")
     return 0

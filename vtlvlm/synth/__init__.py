@@ -1,5 +1,9 @@
-"""Renders NTU-like videos of a kinematic 25-joint body: video files with NTU names, and training and test clips for every protocol."""
+"""Renders NTU-like videos of a kinematic 25-joint body: video files with NTU names, and training and test clips for every protocol.
+
+The body performs the project's own actions, or recorded movement.
+"""
 
 from vtlvlm.synth.dataset import generate
+from vtlvlm.synth.recorded import play
 
-__all__ = ["generate"]
+__all__ = ["generate", "play"]

@@ -7,11 +7,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -51,10 +51,6 @@ class ClipSpec:
         """NTU's name, such as S001C001P001R001A008."""
         return f"S{self.setup:03d}C{self.camera:03d}P{self.subject:03d}R{self.replication:03d}A{self.action:03d}"
 
-    def paths(self, root: Path) -> tuple[Path, Path]:
-        """Video and skeleton file."""
-        return root / VIDEOS / f"{self.name}_rgb.avi", root / SKELETONS / f"{self.name}.skeleton"
-
     def performance(self) -> Performance:
         """The performance, the same for all cameras."""
         rng = np.random.default_rng([self.seed, 4, self.setup, self.subject, self.replication, self.action])
@@ -65,10 +61,30 @@ class ClipSpec:
         performance, setup = self.performance(), Setup.of(self.seed, self.setup)
         camera = Camera.of(setup, self.camera)
         rng = np.random.default_rng([self.seed, 5, self.setup, self.camera, self.subject, self.replication, self.action])
-        video, skeleton = self.paths(root)
-        with replacing(video, follow=False, tidy=False) as part:
-            encode(part, frames(performance, setup, camera, rng))
-        _write(skeleton, skeleton_text(performance, camera))
+        film(root, self.name, performance, setup, camera, rng)
+
+    def describe(self) -> dict[str, Any]:
+        """The clip's line in the manifest."""
+        return described(self.name, self.performance())
+
+
+def film(root: Path, name: str, performance: Performance, setup: Setup, camera: Camera, rng: np.random.Generator) -> None:
+    """Write a clip's video and its skeletons, each whole or not at all, the skeletons last."""
+    video, skeleton = paths_of(name, root)
+    with replacing(video, follow=False, tidy=False) as part:
+        encode(part, frames(performance, setup, camera, rng))
+    _write(skeleton, skeleton_text(performance, camera))
+
+
+def described(name: str, performance: Performance) -> dict[str, Any]:
+    """A clip's line in the manifest."""
+    return {
+        "name": name,
+        "frames": performance.timing.frames,
+        "motion_start": performance.timing.start,
+        "motion_frames": performance.timing.duration,
+        "bodies": len(performance.people),
+    }
 
 
 def plan(seed: int, subjects: int, replications: int, actions: Sequence[int], cameras: Sequence[int]) -> list[ClipSpec]:
@@ -115,49 +131,106 @@ def generate(
     """
     chosen = sorted(set(ACTIONS if actions is None else actions))
     filmed = sorted(set(cameras))
-    _check(seed, subjects, replications, chosen, filmed, workers)
+    require_settings(seed, {"subjects": subjects, "replications": replications}, filmed, workers)
+    _require_known("action", chosen, ACTIONS)
     settings = {
-        "version": SYNTH_VERSION, "seed": seed, "subjects": subjects, "replications": replications, "actions": chosen, "cameras": filmed,
+        "motion": None, "version": SYNTH_VERSION, "seed": seed, "subjects": subjects, "replications": replications, "actions": chosen, "cameras": filmed,
         "width": WIDTH, "height": HEIGHT, "fps": FPS,
     }  # fmt: skip
-    output = Path(output)
-    _claim(output, settings)
     clips = plan(seed, subjects, replications, chosen, filmed)
-    missing = [clip for clip in clips if not all(path.is_file() and path.stat().st_size for path in clip.paths(output))]
+    details = {
+        "camera_angles": {f"C{camera:03d}": ANGLES[camera] for camera in filmed},
+        "people": {f"P{subject:03d}": asdict(Person.of(seed, subject)) for subject in range(1, subjects + 1)},
+        "setups": {f"S{setup:03d}": asdict(Setup.of(seed, setup)) for setup in sorted({clip.setup for clip in clips})},
+    }
+    return produce(Path(output), settings, clips, {action: ntu.ACTIONS[action - 1] for action in chosen}, details, workers, progress)
+
+
+class Renderable(Protocol):
+    """A clip that a worker process can render."""
+
+    @property
+    def name(self) -> str:
+        """NTU's name."""
+
+    def make(self, root: Path) -> None:
+        """Write both files, each whole or not at all, the skeleton last."""
+
+    def describe(self) -> dict[str, Any]:
+        """The clip's line in the manifest."""
+
+
+def paths_of(name: str, root: Path) -> tuple[Path, Path]:
+    """Video and skeleton file of a clip."""
+    return root / VIDEOS / f"{name}_rgb.avi", root / SKELETONS / f"{name}.skeleton"
+
+
+def produce(
+    output: Path,
+    settings: dict[str, Any],
+    clips: Sequence[Renderable],
+    classes: dict[int, str],
+    details: dict[str, Any],
+    workers: int | None,
+    progress: bool,
+) -> dict[str, Any]:
+    """Render the missing clips of a set, then write its list of classes and its manifest.
+
+    Args:
+        output: folder to write.
+        settings: what determines the clips; a folder of other settings is refused.
+        clips: all clips of the set.
+        classes: names of the actions by their numbers.
+        details: what else the manifest says.
+        workers: processes; None for one per usable core.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The manifest.
+    """
+    _claim(output, settings)
+    missing = [clip for clip in clips if not all(path.is_file() and path.stat().st_size for path in paths_of(clip.name, output))]
     _render(
         missing,
         output,
         workers or usable_cores(),
         tqdm(total=len(clips), initial=len(clips) - len(missing), desc="synth", unit="clip", disable=not progress),
     )
-    _write(output / CLASSES, "".join(f"A{action:03d} {ntu.ACTIONS[action - 1]}\n" for action in chosen))
+    _write(output / CLASSES, "".join(f"A{action:03d} {name}\n" for action, name in classes.items()))
     manifest = {
         **settings,
-        "classes": {f"A{action:03d}": ntu.ACTIONS[action - 1] for action in chosen},
-        "camera_angles": {f"C{camera:03d}": ANGLES[camera] for camera in filmed},
-        "people": {f"P{subject:03d}": asdict(Person.of(seed, subject)) for subject in range(1, subjects + 1)},
-        "setups": {f"S{setup:03d}": asdict(Setup.of(seed, setup)) for setup in sorted({clip.setup for clip in clips})},
-        "clips": [_describe(clip) for clip in clips],
+        "classes": {f"A{action:03d}": name for action, name in classes.items()},
+        **details,
+        "clips": [clip.describe() for clip in clips],
     }
     _write(output / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     (output / STARTED).unlink(missing_ok=True)
     return manifest
 
 
-def _check(seed: int, subjects: int, replications: int, actions: Sequence[int], cameras: Sequence[int], workers: int | None) -> None:
+def require_settings(seed: int, counts: dict[str, int | None], cameras: Sequence[int], workers: int | None) -> None:
+    """Refuse settings out of range.
+
+    Raises:
+        UsageError: The message names the setting.
+    """
     if seed < 0:
         raise UsageError(f"seed {seed}: must be 0 or more")
-    for name, value, limit in (("subjects", subjects, MAX_SUBJECTS), ("replications", replications, 999)):
-        if not 1 <= value <= limit:
+    for name, value in counts.items():
+        limit = MAX_SUBJECTS if name == "subjects" else 999
+        if value is not None and not 1 <= value <= limit:
             raise UsageError(f"{name} {value}: must be between 1 and {limit}")
-    for name, values, known in (("action", actions, ACTIONS), ("camera", cameras, ANGLES)):
-        if not values:
-            raise UsageError(f"no {name} chosen: give at least one of {', '.join(map(str, known))}")
-        for value in values:
-            if value not in known:
-                raise UsageError(f"{name} {value}: cannot be rendered; choose from {', '.join(map(str, known))}")
+    _require_known("camera", cameras, ANGLES)
     if workers is not None and workers < 1:
         raise UsageError(f"workers {workers}: must be 1 or more")
+
+
+def _require_known(name: str, values: Sequence[int], known: Collection[int]) -> None:
+    if not values:
+        raise UsageError(f"no {name} chosen: give at least one of {', '.join(map(str, known))}")
+    for value in values:
+        if value not in known:
+            raise UsageError(f"{name} {value}: cannot be rendered; choose from {', '.join(map(str, known))}")
 
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:
@@ -193,7 +266,7 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     tidied(output)
 
 
-def _render(clips: list[ClipSpec], output: Path, workers: int, bar: tqdm) -> None:
+def _render(clips: Sequence[Renderable], output: Path, workers: int, bar: tqdm) -> None:
     """Render all clips, here or in worker processes. An interrupt leaves whole files only."""
     with bar:
         if workers == 1 or len(clips) <= 1:
@@ -222,17 +295,6 @@ def _start_worker() -> None:
             os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-def _describe(clip: ClipSpec) -> dict[str, Any]:
-    performance = clip.performance()
-    return {
-        "name": clip.name,
-        "frames": performance.timing.frames,
-        "motion_start": performance.timing.start,
-        "motion_frames": performance.timing.duration,
-        "bodies": len(performance.people),
-    }
 
 
 def _write(path: Path, text: str) -> None:

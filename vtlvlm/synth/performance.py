@@ -59,8 +59,8 @@ class Performance:
     """(F, 3) centre"""
     ball: Array | None
     """(F, 3) centre"""
-    chair: tuple[float, float, float, float]
-    """x, z, yaw (radians) and height of the seat"""
+    chair: tuple[float, float, float, float] | None
+    """x, z, yaw (radians) and height of the seat; None for a room without a chair"""
 
     def backward(self) -> Performance:
         """The same performance with time running backwards."""

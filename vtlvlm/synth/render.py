@@ -48,7 +48,7 @@ def frames(performance: Performance, setup: Setup, camera: Camera, rng: np.rando
     ]
     room = backdrop(setup, camera)
     dim = room.point([int(v * 0.55) for v in range(256)] * 3)
-    chair = chair_pieces(performance.chair, setup.chair, camera)
+    chair = [] if performance.chair is None else chair_pieces(performance.chair, setup.chair, camera)
     shadows = shadow_lines(performance, setup, camera)
     ball_pieces = None if performance.ball is None else ball_track(performance.ball, camera)
     box = None if performance.box is None else box_faces(performance.box, camera)
