@@ -134,7 +134,8 @@ def generate(
     require_settings(seed, {"subjects": subjects, "replications": replications}, filmed, workers)
     _require_known("action", chosen, ACTIONS)
     settings = {
-        "motion": None, "version": SYNTH_VERSION, "seed": seed, "subjects": subjects, "replications": replications, "actions": chosen, "cameras": filmed,
+        "motion": None, "version": SYNTH_VERSION, "seed": seed,
+        "subjects": subjects, "replications": replications, "actions": chosen, "cameras": filmed,
         "width": WIDTH, "height": HEIGHT, "fps": FPS,
     }  # fmt: skip
     clips = plan(seed, subjects, replications, chosen, filmed)
