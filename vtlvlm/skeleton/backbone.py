@@ -114,7 +114,23 @@ class Block(nn.Module):
         return F.relu(y if self.residual is None else y + self.residual(x))
 
 
-class SkeletonNet(nn.Module):
+class Network(nn.Module, ABC):
+    """Joints of a clip to features, which a head reads."""
+
+    @abstractmethod
+    def build(self, layout: Layout, bodies: int, channels: int = 3) -> None:
+        """Makes the weights for V joints of M bodies with C coordinates. Idempotent."""
+
+    @abstractmethod
+    def shapes(self, frames: int) -> list[TapShape]:
+        """Shapes of the blocks' features for clips of T frames in training."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Joints (N, C, T, V, M) -> features (N, M, C', T', V) of every block, the last block last."""
+
+
+class SkeletonNet(Network):
     """Joints of a clip to features of every block. Its mean over frames, joints and bodies is the heads' affair.
 
     An absent body, all zeros, passes through the network like any other, as in the official code of all these methods.
@@ -148,7 +164,6 @@ class SkeletonNet(nn.Module):
         self.bodies = 0
 
     def build(self, layout: Layout, bodies: int, channels: int = 3) -> None:
-        """Makes the weights for V joints of M bodies with C coordinates. Idempotent."""
         if self.embed is not None:
             return
         self.layout, self.bodies = layout, bodies
@@ -161,7 +176,6 @@ class SkeletonNet(nn.Module):
             width = wider
 
     def shapes(self, frames: int) -> list[TapShape]:
-        """Shapes of the blocks' features for clips of T frames."""
         assert self.layout is not None, "build() first"
         shapes = []
         for width, stride in zip(self.widths, self.strides, strict=True):

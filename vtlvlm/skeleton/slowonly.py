@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vtlvlm.errors import UsageError
+from vtlvlm.skeleton.backbone import Network
 from vtlvlm.skeleton.heads import TapShape
 from vtlvlm.skeleton.heatmaps import HeatMaps
 from vtlvlm.skeleton.layouts import Layout
@@ -22,7 +23,7 @@ MIXES_FRAMES = (False, True, True)
 """Whether the first convolution of the blocks of a stage spans three frames"""
 
 
-class PoseC3D(nn.Module):
+class PoseC3D(Network):
     """Poses of a clip to features of the stages of :class:`SlowOnly`, through heat maps. It stands where :class:`SkeletonNet` does.
 
     Args:
