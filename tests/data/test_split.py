@@ -89,7 +89,8 @@ def test_validation_needs_two_people() -> None:
         split(index, "xsub60", validation=0.5)
     with pytest.raises(UsageError, match="validation=1"):
         split(index, "xsub60", validation=1.0)
-    with pytest.raises(UsageError, match="no such protocol; choose xsub60, xview60, xsub120, xset120, csv, group, leave_out:GROUP or all"):
+    known = "xsub60, xview60, xsub120, xset120, csv, group, leave_out:GROUP, cameras:1,2 or all"
+    with pytest.raises(UsageError, match=f"no such protocol; choose {known}"):
         split(index, "xsub")
     with pytest.raises(UsageError, match="needs a CSV"):
         split(index, "csv")
@@ -157,3 +158,27 @@ def test_clips_of_the_only_training_group_are_groups_of_their_own() -> None:
     """Views of one clip then stay together: in another fold they would give its label away."""
     index, sides = SimpleNamespace(group=np.array(["P001", "P001", "P002", "P001"])), SimpleNamespace(train=np.array([0, 1, 3]))
     assert group_numbers(index, sides).tolist() == [0, 1, 2, 3]  # type: ignore[arg-type]
+
+
+def test_cameras_are_a_setting(official: ClipIndex) -> None:
+    """NTU's X-View trains on cameras 2 and 3, that of other sets on others."""
+    rows = np.flatnonzero(official.setup <= 17)
+    index = named(official.name[rows].tolist())
+    same, xview = split(index, "cameras:2,3"), split(index, "xview60")
+    np.testing.assert_array_equal(same.train, xview.train)
+    np.testing.assert_array_equal(same.test, xview.test)
+    other = split(index, "cameras:1,2", validation=0.2)
+    assert set(index.camera[other.train].tolist()) == set(index.camera[other.val].tolist()) == {1, 2}
+    assert set(index.camera[other.test].tolist()) == {3}
+    assert not set(index.subject[other.train].tolist()) & set(index.subject[other.val].tolist())
+    assert len({same.train_hash, xview.train_hash, other.train_hash}) == 3
+
+
+@pytest.mark.parametrize("cameras", ["1,2,3", "4", "1,4", "", "x", "1,,2", "-1", "9" * 5000])
+def test_cameras_that_are_not_there_are_refused(cameras: str) -> None:
+    index = named([f"S001C{camera:03}P001R001A001" for camera in (1, 2, 3)])
+    with pytest.raises(UsageError, match=r"the clips have cameras 1-3; name some of them for training, not all"):
+        split(index, f"cameras:{cameras}")
+    folders = SimpleNamespace(**{**vars(index), "camera": np.full(3, -1), "problem": index.problem})
+    with pytest.raises(UsageError, match="needs NTU clip names, which name cameras"):
+        split(folders, "cameras:1")  # type: ignore[arg-type]

@@ -20,8 +20,8 @@ class ClipSource:
         root: Folder of videos: NTU names in any tree, a folder for each class, or the base of a CSV's paths. It may be left out, or be on
             another machine, if a cache is read: the cache carries an index of its clips.
         protocol: xsub60, xview60, xsub120 or xset120 for NTU names. csv uses the split of a CSV or of folders such as train. group draws
-            whole groups by the seed. leave_out:P003 tests on one group and trains on the others. all trains on every clip, for a cache
-            that serves several protocols.
+            whole groups by the seed. leave_out:P003 tests on one group and trains on the others. cameras:1,2 trains on these cameras
+            and tests on the others. all trains on every clip, for a cache that serves several protocols.
         labels: A classes.txt (lines such as 'A008 sitting down') for NTU names, or a CSV table path,label[,split,group].
         validation: Fraction of the training people (X-Set: setups; otherwise groups or clips) for validation, in [0, 1); 0 for none.
         exclude_missing_skeletons: Leave out the 535 clips that skeleton methods have to leave out.

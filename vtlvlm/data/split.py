@@ -1,4 +1,4 @@
-"""Splits clips into training, validation and test: by an official protocol, a CSV's split, seeded groups, or one group left out."""
+"""Splits clips into training, validation and test: by an official protocol, cameras, a CSV's split, drawn groups, or one group left out."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ DRAWS = 64
 
 LEAVE_OUT = "leave_out:"
 """Prefix of the protocols that test on one group and train on all others."""
+
+CAMERAS = "cameras:"
+"""Prefix of the protocols that train on some cameras and test on all others."""
 
 Side = Literal["train", "val", "test"]
 
@@ -68,7 +71,8 @@ def split(index: ClipIndex, protocol: str, *, validation: float = 0.0, seed: int
         index: The clips.
         protocol: ``xsub60``, ``xview60``, ``xsub120`` or ``xset120``. ``csv`` uses the split of a CSV or of folders such as ``train``.
             ``group`` draws whole groups by the seed, 30 % of them for testing. ``leave_out:P003`` tests on that group (with NTU names: that
-            person) and trains on all others. ``all`` trains on every clip, for a feature cache that serves several protocols.
+            person) and trains on all others. ``cameras:1,2`` trains on these cameras of NTU names and tests on all others. ``all`` trains
+            on every clip, for a feature cache that serves several protocols.
         validation: Fraction of the training groups, in [0, 1).
         seed: Seed of the choice of groups.
         exclude_missing_skeletons: Leave out the clips that skeleton methods have to leave out.
@@ -121,13 +125,30 @@ def _known(index: ClipIndex, protocol: str) -> NDArray[np.bool_]:
         groups = _distinct(index.group[known & (index.group != "")])
         if protocol.removeprefix(LEAVE_OUT) not in groups:
             raise UsageError(f"protocol {protocol}: no such group; the groups are {', '.join(groups) or 'none'}")
+    elif protocol.startswith(CAMERAS):
+        _require_cameras(index.camera[known], protocol)
     elif protocol not in ("csv", "group", "all"):
-        raise UsageError(f"{protocol}: no such protocol; choose {', '.join(PROTOCOLS)}, csv, group, {LEAVE_OUT}GROUP or all")
+        raise UsageError(f"{protocol}: no such protocol; choose {', '.join(PROTOCOLS)}, csv, group, {LEAVE_OUT}GROUP, {CAMERAS}1,2 or all")
     if protocol == "csv" and not (index.split != "").any():
         raise UsageError(
             "protocol csv needs a CSV table with a split column (train, val, test), or folders of these names; use the protocol group"
         )
     return known & (index.split != "") if protocol == "csv" else known
+
+
+def _train_cameras(protocol: str) -> list[int]:
+    """The training cameras that a protocol names; [] unless they are numbers."""
+    numbers = protocol.removeprefix(CAMERAS).split(",")
+    return [int(number) for number in numbers] if all(number.isdecimal() and len(number) <= 3 for number in numbers) else []
+
+
+def _require_cameras(cameras: NDArray[np.integer], protocol: str) -> None:
+    """Refuse a protocol that names cameras which the clips lack, or all of them."""
+    there, wanted = set(_distinct(cameras)) - {-1}, set(_train_cameras(protocol))
+    if not there:
+        raise UsageError(f"protocol {protocol} needs NTU clip names, which name cameras: use the protocol csv or group")
+    if not wanted or not wanted < there:
+        raise UsageError(f"protocol {protocol}: the clips have cameras {_ranges(sorted(there))}; name some of them for training, not all")
 
 
 def _hash(lines: list[str]) -> str:
@@ -153,6 +174,8 @@ def _test_mask(index: ClipIndex, protocol: str, known: NDArray[np.bool_], column
         return np.zeros(len(index), dtype=np.bool_)
     if protocol.startswith(LEAVE_OUT):
         return np.asarray(index.group == protocol.removeprefix(LEAVE_OUT))
+    if protocol.startswith(CAMERAS):
+        return ~np.isin(index.camera, _train_cameras(protocol))
     return np.isin(column, _draw(column[known], TEST_SHARE, seed, "protocol group", index.label[known]))
 
 
