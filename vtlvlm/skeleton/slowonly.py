@@ -24,7 +24,7 @@ MIXES_FRAMES = (False, True, True)
 
 
 class PoseC3D(Network):
-    """Poses of a clip to features of the stages of :class:`SlowOnly`, through heat maps. It stands where :class:`SkeletonNet` does.
+    """Poses of a clip to features of the stages of :class:`SlowOnly`, through heat maps.
 
     Args:
         maps: The heat maps.
