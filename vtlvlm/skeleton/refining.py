@@ -35,7 +35,8 @@ class RefiningHead(Head):
     """The mean of the last block's features and a linear layer; training adds the contrast of FR-Head.
 
     The scores that tell which actions are confused pass no gradient. Prototypes, and the clips that a clip is compared with, come from the
-    whole batch of all processes, which must have equally many clips; they do not depend on the number of processes.
+    whole batch of all processes, which must have equally many clips; they do not depend on the number of processes. Where an optimiser step
+    takes several smaller batches, each of them is a batch here.
 
     The number of frames and joints is fixed when the weights are made.
 
