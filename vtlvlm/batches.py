@@ -76,6 +76,28 @@ class HiddenBatch(NamedTuple):
     views: Tensor
 
 
+class RecordingBatch(NamedTuple):
+    """Recordings of bodies, as long as they are. M bodies, V joints."""
+
+    joints: Tensor
+    """(B, 3, T, V, M) float32: metres, or two pixels and a confidence in [0, 1]; zeros from a clip's length on, and for an absent body"""
+    lengths: Tensor
+    """(B,) int64 frames of each clip"""
+    labels: Tensor
+    clips: Tensor
+    views: Tensor
+
+
+class SkeletonBatch(NamedTuple):
+    """The input of a skeleton network. M bodies, V joints."""
+
+    joints: Tensor
+    """(B, 3, T, V, M) float32, a stream of the joints: all clips have T frames; zeros for an absent body"""
+    labels: Tensor
+    clips: Tensor
+    views: Tensor
+
+
 def split_clips(batch: Any, size: int) -> list[Any]:
     """A batch of B clips -> batches of at most ``size`` clips, in order."""
     if len(batch.clips) <= size:

@@ -17,7 +17,7 @@ from vtlvlm.skeleton.packed import META, VERSION, Entry, Recordings, Shard, open
 from vtlvlm.skeleton.reading import ENDING, Skeletons, read_skeleton
 from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.disk import require_space
-from vtlvlm.system.files import tidied
+from vtlvlm.system.files import tidied, write_text
 from vtlvlm.system.text import shown
 
 _SHARD_BYTES = 64 * 2**20
@@ -104,6 +104,8 @@ def pack(
             first, reason = next(iter(left_out.items()))
             raise DataError(f"{root}: none of its {len(wanted):,} files can be used, the first being {shown(first)} ({reason})")
         meta = {"kind": "skeletons", "version": VERSION, "layout": NTU25.name, "recordings": recordings, "left_out": left_out}
+        if (names := root / "classes.txt").is_file():
+            write_text(folder / names.name, names.read_text(encoding="utf-8", errors="surrogateescape"), follow=False)
         save_json(folder / META, meta)
     finally:
         lock.release()

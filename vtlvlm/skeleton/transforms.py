@@ -22,8 +22,9 @@ _SMALL = 1e-6  # metres; shorter lines have no direction
 
 
 def draws(seeds: Sequence[str], count: int) -> Tensor:
-    """(N, count) float64 in [0, 1): each clip's random numbers, from its own seed. They depend neither on the batch nor on processes."""
-    rows = [np.random.default_rng(int.from_bytes(blake2b(seed.encode(), digest_size=8).digest())).random(count) for seed in seeds]
+    """(N, count) float32 in [0, 1): each clip's random numbers, from its own seed. They depend neither on the batch nor on processes."""
+    keys = [int.from_bytes(blake2b(seed.encode(), digest_size=8).digest()) for seed in seeds]
+    rows = [np.random.default_rng(key).random(count, dtype=np.float32) for key in keys]
     return torch.from_numpy(np.stack(rows))
 
 
