@@ -28,6 +28,7 @@ from vtlvlm.callbacks.throughput import Throughput
 from vtlvlm.callbacks.validate_first import ValidateFirst  # noqa: F401 - so that configurations find it by its name
 from vtlvlm.callbacks.validation_steps import ValidationSteps
 from vtlvlm.commands import guard
+from vtlvlm.commands.data_kinds import data_module
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.hidden_cache import HiddenCache
@@ -373,7 +374,7 @@ def run(arguments: Sequence[str]) -> int:
     with without_noise():
         Asked(
             Stage,
-            NTUDataModule,
+            **data_module(arguments),
             subclass_mode_model=True,
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -132,7 +131,7 @@ class SkeletonDataModule(ClipDataModule):
     def sampling_settings(self) -> dict[str, Any]:
         """The preparation as class_path and init_args, with the stream and the coordinates."""
         kind = type(self.preparation)
-        made = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": asdict(self.preparation)}
+        made = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": dict(vars(self.preparation))}
         return {**made, "stream": self.stream, "coordinates": self.coordinates}
 
     # -- batches -----------------------------------------------------------------------------------------------------------------

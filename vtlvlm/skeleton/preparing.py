@@ -15,15 +15,11 @@ from vtlvlm.skeleton import transforms
 from vtlvlm.skeleton.layouts import Layout
 
 
-@dataclass(frozen=True)
 class Preparation(ABC):
-    """Makes all clips of a batch equally long, on the device.
+    """Makes all clips of a batch equally long, on the device."""
 
-    Attributes:
-        window: T', frames of the input.
-    """
-
-    window: int = 64
+    window: int
+    """T', frames of the input"""
     test_views: ClassVar[tuple[int, ...]] = (0,)
     """Views whose probabilities a test averages"""
     needs_metres: ClassVar[bool] = True
@@ -70,6 +66,7 @@ class CropAndResize(Preparation):
         align: Turn each body's hips and spine to the axes, as InfoGCN does.
     """
 
+    window: int = 64
     least_share: float = 0.5
     least_frames: int = 64
     middle: float = 0.95
@@ -114,6 +111,7 @@ class UniformFrames(Preparation):
             for pixels.
     """
 
+    window: int = 100
     views: int = 1
     align: bool = True
 
@@ -149,6 +147,7 @@ class WholeClips(Preparation):
         align: Turn the first body's spine upright and its shoulders along x, with the middle of its spine at the origin in each frame.
     """
 
+    window: int = 300
     rest: Literal["zeros", "repeat"] = "zeros"
     align: bool = False
 
