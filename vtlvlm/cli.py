@@ -16,6 +16,7 @@ COMMANDS = {
     "synth": "render NTU-like videos with skeletons",
     "prepare": "check a folder of videos and write its index",
     "compose": "build a small LLaVA from the SmolLM2 language model",
+    "texts": "embed texts about actions and body parts, for the method GAP",
     "fetch": "download a configuration's pretrained weights, for machines without network",
     "extract": "turn videos into a feature cache",
     "probe": "fit linear probes on a feature cache, the baseline of every result",

@@ -60,7 +60,7 @@ def compose(output: Path, gguf: Path | None = None, event_dim: int = 1024, seed:
     output = Path(output)
     if event_dim < 16 or event_dim % 16:
         raise UsageError(f"event_dim {event_dim}: use a positive multiple of 16")
-    source = _find_gguf() if gguf is None else Path(gguf)
+    source = find_gguf() if gguf is None else Path(gguf)
     record = _provenance(source, event_dim, seed)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         _require_same_settings(output, record)
@@ -82,7 +82,7 @@ def compose(output: Path, gguf: Path | None = None, event_dim: int = 1024, seed:
     return output
 
 
-def _find_gguf() -> Path:
+def find_gguf() -> Path:
     """The language model file of the installed package. The package is not imported, so its dependencies are not needed."""
     try:
         package = distribution(SMOLLM2_PACKAGE)
