@@ -234,6 +234,7 @@ def test_another_number_of_joints():
 def test_lines_that_are_no_joints():
     assert refused(line_changed(9, "1 2 3")) == "line 9: 3 values, expected 12 numbers of a joint"
     assert refused(line_changed(9, "1 2 x 1 1 1 1 0 0 0 0 2")) == "line 9: a value is no number, expected 12 numbers of a joint"
+    assert refused(line_changed(9, "1 " * 13)) == "line 9: more values, expected 12 numbers of a joint"
     assert refused(line_changed(9, "1 2 3 1 1 1 1 0 0 0 0 9")).startswith("line 9: the tracking state is not 0, 1 or 2")
 
 
@@ -257,6 +258,15 @@ def test_claims_do_not_fill_the_memory(claim):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**20
+
+
+def test_a_line_of_megabytes_does_not_fill_the_memory():
+    long = line_changed(9, "1 " * 2**22)
+    tracemalloc.start()
+    assert refused(long) == "line 9: more values, expected 12 numbers of a joint"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * len(long)
 
 
 def test_a_file_of_another_kind_and_size(tmp_path):

@@ -186,6 +186,16 @@ def test_a_packed_folder_serves_without_the_files(root, tmp_path):
     assert here.train_hash == there.train_hash
 
 
+def test_the_list_of_classes_goes_with_a_packed_folder(tmp_path):
+    for person in (1, 3):
+        write(tmp_path / "set", f"S003C001P{person:03}R001A008.skeleton", person)
+    (tmp_path / "set/classes.txt").write_text("A008 sitting down\nA058 shaking hands\n")
+    pack(tmp_path / "set", tmp_path / "packed", progress=False)
+    data = data_of(tmp_path / "packed")
+    data.setup()
+    assert data.classes == ("sitting down", "shaking hands")
+
+
 def test_class_folders_and_a_table_of_the_videos(tmp_path):
     for number in range(6):
         write(tmp_path, f"{'run' if number % 2 else 'walk'}/{number}.skeleton", number)

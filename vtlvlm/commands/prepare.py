@@ -1,15 +1,18 @@
-"""Check a folder of videos, write its index, and report its content and its problems.
+"""Check a folder of videos, write its index, and report its content and its problems; or pack a folder of .skeleton files.
 
 The command opens new and changed videos and counts their frames. It keeps the results, so the next start is fast and an interrupted
 one continues. The exit code is 1 if no clip can be used.
 
 With --transcode DIR, NTU-120 becomes about 29 GB of 256-pixel H.264. All other commands can read these copies instead of the source.
+
+A folder without videos that holds .skeleton files is read into one folder of recordings, which the skeleton networks train from.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +26,9 @@ LISTED = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of videos: NTU names in any tree, or a folder for each class")
+    parser.add_argument(
+        "root", type=Path, metavar="ROOT", help="folder of videos or of .skeleton files: NTU names in any tree, or a folder for each class"
+    )
     parser.add_argument("--protocol", help="show this split only: xsub60, xview60, xsub120, xset120, csv or group (default: all that fit)")
     parser.add_argument("--csv", type=Path, help="table path,label[,split,group] of the clips, paths relative to ROOT")
     parser.add_argument("--classes", type=Path, help="lines such as 'A008 sitting down' for NTU names (default: ROOT/classes.txt)")
@@ -39,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--side", type=int, default=256, help="largest shorter side of the copies in pixels (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="videos to open at once (default: one per core)")
     parser.add_argument(
-        "--output", type=Path, help="index file (default: ROOT/.vtlvlm/index.parquet; the user's cache folder if ROOT is read-only)"
+        "--output",
+        type=Path,
+        help="index file (default: ROOT/.vtlvlm/index.parquet; the user's cache folder if ROOT is read-only); of skeletons, the folder of "
+        "recordings (default: ROOT/.vtlvlm/skeletons)",
     )
 
 
@@ -57,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--transcode opens every clip: leave --fast out")
     if args.transcode is not None and args.side < 32:
         raise UsageError(f"--side {args.side}: copies have at least 32 pixels a side")
+    if holds_skeletons(args.root):
+        return pack_skeletons(args)
     store = args.output or default_store(args.root)
     table = None if args.csv is None else table_file(args.root, args.csv)
     if args.transcode is not None:
@@ -93,6 +103,47 @@ def run(args: argparse.Namespace) -> int:
         print(f"{page}: the report cannot be written ({error.strerror})")
     if args.transcode is not None:
         return make_copies(index, store, table, args)
+    return 0
+
+
+def holds_skeletons(root: Path) -> bool:
+    """Whether a folder holds ``.skeleton`` files and no video."""
+    from vtlvlm.skeleton.reading import ENDING
+
+    if not root.is_dir() or next(root.rglob(f"*{ENDING}"), None) is None:
+        return False
+    from vtlvlm.data.listing import videos_in
+
+    return not videos_in(root).paths
+
+
+def pack_skeletons(args: argparse.Namespace) -> int:
+    """Read ``.skeleton`` files into a folder of recordings, compare the recordings that are there with their digests, and report."""
+    from vtlvlm.errors import DataError, UsageError
+    from vtlvlm.skeleton.packing import pack
+    from vtlvlm.skeleton.source import SkeletonSource
+    from vtlvlm.system.files import write_text
+    from vtlvlm.system.text import shown
+
+    if args.transcode is not None or args.fast:
+        raise UsageError(f"{args.root}: holds no videos, but skeletons: leave --transcode and --fast out")
+    labels = args.csv or args.classes
+    source = SkeletonSource(str(args.root), labels=None if labels is None else str(labels), validation=args.validation)
+    recordings = pack(args.root, args.output, verify=True, workers=args.workers)
+    index = source.index(recordings)
+    splits, undivided = [], []
+    for protocol in [args.protocol] if args.protocol else fitting(index):
+        try:
+            splits.append(replace(source, protocol=protocol).split(index, args.seed))
+        except DataError as error:
+            if args.protocol:
+                raise
+            undivided.append(f"not divided: {shown(error)}")
+    two = int((recordings.bodies == 2).sum())
+    bodies = f"{len(recordings) - two:,} recordings of one body, {two:,} of two; joints: {recordings.layout.name}"
+    print("\n".join([*report(index, splits, LISTED), *undivided, bodies]))
+    write_text(recordings.source / "report.txt", "\n".join([*report(index, splits), *undivided, bodies]) + "\n", follow=False)
+    print(f"recordings: {recordings.source} (--data.source.root); this report, with all left-out clips: {recordings.source / 'report.txt'}")
     return 0
 
 
@@ -135,15 +186,18 @@ def report(index: ClipIndex, splits: list[Split], most: int | None = None) -> It
     kinds = {"ntu": "NTU names", "folders": "a folder for each class", "csv": "a CSV table"}
     yield f"{shown(index.root)}: {len(index):,} clips ({kinds[index.layout]}), {len(usable):,} usable, {len(index.classes)} classes"
     frames = index.frames[usable][index.frames[usable] > 0]
+    pictures = bool((index.width[usable] > 0).any())
     if len(frames):
         hours = np.nansum(index.duration[usable]) / 3600
         low, middle, high = np.percentile(frames, [0, 50, 100]).astype(int)
+        size = f"; {hours:.2f} hours, {index.size[usable].sum() / 1e9:.2f} GB" if pictures else f"; {frames.sum():,} frames"
+        yield f"frames a clip: {low} to {high}, median {middle}{size}"
+    if len(frames) and pictures:
         sizes, counts = np.unique(np.stack([index.width[usable], index.height[usable]]), axis=1, return_counts=True)
         common = sizes[:, counts.argmax()]
         others = f" (and {len(counts) - 1} other sizes)" if len(counts) > 1 else ""
-        yield f"frames a clip: {low} to {high}, median {middle}; {hours:.2f} hours, {index.size[usable].sum() / 1e9:.2f} GB"
         yield f"picture: {common[0]} x {common[1]}{others}, {np.median(index.fps[usable]):g} frames a second"
-    else:
+    elif not len(frames):
         yield "frames: not counted (names only)"
     yield ""
     counts = np.bincount(index.label[usable], minlength=len(index.classes))
@@ -216,7 +270,9 @@ def _peculiar(index: ClipIndex) -> Iterator[str]:
         if others:
             yield f"{others:,} clips have names that are not in the official list"
         lacking = int(np.isin(index.name[index.usable].astype(str), list(missing_skeletons())).sum())
-        yield f"{lacking:,} clips lack a skeleton; they are kept unless exclude_missing_skeletons is set"
+        skeletons = len(index) and str(index.path[0]).endswith(".skeleton")
+        fate = "the splits above leave them out" if skeletons else "they are kept unless exclude_missing_skeletons is set"
+        yield f"{lacking:,} clips lack a {'complete ' if skeletons else ''}skeleton; {fate}"
 
 
 def _table(title: str, counts: dict[Any, int]) -> Iterator[str]:

@@ -192,13 +192,14 @@ def _line_by_line(block: bytes, path: Path, line: Callable[[int], int]) -> NDArr
     """As :func:`_joint_values`, for lines with other white space, and to find the line that is wrong."""
     found = []
     for number, text in enumerate(block.split(b"\n")[:-1]):
-        words = text.split()
+        words = text.split(None, len(_COLUMNS))  # no more, however long the line is
         try:
             if len(words) != len(_COLUMNS):
                 raise ValueError(f"{len(words)} values")
             found.append([float(words[place]) for place in _PLACES])
         except ValueError as error:
-            what = f"{len(words)} values" if len(words) != len(_COLUMNS) else "a value is no number"
+            count = f"{len(words)} values" if len(words) < len(_COLUMNS) else "more values"
+            what = "a value is no number" if len(words) == len(_COLUMNS) else count
             raise DataError(f"{path}: line {line(number)}: {what}, expected {len(_COLUMNS)} numbers of a joint") from error
     return np.asarray(found, dtype=np.float32)
 
