@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from vtlvlm.skeleton.layouts import KINECT20, NTU25
 from vtlvlm.skeleton.preparing import BoxedFrames, CropAndResize, Preparation, UniformFrames, WholeClips
+from vtlvlm.skeleton.streams import Stream
 
 LENGTHS = torch.tensor([12, 7])
 
@@ -141,3 +142,19 @@ def test_nw_ucla_tests_at_equal_distances():
     found = preparation(joints, LENGTHS, KINECT20, numbers(preparation, KINECT20), False)
     whole = BoxedFrames(window=12)(joints, LENGTHS, KINECT20, numbers(BoxedFrames(window=12), KINECT20), False)
     torch.testing.assert_close(found[0], whole[0][:, [0, 3, 7, 11]])  # 11 / 3 frames apart
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_everything_stays_on_the_device(training):
+    """The meta device refuses tensors of another one, as a GPU would."""
+    joints, lengths = clips().to("meta"), LENGTHS.to("meta")
+    for preparation in (
+        CropAndResize(window=8, bones=0.2, align=True),
+        UniformFrames(window=8),
+        WholeClips(window=8, align=True),
+        BoxedFrames(window=8),
+    ):
+        found = preparation(joints, lengths, NTU25, numbers(preparation).to("meta"), training)
+        assert (found.device.type, found.shape) == ("meta", (2, 3, 8, 25, 2))
+        for stream in ("bone", "bone_motion", "ancestor:2"):
+            assert Stream(stream, NTU25)(found).device.type == "meta"
