@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from skeletons import moving_body, of_bodies
 
+from vtlvlm.data.shards import FolderLock
 from vtlvlm.errors import DataError
 from vtlvlm.skeleton import packing
 from vtlvlm.skeleton.packed import META, open_recordings, shard_files
@@ -121,6 +122,38 @@ def test_files_that_cannot_be_used_are_left_out_by_name(root, tmp_path):
         (root / name).write_text("0\n")
     with pytest.raises(DataError, match=r"none of its 6 files can be used, the first being part1/.*holds no body"):
         pack(root, tmp_path / "packed", progress=False)
+
+
+def test_trainings_may_start_at_once(root, tmp_path, monkeypatch):
+    """A folder that is up to date is opened although another process holds its lock, and no file is read or written."""
+    (root / NAMES[0]).write_text("0\n")
+    pack(root, tmp_path / "packed", progress=False)
+    lock = FolderLock(tmp_path / "packed", 0)
+    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "packed").iterdir()}
+    monkeypatch.setattr(packing, "read_skeleton", None)
+    require_all(pack(root, tmp_path / "packed", progress=False), root, NAMES[1:])
+    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "packed").iterdir()} == before
+    (root / NAMES[1]).touch()
+    with pytest.raises(DataError, match="this process already writes to it"):
+        pack(root, tmp_path / "packed", progress=False)
+    lock.release()
+
+
+def test_a_file_made_good_is_found_by_prepare(root, tmp_path):
+    good = (root / NAMES[0]).read_text()
+    (root / NAMES[0]).write_text("0\n")
+    pack(root, tmp_path / "packed", progress=False)
+    (root / NAMES[0]).write_text(good)
+    require_all(pack(root, tmp_path / "packed", verify=True, progress=False), root, NAMES)
+
+
+def test_recordings_of_another_set_are_not_replaced(root, tmp_path):
+    pack(root, tmp_path / "packed", progress=False)
+    (tmp_path / "other").mkdir()
+    (root / NAMES[0]).rename(tmp_path / "other/S009C001P001R001A001.skeleton")
+    with pytest.raises(DataError, match="holds recordings of other files than"):
+        pack(tmp_path / "other", tmp_path / "packed", progress=False)
+    assert len(open_recordings(tmp_path / "packed")) == 6
 
 
 def test_a_folder_of_other_files_is_left_alone(root, tmp_path):

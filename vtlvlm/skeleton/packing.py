@@ -13,11 +13,11 @@ from vtlvlm.data.listing import MOST_CLIPS, Listing
 from vtlvlm.data.shards import FolderLock, save_json
 from vtlvlm.errors import DataError
 from vtlvlm.skeleton.layouts import NTU25
-from vtlvlm.skeleton.packed import META, VERSION, Entry, Recordings, Shard, open_recordings, open_shard, shard_files, write_shard
+from vtlvlm.skeleton.packed import META, VERSION, Entry, Recordings, Shard, open_recordings, open_shard, read_meta, shard_files, write_shard
 from vtlvlm.skeleton.reading import ENDING, Skeletons, read_skeleton
 from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.disk import require_space
-from vtlvlm.system.files import tidied, write_text
+from vtlvlm.system.files import replacing, tidied
 from vtlvlm.system.text import shown
 
 _SHARD_BYTES = 64 * 2**20
@@ -70,7 +70,7 @@ def pack(
 ) -> Recordings:
     """Read new and changed ``.skeleton`` files into a folder of shards.
 
-    Files that cannot be read are left out, each with its reason, and are tried again the next time.
+    Files that cannot be read are left out, each with its reason. They are tried again with ``verify``, or when other files are new.
 
     Args:
         root: Folder of ``.skeleton`` files, in any tree.
@@ -85,6 +85,9 @@ def pack(
     root = Path(root)
     folder = pack_folder(root) if folder is None else Path(folder)
     listing = skeleton_files(root)
+    wanted = list(zip(listing.paths, listing.sizes, listing.modified, strict=True))
+    if not verify and _up_to_date(folder, wanted):
+        return open_recordings(folder)  # without a lock: many trainings may start at once
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -95,7 +98,8 @@ def pack(
     try:
         tidied(folder)
         held = {(entry.path, entry.size, entry.modified) for shard in _sound(folder, verify) for entry in shard.entries}
-        wanted = list(zip(listing.paths, listing.sizes, listing.modified, strict=True))
+        if held and not {path for path, _, _ in held} & set(listing.paths):
+            raise DataError(f"{folder}: holds recordings of other files than {root}; name another folder")
         pending = [key for key in wanted if key not in held]
         require_space(folder, int(_SHARE * sum(max(0, size) for _, size, _ in pending)), f"{len(pending):,} recordings")
         left_out = _read_all(root, folder, pending, workers, progress)
@@ -105,11 +109,24 @@ def pack(
             raise DataError(f"{root}: none of its {len(wanted):,} files can be used, the first being {shown(first)} ({reason})")
         meta = {"kind": "skeletons", "version": VERSION, "layout": NTU25.name, "recordings": recordings, "left_out": left_out}
         if (names := root / "classes.txt").is_file():
-            write_text(folder / names.name, names.read_text(encoding="utf-8", errors="surrogateescape"), follow=False)
+            with replacing(folder / names.name, follow=False) as temporary:
+                temporary.write_bytes(names.read_bytes())
         save_json(folder / META, meta)
     finally:
         lock.release()
     return open_recordings(folder)
+
+
+def _up_to_date(folder: Path, wanted: list[tuple[str, int, int]]) -> bool:
+    """Whether a finished folder holds these files (path, size, time) as they are now, or has left them out."""
+    try:
+        meta = read_meta(folder)
+        held = {(entry.path, entry.size, entry.modified) for file in shard_files(folder) for entry in open_shard(file).entries}
+    except DataError:
+        return False
+    recordings = set(meta["recordings"])
+    same = len(wanted) == len(recordings) + len(meta["left_out"])
+    return same and all(key in held if key[0] in recordings else key[0] in meta["left_out"] for key in wanted)
 
 
 def _sound(folder: Path, verify: bool) -> Iterator[Shard]:
