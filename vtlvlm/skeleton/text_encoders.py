@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection
 
 from vtlvlm.errors import UsageError
@@ -85,9 +86,14 @@ def told_apart(embeddings: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _all(texts: Texts, encode: Any) -> Tensor:
+    """Embeddings (A, 5, E) by an encoder of lists of lines. Lines of similar length go together."""
     lines = [line for action in texts.lines for line in action]
-    found = torch.cat([encode(lines[start : start + AT_ONCE]) for start in range(0, len(lines), AT_ONCE)])
-    return found.unflatten(0, (len(texts.lines), -1)).clone()
+    order = sorted(range(len(lines)), key=lambda number: len(lines[number]))
+    starts = tqdm(range(0, len(lines), AT_ONCE), desc="texts embedded", unit_scale=AT_ONCE, leave=False, disable=None)
+    found = torch.cat([encode([lines[number] for number in order[start : start + AT_ONCE]]) for start in starts])
+    back = torch.empty_like(found)
+    back[order] = found
+    return back.unflatten(0, (len(texts.lines), -1)).clone()
 
 
 def _loaded(kind: Any, place: Path, named: Path, **settings: Any) -> Any:
