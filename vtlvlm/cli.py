@@ -14,6 +14,7 @@ from typing import NoReturn
 COMMANDS = {
     "demo": "run the whole pipeline on rendered videos and write a report",
     "synth": "render NTU-like videos with skeletons",
+    "poses": "find the people in videos and write their skeletons",
     "prepare": "check a folder of videos and write its index",
     "compose": "build a small LLaVA from the SmolLM2 language model",
     "texts": "embed texts about actions and body parts, for the method GAP",

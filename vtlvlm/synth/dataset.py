@@ -276,7 +276,7 @@ def _render(clips: Sequence[Renderable], output: Path, workers: int, bar: tqdm) 
                 bar.update()
             return
         context = multiprocessing.get_context("spawn")  # safe with threads of the caller
-        executor = ProcessPoolExecutor(min(workers, len(clips)), mp_context=context, initializer=_start_worker)
+        executor = ProcessPoolExecutor(min(workers, len(clips)), mp_context=context, initializer=start_worker)
         try:
             for done in as_completed([executor.submit(clip.make, output) for clip in clips]):
                 done.result()
@@ -285,7 +285,7 @@ def _render(clips: Sequence[Renderable], output: Path, workers: int, bar: tqdm) 
             executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """Leave Ctrl-C to the parent process, and end if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

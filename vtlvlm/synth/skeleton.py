@@ -9,6 +9,9 @@ colorX/Y are pixels of the clip's own video.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 
 from vtlvlm.synth.body import PARENTS, Array, J, unit
@@ -20,6 +23,33 @@ BODY_ID = 72057594037900000
 TRACKED = 2
 
 
+class BodyLines(NamedTuple):
+    """One body in one frame."""
+
+    number: int
+    """Added to ``BODY_ID``"""
+    lean: tuple[float, float]
+    """Kinect's lean: -1 to 1 to the side, and forwards"""
+    values: Sequence[Sequence[float]]
+    """[25][11]: x y z, depth pixels, pixels of the video, orientation"""
+    states: Sequence[int]
+    """[25]: 0 not tracked, 1 inferred, 2 tracked"""
+
+
+def text_of(frames: Sequence[Sequence[BodyLines]]) -> str:
+    """The text of a file: the bodies of each frame."""
+    lines = [str(len(frames))]
+    for bodies in frames:
+        lines.append(str(len(bodies)))
+        for body in bodies:
+            lines.append(f"{BODY_ID + body.number} 0 1 0 1 0 0 {body.lean[0]:.7g} {body.lean[1]:.7g} {TRACKED}")
+            lines.append(str(len(PARENTS)))
+            lines.extend(
+                " ".join([*(f"{value:.7g}" for value in row), str(state)]) for row, state in zip(body.values, body.states, strict=True)
+            )
+    return "\n".join(lines) + "\n"
+
+
 def skeleton_text(performance: Performance, camera: Camera) -> str:
     """The text of the file for one camera's view of a performance."""
     seen = camera.see(performance.joints)
@@ -28,16 +58,17 @@ def skeleton_text(performance: Performance, camera: Camera) -> str:
     colour = camera.project(performance.joints)[..., :2]
     rows = np.concatenate([seen, depth, colour, orientations(seen)], axis=-1)
     trunk = unit(seen[:, :, J["spine_shoulder"]] - seen[:, :, J["spine_base"]])
-    lines = [str(performance.timing.frames)]
-    for frame in range(performance.timing.frames):
-        lines.append(str(len(performance.people)))
-        for body, person in enumerate(performance.people):
-            # Kinect's lean: -1 to 1 to the side and forwards (towards the camera)
-            lean = trunk[body, frame, [0, 2]] * [1, -1]
-            lines.append(f"{BODY_ID + person.number} 0 1 0 1 0 0 {lean[0]:.7g} {lean[1]:.7g} {TRACKED}")
-            lines.append(str(len(PARENTS)))
-            lines.extend(" ".join([*(f"{value:.7g}" for value in row), str(TRACKED)]) for row in rows[body, frame].tolist())
-    return "\n".join(lines) + "\n"
+    lean = trunk[..., [0, 2]] * [1, -1]  # forwards is towards the camera
+    tracked = [TRACKED] * len(PARENTS)
+    return text_of(
+        [
+            [
+                BodyLines(person.number, tuple(lean[body, frame]), rows[body, frame].tolist(), tracked)
+                for body, person in enumerate(performance.people)
+            ]
+            for frame in range(performance.timing.frames)
+        ]
+    )
 
 
 def orientations(joints: Array) -> Array:
