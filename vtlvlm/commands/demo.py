@@ -1,7 +1,7 @@
 """Run the whole pipeline on rendered videos: synth, compose, extract, stage 1, tokenize, stage 2, test, report.
 
 Each step is an ordinary command of this project and is printed before it runs. A complete step is skipped; an interrupted one
-continues. The demo takes 15 to 20 minutes on two CPU cores and less than 7 GiB of memory.
+continues. The demo takes about 16 minutes on two CPU cores and less than 7 GiB of memory.
 """
 
 from __future__ import annotations
