@@ -20,8 +20,21 @@ from vtlvlm.lvlm.adapters import Adapter, FullFineTuning, LoRA, NoAdapter
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.skeleton.backbone import EmbeddedJoints, Embedding, Network, NormalisedJoints, SkeletonNet
+from vtlvlm.skeleton.curves import CurveTemporal
+from vtlvlm.skeleton.heads import BottleneckHead, Head, LinearHead
+from vtlvlm.skeleton.heatmaps import HeatMaps
+from vtlvlm.skeleton.hierarchical import HierarchicalGraph
+from vtlvlm.skeleton.koopman import KoopmanHead
+from vtlvlm.skeleton.refining import RefiningHead
+from vtlvlm.skeleton.slowonly import PoseC3D
+from vtlvlm.skeleton.spatial import AttentionTopology, DilatedGraph, FixedGraph, RefinedTopology, ShiftGraph, Spatial
+from vtlvlm.skeleton.temporal import MultiScaleTemporal, PlainTemporal, ShiftTemporal, Temporal
+from vtlvlm.skeleton.text_parts import TextPartsHead
 from vtlvlm.stages.parts import PARTS, build_from, flat, settings_of, with_defaults
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
+from vtlvlm.stages.recognition import Recognition
+from vtlvlm.stages.sgd import SGD, Decay
 from vtlvlm.stages.stage import AdamW, Stage
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.vtem import VTEM, EMAQuantizer, EqualSaliencePooler, IdentityQuantizer, InfoNCE, TimmExtractor, UniformPooler
@@ -49,14 +62,30 @@ def examples() -> Iterator[object]:
     for quantizer in (*quantizers, IdentityQuantizer(), EMAQuantizer(5)):
         yield VTEM(VideoExtractor("r3d_18"), UniformPooler(3), quantizer, inputs=TokenInputs(delta_weight=0.5, subtract_clip_mean=1))
     yield VTEM(ClipExtractor("a folder"), EqualSaliencePooler(), IdentityQuantizer(), target="llava")
+    yield from networks()
     yield from (FrameSampling(mode="fps", fps=2, test_crops=3), ClipAugmentation(blur=0.5))
+
+
+def networks() -> Iterator[object]:
+    """Each part of the skeleton networks at least once."""
+    spatial = (FixedGraph(), ShiftGraph(), AttentionTopology(2), HierarchicalGraph("neck"), DilatedGraph(2), RefinedTopology())
+    temporal = (PlainTemporal(7, 0.0), ShiftTemporal(), MultiScaleTemporal(relu=True), CurveTemporal(length=3))
+    for number, unit in enumerate(spatial):
+        embedding = EmbeddedJoints(16) if number else NormalisedJoints(shared=True)
+        yield SkeletonNet(embedding, unit, temporal[number % len(temporal)], [16, 32], [1, 2])
+    shift = SkeletonNet(NormalisedJoints(), ShiftGraph(), ShiftTemporal())
+    recipe = SGD(0.2, decays=[Decay("mask", 0.0)], milestones=[3, 5])
+    heads = (LinearHead(0.5), BottleneckHead(), KoopmanHead(True), RefiningHead(), TextPartsHead("t", parts=[[0], [1, 2], [3], [4]]))
+    yield from (Recognition(shift, head, recipe, 0.1, init_from="x.ckpt") for head in heads)
+    yield PoseC3D(HeatMaps("limb"), blocks=[1, 1, 1])
 
 
 def named(settings: Any) -> Iterator[str]:
     if isinstance(settings, dict) and "class_path" in settings:
         yield settings["class_path"]
         for value in settings["init_args"].values():
-            yield from named(value)
+            for one in value if isinstance(value, list) else [value]:
+                yield from named(one)
 
 
 def test_every_part_comes_back_as_it_was() -> None:
@@ -70,7 +99,7 @@ def test_every_part_comes_back_as_it_was() -> None:
     assert seen == PARTS
 
 
-ABSTRACT = {"vtlvlm.stages.stage.Stage"}
+ABSTRACT = {"vtlvlm.stages.stage.Stage", "vtlvlm.stages.calibrated.CalibratedStage"}
 """Bases of parts that happen to have no abstract method"""
 
 
@@ -86,6 +115,7 @@ def modules() -> list[Any]:
 def test_every_concrete_subclass_of_a_parts_base_is_in_the_table() -> None:
     """A new part that is not entered could not be loaded again."""
     bases = (FeatureExtractor, TemporalPooler, Quantizer, Adapter, Stage, InfoNCE, Instruction, EventReasoner, VTEM)
+    bases += (Network, Head, Embedding, Spatial, Temporal)
     found = set()
     for module in modules():
         for kind in vars(module).values():

@@ -21,7 +21,8 @@ def data_module(arguments: Sequence[str]) -> dict[str, Any]:
     """
     if not any(map(_names_a_class, _sections(arguments))):
         return {"datamodule_class": NTUDataModule}
-    import vtlvlm.skeleton.datamodule  # noqa: F401 - so that configurations find it and its parts by their names
+    import vtlvlm.skeleton.datamodule
+    import vtlvlm.stages.recognition  # noqa: F401 - so that configurations find both and their parts by their names
 
     return {"datamodule_class": ClipDataModule, "subclass_mode_data": True}
 

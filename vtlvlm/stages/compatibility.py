@@ -34,6 +34,16 @@ _NEEDED: dict[str, dict[str, Any]] = {
         "num_tokens": int,
         "llava": {"llava": str, "weights": str},
     },
+    "recognition": {
+        "classes": list,
+        "protocol": str,
+        "train_hash": str,
+        "split": _SPLIT,
+        "layout": str,
+        "bodies": int,
+        "window": int,
+        "sampling": dict,
+    },
 }
 """The entries of a stage's provenance that the commands read"""
 DEEPEST, MOST = 32, 2_000_000
@@ -246,6 +256,25 @@ def require_same_extractor(extractor: FeatureExtractor, made: dict[str, Any], wh
         )
 
 
+def require_same_classes(made: list[str], now: list[str], what: str) -> None:
+    """Refuse weights that were trained for other categories, or the same ones in another order.
+
+    Args:
+        made: Names that the weights were trained for.
+        now: Names of the data in use.
+        what: The holder of the weights, for the message.
+
+    Raises:
+        UsageError: They differ; names the first difference.
+    """
+    if made != now:
+        number, (one, two) = next((number, pair) for number, pair in enumerate(zip_longest(made, now)) if pair[0] != pair[1])
+        raise UsageError(
+            f"{what} knows {len(made)} categories, the data has {len(now)}, number {number} is {one!r} there and {two!r} here: give data "
+            "with the categories it was trained on"
+        )
+
+
 def require_same_origin(made: dict[str, Any], now: dict[str, Any], what: str) -> None:
     """Refuse weights of stage 2 that were trained for other events, clips or categories.
 
@@ -257,13 +286,7 @@ def require_same_origin(made: dict[str, Any], now: dict[str, Any], what: str) ->
     Raises:
         UsageError: They differ; names both.
     """
-    if made["classes"] != now["classes"]:
-        pairs = enumerate(zip_longest(made["classes"], now["classes"]))
-        number, (one, two) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
-        raise UsageError(
-            f"{what} knows {len(made['classes'])} categories, the data has {len(now['classes'])}, number {number} is {one!r} there and "
-            f"{two!r} here: give data with the categories it was trained on"
-        )
+    require_same_classes(made["classes"], now["classes"], what)
     require_same_split(made, now["protocol"], now["train_hash"], what)
     one, two = made["stage1"], now["stage1"]
     if one["hash"] != two["hash"]:

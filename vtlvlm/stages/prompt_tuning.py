@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
@@ -22,17 +20,16 @@ from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.base_identity import base_identity, require_same_base
 from vtlvlm.lvlm.llava import Llava, projector_origin
 from vtlvlm.lvlm.reasoner import EventReasoner, LabelScores
-from vtlvlm.metrics.actions import action_metrics, confusion, mean_over_views
-from vtlvlm.metrics.calibration import FittedTemperature, calibration_metrics
 from vtlvlm.stages.announcements import say_few_clips, say_trained
+from vtlvlm.stages.calibrated import CalibratedStage
 from vtlvlm.stages.compatibility import module_hash, require_same_origin, require_same_split, require_unseen_validation
-from vtlvlm.stages.stage import AdamW, Stage, Start
+from vtlvlm.stages.stage import AdamW, Start
 from vtlvlm.stages.starting_values import align_projector, measure_prior
 from vtlvlm.stages.stored_states import require_stored
 from vtlvlm.stages.vtem import VTEMModule
 
 
-class PromptTuningModule(Stage):
+class PromptTuningModule(CalibratedStage):
     """Trains the adapter with the cross-entropy of P(A = a) over the categories (eq. 7).
 
     Validation also fits the temperature of the probabilities (``metrics.calibration``). The checkpoint holds it with the weights that it
@@ -67,17 +64,14 @@ class PromptTuningModule(Stage):
         objective: Literal["listwise", "generative"] = "listwise",
         calibrate: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(calibrate)
         if objective not in ("listwise", "generative"):
             raise UsageError(f"objective {objective!r}: use listwise or generative")
         self.reasoner = reasoner
         self.optimizer = optimizer
         self.projector_learning_rate = projector_learning_rate
         self.vtem = vtem
-        self.objective, self.calibrate = objective, calibrate
-        self.monitor = "val/nll_calibrated" if calibrate else "val/nll"  # a model may be right but overconfident
-        self.classes: tuple[str, ...] = ()
-        self.confusion: Any = None
+        self.objective = objective
         self._provenance: dict[str, Any] = {}
         self._batches = self._most_batches = 0
         self.mapper: VTEMModule | None = None  # stage 1, if batches hold features or videos
@@ -156,12 +150,7 @@ class PromptTuningModule(Stage):
         width, tokens = self._provenance["event_dim"], self._provenance["num_tokens"]
         self.reasoner.build(self.classes, tokens, width, self._mesh(), fresh=self.start is Start.FRESH)
         self._provenance["llava"] = base_identity(self.reasoner.llava.path, self.reasoner.llava.revision)
-        self.val_metrics = action_metrics(len(self.classes)).clone(prefix="val/")
-        self.test_metrics = action_metrics(len(self.classes)).clone(prefix="test/")
-        self.val_calibrated = calibration_metrics().clone(prefix="val/", postfix="_calibrated")
-        self.test_calibrated = calibration_metrics().clone(prefix="test/", postfix="_calibrated")
-        self.confusion = confusion(len(self.classes))
-        self.fitted = FittedTemperature()
+        self.make_metrics()
 
     def _mesh(self) -> DeviceMesh | None:
         """The processes that share the model, with ModelParallelStrategy; else None."""
@@ -289,13 +278,10 @@ class PromptTuningModule(Stage):
         found: LabelScores = self.reasoner(self.vectors(batch))
         return found
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seeds each training step from seed, epoch, batch and rank, so that a resumed training draws the same random numbers. Without
-        ``seed_everything`` torch's own state stays."""
-        if (seed := os.environ.get("PL_GLOBAL_SEED")) is None:
-            return
-        place = (int(seed), self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+    @property
+    def temperature(self) -> Tensor:  # type: ignore[override]
+        """The reasoner's, which bundles hold too."""
+        return self.reasoner.temperature
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         if self.objective == "generative":
@@ -312,43 +298,11 @@ class PromptTuningModule(Stage):
         self.log_terms("train", {"loss": loss, "top1": top1, "in_list_mass": mass}, len(batch.labels))
         return loss
 
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Resets the temperature, which was fitted for the weights before the step."""
-        super().on_before_optimizer_step(optimizer)
-        self.reasoner.temperature.fill_(1)
-
     def _evaluate(self, batch: Batch, index: int, split: str) -> dict[str, Tensor]:
         scores = self.scores(batch)
         self._keep_pace(index)
-        log_probs, first = mean_over_views(scores.score.log_softmax(-1), batch.clips)
-        labels = batch.labels[first]
-        metrics, calibrated = (self.val_metrics, self.val_calibrated) if split == "val" else (self.test_metrics, self.test_calibrated)
-        metrics.update(log_probs, labels)
-        self.confusion.update(log_probs.argmax(-1), labels)
         self.log_terms(split, {"in_list_mass": scores.in_list_mass.mean()}, len(batch.labels))
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
-        if self._fits_temperature:
-            self.fitted.update(log_probs, labels)
-        else:
-            calibrated.update(log_probs / self.reasoner.temperature, labels)
-            self.log_dict(calibrated, on_step=False, on_epoch=True, batch_size=len(labels))
-        return {"clips": batch.clips[first], "labels": labels, "probs": self.reasoner.probabilities(log_probs)}
-
-    @property
-    def _fits_temperature(self) -> bool:
-        return self.calibrate and self.trainer.state.fn == TrainerFn.FITTING
-
-    def on_validation_epoch_end(self) -> None:
-        """Fit the temperature before the checkpoint is written; it is the same on every rank."""
-        if self._fits_temperature and not self.trainer.sanity_checking:
-            found = self.fitted.compute()
-            self.reasoner.temperature.copy_(found["temperature"])
-            self.log("val/nll_calibrated", found["nll_calibrated"], sync_dist=True)
-        self.fitted.reset()
-        self.log("val/temperature", self.reasoner.temperature.clone(), sync_dist=True)
-
-    def on_test_epoch_end(self) -> None:
-        self.log("test/temperature", self.reasoner.temperature.clone(), sync_dist=True)
+        return self.evaluate(scores.score, batch, split)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         self._evaluate(batch, index, "val")

@@ -1,0 +1,207 @@
+"""Recognition networks of the paper's Table I: a network, a head, and the cross-entropy."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from vtlvlm.errors import UsageError
+from vtlvlm.skeleton import curves, hierarchical, koopman, refining, slowonly, text_parts  # noqa: F401 - so that configurations find their parts
+from vtlvlm.skeleton.backbone import Network
+from vtlvlm.skeleton.heads import Head, Scores
+from vtlvlm.skeleton.layouts import layout_named
+from vtlvlm.stages.calibrated import CalibratedStage
+from vtlvlm.stages.checkpoints import RECORD, load_checkpoint
+from vtlvlm.stages.compatibility import require_same_classes, require_same_split, require_unseen_validation
+from vtlvlm.stages.sgd import SGD
+from vtlvlm.stages.stage import Start
+
+
+def require_same_sampling(made: dict[str, Any], now: dict[str, Any], what: str) -> None:
+    """Refuse weights that were trained on another stream, or on clips prepared in another way. The number of test views may differ.
+
+    Raises:
+        UsageError: Names the first difference.
+    """
+    one, two = ({**sampling, **sampling.get("init_args", {}), "init_args": None, "views": None} for sampling in (made, now))
+    if different := [name for name in two if one.get(name) != two[name]]:
+        old, new = (str(side.get(different[0])).rpartition(".")[2] or side.get(different[0]) for side in (one, two))
+        raise UsageError(
+            f"{what} was trained with another input ({different[0]}: {old} there, {new} here): set data.stream and data.preparation as "
+            "they were, or train anew"
+        )
+
+
+class Recognition(CalibratedStage):
+    """Trains a network that recognises actions from skeletons, with the cross-entropy and the losses of its head.
+
+    Args:
+        network: Joints to features.
+        head: Features to logits of the actions, and the losses that its method adds.
+        optimizer: SGD and its schedule.
+        label_smoothing: Share of each label that the cross-entropy spreads evenly over all actions, in [0, 1).
+        calibrate: Fit the temperature on the validation people. The best checkpoint is then the one with the lowest NLL at its temperature.
+        init_from: Checkpoint of a training on the same clips, whose weights a new training starts from: the first of Koopman pooling's two.
+
+    Raises:
+        UsageError: ``label_smoothing`` is out of range.
+    """
+
+    stage = "recognition"
+    training_only = ("optimizer", "label_smoothing", "calibrate", "init_from")
+    compared_elsewhere = ("head.texts", "init_from")
+
+    def __init__(
+        self,
+        network: Network,
+        head: Head,
+        optimizer: SGD = SGD(),  # noqa: B008 - a plain value, never changed
+        label_smoothing: float = 0.0,
+        calibrate: bool = True,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__(calibrate)
+        if not 0 <= label_smoothing < 1:
+            raise UsageError(f"label_smoothing={label_smoothing}: use a number from 0 up to 1")
+        self.network, self.head = network, head
+        self.optimizer, self.label_smoothing = optimizer, label_smoothing
+        self.init_from = init_from
+        self._provenance: dict[str, Any] = {}
+        self.register_buffer("temperature", torch.ones(()))
+
+    # -- building ----------------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        data = self.data
+        if len(data.classes) < 2:
+            raise UsageError(f"only one category ({data.classes[0]}): give clips of two or more")
+        self.classes = tuple(data.classes)
+        origin = {
+            "classes": list(self.classes),
+            "protocol": data.source.protocol,
+            "train_hash": data.train_hash,
+            "split": data.split_description,
+            "layout": data.layout.name,
+            "bodies": data.bodies,
+            "window": data.window,
+            "sampling": data.sampling_settings,
+        }
+        if self.pending_record is not None:
+            self._require(self.pending_record["provenance"], origin, "the checkpoint")
+        elif self._provenance:
+            self._require(self._provenance, origin, "this module")
+        self._provenance = origin
+
+    def _require(self, made: dict[str, Any], now: dict[str, Any], what: str) -> None:
+        """Refuse weights of other joints, actions or training clips, and validation clips that the weights were trained on."""
+        for name, unit in (("layout", "joints"), ("bodies", "bodies"), ("window", "frames")):
+            if made[name] != now[name]:
+                raise UsageError(f"{what} was trained on {made[name]} {unit}, the data has {now[name]}: give the same, or train anew")
+        require_same_sampling(made["sampling"], now["sampling"], what)
+        require_same_classes(made["classes"], now["classes"], what)
+        require_same_split(made, now["protocol"], now["train_hash"], what)
+        if self.trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING):
+            require_unseen_validation(made["split"], now["split"], what)
+
+    def configure_model(self) -> None:
+        if self.confusion is not None:
+            return
+        self._build(self._provenance)
+        self.make_metrics()
+        if self.init_from is not None and self.start is Start.FRESH and self.trainer.state.fn == TrainerFn.FITTING:
+            checkpoint = load_checkpoint(self.init_from)
+            if checkpoint[RECORD]["stage"] != self.stage:
+                raise UsageError(f"{self.init_from} is a checkpoint of stage {checkpoint[RECORD]['stage']!r}, not {self.stage!r}")
+            self._require(checkpoint[RECORD]["provenance"], self._provenance, self.init_from)
+            self.take(checkpoint["state_dict"], self.init_from)
+            self.temperature.fill_(1)
+
+    def _build(self, origin: dict[str, Any]) -> None:
+        layout = layout_named(origin["layout"])
+        self.network.build(layout, origin["bodies"])
+        self.head.build(self.network.shapes(origin["window"]), origin["classes"], layout)
+
+    def restore(self, provenance: dict[str, Any]) -> None:
+        self._provenance = dict(provenance)
+        self.classes = tuple(provenance["classes"])
+        self.configure_model()
+
+    def adopt(self, checkpoint: dict[str, Any], path: str | Path) -> None:
+        """Compares shapes before memory is taken for the weights."""
+        if self.confusion is None:
+            with torch.device("meta"):
+                sketch = Recognition(copy.deepcopy(self.network), copy.deepcopy(self.head))
+                sketch._build(checkpoint[RECORD]["provenance"])
+            held = checkpoint["state_dict"]
+            for name, tensor in sketch.state_dict().items():
+                if name not in held or held[name].shape != tensor.shape:
+                    raise UsageError(f"{path}: its weights do not fit its settings ({name}); get the file again, or make it again")
+        super().adopt(checkpoint, path)
+
+    def require_same_settings(self, record: dict[str, Any], path: str, training: bool) -> None:
+        super().require_same_settings(record, path, training)
+        if self._provenance:  # set up already
+            self._require(record["provenance"], self._provenance, path)
+
+    def provenance(self) -> dict[str, Any]:
+        """The origin of the weights, with the numbers of parameters in training and after it."""
+        if self.confusion is None:
+            return self._provenance
+        weights = [*self.network.parameters(), *self.head.parameters()]
+        dropped = [p for module in self.head.only_in_training() for p in module.parameters()]
+        count = sum(p.numel() for p in weights)
+        parameters = {"training": count, "inference": count - sum(p.numel() for p in dropped)}
+        return {**self._provenance, "parameters": parameters}
+
+    def on_fit_start(self) -> None:
+        """Log the numbers of parameters."""
+        counts = self.provenance()["parameters"]
+        rank_zero_info(f"{counts['training']:,} parameters, {counts['inference']:,} of them for inference")
+
+    # -- steps -------------------------------------------------------------------------------------------------------------------
+
+    def scores(self, joints: Tensor, labels: Tensor | None = None) -> Scores:
+        """Joints (N, C, T, V, M) -> logits (N, A), and the head's losses if labels are given."""
+        found: Scores = self.head(self.network(joints), labels)
+        return found
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        scores = self.scores(batch.joints, batch.labels)
+        entropy = F.cross_entropy(scores.logits, batch.labels, label_smoothing=self.label_smoothing)
+        loss = entropy + sum(scores.losses.values())
+        top1 = (scores.logits.argmax(-1) == batch.labels).float().mean()
+        self.log_terms("train", {"loss": loss, "cross_entropy": entropy, **scores.losses, "top1": top1}, len(batch.labels))
+        return loss
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        self.evaluate(self.scores(batch.joints).logits, batch, "val")
+
+    def test_step(self, batch: Any, index: int) -> dict[str, Tensor]:
+        """Row in the index, label and calibrated probabilities of each clip, averaged over its views."""
+        return self.evaluate(self.scores(batch.joints).logits, batch, "test")
+
+    def predict_step(self, batch: Any, index: int) -> Tensor:
+        """Calibrated probabilities (B, A) of each view."""
+        return self.probabilities(self.scores(batch.joints).logits)
+
+    def configure_optimizers(self) -> Any:
+        settings = self.optimizer
+        optimizer = torch.optim.SGD(
+            settings.groups({name: weight for name, weight in self.named_parameters() if weight.requires_grad}),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+        )
+        trainer: Any = self.trainer
+        trainer.fit_loop.setup_data()  # with max_steps alone, Lightning would count an epoch's batches later
+        total = int(trainer.estimated_stepping_batches)
+        epoch = max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: settings.factor(step, epoch, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
