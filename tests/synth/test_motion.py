@@ -55,6 +55,11 @@ def recorded(world: np.ndarray, mirrored: bool = True, tilt: float = TILT) -> np
     return turned * [-1.0 if mirrored else 1.0, 1.0, 1.0]
 
 
+def _tilted() -> np.ndarray:
+    """The rotation that undoes the tilt of ``recorded``."""
+    return np.array([[1, 0, 0], [0, np.cos(TILT), np.sin(TILT)], [0, -np.sin(TILT), np.cos(TILT)]])
+
+
 def kinect20(joints: np.ndarray) -> np.ndarray:
     """The 20 joints of Kinect v1 out of 25."""
     other = {"hip_center": "spine_base", "spine": "spine_mid", "shoulder_center": "spine_shoulder"}
@@ -83,8 +88,7 @@ def test_limbs_point_where_the_recordings_do(joints: int, mirrored: bool) -> Non
     recording = Recording(NAME, (kinect20(seen) if joints == 20 else seen)[None])
     assert is_mirrored([recording]) is mirrored
     # the plane of a person who stands still says nothing of the slope: the rig is given
-    rig = Rig(mirrored, np.array([[1, 0, 0], [0, np.cos(TILT), np.sin(TILT)], [0, -np.sin(TILT), np.cos(TILT)]]))
-    played = performed(recording, rig, (Person.of(0, 3),))
+    played = performed(recording, Rig(mirrored, _tilted()), (Person.of(0, 3),))
     np.testing.assert_allclose(directions(played.joints[0]), directions(world), atol=0.02)
     # as seen by the recording camera: the left hand of a person who faces it is on the right side of its picture
     assert (played.joints[0, :, J["wrist_left"], 0] > played.joints[0, :, J["wrist_right"], 0]).all()
@@ -158,6 +162,16 @@ def test_long_paths_are_shortened() -> None:
     np.testing.assert_allclose(directions(near), directions(far), atol=1e-12)
     short = performer(10)[None] + [5.0, 0.0, 7.0]
     np.testing.assert_allclose(np.ptp(in_the_middle(short)[0, :, 0], axis=0), np.ptp(short[0, :, 0], axis=0))
+
+
+def test_two_bodies_keep_their_distance() -> None:
+    world = performer(10)
+    pair = np.stack([recorded(world + np.array([side, 0.0, 0.4])) for side in (-0.6, 0.8)])
+    people = (Person.of(0, 3), Person.of(0, 500))
+    played = performed(Recording(NAME, pair), Rig(True, _tilted()), people).joints
+    apart = played[1, :, 0] - played[0, :, 0]
+    np.testing.assert_allclose(apart, np.tile([1.4, 0.0, 0.0], (10, 1)), atol=0.03)
+    np.testing.assert_allclose(played[:, :, 0, [0, 2]].mean((0, 1)), 0.0, atol=0.05)
 
 
 def test_joints_of_kinect_v1_are_sums_of_recorded_ones() -> None:

@@ -168,7 +168,8 @@ def performed(recording: Recording, rig: Rig, people: tuple[Person, ...]) -> Per
     world = recording.world(rig.mirrored) @ rig.upright.T
     bodies, cast = [], []
     for person, joints in zip(people, world, strict=True):
-        steady = smoothed(joined(closed(joints)))
+        whole = closed(joints)
+        steady = smoothed(joined(whole) if len(world) == 1 else whole)  # two bodies keep their places
         rigid = with_rigid_bones(steady)
         cast.append(replace(person, height=round(stature(rigid), 4)))
         bodies.append(with_feet(grounded(rigid, steady), cast[-1].height))
@@ -187,8 +188,8 @@ def performed(recording: Recording, rig: Rig, people: tuple[Person, ...]) -> Per
 
 
 def in_the_middle(joints: Array) -> Array:
-    """Bodies (M, F, 25, 3) around the middle of the rig. A path that would lead out of the pictures is shortened."""
-    pelvis = joints[0, :, 0] * [1.0, 0.0, 1.0]
+    """Bodies (M, F, 25, 3) around the middle of the rig. A path that would lead out of the pictures is shortened, for all bodies alike."""
+    pelvis = joints[:, :, 0].mean(axis=0) * [1.0, 0.0, 1.0]
     middle = (pelvis.min(0) + pelvis.max(0)) / 2
     farthest = float(np.linalg.norm(pelvis - middle, axis=-1).max())
     shorter = min(1.0, REACH / max(farthest, 1e-9))
