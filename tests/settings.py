@@ -16,7 +16,13 @@ from vtlvlm.stages.parts import PARTS
 
 RECORDED = Path(__file__).with_suffix(".txt")
 REGENERATE = ".venv/bin/python tests/settings.py > tests/settings.txt"
-FIRST = {*PARTS, "vtlvlm.data.datamodule.NTUDataModule"}
+PREPARATIONS = ("CropAndResize", "UniformFrames", "WholeClips", "BoxedFrames")
+FIRST = {
+    *PARTS,
+    "vtlvlm.data.datamodule.NTUDataModule",
+    "vtlvlm.skeleton.datamodule.SkeletonDataModule",
+    *(f"vtlvlm.skeleton.preparing.{name}" for name in PREPARATIONS),
+}
 """Classes that a configuration or a checkpoint names; those that their settings are of follow from them"""
 
 
