@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vtlvlm.errors import UsageError
 from vtlvlm.skeleton.heads import LinearHead
@@ -24,6 +25,13 @@ def test_size_is_the_official_one(layout: str, actions: int) -> None:
     network.build(layout_named(layout), bodies=2)
     head.build(network.shapes(48), [str(action) for action in range(actions)], layout_named(layout))
     assert count(network, head) == OFFICIAL[layout, actions]
+
+
+@pytest.mark.parametrize(("size", "billions"), [(56, 15.6), (64, 20.4)])
+def test_multiply_adds_of_a_clip_are_the_official_ones(size: int, billions: float) -> None:
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        SlowOnly(17, 32, (4, 6, 3))(torch.zeros(1, 17, 48, size, size))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(billions, abs=0.05)
 
 
 def test_a_limb_has_a_channel() -> None:
