@@ -14,10 +14,13 @@ from vtlvlm.skeleton.backbone import NormalisedJoints, SkeletonNet
 from vtlvlm.skeleton.datamodule import SkeletonDataModule
 from vtlvlm.skeleton.heads import BottleneckHead, Head, LinearHead
 from vtlvlm.skeleton.koopman import KoopmanHead, normalised_maps
+from vtlvlm.skeleton.packed import NW_UCLA_ACTIONS
 from vtlvlm.skeleton.preparing import BoxedFrames
 from vtlvlm.skeleton.source import SkeletonSource
 from vtlvlm.skeleton.spatial import RefinedTopology
 from vtlvlm.skeleton.temporal import MultiScaleTemporal
+from vtlvlm.skeleton.text_parts import TextPartsHead
+from vtlvlm.skeleton.text_table import write_table
 from vtlvlm.stages.checkpoints import RECORD
 from vtlvlm.stages.recognition import Recognition
 from vtlvlm.stages.sgd import SGD
@@ -177,3 +180,16 @@ def test_a_second_training_starts_from_the_first(file: Path, tmp_path: Path) -> 
     other = module(KoopmanHead(second=True), widths=(8, 8), init_from=str(best(tmp_path / "first")))
     with pytest.raises(UsageError, match="joint there, bone here"):
         trainer(tmp_path / "third", 1).fit(other, datamodule=data_of(file, stream="bone"))
+
+
+def test_a_checkpoint_opens_no_file_that_it_names(file: Path, tmp_path: Path) -> None:
+    """GAP's texts are in the checkpoint; their file may be gone, or be any other."""
+    texts = tmp_path / "texts.safetensors"
+    write_table(texts, NW_UCLA_ACTIONS, torch.randn(10, 5, 6), "random numbers")
+    made = module(TextPartsHead(str(texts), text_width=6))
+    trainer(tmp_path, 1).fit(made, datamodule=data_of(file))
+    texts.write_text("another file, which would be refused")
+    found = Recognition.load_from_checkpoint(best(tmp_path))
+    assert torch.equal(found.head.contrast.texts, made.head.contrast.texts)
+    counts = found.provenance()["parameters"]
+    assert counts["training"] - counts["inference"] == 5 * (16 * 6 + 6) + 5  # the maps to the texts' width, and the scales

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,9 @@ class TapShape(NamedTuple):
 
 class Head(nn.Module, ABC):
     """Features of all blocks -> scores of the actions."""
+
+    files: ClassVar[tuple[str, ...]] = ()
+    """Settings that name files which only a new training reads"""
 
     @abstractmethod
     def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout) -> None:

@@ -111,7 +111,9 @@ class Refined(nn.Module):
         """(B, C, T, V) -> (B, K, C', V, V): what joint u takes from joint v, for each clip, subset and channel."""
         mean = x.mean(2, keepdim=True)
         difference = torch.tanh(self.phi(mean).transpose(2, 3) - self.psi(mean))  # (B, K·R, V, V)
-        return self.alpha * self.refine(difference).unflatten(1, (len(self.edges), -1)) + self.edges[:, None]
+        assert self.refine.bias is not None
+        weight, bias = self.alpha * self.refine.weight, self.alpha * self.refine.bias  # fewer products than alpha times the result
+        return F.conv2d(difference, weight, bias, groups=len(self.edges)).unflatten(1, (len(self.edges), -1)) + self.edges[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, V) -> (B, C', T, V)."""

@@ -40,6 +40,8 @@ class TextPartsHead(Head):
         UsageError: A setting is out of range.
     """
 
+    files = ("texts",)
+
     def __init__(
         self, texts: str | None = None, text_width: int = 576, weight: float = 0.8, parts: Sequence[Sequence[int]] | None = None
     ) -> None:

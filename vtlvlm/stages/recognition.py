@@ -134,7 +134,9 @@ class Recognition(CalibratedStage):
         self.configure_model()
 
     def adopt(self, checkpoint: dict[str, Any], path: str | Path) -> None:
-        """Compares shapes before memory is taken for the weights."""
+        """Compares shapes before memory is taken for the weights. Files that the checkpoint's settings name are not opened."""
+        for name in self.head.files:
+            setattr(self.head, name, None)
         if self.confusion is None:
             with torch.device("meta"):
                 sketch = Recognition(copy.deepcopy(self.network), copy.deepcopy(self.head))
