@@ -18,6 +18,7 @@ from vtlvlm.synth.motion import (
     SPREAD,
     Recording,
     Rig,
+    bone_lengths,
     closed,
     grounded,
     in_the_middle,
@@ -139,7 +140,7 @@ def test_bones_become_rigid_and_keep_their_directions() -> None:
     joints = performer(9)
     stretched = joints.copy()
     stretched[4, J["wrist_left"]] += 0.3 * (joints[4, J["wrist_left"]] - joints[4, J["elbow_left"]])
-    rigid = with_rigid_bones(stretched)
+    rigid = with_rigid_bones(stretched, bone_lengths(stretched))
     length = np.linalg.norm(rigid[:, J["wrist_left"]] - rigid[:, J["elbow_left"]], axis=-1)
     np.testing.assert_allclose(length, np.linalg.norm(joints[0, J["wrist_left"]] - joints[0, J["elbow_left"]]))
     np.testing.assert_allclose(directions(rigid), directions(stretched), atol=1e-9)
@@ -227,6 +228,19 @@ def test_the_set_resumes_and_refuses_other_recordings(packed: Path, tmp_path: Pa
         play(tmp_path / "set", packed, seed=2, **settings)
 
 
+def test_a_persons_bones_are_the_same_in_all_recordings(tmp_path: Path) -> None:
+    seen = kinect20(recorded(performer(6)))
+    sizes = (0.7, 1.0, 1.05)  # as if seen from three sides
+    file = write_packed(tmp_path / "a.npz", {(camera, 1, 0, 0): size * seen for camera, size in enumerate(sizes, 1)})
+    play(tmp_path / "set", file, actions=[1], workers=1, progress=False)
+    lengths = []
+    for camera in (1, 2, 3):
+        joints = read_skeleton(tmp_path / "set" / "nturgb+d_skeletons" / f"S001C00{camera}P001R001A001.skeleton").joints[0]
+        lengths.append(np.linalg.norm(joints[:, J["knee_left"]] - joints[:, J["hip_left"]], axis=-1))
+    thigh = np.linalg.norm(seen[0, KINECT20.index("knee_left")] - seen[0, KINECT20.index("hip_left")])
+    np.testing.assert_allclose(lengths, thigh, atol=1e-3)
+
+
 def test_skeleton_files_play_again(packed: Path, tmp_path: Path) -> None:
     """The files of a rendered set are recordings themselves, with the same limbs."""
     play(tmp_path / "set", packed, subjects=1, workers=1, progress=False)
@@ -289,7 +303,8 @@ def test_real_recordings(test_data: Path) -> None:
     for camera, recordings in by_camera.items():
         rig = Rig.of(recordings, True)
         recording = recordings[5]
-        clip = MotionClip(0, 1, recording.name, source.held[recording.name], rig, recording.joints.shape[1], 1)
+        lengths = bone_lengths(recording.world(True)[0])
+        clip = MotionClip(0, 1, recording.name, source.held[recording.name], rig, lengths, recording.joints.shape[1], 1)
         played = clip.performance().joints[0]
         truth = recording.world(True)[0] @ rig.upright.T
         angles = np.degrees(np.arccos(np.clip((directions(played) * directions(truth)).sum(-1), -1, 1)))

@@ -48,6 +48,7 @@ FOOT = 0.085
 """Least length of a foot, in heights of the person. Kinect v1 loses the toes."""
 
 _ORDER = [0, 1, 20, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 21, 22, 23, 24]  # parents first
+_PARENTS = [max(parent, 0) for parent in PARENTS]
 _SIDE = list(NTU25.mirror)
 _FEET = [J[f"{part}_{side}"] for part in ("ankle", "foot") for side in ("left", "right")]
 
@@ -163,14 +164,21 @@ def is_mirrored(recordings: Iterable[Recording]) -> bool:
     return ahead < 0
 
 
-def performed(recording: Recording, rig: Rig, people: tuple[Person, ...]) -> Performance:
-    """Let people perform a recording in which every joint is known at some time, one for each of its bodies."""
+def performed(recording: Recording, rig: Rig, people: tuple[Person, ...], lengths: Array | None = None) -> Performance:
+    """Let people perform a recording in which every joint is known at some time, one for each of its bodies.
+
+    Args:
+        recording: the recording.
+        rig: its camera's.
+        people: who performs it.
+        lengths: (25,) metres of the first person's bones; None for those of the recording.
+    """
     world = recording.world(rig.mirrored) @ rig.upright.T
     bodies, cast = [], []
-    for person, joints in zip(people, world, strict=True):
+    for person, joints, known in zip(people, world, [lengths, None], strict=False):
         whole = closed(joints)
         steady = smoothed(joined(whole) if len(world) == 1 else whole)  # two bodies keep their places
-        rigid = with_rigid_bones(steady)
+        rigid = with_rigid_bones(steady, bone_lengths(steady) if known is None else known)
         cast.append(replace(person, height=round(stature(rigid), 4)))
         bodies.append(with_feet(grounded(rigid, steady), cast[-1].height))
     joints = in_the_middle(np.stack(bodies))
@@ -235,12 +243,15 @@ def smoothed(joints: Array) -> Array:
     return joints if len(joints) < SMOOTHING else savgol_filter(joints, SMOOTHING, 2, axis=0, mode="interp")
 
 
-def with_rigid_bones(joints: Array) -> Array:
-    """(F, 25, 3) with the same directions of the bones. A bone's length is its median over all frames and over both sides."""
-    bones = joints - joints[:, [max(parent, 0) for parent in PARENTS]]
-    lengths = np.median(np.linalg.norm(bones, axis=-1), axis=0)
-    lengths = (lengths + lengths[_SIDE]) / 2
-    bones = unit(bones) * lengths[:, None]
+def bone_lengths(joints: Array) -> Array:
+    """(F, 25, 3) → (25,) metres from each joint to its parent: the median over the frames, and the mean of both sides."""
+    lengths = np.median(np.linalg.norm(joints - joints[:, _PARENTS], axis=-1), axis=0)
+    return np.asarray((lengths + lengths[_SIDE]) / 2)
+
+
+def with_rigid_bones(joints: Array, lengths: Array) -> Array:
+    """(F, 25, 3) with the same directions of the bones and these lengths (25,)."""
+    bones = unit(joints - joints[:, _PARENTS]) * lengths[:, None]
     out = joints.copy()
     for joint in _ORDER[1:]:
         out[:, joint] = out[:, PARENTS[joint]] + bones[:, joint]
@@ -249,7 +260,7 @@ def with_rigid_bones(joints: Array) -> Array:
 
 def stature(joints: Array) -> float:
     """Metres from the sole to the top of the head of a body (F, 25, 3) with rigid bones, standing."""
-    length = np.linalg.norm(joints - joints[:, [max(parent, 0) for parent in PARENTS]], axis=-1)[0]
+    length = np.linalg.norm(joints - joints[:, _PARENTS], axis=-1)[0]
     leg = length[J["knee_left"]] + length[J["ankle_left"]] + CLEARANCE[J["ankle_left"]]
     return float(leg + sum(length[J[name]] for name in ("spine_mid", "spine_shoulder", "neck", "head")) + 0.08)
 

@@ -24,21 +24,22 @@ from vtlvlm.errors import DataError, UsageError, naming
 from vtlvlm.skeleton.layouts import KINECT20, NTU25
 from vtlvlm.skeleton.packed import META, open_recordings
 from vtlvlm.skeleton.reading import ENDING, read_skeleton
+from vtlvlm.synth.body import Array
 from vtlvlm.synth.dataset import EXTRA, film, produce, require_settings
-from vtlvlm.synth.motion import Recording, Rig, is_mirrored, performed
+from vtlvlm.synth.motion import Recording, Rig, bone_lengths, is_mirrored, performed
 from vtlvlm.synth.people import Person
 from vtlvlm.synth.performance import Performance
 from vtlvlm.synth.scene import ANGLES, FPS, HEIGHT, WIDTH, Camera, Setup, setup_of
 from vtlvlm.system.places import require_apart
 
-MOTION_VERSION = 1
+MOTION_VERSION = 2
 """Increased whenever the same recordings and settings give other videos."""
 BACK = 0.8
 """Metres by which the rig stands farther away than for a rendered action, since people walk around."""
 OTHER_RIG = 100
 """Added to the setup's number for each further camera."""
 ENOUGH = 60
-"""Recordings of a camera, at most, that are read to find its floor."""
+"""Recordings, at most, that are read to find a camera's floor or the lengths of a person's bones."""
 
 Held = NDArray[np.float32] | Path
 """A packed recording (M, F, V, 3 or more), or the file to read it from"""
@@ -117,6 +118,8 @@ class MotionClip:
     taken: ClipName
     held: Held
     rig: Rig
+    lengths: Array | None
+    """(25,) metres of the person's bones; None for those of the recording"""
     frames: int
     bodies: int
 
@@ -136,7 +139,7 @@ class MotionClip:
         """The performance, the same for all views of the recording."""
         subject = self.taken.subject
         people = (Person.of(self.seed, subject), Person.of(self.seed, EXTRA + subject - 1))
-        return performed(loaded(self.taken, self.held), self.rig, people[: self.bodies])
+        return performed(loaded(self.taken, self.held), self.rig, people[: self.bodies], self.lengths)
 
     def make(self, root: Path) -> None:
         """Write both files, each whole or not at all, the skeleton last."""
@@ -195,9 +198,11 @@ def play(
         raise UsageError(f"{recordings}: none of its {len(source.held)} recordings is chosen; it has {_spans(source.held)}")
     if len(filmed) > 1 and max(name.setup for name in chosen) >= OTHER_RIG:
         raise UsageError(f"{recordings}: further cameras add {OTHER_RIG} to the setup's number: give --cameras 1, or setups below it")
-    rigs, sizes, left_out = _surveyed(source, chosen, progress)
+    rigs, bones, sizes, left_out = _surveyed(source, chosen, progress)
     clips = [
-        MotionClip(seed, view, name, source.held[name], rigs[name.setup, name.camera], *sizes[name]) for name in sizes for view in filmed
+        MotionClip(seed, view, name, source.held[name], rigs[name.setup, name.camera], bones.get(name.subject), *sizes[name])
+        for name in sizes
+        for view in filmed
     ]
     if not clips:
         raise DataError(f"{recordings}: none of its recordings can be played, the first because {next(iter(left_out.values()))}")
@@ -219,34 +224,57 @@ def play(
     return produce(Path(output), settings, sorted(clips, key=lambda clip: clip.name), classes, details, workers, progress)
 
 
-def _surveyed(
-    source: Source, chosen: Sequence[ClipName], progress: bool
-) -> tuple[dict[tuple[int, int], Rig], dict[ClipName, tuple[int, int]], dict[ClipName, str]]:
-    """The rig of each recording camera, frames and bodies of each chosen recording, and why others cannot be played.
+class Survey(NamedTuple):
+    """What is known of recordings before they are rendered."""
 
-    A camera's floor comes from recordings that are spread over all that it made, whichever are chosen.
+    rigs: dict[tuple[int, int], Rig]
+    """By setup and camera"""
+    bones: dict[int, Array]
+    """Subject → (25,) metres of the bones"""
+    sizes: dict[ClipName, tuple[int, int]]
+    """Frames and bodies of each recording that can be played"""
+    left_out: dict[ClipName, str]
+    """Why others cannot"""
+
+
+def _surveyed(source: Source, chosen: Sequence[ClipName], progress: bool) -> Survey:
+    """Read the chosen recordings, and for each of their cameras and people up to ``ENOUGH`` that are spread over all there are.
+
+    A camera's floor and a person's bones so depend on the file and not on the choice. A bone's length is the median over recordings of the
+    median over frames: a Kinect that sees a person from the side gives limbs of other lengths.
     """
+    cameras = {(name.setup, name.camera) for name in chosen}
+    people = {name.subject for name in chosen}
     by_camera: dict[tuple[int, int], list[ClipName]] = defaultdict(list)
+    by_person: dict[int, list[ClipName]] = defaultdict(list)
     for name in source.held:
-        by_camera[name.setup, name.camera].append(name)
-    cameras = {camera: by_camera[camera] for camera in sorted({(name.setup, name.camera) for name in chosen})}
-    probes = {name for names in cameras.values() for name in names[:: -(-len(names) // ENOUGH)]}
+        if (name.setup, name.camera) in cameras:
+            by_camera[name.setup, name.camera].append(name)
+        if name.subject in people:
+            by_person[name.subject].append(name)
+    for_floor, for_bones = (
+        {name for names in group.values() for name in names[:: -(-len(names) // ENOUGH)]} for group in (by_camera, by_person)
+    )
     kept: dict[tuple[int, int], list[Recording]] = {camera: [] for camera in cameras}
+    lengths: dict[int, list[Array]] = {subject: [] for subject in people}
     sizes: dict[ClipName, tuple[int, int]] = {}
     left_out: dict[ClipName, str] = {}
     wanted = set(chosen)
-    for name in tqdm(sorted(wanted | probes), desc="reading", unit="recording", disable=not progress):
+    for name in tqdm(sorted(wanted | for_floor | for_bones), desc="reading", unit="recording", disable=not progress):
         try:
             recording = loaded(name, source.held[name])
         except DataError as error:
             left_out.update({name: str(error)} if name in wanted else {})
             continue
-        if name in probes:
+        if name in for_floor:
             kept[name.setup, name.camera].append(recording)
+        if name in for_bones or (name in wanted and not lengths[name.subject]):
+            lengths[name.subject].append(bone_lengths(recording.world(mirrored=False)[0]))
         if name in wanted:
             sizes[name] = (recording.joints.shape[1], recording.joints.shape[0])
     mirrored = is_mirrored(recording for recordings in kept.values() for recording in recordings)
-    return {camera: Rig.of(recordings, mirrored) for camera, recordings in kept.items()}, sizes, left_out
+    rigs = {camera: Rig.of(recordings, mirrored) for camera, recordings in kept.items()}
+    return Survey(rigs, {subject: np.median(own, axis=0) for subject, own in lengths.items() if own}, sizes, left_out)
 
 
 def _spans(names: Iterable[ClipName]) -> str:
