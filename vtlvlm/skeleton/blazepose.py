@@ -10,8 +10,10 @@ Pictures are (height, width, 3) uint8 RGB. Places in them are continuous pixels 
 from __future__ import annotations
 
 import importlib.util
+import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -282,6 +284,19 @@ def same_person(one: Array, other: Array, radius: float) -> bool:
 # -- networks -------------------------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Drop what the library writes to the process's standard error: a note for each network that it opens."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 class Network:
     """A network of one input, whose outputs are told apart by their sizes."""
 
@@ -291,8 +306,9 @@ class Network:
         except ImportError as error:
             raise UsageError("poses needs ai-edge-litert; run: pip install 'vtlvlm[poses]'") from error
         try:
-            self._interpreter = Interpreter(model_content=content, num_threads=1)
-            self._interpreter.allocate_tensors()
+            with _unsaid():
+                self._interpreter = Interpreter(model_content=content, num_threads=1)
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise UsageError(f"a weight file of BlazePose is damaged; take it again from {CARRIER}") from error
         self._input = self._interpreter.get_input_details()[0]["index"]
