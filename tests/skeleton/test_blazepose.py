@@ -1,6 +1,7 @@
 """BlazePose: the geometry around the networks always, the networks where they are installed."""
 
 import importlib.util
+import sys
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from vtlvlm.skeleton.blazepose import (
     FILES,
     TO_NTU25,
     Letterbox,
+    Network,
     Pose,
     Region,
     anchors,
@@ -160,9 +162,20 @@ def test_weights_from_a_folder_and_from_a_wheel(tmp_path: Path) -> None:
             wheel.writestr(f"mediapipe/modules/{name}", bytes([content + 5]))
     assert find_weights(tmp_path / "a.whl") == (b"\5", b"\6")
     assert find_weights(tmp_path / "a.whl").digest != find_weights(tmp_path).digest
+    with zipfile.ZipFile(tmp_path / "c.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+        for name in FILES:
+            wheel.writestr(f"mediapipe/modules/{name}", bytes(2**26 + 1))
+    with pytest.raises(UsageError, match=r"c.whl: no wheel of mediapipe"):
+        find_weights(tmp_path / "c.whl")
     (tmp_path / "b.whl").write_bytes(b"no wheel")
     with pytest.raises(UsageError, match=r"b.whl: no wheel of mediapipe"):
         find_weights(tmp_path / "b.whl")
     if importlib.util.find_spec("mediapipe") is None:
         with pytest.raises(UsageError, match="the weights of BlazePose are not installed; run: pip install --no-deps"):
             find_weights(None)
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    with pytest.raises(UsageError, match=r"poses needs ai-edge-litert; run: pip install 'vtlvlm\[poses\]'"):
+        Network(b"weights")

