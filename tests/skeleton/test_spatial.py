@@ -141,8 +141,7 @@ def edge_convolution_by_loops(unit: EdgeConvolution, x: Tensor, number: int, cou
     return out
 
 
-@WIDTHS
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("c_in", "c_out", "first"), [(3, 8, True), (8, 8, False)])
 def test_hierarchical_graph(c_in: int, c_out: int, first: bool) -> None:
     unit = randomise(HierarchicalGraph("spine_mid")(NTU25, c_in, c_out, first))
     x, edges, steps = features(2, c_in, 4, 25), unit.edges, levels(NTU25, 1)

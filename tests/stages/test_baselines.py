@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from moves import write_moves
-from shipped import FOLDER, put, resolved
+from shipped import FOLDER, holders, put, resolved
 
 from vtlvlm.cli import main
+from vtlvlm.skeleton.packed import NW_UCLA_ACTIONS
+from vtlvlm.skeleton.text_table import write_table
 
-NAMES = sorted(path.stem for path in (FOLDER / "baselines").glob("*.yaml"))
+NAMES = sorted(path.stem for path in (FOLDER / "baselines").glob("*.yaml") if path.stem != "koopman_second")
 SMALL = [name for name in NAMES if name.endswith("_small")]
 STEPS = 2
 
@@ -31,16 +34,25 @@ def shrunk(config: dict[str, Any], file: Path, folder: Path) -> Path:
     for holder in [small["model"]["init_args"]["network"]["init_args"].get("spatial") or {}]:
         if "root" in (holder.get("init_args") or {}):
             holder["init_args"]["root"] = "spine"
+    if any(holders(small, "texts")):
+        write_table(folder / "texts.safetensors", NW_UCLA_ACTIONS, torch.randn(10, 5, 576), "random numbers")
+        put(small, texts=str(folder / "texts.safetensors"))
+    if any(holders(small, "metres")):
+        put(small, metres=True, coordinates="metres")
     record = {"class_path": "golden.Record", "init_args": {"path": str(folder / "losses.jsonl")}}
     small["trainer"] |= {"accelerator": "cpu", "precision": "32-true", "callbacks": [record], "enable_model_summary": False}
     small["trainer"] |= {"max_epochs": None, "max_steps": STEPS, "limit_val_batches": 1, "enable_progress_bar": False, "strategy": "ddp"}
+    small["trainer"] |= {"val_check_interval": STEPS, "check_val_every_n_epoch": None}
     (folder / "losses.jsonl").write_text("")
     (folder / "config.yaml").write_text(yaml.safe_dump(small))
     return folder / "config.yaml"
 
 
 def require_training(name: str, file: Path, folder: Path) -> None:
-    config = resolved(f"baselines/{name}.yaml")
+    require_steps(resolved(f"baselines/{name}.yaml"), file, folder)
+
+
+def require_steps(config: dict[str, Any], file: Path, folder: Path) -> None:
     assert config["trainer"]["max_epochs"] > max(config["model"]["init_args"]["optimizer"]["milestones"] or [0])
     assert main(["fit", "--config", str(shrunk(config, file, folder))]) == 0
     lines = map(json.loads, (folder / "losses.jsonl").read_text().splitlines())
@@ -49,9 +61,42 @@ def require_training(name: str, file: Path, folder: Path) -> None:
     assert all(map(math.isfinite, losses))
 
 
-@pytest.mark.parametrize("name", SMALL)
+QUICK = ["st_gcn_small"]
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SMALL])
 def test_a_small_baseline_trains(name: str, file: Path, tmp_path: Path) -> None:
     require_training(name, file, tmp_path)
+
+
+def test_a_trained_baseline_is_tested_and_predicts(file: Path, tmp_path: Path) -> None:
+    """The run folder has what every run has."""
+    config = shrunk(resolved("baselines/ctr_gcn_small.yaml"), file, tmp_path)
+    for command in (["fit"], ["test", "--ckpt_path", "best"], ["predict", "--ckpt_path", "best"]):
+        assert main([command[0], "--config", str(config), *command[1:]]) == 0
+    run = tmp_path / "run"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["num_clips"] == 12
+    assert metrics["provenance"]["parameters"] == {"training": 105_716, "inference": 105_716}
+    assert metrics["metrics"].keys() >= {"top1", "nll_calibrated", "temperature"}
+    assert len((run / "predictions_test.csv").read_text().splitlines()) == 13
+    assert len((run / "predictions.csv").read_text().splitlines()) == 37
+
+
+@pytest.mark.slow
+def test_koopman_pooling_trains_twice(file: Path, tmp_path: Path) -> None:
+    """The second configuration changes the head and the rate, and keeps the first one's other settings."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    require_steps(resolved("baselines/koopman_small.yaml"), file, first)
+    config = resolved("baselines/koopman_small.yaml", "baselines/koopman_second.yaml")
+    assert config["model"]["init_args"]["optimizer"] == {
+        **resolved("baselines/koopman_small.yaml")["model"]["init_args"]["optimizer"],
+        "learning_rate": 0.01,
+    }
+    config["model"]["init_args"]["init_from"] = str(first / "run" / "checkpoints" / "best.ckpt")
+    require_steps(config, file, second)
 
 
 @pytest.mark.slow
