@@ -12,7 +12,7 @@ from vtlvlm.errors import UsageError
 from vtlvlm.skeleton.graph import hierarchy, levels, partition, stgcn_partition
 from vtlvlm.skeleton.hierarchical import EdgeConvolution, HierarchicalGraph, nearest
 from vtlvlm.skeleton.layouts import KINECT20, NTU25
-from vtlvlm.skeleton.spatial import AttentionTopology, DilatedGraph, FixedGraph, RefinedTopology, ShiftGraph
+from vtlvlm.skeleton.spatial import AttentionTopology, DilatedGraph, FixedGraph, RefinedTopology, ShiftGraph, Spatial
 
 WIDTHS = pytest.mark.parametrize(("c_in", "c_out"), [(3, 8), (8, 8)])
 V = KINECT20.num_joints
@@ -141,6 +141,7 @@ def edge_convolution_by_loops(unit: EdgeConvolution, x: Tensor, number: int, cou
     return out
 
 
+@torch.no_grad()
 @pytest.mark.parametrize(("c_in", "c_out", "first"), [(3, 8, True), (8, 8, False)])
 def test_hierarchical_graph(c_in: int, c_out: int, first: bool) -> None:
     unit = randomise(HierarchicalGraph("spine_mid")(NTU25, c_in, c_out, first))
@@ -213,3 +214,19 @@ def test_dilated_graph(c_in: int, c_out: int) -> None:
     assert same(unit(x), wanted.clamp(min=0))
     with pytest.raises(UsageError, match="4 dilations"):
         DilatedGraph(4)(KINECT20, 8, 6)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [FixedGraph(), RefinedTopology(), AttentionTopology(), HierarchicalGraph(), DilatedGraph()],
+    ids=lambda unit: type(unit).__name__,
+)
+def test_a_mirrored_body_gives_the_mirrored_features(unit: Spatial) -> None:
+    """As long as left and right have equal weights, which is how every unit but Shift-GCN's starts."""
+    torch.manual_seed(0)
+    made, mirror = unit(NTU25, 16, 16).double().eval(), list(NTU25.mirror)
+    if hasattr(made, "norm"):
+        torch.nn.init.ones_(made.norm.weight)  # not faint, so that joints are seen to be mixed
+    x = features(2, 16, 4, 25)
+    assert same(made(x[..., mirror]), made(x)[..., mirror])
+    assert not same(made(x), made(x)[..., mirror])

@@ -61,10 +61,8 @@ def require_steps(config: dict[str, Any], file: Path, folder: Path) -> None:
     assert all(map(math.isfinite, losses))
 
 
-QUICK = ["st_gcn_small"]
-
-
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SMALL])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
 def test_a_small_baseline_trains(name: str, file: Path, tmp_path: Path) -> None:
     require_training(name, file, tmp_path)
 
