@@ -19,7 +19,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["demo", "synth", "prepare", "compose", "probe", "classify", "export", "consolidate", "report"])
+@pytest.mark.parametrize("name", ["demo", "synth", "prepare", "compose", "probe", "classify", "export", "consolidate", "fuse", "report"])
 def test_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])

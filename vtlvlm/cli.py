@@ -28,6 +28,7 @@ COMMANDS = {
     "consolidate": "merge a sharded checkpoint into one file or a LLaVA folder",
     "bench": "benchmark this machine against the project's targets",
     "ablate": "run a grid of experiments and print its table",
+    "fuse": "fuse the tests of several runs, such as the streams of a skeleton network",
     "report": "write tables and figures of grids, of runs or of a demo",
     "submit": "train on a Slurm cluster: submit the chain of commands as jobs",
     "configs": "list or copy the shipped configurations",

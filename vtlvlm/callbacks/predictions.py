@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtlvlm.system.files import replacing
-from vtlvlm.system.text import cell
+from vtlvlm.report.predictions import write_predictions
 
 
 class PredictionTable(BasePredictionWriter):
@@ -81,11 +79,6 @@ class PredictionTable(BasePredictionWriter):
         clips, times, labels, probs = map(np.concatenate, zip(*parts, strict=True))
         places = np.unique(np.stack([clips, times], 1), axis=0, return_index=True)[1]
         data, classes = trainer.datamodule, trainer.datamodule.classes  # type: ignore[attr-defined]
-        names = [*map(cell, classes)]
-        with replacing(Path(trainer.default_root_dir) / f"{name}.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["clip", *["view"] * views, "truth", "recognised", *names])
-            for place, (clip, view) in zip(places, data.keys(clips[places], times[places]), strict=True):
-                truth = names[labels[place]] if labels[place] >= 0 else ""
-                row = probs[place]
-                writer.writerow([cell(clip), *[view] * views, truth, names[row.argmax()], *(f"{p:.6f}" for p in row)])
+        names, seen = zip(*data.keys(clips[places], times[places]), strict=True)
+        path = Path(trainer.default_root_dir) / f"{name}.csv"
+        write_predictions(path, names, labels[places], probs[places], classes, seen if views else None)
