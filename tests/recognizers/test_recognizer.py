@@ -208,3 +208,16 @@ def test_clips_that_wait_take_a_bounded_memory(chain: Pipeline, monkeypatch: pyt
     assert recognizer.ahead == 64
     recognizer.sampling = FrameSampling(frames=512, size=1024)
     assert recognizer.ahead == 2
+
+
+def test_skeletons_are_not_for_a_model_of_videos(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused in one line before the language model is loaded, by a bundle of events and by one of a linear probe."""
+    (tmp_path / "a.skeleton").write_text("1\n0\n")
+    assert chain("probe", chain.root, "--features", chain.features, "--export", tmp_path / "b") == 0
+    for model in (chain.bundle, tmp_path / "b"):
+        capsys.readouterr()
+        assert chain("classify", "--model", model, tmp_path / "a.skeleton") == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "a.skeleton: this model reads videos; give the video, or name the bundle of a skeleton network" in line
+    with pytest.raises(DataError, match="this model reads videos"):
+        ActionRecognizer.from_checkpoint(tmp_path / "b", device="cpu").classify(tmp_path / "a.skeleton")

@@ -26,6 +26,7 @@ from vtlvlm.skeleton.heads import BottleneckHead, Head, LinearHead
 from vtlvlm.skeleton.heatmaps import HeatMaps
 from vtlvlm.skeleton.hierarchical import HierarchicalGraph
 from vtlvlm.skeleton.koopman import KoopmanHead
+from vtlvlm.skeleton.preparing import BoxedFrames, CropAndResize, Preparation, UniformFrames, WholeClips
 from vtlvlm.skeleton.refining import RefiningHead
 from vtlvlm.skeleton.slowonly import PoseC3D
 from vtlvlm.skeleton.spatial import AttentionTopology, DilatedGraph, FixedGraph, RefinedTopology, ShiftGraph, Spatial
@@ -78,6 +79,7 @@ def networks() -> Iterator[object]:
     heads = (LinearHead(0.5), BottleneckHead(), KoopmanHead(True), RefiningHead(), TextPartsHead("t", parts=[[0], [1, 2], [3], [4]]))
     yield from (Recognition(shift, head, recipe, 0.1, init_from="x.ckpt") for head in heads)
     yield PoseC3D(HeatMaps("limb"), blocks=[1, 1, 1])
+    yield from (CropAndResize(bones=0.2), UniformFrames(48, 10, False), WholeClips(rest="repeat"), BoxedFrames(degrees=10))
 
 
 def named(settings: Any) -> Iterator[str]:
@@ -115,7 +117,7 @@ def modules() -> list[Any]:
 def test_every_concrete_subclass_of_a_parts_base_is_in_the_table() -> None:
     """A new part that is not entered could not be loaded again."""
     bases = (FeatureExtractor, TemporalPooler, Quantizer, Adapter, Stage, InfoNCE, Instruction, EventReasoner, VTEM)
-    bases += (Network, Head, Embedding, Spatial, Temporal)
+    bases += (Network, Head, Embedding, Spatial, Temporal, Preparation)
     found = set()
     for module in modules():
         for kind in vars(module).values():

@@ -1,6 +1,6 @@
-"""Recognise the actions in video files.
+"""Recognise the actions in video files, or in .skeleton files with a skeleton network.
 
-Give video files or folders. The command prints the most likely actions with their probabilities. An unreadable file does not stop
+Give files or folders. The command prints the most likely actions with their probabilities. An unreadable file does not stop
 the others: stderr names it, and the exit code becomes 1.
 """
 
@@ -18,12 +18,14 @@ DEFAULT_MODEL = "runs/demo/bundle"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="video files, or folders of videos")
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="video files, or folders of videos; .skeleton files for a skeleton network"
+    )
     parser.add_argument(
         "--model",
         type=Path,
         default=Path(DEFAULT_MODEL),
-        help="bundle (also of a linear probe), run folder or stage-2 checkpoint (default: %(default)s)",
+        help="bundle, or run folder or checkpoint of stage 2 or of a skeleton network (default: %(default)s)",
     )
     parser.add_argument("--llava", help="folder of the base LLaVA, if it has moved since training")
     parser.add_argument("--vtem", type=Path, help="stage-1 checkpoint, if it has moved since training; a bundle holds its own")
@@ -56,20 +58,42 @@ def videos(paths: list[Path]) -> tuple[list[Path], list[str]]:
     return found, words
 
 
+def recordings(paths: list[Path]) -> tuple[list[Path], list[str]]:
+    """The given files and the ``.skeleton`` files in the given folders; also a line about each folder without any."""
+    from vtlvlm.errors import DataError
+    from vtlvlm.skeleton.packing import skeleton_files
+
+    found: list[Path] = []
+    words: list[str] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        try:
+            found += [path / name for name in skeleton_files(path).paths]
+        except DataError as error:
+            words.append(f"{error}; `vtlvlm poses` makes them from videos: vtlvlm poses {path} FOLDER")
+    return found, words
+
+
 def run(args: argparse.Namespace) -> int:
     from vtlvlm.errors import DataError, UsageError
     from vtlvlm.system.text import shown
 
     if args.top < 1:
         raise UsageError(f"--top {args.top}: at least 1")
-    files, words = videos(args.files)
+    skeletons = _reads_skeletons(args.model)
+    files, words = recordings(args.files) if skeletons else videos(args.files)
     if not files:
         also = f"; {'; '.join(words)}" if words else ""
-        raise DataError(f"{', '.join(map(str, args.files))}: no video files in it{also}")
+        raise DataError("; ".join(words) if skeletons else f"{', '.join(map(str, args.files))}: no video files in it{also}")
     if not args.model.exists():
         raise UsageError(f"{args.model}: no such model; `make demo` makes one, or name yours with --model")
 
-    from vtlvlm.recognizers.recognizer import ActionRecognizer
+    from vtlvlm.recognizers.recognizer import ActionRecognizer, require_kind
+
+    for file in files:
+        require_kind(file, skeletons)  # before the model is loaded
 
     asked = {"llava": args.llava, "dtype": args.dtype, "attention": args.attention, "quantization": args.quantization}
     computed = {name: None if value == "none" else value for name, value in asked.items() if value is not None}
@@ -96,6 +120,14 @@ def run(args: argparse.Namespace) -> int:
     if failed:
         print(f"vtlvlm: {failed} of {len(files)} files could not be read", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _reads_skeletons(model: Path) -> bool:
+    if not model.exists():
+        return False
+    from vtlvlm.recognizers.loading import reads_skeletons
+
+    return reads_skeletons(model)
 
 
 def bar(probability: float) -> str:

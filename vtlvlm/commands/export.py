@@ -1,4 +1,4 @@
-"""Bundle a trained run for classify: everything except the base model, in safetensors and JSON.
+"""Bundle a trained run for classify: everything except the base model, in safetensors and JSON. A skeleton network is bundled whole.
 
 --format peft writes only the prompts, in the format of peft's prefix tuning. `PeftModel.from_pretrained(llava, DIR)` loads them. With
 `init_from: DIR`, DeepPrompts starts from them, or from any prefix trained with peft.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="stage-2 run folder or checkpoint")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint, of stage 2 or of a skeleton network")
     parser.add_argument("output", type=Path, metavar="DIR", help="new folder to write")
     parser.add_argument("--format", choices=("bundle", "peft"), default="bundle", help="output format (default: %(default)s)")
     parser.add_argument("--vtem", type=Path, help="stage-1 checkpoint, if it has moved since training")
@@ -19,11 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from vtlvlm.recognizers.export import export_bundle, export_prefix
+    from vtlvlm.recognizers.loading import reads_skeletons
 
     if args.format == "peft":
         print(f"{export_prefix(args.run, args.output)}: load with peft.PeftModel.from_pretrained(llava, {str(args.output)!r})")
         return 0
     folder = export_bundle(args.run, args.output, vtem=args.vtem)
     size = sum(f.stat().st_size for f in folder.iterdir()) / 1e6
-    print(f"{folder}: {size:.1f} MB; classify with: vtlvlm classify --model {folder} FILE")
+    ending = ".skeleton" if reads_skeletons(folder) else ""
+    print(f"{folder}: {size:.1f} MB; classify with: vtlvlm classify --model {folder} FILE{ending}")
     return 0

@@ -82,3 +82,14 @@ def load_into(part: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         part.load_state_dict(state)
     except RuntimeError as error:
         raise UsageError(f"{path}: does not hold the weights of its settings; export it again") from error
+
+
+def require_shapes(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+    """Refuse tensors whose names or shapes differ from the wanted ones."""
+    for name in sorted({*found, *wanted}):
+        there, due = (tuple(side[name].shape) if name in side else "missing" for side in (found, wanted))
+        if there != due:
+            raise UsageError(
+                f"{path}: its weights do not fit its settings ({shown(name, 80)} is {there}, expected {due}); "
+                "get the file again, or make it again"
+            )

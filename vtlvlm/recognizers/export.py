@@ -17,10 +17,12 @@ from vtlvlm.lvlm.peft_format import write_prefix
 from vtlvlm.lvlm.prompt_encoder import chosen_layers, plain_state
 from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, FORMAT, VTEM_FILE, digest, new_folder
 from vtlvlm.recognizers.recognizer import require_modest
+from vtlvlm.recognizers.skeletons import export_recognition
 from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint
 from vtlvlm.stages.compatibility import module_hash, require_same_extractor
 from vtlvlm.stages.parts import build_from, settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
+from vtlvlm.stages.recognition import Recognition
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.system.files import appearing, write_json
 from vtlvlm.system.places import real, require_apart
@@ -72,10 +74,10 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
     """Bundle everything that ``classify`` needs except the base model: ``bundle.json``, ``vtem.safetensors``, ``adapter.safetensors``.
 
     The adapter of ``FullFineTuning`` is the whole language model. Prompts are stored as plain keys and values, without their
-    reparametrisation and initialisation.
+    reparametrisation and initialisation. A skeleton network has one file of weights, ``network.safetensors``.
 
     Args:
-        run: stage-2 run folder or checkpoint.
+        run: run folder or checkpoint, of stage 2 or of a skeleton network.
         output: folder to create; it appears whole or not at all.
         vtem: the stage-1 checkpoint, if it has moved since training.
 
@@ -85,6 +87,10 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
     folder, checkpoint = new_folder(output), stage2_checkpoint(Path(run))
     loaded = load_checkpoint(checkpoint)
     record = loaded[RECORD]
+    if record["stage"] == Recognition.stage:
+        if vtem is not None:
+            raise UsageError(f"{checkpoint} is a checkpoint of a skeleton network, which has no stage 1: leave --vtem out")
+        return export_recognition(folder, checkpoint)
     require_stage2(record, checkpoint)
     build_from(record["settings"], PromptTuningModule, checkpoint)  # refuse what could not be loaded again
     stage1 = load_stage1(record, checkpoint, vtem)

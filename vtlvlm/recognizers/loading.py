@@ -1,4 +1,4 @@
-"""Loads a recogniser from a bundle, the bundle of a linear probe, or a stage-2 run folder or checkpoint. All are untrusted."""
+"""Loads a recogniser from a bundle of any kind, or from a run folder or checkpoint. All are untrusted."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from vtlvlm.errors import UsageError, naming
 from vtlvlm.lvlm.base_identity import require_same_base
 from vtlvlm.lvlm.llava import looks_local
 from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.recognizers import probe, skeletons
 from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, VTEM_FILE, load_into, read_description, read_weights
 from vtlvlm.recognizers.export import load_stage1, require_stage2, stage2_checkpoint
-from vtlvlm.recognizers.probe import KIND, ProbeRecognizer
 from vtlvlm.recognizers.recognizer import ActionRecognizer, Recognizer, found_device
 from vtlvlm.stages.checkpoints import read_record
 from vtlvlm.stages.compatibility import require_classes, require_numbers, require_record
 from vtlvlm.stages.parts import build_from, is_part
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
+from vtlvlm.stages.recognition import Recognition
 from vtlvlm.system.places import real
 from vtlvlm.system.renamed import present_name
 from vtlvlm.system.text import shown
@@ -37,7 +38,18 @@ def load(path: Path, vtem: str | Path | None, device: str, computed: dict[str, A
         if not (path / BUNDLE).is_file():
             return _from_run(path, vtem, device, computed)
         described = read_description(path)
-        return _probe(path, described, computed, device) if "kind" in described else _from_bundle(path, described, computed, device)
+        return _of_kind(path, described, computed, device) if "kind" in described else _from_bundle(path, described, computed, device)
+
+
+def reads_skeletons(path: Path) -> bool:
+    """Whether a model reads ``.skeleton`` files and not videos. Loads no weights.
+
+    Raises:
+        UsageError: The bundle or checkpoint cannot be read.
+    """
+    if (path / BUNDLE).is_file():
+        return read_description(path).get("kind") == skeletons.KIND
+    return bool(read_record(stage2_checkpoint(path))["stage"] == Recognition.stage)
 
 
 def made_on(device: torch.device) -> AbstractContextManager[Any]:
@@ -45,9 +57,12 @@ def made_on(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if device.type == "cpu" else device
 
 
-def _from_run(path: Path, vtem: str | Path | None, device: str, computed: dict[str, Any]) -> ActionRecognizer:
+def _from_run(path: Path, vtem: str | Path | None, device: str, computed: dict[str, Any]) -> Recognizer:
     checkpoint = stage2_checkpoint(path)
     record = read_record(checkpoint)
+    if record["stage"] == Recognition.stage:
+        _require_unchanged(path, "skeleton network", computed)
+        return skeletons.SkeletonRecognizer.from_run(checkpoint, device)
     require_stage2(record, checkpoint)
     settings = record["settings"]["init_args"].get("reasoner")
     changed = changed_for(settings, device, computed)
@@ -84,12 +99,19 @@ def _from_bundle(folder: Path, described: dict[str, Any], computed: dict[str, An
     return ActionRecognizer(vtem, reasoner, described["classes"], sampling, device)
 
 
-def _probe(folder: Path, described: dict[str, Any], computed: dict[str, Any], device: str) -> ProbeRecognizer:
-    if described["kind"] != KIND:
-        raise UsageError(f"{folder}: a bundle of kind {shown(repr(described['kind']), 60)}; use the version that wrote the file")
+def _of_kind(folder: Path, described: dict[str, Any], computed: dict[str, Any], device: str) -> Recognizer:
+    if described["kind"] == probe.KIND:
+        _require_unchanged(folder, "linear probe", computed)
+        return probe.ProbeRecognizer.from_bundle(folder, described, device)
+    if described["kind"] == skeletons.KIND:
+        _require_unchanged(folder, "skeleton network", computed)
+        return skeletons.SkeletonRecognizer.from_bundle(folder, described, device)
+    raise UsageError(f"{folder}: a bundle of kind {shown(repr(described['kind']), 60)}; use the version that wrote the file")
+
+
+def _require_unchanged(path: Path, model: str, computed: dict[str, Any]) -> None:
     if computed:
-        raise UsageError(f"{folder}: a linear probe, which has no language model: leave {min(computed)} out")
-    return ProbeRecognizer.from_bundle(folder, described, device)
+        raise UsageError(f"{path}: a {model}, which has no language model: leave {min(computed)} out")
 
 
 def llava_settings(reasoner: Any) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from vtlvlm.data.video import Clip
 from vtlvlm.errors import UsageError
 from vtlvlm.metrics.calibration import fit_temperature
 from vtlvlm.probes.linear import ABSENT, VECTORS, FittedProbe, LinearProbe, clip_vectors
-from vtlvlm.recognizers.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_weights
-from vtlvlm.recognizers.recognizer import MOST_PIXELS, Recognizer, require_modest
+from vtlvlm.recognizers.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_weights, require_shapes
+from vtlvlm.recognizers.recognizer import MOST_PIXELS, VideoRecognizer, require_modest
 from vtlvlm.stages.compatibility import require_classes, require_numbers
 from vtlvlm.stages.parts import build_from, is_part, settings_of
 from vtlvlm.system.files import appearing, write_json
@@ -149,7 +149,7 @@ def export_probe(output: str | Path, model: ProbeModel, classes: list[str], samp
 # -- reading ---------------------------------------------------------------------------------------------------------------------------
 
 
-class ProbeRecognizer(Recognizer):
+class ProbeRecognizer(VideoRecognizer):
     """A linear probe for single files. It makes no event sentence: ``events`` of a recognition is None.
 
     Args:
@@ -204,10 +204,10 @@ class ProbeRecognizer(Recognizer):
                 "make it again with fewer"
             )
         width = step * SIZES[kind]
-        _require_shapes(first, plan.state_dict(), folder / EXTRACTOR_FILE)
+        require_shapes(first, plan.state_dict(), folder / EXTRACTOR_FILE)
         numbers = {"mean": (width,), "scale": (width,), "weight": (len(classes), width), "bias": (len(classes),), "temperature": ()}
         wanted = {name: torch.empty(shape, device="meta") for name, shape in numbers.items()}
-        _require_shapes(second, wanted, folder / PROBE_FILE)
+        require_shapes(second, wanted, folder / PROBE_FILE)
         require_numbers(second, wanted, folder / PROBE_FILE)
         if not bool((second["scale"] > 0).all()):
             raise UsageError(f"{folder / PROBE_FILE}: its scale is not above 0; get the file again, or make it again")
@@ -223,14 +223,3 @@ class ProbeRecognizer(Recognizer):
         with np.errstate(all="ignore"):  # the caller refuses non-finite results
             probs = self.model.probe.probabilities(clip_vectors(features)[self.model.kind], self.model.temperature)
         return torch.from_numpy(probs[0]), None
-
-
-def _require_shapes(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
-    """Refuse tensors whose names or shapes differ from the wanted ones."""
-    for name in sorted({*found, *wanted}):
-        there, due = (tuple(side[name].shape) if name in side else "missing" for side in (found, wanted))
-        if there != due:
-            raise UsageError(
-                f"{path}: its weights do not fit its settings ({shown(name, 80)} is {there}, expected {due}); "
-                "get the file again, or make it again"
-            )

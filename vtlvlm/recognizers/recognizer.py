@@ -1,4 +1,4 @@
-"""The Python interface: a video file in, the most likely actions out."""
+"""The Python interface: a file in, the most likely actions out."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip, decode_sampled
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.skeleton.reading import ENDING
 from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.text import shown
 from vtlvlm.vtem.extractors import Backbone, FeatureExtractor
@@ -35,15 +36,16 @@ class Recognition(NamedTuple):
     actions: list[tuple[str, float]]
     """categories and their probabilities, most likely first; the probabilities of all categories sum to one"""
     events: EventTokens | None
-    """the clip's event sentence, B = 1; None from a linear probe"""
+    """the clip's event sentence, B = 1; None from a linear probe and from a skeleton network"""
     seconds: float
     """seconds of decoding and computing"""
 
 
 class Decoded(NamedTuple):
-    """A file's clip, and the seconds that decoding it took."""
+    """A file's content, and the seconds that reading it took."""
 
-    clip: Clip
+    clip: Any
+    """a ``Clip``, or a ``Recording`` of skeletons"""
     seconds: float
 
 
@@ -52,32 +54,25 @@ class Recognizer(ABC):
 
     Args:
         classes: category names, in label order.
-        sampling: frame sampling for a file, as in training.
-        extractor: reads the frames.
         device: where to run; ``auto`` is the first GPU, or else the CPU.
     """
 
     suspects = "its weights"
     """the likely damage if the model gives no probabilities"""
 
-    def __init__(self, classes: list[str], sampling: FrameSampling, extractor: FeatureExtractor, device: str) -> None:
-        require_modest(sampling, extractor)
+    def __init__(self, classes: list[str], device: str) -> None:
         self.device = found_device(device)
-        if isinstance(extractor, Backbone):
-            extractor.run = extractor.feature_map  # a model's file may ask for compiling, which takes minutes
-            if self.device.type == "cpu":
-                extractor.precision = "float32"  # most CPUs compute half precision far slower; the result differs by its rounding
-        self.classes, self.sampling = list(classes), sampling
+        self.classes = list(classes)
 
     def classify(self, file: str | Path, top: int = 5) -> Recognition:
-        """The most likely actions in a video file.
+        """The most likely actions in a file.
 
         Args:
-            file: any video that FFmpeg can read.
+            file: any video that FFmpeg can read; for a skeleton network a ``.skeleton`` file.
             top: number of actions to return, most likely first.
 
         Raises:
-            DataError: The file cannot be decoded, or the model gives no probabilities.
+            DataError: The file cannot be read, is of the other kind, or the model gives no probabilities.
         """
         return self._answer(Path(file), self._decode(Path(file)), top)
 
@@ -107,16 +102,13 @@ class Recognizer(ABC):
             pool.shutdown(cancel_futures=True)
 
     @property
+    @abstractmethod
     def ahead(self) -> int:
-        """Clips that :meth:`classify_each` decodes ahead, each in a thread of its own: one on a CPU, which computes with all cores
-        meanwhile, and otherwise up to one for each core."""
-        held = max(1, MOST_PIXELS // (self.sampling.frames * self.sampling.size**2 * 3))
-        return 1 if self.device.type == "cpu" else min(usable_cores(), held)
+        """Clips that :meth:`classify_each` decodes ahead, each in a thread of its own."""
 
+    @abstractmethod
     def _decode(self, file: Path, stop: Event | None = None) -> Decoded:
-        start = time.perf_counter()
-        clip = decode_sampled(file, self.sampling, stop=stop)
-        return Decoded(clip, time.perf_counter() - start)
+        """The content of a file. ``stop`` may end the reading early."""
 
     @torch.inference_mode()
     def _answer(self, file: Path, decoded: Decoded, top: int) -> Recognition:
@@ -129,11 +121,43 @@ class Recognizer(ABC):
         return Recognition(file, actions, events, decoded.seconds + time.perf_counter() - start)
 
     @abstractmethod
-    def recognise(self, clip: Clip) -> tuple[Tensor, EventTokens | None]:
+    def recognise(self, clip: Any) -> tuple[Tensor, EventTokens | None]:
         """(A,) probabilities of a clip, and its event sentence; None from a recogniser without event sentences."""
 
 
-class ActionRecognizer(Recognizer):
+class VideoRecognizer(Recognizer):
+    """A trained model for single videos.
+
+    Args:
+        classes: category names, in label order.
+        sampling: frame sampling for a file, as in training.
+        extractor: reads the frames.
+        device: where to run; ``auto`` is the first GPU, or else the CPU.
+    """
+
+    def __init__(self, classes: list[str], sampling: FrameSampling, extractor: FeatureExtractor, device: str) -> None:
+        require_modest(sampling, extractor)
+        super().__init__(classes, device)
+        if isinstance(extractor, Backbone):
+            extractor.run = extractor.feature_map  # a model's file may ask for compiling, which takes minutes
+            if self.device.type == "cpu":
+                extractor.precision = "float32"  # most CPUs compute half precision far slower; the result differs by its rounding
+        self.sampling = sampling
+
+    @property
+    def ahead(self) -> int:
+        """One on a CPU, which computes with all cores meanwhile, and otherwise up to one for each core."""
+        held = max(1, MOST_PIXELS // (self.sampling.frames * self.sampling.size**2 * 3))
+        return 1 if self.device.type == "cpu" else min(usable_cores(), held)
+
+    def _decode(self, file: Path, stop: Event | None = None) -> Decoded:
+        start = time.perf_counter()
+        require_kind(file, skeletons=False)
+        clip = decode_sampled(file, self.sampling, stop=stop)
+        return Decoded(clip, time.perf_counter() - start)
+
+
+class ActionRecognizer(VideoRecognizer):
     """A trained pipeline for single files.
 
     Args:
@@ -161,9 +185,10 @@ class ActionRecognizer(Recognizer):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, vtem: str | Path | None = None, device: str = "auto", **computed: Any) -> Recognizer:
-        """Load a recogniser from a bundle, a stage-2 run folder or a stage-2 checkpoint.
+        """Load a recogniser from a bundle, or from a run folder or checkpoint of stage 2 or of a skeleton network.
 
-        A linear probe's bundle, made by ``vtlvlm probe --export``, gives a ``ProbeRecognizer`` without event sentences.
+        A linear probe's bundle, made by ``vtlvlm probe --export``, gives a ``ProbeRecognizer`` without event sentences. A skeleton network
+        gives a ``SkeletonRecognizer``, which reads ``.skeleton`` files.
 
         Args:
             path: folder with ``bundle.json``, folder with ``checkpoints/``, or a ``.ckpt`` file.
@@ -199,6 +224,24 @@ def found_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch raises either
         raise UsageError(f"device {name}: cannot be used here ({str(error).splitlines()[0]}); use cpu") from error
     return device
+
+
+def require_kind(file: Path, skeletons: bool) -> None:
+    """Refuse a video for a skeleton network, and a ``.skeleton`` file for a model of videos, by the file's ending.
+
+    Args:
+        file: Need not exist.
+        skeletons: Whether the model reads ``.skeleton`` files.
+
+    Raises:
+        DataError: The file is of the other kind.
+    """
+    if skeletons and file.suffix != ENDING:
+        raise DataError(
+            f"{file}: this model reads {ENDING} files; from a video, `vtlvlm poses` makes such a file: vtlvlm poses VIDEO FOLDER"
+        )
+    if not skeletons and file.suffix == ENDING:
+        raise DataError(f"{file}: this model reads videos; give the video, or name the bundle of a skeleton network")
 
 
 def require_modest(sampling: FrameSampling, extractor: FeatureExtractor) -> None:

@@ -204,12 +204,21 @@ class RecordingDataset(ClipDataset):
 
     def _clip(self, row: int) -> NDArray[np.float32]:
         """(at most M, T, V, 3) of a recording."""
-        values = self.recordings.values(row)[: self.bodies]
-        if values.shape[1] > MOST_FRAMES:
-            values = values[:, np.arange(MOST_FRAMES) * values.shape[1] // MOST_FRAMES]
-        if self.coordinates == "metres":
-            return values[..., :3]
-        pixels, state = values[..., 3:5], values[..., 5]
-        seen = np.isfinite(pixels[..., 0]) & np.isfinite(pixels[..., 1])
-        confidence = np.where(seen, state / 2, 0)  # tracked 1, inferred a half
-        return np.concatenate([np.where(seen[..., None], pixels, 0), confidence[..., None]], axis=-1)
+        return coordinates_of(self.recordings.values(row)[: self.bodies], self.coordinates)
+
+
+def coordinates_of(values: NDArray[np.float32], coordinates: Coordinates) -> NDArray[np.float32]:
+    """What a network reads of a recording: (M, T, V, 3 or 6) -> (M, at most ``MOST_FRAMES``, V, 3).
+
+    Args:
+        values: x, y, z in metres; for pixels also the two pixels and the tracking state.
+        coordinates: metres, or pixels, which become x, y and a confidence in [0, 1]: zeros where the pixels are unknown.
+    """
+    if values.shape[1] > MOST_FRAMES:
+        values = values[:, np.arange(MOST_FRAMES) * values.shape[1] // MOST_FRAMES]
+    if coordinates == "metres":
+        return values[..., :3]
+    pixels, state = values[..., 3:5], values[..., 5]
+    seen = np.isfinite(pixels[..., 0]) & np.isfinite(pixels[..., 1])
+    confidence = np.where(seen, state / 2, 0)  # tracked 1, inferred a half
+    return np.concatenate([np.where(seen[..., None], pixels, 0), confidence[..., None]], axis=-1)

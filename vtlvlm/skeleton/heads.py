@@ -64,6 +64,14 @@ class Head(nn.Module, ABC):
         """The modules that only the losses need. Their weights are not counted for inference."""
         return []
 
+    def drop_training_parts(self) -> None:
+        """Remove the modules that only the losses need. The head can then score, but not train."""
+        dropped = {*map(id, self.only_in_training())}
+        for parent in [*self.modules()]:
+            for name, child in [*parent.named_children()]:
+                if id(child) in dropped:
+                    setattr(parent, name, None)
+
 
 def pooled(tap: Tensor) -> Tensor:
     """A block's features (N, M, C, T, V) -> (N, C), the mean over frames, joints and bodies.

@@ -250,10 +250,7 @@ def write_shard(file: Path, layout: Layout, entries: Sequence[Entry], recordings
     Raises:
         DataError: It cannot be written.
     """
-    flat = [
-        np.concatenate([one.joints, one.pixels, one.tracked[..., None].astype(np.float32)], axis=-1).reshape(-1, layout.num_joints, 6)
-        for one in recordings
-    ]
+    flat = [one.values.reshape(-1, layout.num_joints, 6) for one in recordings]
     tensor = np.ascontiguousarray(np.concatenate(flat))
     columns = {name: json.dumps(values) for name, values in zip(Entry._fields, zip(*entries, strict=True), strict=True)}
     made = {"layout": layout.name, "digest": digest(tensor)}

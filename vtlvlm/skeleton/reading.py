@@ -68,6 +68,11 @@ class Skeletons(NamedTuple):
     tracked: NDArray[np.uint8]
     """(M, T, V) 0 not tracked or absent, 1 inferred, 2 tracked"""
 
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """(M, T, V, 6) x, y, z, the two pixels and the tracking state."""
+        return np.concatenate([self.joints, self.pixels, self.tracked[..., None].astype(np.float32)], axis=-1)
+
 
 def read_skeleton(path: str | Path) -> Skeletons:
     """Read a ``.skeleton`` file and choose its bodies.

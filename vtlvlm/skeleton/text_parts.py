@@ -90,10 +90,10 @@ class TextPartsHead(Head):
             UsageError: There are no texts to train with.
         """
         assert self.fc is not None, "build() first"
-        assert self.contrast is not None
         logits = self.fc(pooled(taps[-1]))
         if labels is None or not self.training:
             return Scores(logits, {})
+        assert self.contrast is not None, "only for inference"
         if not self.contrast.has_texts():
             if self.texts is None:
                 raise UsageError("head.texts names no table of texts; make one with `vtlvlm texts texts.safetensors` and name it")

@@ -43,6 +43,10 @@ PARTS = frozenset(
         "skeleton.heatmaps.HeatMaps",
         "skeleton.hierarchical.HierarchicalGraph",
         "skeleton.koopman.KoopmanHead",
+        "skeleton.preparing.BoxedFrames",
+        "skeleton.preparing.CropAndResize",
+        "skeleton.preparing.UniformFrames",
+        "skeleton.preparing.WholeClips",
         "skeleton.refining.RefiningHead",
         "skeleton.slowonly.PoseC3D",
         "skeleton.spatial.AttentionTopology",
@@ -96,6 +100,11 @@ LARGEST = {
     "tokens": 65_536,
     "rank": 65_536,
     "reparam_hidden_dim": 2**20,
+    "window": 16_384,
+    "views": 1_000,
+    "eval_size": 4_096,
+    "dilations": 1_024,
+    "text_width": 2**20,
 }
 """The largest integers that a file may give, by the setting's name; the memory of the computation grows with them"""
 WHOLE, REAL, TEXT, LONG, DEEP = 2**31 - 1, 1e9, 65_536, 4_096, 16

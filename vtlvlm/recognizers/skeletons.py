@@ -1,0 +1,289 @@
+"""A skeleton network as a recogniser, and its bundle: a ``.skeleton`` file in, the most likely actions out."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from pathlib import Path
+from threading import Event
+from typing import Any, NamedTuple, cast, get_args
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vtlvlm import __version__
+from vtlvlm.data.ntu import ClipName
+from vtlvlm.errors import DataError, UsageError
+from vtlvlm.metrics.actions import mean_over_views
+from vtlvlm.recognizers.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_weights, require_shapes
+from vtlvlm.recognizers.recognizer import MOST_PIXELS, Decoded, Recognizer, require_kind
+from vtlvlm.skeleton.backbone import Network
+from vtlvlm.skeleton.datamodule import Coordinates, coordinates_of
+from vtlvlm.skeleton.heads import Head
+from vtlvlm.skeleton.heatmaps import HeatMaps
+from vtlvlm.skeleton.layouts import NTU25
+from vtlvlm.skeleton.preparing import Preparation
+from vtlvlm.skeleton.reading import ENDING, read_skeleton
+from vtlvlm.skeleton.streams import Stream
+from vtlvlm.skeleton.transforms import draws
+from vtlvlm.stages import recognition
+from vtlvlm.stages.compatibility import require_classes, require_numbers
+from vtlvlm.stages.parts import build_from, settings_of
+from vtlvlm.system.cpu import usable_cores
+from vtlvlm.system.files import appearing, write_json
+from vtlvlm.system.places import require_apart
+from vtlvlm.system.saving import saving
+from vtlvlm.system.text import shown
+
+KIND = "skeletons"
+NETWORK_FILE = "network.safetensors"
+LONGEST_STREAM = 40
+"""Characters of a stream's name, at most"""
+AHEAD = 4
+"""Recordings that threads read ahead, at most; each may take 128 MiB"""
+
+
+class Recording(NamedTuple):
+    """The content of a ``.skeleton`` file."""
+
+    name: str
+    """NTU's name, or else the file's; it seeds the draws of frames"""
+    joints: Tensor
+    """(1, 3, T, V, M) metres, or pixels with a confidence"""
+
+
+class Reading(NamedTuple):
+    """How a recording becomes the network's input."""
+
+    preparation: Preparation
+    stream: Stream
+    coordinates: Coordinates
+    bodies: int
+    """M"""
+    seed: int
+    """Of the data module in training"""
+
+    @classmethod
+    def of(cls, described: dict[str, Any], path: Path) -> Reading:
+        """Read it from a description, which can be anything.
+
+        Raises:
+            UsageError: An entry is missing, of another type, or no ``.skeleton`` file fits it.
+        """
+        layout, bodies, seed = described.get("layout"), described.get("bodies"), described.get("seed")
+        stream, coordinates = described.get("stream"), described.get("coordinates")
+        if layout != NTU25.name:
+            raise UsageError(
+                f"{path}: a network for the joints of {shown(repr(layout), 60)}, but {ENDING} files hold those of {NTU25.name}: use "
+                "`vtlvlm test` or `vtlvlm predict` with its own recordings"
+            )
+        if (
+            type(bodies) is not int
+            or type(seed) is not int
+            or bodies not in (1, 2)
+            or not isinstance(stream, str)
+            or len(stream) > LONGEST_STREAM
+            or not isinstance(coordinates, str)
+            or coordinates not in get_args(Coordinates)
+        ):
+            raise UsageError(f"{path}: an incomplete description of a network's input; get the file again, or export it again")
+        preparation = build_from(described.get("preparation"), Preparation, path)  # type: ignore[type-abstract]
+        if coordinates == "pixels" and preparation.needs_metres:
+            raise UsageError(f"{path}: its preparation turns bodies in space, which pixels are not; get the file again, or export it again")
+        return cls(preparation, Stream(stream, NTU25), cast(Coordinates, coordinates), bodies, seed)
+
+
+def described_input(origin: dict[str, Any]) -> dict[str, Any]:
+    """The description of a network's input, from the provenance of its training."""
+    sampling = origin["sampling"]
+    return {
+        "layout": origin["layout"],
+        "bodies": origin["bodies"],
+        "stream": sampling.get("stream"),
+        "coordinates": sampling.get("coordinates"),
+        "preparation": {name: sampling.get(name) for name in ("class_path", "init_args")},
+        "seed": origin["split"]["seed"],
+    }
+
+
+# -- making ----------------------------------------------------------------------------------------------------------------------------
+
+
+def export_recognition(output: str | Path, checkpoint: Path) -> Path:
+    """Bundle a skeleton network for ``classify``: ``bundle.json``, ``network.safetensors``.
+
+    Weights that only training needs are left out, and so are the names of files that only training reads.
+
+    Args:
+        output: Folder to create; it appears whole or not at all.
+        checkpoint: Of a skeleton network.
+
+    Raises:
+        UsageError: The folder exists, or no ``.skeleton`` file fits the network.
+    """
+    folder = new_folder(output)
+    stage = recognition.Recognition.load_from_checkpoint(checkpoint)
+    origin = stage.provenance()
+    described: dict[str, Any] = {"format": FORMAT, "kind": KIND, "version": __version__, "classes": list(stage.classes)}
+    described |= described_input(origin)
+    Reading.of(described, checkpoint)
+    stage.head.drop_training_parts()
+    described |= {"network": settings_of(stage.network), "head": settings_of(stage.head), "origin": origin}
+    require_apart(folder, [checkpoint], "the bundle")
+    weights = {"temperature": stage.temperature, **_weights(stage.network, stage.head)}
+    with saving(folder), appearing(folder) as partial:
+        save_file({name: tensor.clone().contiguous() for name, tensor in weights.items()}, partial / NETWORK_FILE)
+        described["sha256"] = {NETWORK_FILE: digest(partial / NETWORK_FILE)}
+        write_json(partial / BUNDLE, described)
+    return folder
+
+
+def _weights(network: Network, head: Head) -> dict[str, Tensor]:
+    parts = (("network", network), ("head", head))
+    return {f"{name}.{key}": tensor for name, part in parts for key, tensor in part.state_dict().items()}
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------------------------
+
+
+class SkeletonRecognizer(Recognizer):
+    """A skeleton network for single ``.skeleton`` files. It makes no event sentence: ``events`` of a recognition is None.
+
+    The probabilities are those of ``vtlvlm test`` on the same recording. A preparation that draws frames, such as ``UniformFrames``, draws
+    them by the recording's name: they are the same for NTU names.
+
+    Args:
+        network: Joints to features, built.
+        head: Features to logits, built.
+        temperature: Divides the logits.
+        classes: Category names, in label order.
+        reading: How a recording becomes the network's input.
+        device: ``auto`` is the first GPU, or else the CPU.
+    """
+
+    def __init__(
+        self, network: Network, head: Head, temperature: float, classes: list[str], reading: Reading, device: str = "auto"
+    ) -> None:
+        super().__init__(classes, device)
+        self.network, self.head = network.to(self.device).eval(), head.to(self.device).eval()
+        self.temperature, self.reading = temperature, reading
+
+    @classmethod
+    def from_run(cls, checkpoint: Path, device: str) -> SkeletonRecognizer:
+        """Load a network from its checkpoint.
+
+        Raises:
+            UsageError: The checkpoint is damaged, or no ``.skeleton`` file fits the network.
+        """
+        stage = recognition.Recognition.load_from_checkpoint(checkpoint)
+        origin = stage.provenance()
+        reading = Reading.of(described_input(origin), checkpoint)
+        require_small(stage.network, reading, checkpoint)
+        return cls(stage.network, stage.head, float(stage.temperature), list(stage.classes), reading, device)
+
+    @classmethod
+    def from_bundle(cls, folder: Path, described: dict[str, Any], device: str) -> SkeletonRecognizer:
+        """Load a network from a bundle.
+
+        Args:
+            folder: The bundle.
+            described: Its description. Only its format has been checked.
+            device: Device of the network.
+
+        Raises:
+            UsageError: The bundle is damaged or incomplete.
+        """
+        path, file = folder / BUNDLE, folder / NETWORK_FILE
+        digests, origin = described.get("sha256"), described.get("origin")
+        if not isinstance(digests, dict) or not isinstance(origin, dict) or not isinstance(digests.get(NETWORK_FILE), str):
+            raise UsageError(f"{path}: an incomplete description of a bundle; get the folder again, or export it again")
+        classes = require_classes(described.get("classes"), path)
+        if classes != origin.get("classes"):
+            raise UsageError(f"{path}: its categories are not those it was trained with; get the folder again, or export it again")
+        reading = Reading.of(described, path)
+        network = build_from(described.get("network"), Network, folder)  # type: ignore[type-abstract]
+        head = build_from(described.get("head"), Head, folder)  # type: ignore[type-abstract]
+        for name in head.files:  # only a new training opens them
+            setattr(head, name, None)
+        state = read_weights(folder, NETWORK_FILE, digests)
+        plan = copy.deepcopy(network)
+        try:
+            with torch.device("meta"):  # takes no memory before all shapes are checked, nor for what only training needs
+                plan.build(NTU25, reading.bodies)
+                head.build(plan.shapes(reading.preparation.window), classes, NTU25)
+        except UsageError:
+            raise
+        except Exception as error:  # settings that no training would begin with
+            raise UsageError(f"{path}: no network can be made with its settings; get the folder again, or export it again") from error
+        head.drop_training_parts()
+        wanted = {"temperature": torch.empty((), device="meta"), **_weights(plan, head)}
+        require_shapes(state, wanted, file)
+        require_numbers(state, wanted, file)
+        require_small(plan, reading, path)
+        network.build(NTU25, reading.bodies)
+        load_into(network, {name.removeprefix("network."): one for name, one in state.items() if name.startswith("network.")}, file)
+        held = {name.removeprefix("head."): one.to(wanted[name].dtype) for name, one in state.items() if name.startswith("head.")}
+        head.load_state_dict(held, assign=True)
+        return cls(network, head, float(state["temperature"]), classes, reading, device)
+
+    @property
+    def ahead(self) -> int:
+        """One on a CPU, which computes with all cores meanwhile, and otherwise up to ``AHEAD``."""
+        return 1 if self.device.type == "cpu" else min(AHEAD, usable_cores())
+
+    def _decode(self, file: Path, stop: Event | None = None) -> Decoded:
+        start = time.perf_counter()
+        require_kind(file, skeletons=True)
+        values = coordinates_of(read_skeleton(file).values[: self.reading.bodies], self.reading.coordinates)
+        joints = np.zeros((self.reading.bodies, *values.shape[1:]), dtype=np.float32)
+        joints[: len(values)] = values
+        try:
+            name = str(ClipName.parse(file))
+        except DataError:
+            name = file.name
+        return Decoded(Recording(name, torch.from_numpy(joints).permute(3, 1, 2, 0)[None]), time.perf_counter() - start)
+
+    def recognise(self, clip: Recording) -> tuple[Tensor, None]:
+        """(A,) probabilities of a recording, the mean over its test views, without events.
+
+        Raises:
+            UsageError: The network cannot compute with its settings.
+        """
+        reading, joints = self.reading, clip.joints.to(self.device)
+        lengths, count = torch.tensor([joints.shape[2]], device=self.device), reading.preparation.numbers(NTU25)
+        log_probs = []
+        try:
+            for view in reading.preparation.test_views:
+                random = draws([f"{reading.seed}/{clip.name}/{view}"], count).to(self.device)
+                prepared = reading.stream(reading.preparation(joints, lengths, NTU25, random, training=False))
+                log_probs.append(self.head(self.network(prepared)).logits.float().log_softmax(-1))
+        except (RuntimeError, IndexError) as error:  # settings that no training would get through
+            reason = shown((str(error).splitlines() or [type(error).__name__])[0], 100)
+            raise UsageError(f"the network cannot compute with its settings ({reason}); get the model again, or train it anew") from error
+        mean, _ = mean_over_views(torch.cat(log_probs), torch.zeros(len(log_probs), dtype=torch.int64, device=self.device))
+        return (mean[0] / self.temperature).softmax(-1).cpu(), None
+
+
+def require_small(network: Network, reading: Reading, path: Path) -> None:
+    """Refuse settings with which a single clip would need too much memory.
+
+    Args:
+        network: Built; it can be without memory.
+        reading: Its input.
+        path: The file, for the message.
+
+    Raises:
+        UsageError: The features of one block would take more than 4 GiB.
+    """
+    window = reading.preparation.window
+    most = 4 * reading.bodies * max(math.prod(shape) for shape in network.shapes(window))
+    if isinstance(maps := getattr(network, "maps", None), HeatMaps):
+        most *= math.ceil(maps.eval_size / maps.size) ** 2
+    if most > MOST_PIXELS:
+        raise UsageError(
+            f"{path}: {window} frames, whose features take more than {MOST_PIXELS >> 30} GiB a clip; get the file again, or make it again "
+            "with fewer"
+        )
