@@ -191,6 +191,7 @@ def step(rank: int, ranks: int) -> dict[str, Tensor]:
     return {"loss": mean / ranks, **gradients, **{name: value for name, value in head.named_buffers() if "prototypes" in name}}
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
     alone = step(0, 1)
     first, second = in_processes(step, tmp_path, 2, ranks=2)
