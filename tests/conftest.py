@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def no_process_group_stays() -> Iterator[None]:
+    """A test that trains under ddp in this process leaves a process group, in which a forked child of another test would wait for ever."""
+    yield
+    if (distributed := sys.modules.get("torch.distributed")) is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 LONGEST = (
