@@ -110,7 +110,7 @@ def test_hard_links_are_one_clip(tmp_path: Path) -> None:
     os.link(tmp_path / "walk" / "a.mp4", tmp_path / "run" / "b.mp4")
     index = ClipIndex.scan(tmp_path, progress=False)
     assert index.problem.tolist() == ["", "", "the same file as run/b.mp4"]
-    assert [file.name for file in videos([tmp_path])[0]] == ["b.mp4", "c.mp4"]
+    assert [file.name for file in videos(tmp_path)[0]] == ["b.mp4", "c.mp4"]
 
 
 def test_a_folder_that_cannot_be_looked_at_is_named(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_someone_linked_a_class_folder_from_another_disk(tmp_path: Path) -> None
     index = scan(tmp_path / "set")
     assert index.classes == ("run", "walk")
     assert index.path.tolist() == ["run/a.mp4", "walk/b.mp4"]
-    assert [file.name for file in videos([tmp_path / "set"])[0]] == ["a.mp4", "b.mp4"]
+    assert [file.name for file in videos(tmp_path / "set")[0]] == ["a.mp4", "b.mp4"]
 
 
 def test_someone_linked_single_videos_and_a_folder_back_to_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +117,7 @@ def test_someone_copied_a_set_from_a_mac_and_a_disk_station(tmp_path: Path, caps
     assert "of archives and systems skipped: $RECYCLE.BIN 1, .DS_Store 1, ._* 1, @eaDir 1, Thumbs.db 1, __MACOSX 1, lost+found 1" in text
     assert "hidden folders skipped: 1 (.cache)" in text
     assert "1 other files passed over (.txt 1)" in text
-    found, words = videos([tmp_path])
+    found, words = videos(tmp_path)
     assert [file.name for file in found] == ["b.mp4", "a.mp4"]
     assert any("hidden folders" in line for line in words)
 
@@ -155,7 +155,7 @@ def test_someone_has_videos_straight_from_a_camcorder(tmp_path: Path, capsys: py
     text = prepared(capsys, tmp_path)
     assert "4 clips (a folder for each class), 4 usable, 4 classes" in text
     assert "2 other files passed over (.jpg 1, no ending 1)" in text
-    assert len(videos([tmp_path])[0]) == 4
+    assert len(videos(tmp_path)[0]) == 4
 
 
 def test_someone_has_a_file_name_that_is_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -41,39 +42,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object per line instead of a table")
 
 
-def videos(paths: list[Path]) -> tuple[list[Path], list[str]]:
-    """The given files and the videos in the given folders, found as by ``prepare``; also lines about the other files there."""
+def videos(folder: Path) -> tuple[list[Path], list[str]]:
+    """The videos in a folder, found as by ``prepare``, and lines about the other files there."""
     from vtlvlm.data.listing import videos_in
 
-    found: list[Path] = []
-    words: list[str] = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        listing = videos_in(path, [path / "classes.txt"])
-        found += [path / name for name in listing.paths if name not in listing.again]
-        twice = [f"the same file as {first}: {name}" for name, first in listing.again.items()]
-        words += [f"{path}: {line}" for line in (*listing.lost, *listing.notes, *twice)]
-    return found, words
+    listing = videos_in(folder, [folder / "classes.txt"])
+    found = [folder / name for name in listing.paths if name not in listing.again]
+    twice = [f"the same file as {first}: {name}" for name, first in listing.again.items()]
+    return found, [f"{folder}: {line}" for line in (*listing.lost, *listing.notes, *twice)]
 
 
-def recordings(paths: list[Path]) -> tuple[list[Path], list[str]]:
-    """The given files and the ``.skeleton`` files in the given folders; also a line about each folder without any."""
+def recordings(folder: Path) -> tuple[list[Path], list[str]]:
+    """The ``.skeleton`` files in a folder, and a line if it has none."""
     from vtlvlm.errors import DataError
     from vtlvlm.skeleton.packing import skeleton_files
 
-    found: list[Path] = []
-    words: list[str] = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        try:
-            found += [path / name for name in skeleton_files(path).paths]
-        except DataError as error:
-            words.append(f"{error}; `vtlvlm poses` makes them from videos: vtlvlm poses {path} FOLDER")
-    return found, words
+    try:
+        return [folder / name for name in skeleton_files(folder).paths], []
+    except DataError as error:
+        return [], [f"{error}; `vtlvlm poses` makes them from videos: vtlvlm poses {folder} FOLDER"]
+
+
+def files_of(paths: list[Path], inside: Callable[[Path], tuple[list[Path], list[str]]]) -> tuple[list[Path], list[str]]:
+    """The given files, and what ``inside`` finds in the given folders, in the order given; also its lines."""
+    found = [inside(path) if path.is_dir() else ([path], []) for path in paths]
+    return [file for files, _ in found for file in files], [line for _, lines in found for line in lines]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise UsageError(f"--top {args.top}: at least 1")
     skeletons = _reads_skeletons(args.model)
-    files, words = recordings(args.files) if skeletons else videos(args.files)
+    files, words = files_of(args.files, recordings if skeletons else videos)
     if not files:
         also = f"; {'; '.join(words)}" if words else ""
         raise DataError("; ".join(words) if skeletons else f"{', '.join(map(str, args.files))}: no video files in it{also}")
