@@ -23,7 +23,11 @@ def partition(layout: Layout) -> Tensor:
 
 
 def dilated_partition(layout: Layout, hops: int) -> Tensor:
-    """:func:`partition` with the ancestor of ``hops`` bones in the place of the parent, and such descendants in that of the children.
+    """As :func:`partition`, for joints ``hops`` bones apart: the ancestor takes the parent's place, the descendants the children's.
+
+    Args:
+        layout: The V joints.
+        hops: Number of bones, from 1.
 
     Returns:
         (3, V, V) float32.

@@ -108,7 +108,7 @@ class PartContrast(nn.Module):
     Args:
         width: C.
         joints: Those of each part.
-        texts: (A, 5, E), the embeddings; not a number where there are none.
+        texts: (A, 5, E), the embeddings. An action without a text has NaN.
     """
 
     texts: Tensor
