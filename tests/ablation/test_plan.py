@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,21 @@ def test_an_overlay_that_cannot_be(write: Write, tmp_path: Path, text: str, line
         planner(write(arms=[{"name": "full"}, {"name": "other", "stage1": "other.yaml"}]), tmp_path)
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (
+            {"stage2": "baselines/ctr_gcn_small.yaml"},
+            "ctr_gcn_small.yaml is a configuration of Recognition; `stage2:` takes one of PromptTuning",
+        ),
+        ({"stage1": "stage2_small.yaml"}, "stage2_small.yaml is a configuration of PromptTuningModule; `stage1:` takes one of VTEMModule"),
+    ],
+)
+def test_a_configuration_of_something_else(write: Write, tmp_path: Path, more: dict[str, str], line: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(line)):
+        planner(write(arms=[{"name": "full"}], **more), tmp_path / "work")
 
 
 def test_each_person_is_left_out(write: Write, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from vtlvlm.cli import main
 from vtlvlm.commands.data_kinds import data_module
 from vtlvlm.configs import config
 from vtlvlm.data.datamodule import NTUDataModule
@@ -46,3 +47,11 @@ def test_the_stages_configurations_keep_their_data_module():
 def test_what_cannot_be_read_is_left_to_the_parser(tmp_path: Path):
     (tmp_path / "broken.yaml").write_text("data: [")
     assert not skeletons("--config", str(tmp_path / "broken.yaml"), "--config", str(tmp_path / "none.yaml"), "--data", "[")
+
+
+@pytest.mark.parametrize("command", [["extract", "--output", "x"], ["tokenize", "--output", "x"], ["fetch"]], ids=lambda words: words[0])
+def test_commands_that_read_no_skeletons_refuse_them_in_a_line(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command[0], "--config", "baselines/ctr_gcn_small.yaml", *command[1:]]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"vtlvlm: {command[0]} takes configurations of stage 1 or 2")
+    assert said.count("\n") == 1

@@ -15,6 +15,8 @@ from vtlvlm.ablation.settings import Config, Resolver, extraction_settings, get,
 from vtlvlm.errors import UsageError
 
 QUIET = ("--trainer.enable_progress_bar", "false")
+KINDS = {1: "VTEMModule", 2: "PromptTuningModule"}
+"""Stage -> what its configurations build"""
 SMALL_PROTOCOLS, LARGE_PROTOCOLS = ("xsub60", "xview60"), ("xsub120", "xset120")
 """Protocols over the same clips"""
 
@@ -52,7 +54,11 @@ class Planner:
             before, after = ([*base, *overlays[:end]] for end in (number, number + 1))
             if resolve(before, who) == resolve(after, who):
                 raise UsageError(f"{who}{overlay.name} changes nothing in stage {stage}; remove it, or correct it")
-        return resolve([*base, *overlays, *more], who)
+        found = resolve([*base, *overlays, *more], who)
+        kind = str(get(found, "model.class_path", "")).rpartition(".")[2]
+        if kind in (*KINDS.values(), "Recognition") and kind != KINDS[stage]:
+            raise UsageError(f"{who}{base[0].name} is a configuration of {kind}; `stage{stage}:` takes one of {KINDS[stage]}")
+        return found
 
     def _root(self) -> Path:
         """The folder of the videos."""

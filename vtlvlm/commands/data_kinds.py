@@ -9,6 +9,7 @@ from typing import Any
 
 from vtlvlm.data.clip_module import ClipDataModule
 from vtlvlm.data.datamodule import NTUDataModule
+from vtlvlm.errors import UsageError
 
 
 def data_module(arguments: Sequence[str]) -> dict[str, Any]:
@@ -25,6 +26,23 @@ def data_module(arguments: Sequence[str]) -> dict[str, Any]:
     import vtlvlm.stages.recognition  # noqa: F401 - so that configurations find both and their parts by their names
 
     return {"datamodule_class": ClipDataModule, "subclass_mode_data": True}
+
+
+def require_plain(command: str, arguments: Sequence[str]) -> None:
+    """Refuse a command line whose data section names a class, where a command reads videos, features or events alone.
+
+    Args:
+        command: Its name, for the message.
+        arguments: As of :func:`data_module`.
+
+    Raises:
+        UsageError: The data section names a class.
+    """
+    if any(map(_names_a_class, _sections(arguments))):
+        raise UsageError(
+            f"{command} takes configurations of stage 1 or 2; one whose data has a class_path, such as a skeleton network's, goes with fit, "
+            "validate, test and predict"
+        )
 
 
 def _sections(arguments: Sequence[str]) -> Iterator[Any]:

@@ -28,7 +28,7 @@ from vtlvlm.callbacks.throughput import Throughput
 from vtlvlm.callbacks.validate_first import ValidateFirst  # noqa: F401 - so that configurations find it by its name
 from vtlvlm.callbacks.validation_steps import ValidationSteps
 from vtlvlm.commands import guard
-from vtlvlm.commands.data_kinds import data_module
+from vtlvlm.commands.data_kinds import data_module, require_plain
 from vtlvlm.data.cache import EventCache, FeatureCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.hidden_cache import HiddenCache
@@ -298,6 +298,7 @@ def without_noise() -> Iterator[None]:
 
 def parts(name: str, arguments: Sequence[str], stage: type[Stage] = VTEMModule) -> CachingCLI:
     """The model, data module and trainer that a configuration of a stage describes, without running anything."""
+    require_plain(name, arguments)
     with without_noise():
         return CachingCLI(
             stage,
@@ -323,6 +324,7 @@ def untrained(name: str, arguments: Sequence[str]) -> tuple[Stage, NTUDataModule
     Raises:
         UsageError: The configuration is no configuration of a stage, or one of its parts refuses a setting.
     """
+    require_plain(name, arguments)
     with without_noise():
         cli = UntrainedCLI(
             Stage,
