@@ -40,8 +40,8 @@ def require_plain(command: str, arguments: Sequence[str]) -> None:
     """
     if any(map(_names_a_class, _sections(arguments))):
         raise UsageError(
-            f"{command} takes configurations of stage 1 or 2; one whose data has a class_path, such as a skeleton network's, goes with fit, "
-            "validate, test and predict"
+            f"{command} takes configurations of stage 1 or 2; one whose data has a class_path, such as a skeleton network's, goes with "
+            "fit, validate, test and predict"
         )
 
 
