@@ -66,7 +66,7 @@ def metrics(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
 
-@pytest.mark.parametrize("name", list(ADAPTERS))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "projector")) for name in ADAPTERS])
 def test_every_arm_trains_tests_and_classifies(arms: Arms, name: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = arms.folder / name
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from golden import RECORDED, TOLERANCE, check, differences
 
 COMMAND = Path(__file__).with_name("golden.py")
 
 
+@pytest.mark.slow
 def test_both_stages_compute_what_is_recorded() -> None:
     """In a process of its own, whose libraries take one thread and the same products everywhere."""
     done = subprocess.run([sys.executable, COMMAND], capture_output=True, text=True, timeout=280, check=False)

@@ -20,6 +20,26 @@ def changed(work: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in kept}
 
 
+def test_a_grid_of_stage_1_runs_once(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three commands; a grid of both stages is a longer test."""
+    work = tmp_path / "work"
+    grid = write("events", stage2=None, validation=0, arms=[{"name": "full"}])
+    assert main(["ablate", str(grid), "--work", str(work)]) == 0
+    said = capsys.readouterr().out
+    assert "[1/3] videos to features: full" in said
+    (run,) = json.loads((work / "grids" / "events.json").read_text())["arms"][0]["runs"]
+    assert run["status"] == "done"
+    probes = json.loads((work / run["stage1"] / "probes.json").read_text())["probes"]
+    row = next(line for line in said.splitlines() if line.startswith("* full"))
+    assert f" {100 * probes['codes: attention']['top1']:.1f} " in row
+    before = changed(work)
+    assert main(["ablate", str(grid), "--work", str(work)]) == 0
+    assert changed(work) == before
+    assert "[1/" not in (again := capsys.readouterr().out)
+    assert again.strip() == said[said.index("\nTiny") :].strip()
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_grid_runs_once(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = tmp_path / "work"

@@ -22,6 +22,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_part_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "gpu.jsonl"
     assert main(["bench", "gpu", "--tiny", "--output", str(file)]) == 0

@@ -50,7 +50,7 @@ def weights(run: EventRun, name: str) -> dict[str, torch.Tensor]:
     [
         pytest.param([], id="listwise"),
         pytest.param([f"{REASONER}.label_score", "pmi"], id="pmi", marks=pytest.mark.slow),
-        pytest.param(["--model.init_args.objective", "generative"], id="generative"),
+        pytest.param(["--model.init_args.objective", "generative"], id="generative", marks=pytest.mark.slow),
         pytest.param([f"{REASONER}.llava.gradient_checkpointing", "true"], id="checkpointing", marks=pytest.mark.slow),
     ],
 )

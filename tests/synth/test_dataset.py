@@ -91,6 +91,7 @@ def test_skeletons_are_in_ntus_format_and_agree_with_the_camera(small):
         assert (rows[..., 11] == 2).all()
 
 
+@pytest.mark.slow
 def test_number_of_workers_changes_no_byte_and_the_seed_does(small, tmp_path):
     root, _ = small
     generate(tmp_path / "other", workers=2, **SMALL)
