@@ -86,6 +86,10 @@ class RecordingBatch(NamedTuple):
     labels: Tensor
     clips: Tensor
     views: Tensor
+    training: bool
+    """Whether the clips are drawn for training"""
+    random: Tensor | None = None
+    """(B, n) float32 random numbers in [0, 1) of each clip's draw; None until the batch leaves for its device"""
 
 
 class SkeletonBatch(NamedTuple):
@@ -102,5 +106,6 @@ def split_clips(batch: Any, size: int) -> list[Any]:
     """A batch of B clips -> batches of at most ``size`` clips, in order."""
     if len(batch.clips) <= size:
         return [batch]
-    columns = [[None] * -(-len(batch.clips) // size) if column is None else column.split(size) for column in batch]
+    parts = -(-len(batch.clips) // size)
+    columns = [column.split(size) if isinstance(column, Tensor) else [column] * parts for column in batch]
     return [type(batch)(*part) for part in zip(*columns, strict=True)]

@@ -12,7 +12,10 @@ from lightning import Callback, LightningModule, Trainer
 
 pytest.importorskip("av")
 
+from baseline_configs import SMALL, shrunk
+from moves import write_moves
 from pipeline import Pipeline
+from shipped import resolved
 from test_configs import STEPS, Small, losses_of, stage_file
 
 from vtlvlm.cli import main
@@ -112,6 +115,19 @@ def test_an_optimiser_step_waits_at_most_once(stage: int, chain: Pipeline, tmp_p
     settings += ["--trainer.log_every_n_steps", 1000, "--trainer.check_val_every_n_epoch", 100, "--trainer.accelerator", "gpu"]
     watch = ["--trainer.callbacks+", "test_commands.CountGpuWaits", "--trainer.callbacks.path", said]
     assert chain("fit", *own, "--trainer.default_root_dir", tmp_path / "run", *settings, *watch) == 0
+    found = json.loads(said.read_text())
+    assert found
+    assert max(found) <= 1, found
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SMALL)
+def test_a_skeleton_network_trains_and_waits_at_most_once(name: str, tmp_path: Path) -> None:
+    file, said = write_moves(tmp_path / "moves.npz"), tmp_path / "waits.json"
+    config = shrunk(resolved(f"baselines/{name}.yaml"), file, tmp_path)
+    settings = ["--trainer.strategy", "auto", "--trainer.accelerator", "gpu", "--trainer.max_steps", 8, "--trainer.val_check_interval", 8]
+    settings += ["--trainer.log_every_n_steps", 1000, "--trainer.callbacks", "test_commands.CountGpuWaits"]
+    assert main(["fit", "--config", *map(str, [config, *settings, "--trainer.callbacks.path", said])]) == 0
     found = json.loads(said.read_text())
     assert found
     assert max(found) <= 1, found

@@ -57,6 +57,16 @@ def bottleneck(classes: int = 4, width: int = 6) -> BottleneckHead:
     return head
 
 
+def test_a_bottleneck_of_endless_variance_has_gradients() -> None:
+    """exp(0.5 x 1000) is infinite in float32; the deviation is 100 all the same, and the weights get finite gradients."""
+    head = bottleneck().train()
+    with torch.no_grad():
+        head.log_variance.bias.fill_(1000)
+    head([torch.randn(3, 1, 6, 2, 20)], torch.tensor([0, 1, 2])).logits.sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in head.parameters() if weight.grad is not None)
+    assert head.mean.weight.grad is not None
+
+
 @torch.no_grad()
 def test_bottleneck_losses_by_loops_over_classes() -> None:
     head = bottleneck().eval()

@@ -90,7 +90,7 @@ def test_an_evaluation_is_that_of_the_recording(root):
     data = data_of(root, stream="bone", batch_size=5)
     data.setup("test")
     for raw in data.test_dataloader():
-        batch = data.on_after_batch_transfer(raw, 0)
+        batch = data.on_after_batch_transfer(data.on_before_batch_transfer(raw, 0), 0)
         for place, clip in enumerate(batch.clips.tolist()):
             row = data.recordings.paths.index(data.index.path[clip])
             own = torch.from_numpy(data.recordings.values(row)[..., :3].copy())
@@ -105,7 +105,7 @@ def test_draws_do_not_depend_on_the_batch(root):
     def seen(batch_size: int, seed: int = 0) -> dict[tuple[int, int], torch.Tensor]:
         data = data_of(root, batch_size=batch_size, seed=seed, preparation=CropAndResize(window=8, least_frames=4, bones=0.2))
         data.setup("fit")
-        batches = [data.on_after_batch_transfer(raw, 0) for raw in data.train_dataloader()]
+        batches = [data.on_after_batch_transfer(data.on_before_batch_transfer(raw, 0), 0) for raw in data.train_dataloader()]
         return {
             key: joints for b in batches for key, joints in zip(zip(b.clips.tolist(), b.views.tolist(), strict=True), b.joints, strict=True)
         }
@@ -134,13 +134,13 @@ def test_several_test_views_follow_each_other(root):
     data = data_of(root, preparation=UniformFrames(window=8, views=3))
     data.setup("test")
     assert data.test_views == (1000, 1001, 1002)
-    batches = [data.on_after_batch_transfer(raw, 0) for raw in data.test_dataloader()]
+    batches = [data.on_after_batch_transfer(data.on_before_batch_transfer(raw, 0), 0) for raw in data.test_dataloader()]
     clips, views = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("clips", "views"))
     assert clips.tolist() == np.repeat(data.split.test, 3).tolist()
     assert views.tolist() == [1000, 1001, 1002] * len(data.split.test)
     joints = torch.cat([batch.joints for batch in batches])
     assert not torch.equal(joints[0], joints[1])
-    again = [data.on_after_batch_transfer(raw, 0) for raw in data.test_dataloader()]
+    again = [data.on_after_batch_transfer(data.on_before_batch_transfer(raw, 0), 0) for raw in data.test_dataloader()]
     assert torch.equal(joints, torch.cat([batch.joints for batch in again]))
 
 
@@ -148,7 +148,7 @@ def test_several_test_views_follow_each_other(root):
 def test_pixels_have_a_confidence(root):
     data = data_of(root, coordinates="pixels", preparation=WholeClips(window=40))
     data.setup("test")
-    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    batch = data.on_after_batch_transfer(data.on_before_batch_transfer(next(iter(data.test_dataloader())), 0), 0)
     expected = torch.stack([960.0 + torch.arange(25), 540.0 - torch.arange(25), torch.arange(25) % 3 / 2])
     torch.testing.assert_close(batch.joints[0, :, 0, :, 0], expected)
     length = int(data.index.frames[batch.clips[0]])
@@ -222,7 +222,7 @@ def test_nw_ucla(test_data):
     assert data.num_classes == 10
     assert (data.layout.name, data.bodies, data.window) == ("kinect20", 1, 52)
     assert len(data.train_dataloader()) == 5 * 1020 // 16
-    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    batch = data.on_after_batch_transfer(data.on_before_batch_transfer(next(iter(data.train_dataloader())), 0), 0)
     assert batch.joints.shape == (16, 3, 52, 20, 1)
     assert float(batch.joints.abs().max()) <= 1 + 1e-5
 
@@ -233,7 +233,7 @@ def test_nw_ucla_is_tested_as_by_the_official_code(test_data):
         pytest.skip("VTLVLM_TEST_DATA holds no skeletons/nw_ucla.npz")
     data = data_of(file, "cameras:1,2", preparation=BoxedFrames(), batch_size=16)
     data.setup("test")
-    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    batch = data.on_after_batch_transfer(data.on_before_batch_transfer(next(iter(data.test_dataloader())), 0), 0)
     for place in range(16):
         value = data.recordings.values(data.recordings.paths.index(data.index.path[int(batch.clips[place])]))[0]
         value = value - value[0, 1]

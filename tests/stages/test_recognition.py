@@ -75,7 +75,7 @@ def test_probabilities_are_the_softmax_of_the_networks_logits_over_the_temperatu
     found, data = Recognition.load_from_checkpoint(best(trained)), data_of(file)
     runner = trainer(trained)
     predicted = torch.cat(runner.predict(found, datamodule=data))
-    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.predict_dataloader()]
+    batches = [data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0) for batch in data.predict_dataloader()]
     with torch.no_grad():
         logits = torch.cat([found.head(found.network(batch.joints)).logits for batch in batches])
     assert torch.allclose(predicted, (logits / found.temperature).softmax(-1), atol=1e-6)
@@ -108,7 +108,7 @@ def test_the_loss_is_the_cross_entropy_and_what_the_head_adds(file: Path) -> Non
     stage.classes = data.classes
     stage.configure_model()
     stage.log_terms = lambda split, terms, count: logged.update(terms)  # type: ignore[method-assign]
-    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    batch = data.on_after_batch_transfer(data.on_before_batch_transfer(next(iter(data.train_dataloader())), 0), 0)
     torch.manual_seed(1)
     loss = stage.training_step(batch, 0)
     torch.manual_seed(1)

@@ -136,16 +136,21 @@ class SkeletonDataModule(ClipDataModule):
 
     # -- batches -----------------------------------------------------------------------------------------------------------------
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Draw each clip's random numbers, here, where its number and view are: a look at them on a GPU would wait for it."""
+        if not isinstance(batch, RecordingBatch):
+            return batch
+        epoch = f"/{self.trainer.current_epoch}" if batch.training and self.trainer is not None else ""
+        seeds = [f"{self.seed}/{name}/{view}{epoch}" for name, view in self.keys(batch.clips, batch.views)]
+        return batch._replace(random=draws(seeds, self.preparation.numbers(self.layout)))
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Prepare recordings on the device: (B, 3, T, V, M) of different lengths -> (B, 3, T', V, M) of the stream."""
         if not isinstance(batch, RecordingBatch):
             return batch
         assert self._stream is not None
-        training = bool(((batch.views > 0) & (batch.views < TEST_VIEWS)).all())
-        epoch = f"/{self.trainer.current_epoch}" if training and self.trainer is not None else ""
-        seeds = [f"{self.seed}/{name}/{view}{epoch}" for name, view in self.keys(batch.clips.cpu(), batch.views.cpu())]
-        random = draws(seeds, self.preparation.numbers(self.layout)).to(batch.joints.device)
-        joints = self.preparation(batch.joints, batch.lengths, self.layout, random, training)
+        assert batch.random is not None, "on_before_batch_transfer() first"
+        joints = self.preparation(batch.joints, batch.lengths, self.layout, batch.random, batch.training)
         return SkeletonBatch(self._stream(joints), batch.labels, batch.clips, batch.views)
 
     def _stored_views(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -200,7 +205,7 @@ class RecordingDataset(ClipDataset):
         for place, one in enumerate(found):
             joints[place, : len(one), : one.shape[1]] = one
         moved = torch.from_numpy(joints).permute(0, 4, 2, 3, 1).contiguous()
-        return RecordingBatch(moved, torch.tensor(lengths), labels, clips, views + 1 if self.training else views)
+        return RecordingBatch(moved, torch.tensor(lengths), labels, clips, views + 1 if self.training else views, self.training)
 
     def _clip(self, row: int) -> NDArray[np.float32]:
         """(at most M, T, V, 3) of a recording."""

@@ -88,6 +88,36 @@ def classifier(width: int, actions: int) -> nn.Linear:
     return layer
 
 
+def one_hot(actions: Tensor, number: int) -> Tensor:
+    """(N,) int64 -> (N, A) bool. Unlike torch's, it never looks at the values."""
+    return actions[:, None] == torch.arange(number, device=actions.device)
+
+
+class ClassMeans(NamedTuple):
+    """Mean features of some clips of each action."""
+
+    means: Tensor
+    """(A, D), zero for an action without such clips"""
+    present: Tensor
+    """(A,) bool, whether there are such clips"""
+
+
+def class_means(features: Tensor, actions: Tensor, chosen: Tensor | None, number: int) -> ClassMeans:
+    """The mean of the chosen clips of each action, without asking a GPU which actions there are.
+
+    Args:
+        features: (N, D).
+        actions: (N,) int64, the action that each clip counts for.
+        chosen: (N,) bool; None for all.
+        number: A.
+    """
+    member = one_hot(actions, number).to(features.dtype)
+    if chosen is not None:
+        member = member * chosen[:, None]
+    counts = member.sum(dim=0)
+    return ClassMeans(member.T @ features / counts.clamp(min=1)[:, None], counts > 0)
+
+
 class LinearHead(Head):
     """The mean of the last block's features, and a linear layer.
 
@@ -153,16 +183,15 @@ class BottleneckHead(Head):
         hidden = F.relu(self.hidden(pooled(taps[-1])))
         z = self.mean(hidden)
         if self.training:
-            deviation = (self.noise * self.log_variance(hidden)).exp().clamp(max=100)
+            deviation = (self.noise * self.log_variance(hidden)).clamp(max=math.log(100)).exp()  # an infinite exp has no gradient
             z = z + deviation * torch.randn_like(deviation)
         return Scores(self.decoder(z), {} if labels is None else self._losses(z.float(), labels))
 
     def _losses(self, z: Tensor, labels: Tensor) -> dict[str, Tensor]:
         assert self.prior is not None
-        present, place = labels.unique(return_inverse=True)
-        sums = z.new_zeros(len(present), z.shape[1]).index_add(0, place, z)
-        means = sums / place.bincount(minlength=len(present))[:, None]
+        means, present = class_means(z, labels, None, len(self.prior))
+        squares = (means - self.prior).square().mean(1)
         return {
-            "prior": self.prior_weight * F.mse_loss(means, self.prior[present]),
+            "prior": self.prior_weight * torch.where(present, squares, 0).sum() / present.sum(),
             "norm": self.norm_weight * z.mean(0).norm(),
         }

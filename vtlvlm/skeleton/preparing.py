@@ -197,7 +197,7 @@ class BoxedFrames(Preparation):
         if training:
             whole = torch.floor(random[:, :2] * (2 * self.degrees + 1)) - self.degrees
             about = torch.deg2rad(torch.cat([whole, torch.zeros_like(whole[:, :1])], dim=1))
-            x, y = (about * about.new_tensor(axis) for axis in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
+            x, y = (about * axis for axis in torch.eye(3, device=about.device)[:2])
             joints = transforms.turned(joints, transforms.rotations(x) @ transforms.rotations(y))
             frames = (random[:, 2:] * lengths[:, None]).floor().long().sort(dim=1).values
         return transforms.taken(transforms.boxed(joints, lengths), frames)

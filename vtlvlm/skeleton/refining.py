@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtlvlm.errors import UsageError
-from vtlvlm.skeleton.heads import Head, Scores, TapShape, classifier, pooled
+from vtlvlm.skeleton.heads import ClassMeans, Head, Scores, TapShape, class_means, classifier, one_hot, pooled
 from vtlvlm.skeleton.layouts import Layout
 from vtlvlm.vtem.group import gather_clips, group_size
 
@@ -169,29 +169,6 @@ class Branch(nn.Module):
         return loss
 
 
-class ClassMeans(NamedTuple):
-    """Mean features of some clips of each action."""
-
-    means: Tensor
-    """(A, D), zero for an action without such clips"""
-    present: Tensor
-    """(A,) bool, whether there are such clips"""
-
-
-def class_means(features: Tensor, actions: Tensor, chosen: Tensor, number: int) -> ClassMeans:
-    """The mean of the chosen clips of each action.
-
-    Args:
-        features: (N, D).
-        actions: (N,) int64, the action that each clip counts for.
-        chosen: (N,) bool.
-        number: A.
-    """
-    member = (F.one_hot(actions, number) * chosen[:, None]).to(features.dtype)  # (N, A)
-    counts = member.sum(dim=0)
-    return ClassMeans(member.T @ features / counts.clamp(min=1)[:, None], counts > 0)
-
-
 def contrast(
     features: Tensor, own: Guesses, prototypes: Tensor, missed: ClassMeans, intruders: ClassMeans, temperature: float, penalty: float
 ) -> Tensor:
@@ -211,7 +188,7 @@ def contrast(
     """
     units = F.normalize(features, dim=1)
     similar = units @ F.normalize(prototypes, dim=1).T  # (N, A)
-    truth = F.one_hot(own.labels, similar.shape[1])
+    truth = one_hot(own.labels, similar.shape[1])
     loss = similar.new_zeros(())
     for others, sign in ((missed, 1), (intruders, -1)):
         closeness = (units * F.normalize(others.means, dim=1)[own.labels]).sum(dim=1)

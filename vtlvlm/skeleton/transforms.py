@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
 def turning(vectors: Tensor, axis: tuple[float, float, float]) -> Tensor:
     """The shortest turn of each vector (N, 3) to an axis: (N, 3, 3). Short vectors, and those along the axis either way, stay."""
-    to = vectors.new_tensor(axis).expand_as(vectors)
+    to = _vector(axis, vectors.device).to(vectors.dtype).expand_as(vectors)
     around = torch.linalg.cross(vectors, to, dim=1)
     length = around.norm(dim=1)
     angle = torch.atan2(length, (vectors * to).sum(1))
@@ -117,6 +117,12 @@ def turning(vectors: Tensor, axis: tuple[float, float, float]) -> Tensor:
     identity = torch.eye(3, device=vectors.device, dtype=vectors.dtype)
     matrix = identity + sine * skew + (1 - cosine) * (skew @ skew)  # Rodrigues
     return torch.where((length > _SMALL)[:, None, None], matrix, identity)
+
+
+@cache
+def _vector(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Copied to the device once: a copy waits for all that the device has to do."""
+    return torch.tensor(values, device=device)
 
 
 def turned(joints: Tensor, matrices: Tensor) -> Tensor:
@@ -147,19 +153,28 @@ def scaled_bones(joints: Tensor, layout: Layout, factors: Tensor) -> Tensor:
         factors: (N, V) of the bone that ends in each joint. A bone takes the smaller joint number's factor of the two sides; the root's
             has no effect.
     """
-    mirror, parents = torch.tensor(layout.mirror), torch.tensor(layout.parents)
-    same = torch.minimum(torch.arange(layout.num_joints), mirror).to(joints.device)
-    bones = joints - joints.index_select(3, parents.to(joints.device))
-    bones = bones * factors.to(joints)[:, same][:, None, None, :, None]
+    tree = _tree(layout, joints.device)
+    bones = joints - joints.index_select(3, tree.parents)
+    bones = bones * factors.to(joints)[:, tree.smaller][:, None, None, :, None]
     bones = torch.cat(
         [bones[..., : layout.root, :], joints[..., layout.root : layout.root + 1, :], bones[..., layout.root + 1 :, :]], dim=3
     )
-    return torch.einsum("uv,nctvm->nctum", _paths(layout).to(joints), bones)
+    return torch.einsum("uv,nctvm->nctum", tree.paths.to(joints), bones)
+
+
+class _Tree(NamedTuple):
+    """The bones of a layout, on a device."""
+
+    parents: Tensor
+    """(V,)"""
+    smaller: Tensor
+    """(V,) the smaller joint number of the two sides"""
+    paths: Tensor
+    """(V, V): 1 where the second joint lies on the way from the root to the first, both ends included"""
 
 
 @cache
-def _paths(layout: Layout) -> Tensor:
-    """(V, V): 1 where the second joint lies on the way from the root to the first, both ends included."""
+def _tree(layout: Layout, device: torch.device) -> _Tree:
     found = torch.zeros(layout.num_joints, layout.num_joints)
     for joint in range(layout.num_joints):
         step = joint
@@ -167,7 +182,8 @@ def _paths(layout: Layout) -> Tensor:
         while step != layout.root:
             step = layout.parents[step]
             found[joint, step] = 1
-    return found
+    smaller = torch.minimum(torch.arange(layout.num_joints), torch.tensor(layout.mirror))
+    return _Tree(torch.tensor(layout.parents, device=device), smaller.to(device), found.to(device))
 
 
 # -- time ------------------------------------------------------------------------------------------------------------------------------
