@@ -96,7 +96,7 @@ class Record(Callback):
 
 def _sums(tensors: list[torch.Tensor]) -> Iterator[float]:
     """Exact to the last bit in any order of the tensors."""
-    values = [tensor.detach().double().flatten().numpy() for tensor in tensors]
+    values = [tensor.detach().double().flatten().cpu().numpy() for tensor in tensors]
     yield math.fsum(math.fsum(part) for part in values)
     yield math.fsum(math.fsum(part * part) for part in values)
 

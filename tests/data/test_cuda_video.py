@@ -141,6 +141,7 @@ def test_files_that_are_counted_or_turned_otherwise_are_refused(torchcodec: None
 @pytest.mark.gpu
 @NO_GPU
 def test_views_on_the_gpu_are_those_on_the_cpu(tmp_path: Path) -> None:
+    pytest.importorskip("torchcodec")
     cuda_video.require_gpu_decoding()
     path = encode(tmp_path / "block.mp4", moving_block(40, 256, falls=True, shade=200))
     sampling = FrameSampling(frames=8, size=64)

@@ -6,8 +6,9 @@ import gc
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -74,8 +75,8 @@ class Gpu:
             seconds.append(time.perf_counter() - start)
         return Cost(statistics.median(seconds), torch.cuda.max_memory_allocated() if self.real else None)
 
-    def waits(self, job: Callable[[], object]) -> int | None:
-        """How often the host waits for the device during a job; None on a CPU."""
+    def waits(self, job: Callable[[], object]) -> list[str] | None:
+        """File and line of each wait of the host for the device during a job; None on a CPU."""
         if not self.real:
             return None
         with warnings.catch_warnings(record=True) as seen:
@@ -85,7 +86,7 @@ class Gpu:
                 job()
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        return sum("synchroniz" in str(warning.message) for warning in seen)
+        return [f"{Path(warning.filename).name}:{warning.lineno}" for warning in seen if "synchroniz" in str(warning.message)]
 
 
 def flops(job: Callable[[], object]) -> int:
@@ -199,14 +200,14 @@ class Setting:
     sizes: Sizes
 
 
-def step_figures(name: str, cost: Cost, operations: int, waits: int | None, goal: float | None = None) -> list[Measurement]:
+def step_figures(name: str, cost: Cost, operations: int, waits: Sequence[str] | None, goal: float | None = None) -> list[Measurement]:
     """The lines of a training step.
 
     Args:
         name: Of the step.
         cost: Its seconds and memory.
         operations: Floating-point operations.
-        waits: Host waits; None if not measured.
+        waits: Places of the host's waits; None if not measured.
         goal: TFLOP/s to reach.
     """
     rows = [
@@ -216,4 +217,6 @@ def step_figures(name: str, cost: Cost, operations: int, waits: int | None, goal
     ]
     if cost.peak_bytes is not None:
         rows.append(Measurement("... peak memory with the weights", cost.peak_bytes / 2**30, "GiB"))
-    return rows if waits is None else [*rows, Measurement("... waits of the host, without the optimiser's check", waits, "waits", 0)]
+    if waits is not None:
+        rows.append(Measurement("... waits of the host, without the optimiser's check", len(waits), "waits", 0, note=", ".join(waits)))
+    return rows
