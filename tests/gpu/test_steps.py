@@ -136,6 +136,24 @@ def test_a_prompt_keeps_flash_attention(device: torch.device, width: int) -> Non
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("objective", ["listwise", "generative"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_step_with_ligers_kernels_is_the_cpus(llava: Path, objective: str, checkpointing: bool) -> None:
+    pytest.importorskip("liger_kernel")
+    vectors, labels = torch.randn(4, 6, 16, generator=torch.Generator().manual_seed(2)), torch.arange(4)
+    loss, gradients = step(built(llava, CPU), vectors, labels, objective)
+    there = built(llava, torch.device("cuda"), kernels="liger", gradient_checkpointing=checkpointing)
+    exact, rounded = step(there, vectors, labels, objective), step(there, vectors, labels, objective, bf16=True)
+    assert exact[0] == pytest.approx(loss, rel=1e-4)
+    assert apart(gradients, exact[1]) < 1e-3
+    assert rounded[0] == pytest.approx(loss, rel=0.03)
+    assert 1e-6 < apart(gradients, rounded[1]) < 0.15
+    again = step(built(llava, CPU), vectors, labels, objective)  # a model that was made without them has none
+    assert again[0] == loss
+    assert torch.equal(gradients, again[1])
+
+
+@pytest.mark.gpu
 def test_four_bits(llava: Path) -> None:
     """A quantised model is trained by its prompts; its scores resemble those of the whole one. A CPU would need wider rows."""
     pytest.importorskip("bitsandbytes")

@@ -116,9 +116,17 @@ def test_the_head_pools_each_part_and_compares_it_with_its_text(table: Path) -> 
     torch.testing.assert_close(found.losses["texts"], 0.5 * sum(losses) / 5, atol=1e-5, rtol=1e-4)
 
 
+def test_the_texts_are_read_where_weights_are_made_on_a_gpu(table: Path) -> None:
+    """Lightning makes weights within the device's context; a memory-mapped file is on the CPU all the same."""
+    with torch.device("meta"):
+        head = built(table)
+    assert head.contrast.texts.device.type == "cpu"
+    assert head.contrast.texts.isfinite().all()
+
+
 def test_parts_can_be_given(table: Path) -> None:
     head = built(table, parts=[[2, 3], [4, 5], [0, 1], [19]])
-    assert head.contrast.joints == [[2, 3], [4, 5], [0, 1], [19]]
+    assert head.contrast.joints == [(2, 3), (4, 5), (0, 1), (19,)]
     with pytest.raises(UsageError, match="joints 0 to 19"):
         built(table, parts=[[2], [4], [0], [20]])
     with pytest.raises(UsageError, match=r"head\.parts has 2 lists"):

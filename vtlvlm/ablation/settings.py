@@ -28,7 +28,7 @@ MACHINE_TRAINER = (
 """Settings of the trainer that say how a run is computed or shown, not what it computes"""
 MACHINE_DATA = ("features", "events", "target_features", "num_workers", "micro_batch_size", "sampling", "augmentation")
 """Settings of the data module that are places, or that a cache has fixed"""
-MACHINE_PARTS = ("chunk", "clips", "compiled", "attention", "gradient_checkpointing", "max_positions")
+MACHINE_PARTS = ("chunk", "clips", "compiled", "attention", "gradient_checkpointing", "kernels", "max_positions")
 """Settings of parts, at any depth, that change time and memory only"""
 Config = dict[str, Any]
 

@@ -86,7 +86,7 @@ class Gpu:
                 job()
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        return [f"{Path(warning.filename).name}:{warning.lineno}" for warning in seen if "synchroniz" in str(warning.message)]
+        return [f"{Path(warning.filename).name}:{warning.lineno}" for warning in seen if "called a synchronizing" in str(warning.message)]
 
 
 def flops(job: Callable[[], object]) -> int:

@@ -57,8 +57,28 @@ def written(reader: Reader) -> Callable[[], Tensor]:
 
 
 def liger(setting: Setting, work: Path) -> Iterator[Measurement]:
-    """peft's step with Liger's kernels. They stay in transformers' classes, so nothing of ours is measured after this part."""
+    """Steps with Liger's kernels, ours and peft's. They stay in transformers' classes, so nothing is measured without them afterwards."""
     del work
+    gpu = setting.gpu
+    if gpu.real:  # the kernels need one
+        ours = Reader(setting, kernels="liger")
+        for names in setting.sizes.text:
+            ours.read(names)
+            for loss, job in (("all names", ours.job(ours.listwise)), ("generative", ours.job(ours.generative))):
+                name = f"stage 2 with Liger's kernels: {names} names, loss: {loss}"
+                yield from step_figures(name, gpu.cost(job), flops(job), gpu.waits(job))
+            with torch.inference_mode():
+                scoring = gpu.cost(partial(ours.scores, ours.events(setting.sizes.micro_batch)))
+            yield Measurement("... scores of a micro-batch", scoring.seconds, "s")
+        del ours, job
+        gpu.clear()
+        ours = Reader(setting, layers="all", kernels="liger")
+        job = ours.job(ours.generative)
+        yield from step_figures(
+            "generative step, prompts in all layers: ours with Liger's kernels", gpu.cost(job), flops(job), gpu.waits(job)
+        )
+        del ours, job
+        gpu.clear()
     from liger_kernel.transformers import apply_liger_kernel_to_llama  # type: ignore[import-not-found]
 
     apply_liger_kernel_to_llama()

@@ -16,6 +16,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from vtlvlm.bench.gpu_cost import Setting, flops, step_figures
 from vtlvlm.bench.harness import Measurement
 from vtlvlm.lvlm.context import embed_context
+from vtlvlm.lvlm.fused import Kernels
 from vtlvlm.lvlm.generative import answer_table, language_loss
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Llava
@@ -65,6 +66,7 @@ class Reader:
         layers: Layers with prompts; the setting's if None.
         prompts: Prompt tokens.
         dtype: Of the frozen weights.
+        kernels: Of the language model.
     """
 
     def __init__(
@@ -74,13 +76,14 @@ class Reader:
         layers: str | None = None,
         prompts: int = PROMPTS,
         dtype: torch.dtype = torch.bfloat16,
+        kernels: Kernels = "torch",
     ) -> None:
         sizes, self.device = setting.sizes, setting.gpu.device
         self.setting, self.model = setting, random_llava(setting, dtype)
         torch.manual_seed(1)
         self.prompts = DeepPrompts(prompts, layers or sizes.layers, std=1.0)  # as large as keys, so that they count
         self.prompts.build(self.model.config.text_config)
-        self.reasoner = EventReasoner(Llava("random", gradient_checkpointing=checkpointing), self.prompts, Instruction())
+        self.reasoner = EventReasoner(Llava("random", gradient_checkpointing=checkpointing, kernels=kernels), self.prompts, Instruction())
         self.reasoner.take(self.model)
         self.reasoner.to(self.device).train()
         trained = list(self.prompts.parameters())

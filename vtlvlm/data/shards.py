@@ -51,7 +51,7 @@ class TensorFile(NamedTuple):
             raise DataError(
                 f"{self.path}: the system cannot map it into memory; limit the memory of this process less (ulimit -v)"
             ) from error
-        array = torch.empty(0, dtype=torch.uint8).set_(mapped).numpy()[self.offset :].view(self.dtype).reshape(self.shape)
+        array = torch.empty(0, dtype=torch.uint8, device="cpu").set_(mapped).numpy()[self.offset :].view(self.dtype).reshape(self.shape)
         array.flags.writeable = False
         return array
 

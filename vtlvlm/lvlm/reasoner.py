@@ -17,6 +17,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.adapters import Adapter, FullFineTuning
 from vtlvlm.lvlm.context import embed_context
+from vtlvlm.lvlm.fused import require_liger, use_liger
 from vtlvlm.lvlm.generative import answer_loss, answer_nodes, answer_table, language_loss
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.llava import Llava, load_config, load_llava, load_tokenizer, projector_width
@@ -138,6 +139,8 @@ class EventReasoner(nn.Module):
                 f"{path}: its projector reads vectors {projector_width(config)} wide, the events have {event_dim}; "
                 f"set event_dim to {projector_width(config)} in stage 1, or use another LLaVA"
             )
+        if self.llava.kernels == "liger":
+            require_liger(config, path)
         self.adapter.build(config.text_config)
         starts = fresh and self.base is None
         if starts:
@@ -165,6 +168,8 @@ class EventReasoner(nn.Module):
         """Make a frozen LLaVA the base and attach the adapter. :meth:`build` calls it with the LLaVA that it loads."""
         if self.llava.attention == "sdpa":
             use_kernel(base)
+        if self.llava.kernels == "liger":
+            use_liger(base)
         self.adapter.attach(base)
         if self.train_projector:
             base.model.multi_modal_projector.requires_grad_(True)

@@ -11,6 +11,7 @@ import torch
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.errors import UsageError, naming
 from vtlvlm.lvlm.base_identity import require_same_base
+from vtlvlm.lvlm.fused import has_liger
 from vtlvlm.lvlm.llava import looks_local
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.recognizers import probe, skeletons
@@ -130,7 +131,7 @@ def llava_settings(reasoner: Any) -> dict[str, Any]:
 
 
 def changed_for(settings: dict[str, Any], device: str, computed: dict[str, Any]) -> dict[str, Any]:
-    """The changes to the settings of a reasoner's LLaVA: those in ``computed``, and float32 instead of half precision on a CPU.
+    """The changes to the settings of a reasoner's LLaVA: those in ``computed``, and what a CPU needs.
 
     Most CPUs compute half precision far slower.
 
@@ -143,7 +144,8 @@ def changed_for(settings: dict[str, Any], device: str, computed: dict[str, Any])
     whole = computed.get("quantization", made.get("quantization")) is None
     slow = found_device(device).type == "cpu" and whole and made.get("dtype") in ("bfloat16", "float16")
     asked = {"path" if name == "llava" else name: value for name, value in computed.items()}
-    return ({"dtype": "float32"} if slow else {}) | asked
+    plain = made.get("kernels") == "liger" and (found_device(device).type == "cpu" or not has_liger())
+    return ({"dtype": "float32"} if slow else {}) | ({"kernels": "torch"} if plain else {}) | asked
 
 
 def require_bundle(folder: Path, described: dict[str, Any]) -> None:

@@ -195,7 +195,8 @@ class ActionRecognizer(VideoRecognizer):
             vtem: the stage-1 checkpoint, if it has moved since training; bundles hold their own.
             device: ``auto``, ``cpu``, ``cuda``, …
             computed: settings of ``Llava`` that may differ from training: ``llava`` for its path, ``dtype`` (by default, a CPU uses float32
-                instead of half precision), ``attention``, ``quantization``, ``gradient_checkpointing``, ``max_positions``.
+                instead of half precision), ``attention``, ``quantization``, ``kernels``, ``gradient_checkpointing``,
+                ``max_positions``.
 
         Raises:
             UsageError: Something is missing, or is not as expected.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vtlvlm.errors import UsageError
 from vtlvlm.skeleton.layouts import Layout
+from vtlvlm.skeleton.transforms import constant
 
 Kind = Literal["joint", "limb"]
 CUT = 3.0
@@ -150,7 +151,7 @@ def mirrored(poses: Tensor, mirror: Sequence[int]) -> Tensor:
         poses: x, y and confidence.
         mirror: (V,) the partner of each joint.
     """
-    turned = poses[..., list(mirror), :]
+    turned = poses.index_select(3, constant(tuple(mirror), poses.device))
     return torch.cat([1 - turned[:, :1], turned[:, 1:]], dim=1)
 
 
@@ -216,7 +217,7 @@ def limb_maps(poses: Tensor, bones: Sequence[tuple[int, int]], size: int, sigma:
     maps = poses.new_zeros(poses.shape[0], len(bones), poses.shape[2], size, size)
     for body in poses.unbind(dim=4):
         joints = body.transpose(2, 3)
-        first, second = (joints[:, :, list(joint)] for joint in ends)  # (N, 3, L, T)
+        first, second = (joints.index_select(2, constant(joint, poses.device)) for joint in ends)  # (N, 3, L, T)
         confidence = torch.minimum(first[:, 2], second[:, 2])
         start, end = size * first[:, :2], size * second[:, :2]
         length = (end - start).square().sum(dim=1, keepdim=True)

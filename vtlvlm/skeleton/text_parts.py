@@ -14,6 +14,7 @@ from vtlvlm.errors import UsageError
 from vtlvlm.skeleton.heads import Head, Scores, TapShape, classifier, pooled
 from vtlvlm.skeleton.layouts import Layout
 from vtlvlm.skeleton.text_table import PARTS, read_table
+from vtlvlm.skeleton.transforms import constant
 from vtlvlm.vtem.group import gather_clips, group_size
 
 SHARPNESS = 10.0
@@ -116,7 +117,7 @@ class PartContrast(nn.Module):
 
     def __init__(self, width: int, joints: Sequence[Sequence[int]], texts: Tensor) -> None:
         super().__init__()
-        self.joints = [list(part) for part in joints]
+        self.joints = [tuple(part) for part in joints]
         self.maps = nn.ModuleList([nn.Linear(width, texts.shape[2]) for _ in range(texts.shape[1])])
         self.scales = nn.Parameter(torch.full((texts.shape[1],), math.log(1 / 0.07)))  # not of an exponential, as in the official code
         self.register_buffer("texts", texts)
@@ -130,7 +131,7 @@ class PartContrast(nn.Module):
     def forward(self, tap: Tensor, labels: Tensor) -> Tensor:
         """Features (N, M, C, T, V) and labels (N,) -> the mean of the five contrasts."""
         joints = tap.mean(dim=3).mean(dim=1)  # (N, C, V)
-        pools = [joints, *(joints[..., part] for part in self.joints)]
+        pools = [joints, *(joints.index_select(2, constant(part, joints.device)) for part in self.joints)]
         features = torch.stack([layer(pool.mean(dim=2)) for layer, pool in zip(self.maps, pools, strict=True)])  # (5, N, E)
         return contrasts(features, self.texts[labels].transpose(0, 1), labels, self.scales).mean()
 

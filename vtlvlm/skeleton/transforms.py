@@ -106,7 +106,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
 def turning(vectors: Tensor, axis: tuple[float, float, float]) -> Tensor:
     """The shortest turn of each vector (N, 3) to an axis: (N, 3, 3). Short vectors, and those along the axis either way, stay."""
-    to = _vector(axis, vectors.device).to(vectors.dtype).expand_as(vectors)
+    to = constant(axis, vectors.device).to(vectors.dtype).expand_as(vectors)
     around = torch.linalg.cross(vectors, to, dim=1)
     length = around.norm(dim=1)
     angle = torch.atan2(length, (vectors * to).sum(1))
@@ -120,8 +120,8 @@ def turning(vectors: Tensor, axis: tuple[float, float, float]) -> Tensor:
 
 
 @cache
-def _vector(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Copied to the device once: a copy waits for all that the device has to do."""
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on a device, copied there once: a copy waits for all that the device has to do."""
     return torch.tensor(values, device=device)
 
 
