@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from modules import data_of
 from videos import block_clips
 
@@ -15,10 +16,10 @@ from vtlvlm.data.video import decode_sampled
 GRID = 2
 
 
-def batch(clips: list[int], view: int = 0) -> tuple[np.ndarray, ...]:
+def batch(clips: list[int], view: int = 0) -> tuple[torch.Tensor, ...]:
     """Sentences of two windows of four cells, all of code 0."""
-    rows = np.array(clips)
-    return np.zeros((len(rows), 2, 4), np.int64), np.tile([1, 3], (len(rows), 1)), rows, np.full(len(rows), view)
+    rows = torch.tensor(clips)
+    return torch.zeros(len(rows), 2, 4, dtype=torch.int64), torch.tensor([[1, 3]] * len(rows)), rows, torch.full_like(rows, view)
 
 
 def test_few_clips_serve_many_codes() -> None:

@@ -111,14 +111,14 @@ class CountGpuWaits(Callback):
 @pytest.mark.gpu
 @pytest.mark.parametrize("stage", [1, 2])
 def test_an_optimiser_step_waits_at_most_once(stage: int, chain: Pipeline, tmp_path: Path) -> None:
-    """The look at NaN. ``test_waits.py`` counts the same on the CPU."""
+    """The look at NaN. ``test_waits.py`` counts the same on the CPU. The codebook panel takes one batch an epoch, here of every step."""
     said = tmp_path / "waits.json"
     own = chain.on_features if stage == 1 else [*chain.on_events, "--model.init_args.reasoner.init_args.init_projector", "keep"]
     settings = ["--data.batch_size", 2, "--data.micro_batch_size", 1, "--trainer.max_steps", 8, "--trainer.max_epochs", -1]
     settings += ["--trainer.log_every_n_steps", 1000, "--trainer.check_val_every_n_epoch", 100, "--trainer.accelerator", "gpu"]
     watch = ["--trainer.callbacks+", "test_commands.CountGpuWaits", "--trainer.callbacks.path", said]
     assert chain("fit", *own, "--trainer.default_root_dir", tmp_path / "run", *settings, *watch) == 0
-    found = json.loads(said.read_text())
+    found = [[place for place in places if "codebook_panel" not in place] for places in json.loads(said.read_text())]
     assert found
     assert max(map(len, found)) <= 1, found
 

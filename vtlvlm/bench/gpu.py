@@ -1,7 +1,7 @@
 """Both stages on one GPU at the paper's size, on random weights and features that are made on the GPU.
 
 Parts come in the order of importance. Each figure is printed and written as one JSON line as soon as it is known, so that a run that is
-cut off keeps what it has. Not run on a GPU yet.
+cut off keeps what it has.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ class Part(NamedTuple):
 
     name: str
     seconds: float
-    """estimate for an H100; a part starts only if the budget has as much left"""
+    """on an H100, rounded up; a part starts only if the budget has as much left"""
     measure: Callable[[Setting, Path], Iterator[Measurement]]
 
 
 HEAD = '{"bench": "gpu"'
 """Start of the first line of a run"""
 PARTS = (
-    Part("stage 2", 60, gpu_stage2.steps),
-    Part("stage 1", 25, gpu_stage1.steps),
-    Part("stored layers", 10, gpu_stage2.stored),
-    Part("kernels", 10, gpu_stage2.kernels),
-    Part("scores", 15, gpu_inference.scores),
-    Part("peers", 35, gpu_peers.steps),
+    Part("stage 2", 25, gpu_stage2.steps),
+    Part("stage 1", 6, gpu_stage1.steps),
+    Part("stored layers", 5, gpu_stage2.stored),
+    Part("kernels", 3, gpu_stage2.kernels),
+    Part("scores", 7, gpu_inference.scores),
+    Part("peers", 12, gpu_peers.steps),
     Part("answers", 5, gpu_peers.answers),
-    Part("forms", 15, gpu_inference.forms),
-    Part("numerics", 25, gpu_stage2.numerics),
-    Part("extractor", 15, gpu_stage1.extractor),
-    Part("video", 40, gpu_inference.video),
-    Part("peers with Liger", 30, gpu_peers.liger),
+    Part("forms", 10, gpu_inference.forms),
+    Part("numerics", 4, gpu_stage2.numerics),
+    Part("extractor", 4, gpu_stage1.extractor),
+    Part("video", 35, gpu_inference.video),
+    Part("Liger", 30, gpu_peers.liger),
 )
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import VideoError, decode, probe
@@ -30,7 +32,7 @@ class Place(NamedTuple):
 
 @dataclass
 class KeptEvents:
-    """The event sentences of some clips of an epoch, spread evenly over it.
+    """The event sentences of some clips of an epoch, spread evenly over it. They stay on their device until they are asked for.
 
     Attributes:
         stride: one batch in ``stride`` is kept.
@@ -38,9 +40,9 @@ class KeptEvents:
     """
 
     stride: int = 1
-    batches: list[tuple[NDArray[np.int64], ...]] = field(default_factory=list)
+    batches: list[tuple[Tensor, ...]] = field(default_factory=list)
 
-    def add(self, number: int, *columns: NDArray[np.int64]) -> None:
+    def add(self, number: int, *columns: Tensor) -> None:
         """Keep a batch, if :meth:`wants` says so.
 
         Args:
@@ -61,7 +63,8 @@ class KeptEvents:
 
     def column(self, number: int) -> NDArray[np.int64]:
         """One column of all kept batches, by its position in :meth:`add`."""
-        return np.concatenate([batch[number] for batch in self.batches])
+        found: NDArray[np.int64] = torch.cat([batch[number] for batch in self.batches]).cpu().numpy()
+        return found
 
 
 def select_crops(

@@ -140,11 +140,11 @@ class CodebookPanel(Callback):
             return
         if module.seen is None or not kept.wants(number):
             return
-        seen = SeenEvents(*(tensor.cpu() for tensor in module.seen))
+        seen = module.seen
         middles = ((seen.edges[:, :-1] + seen.edges[:, 1:]) / 2).long()
-        ids = seen.ids.unflatten(1, (module.pooler.windows, -1))
-        kept.add(number, *(column.cpu().numpy() for column in (ids, middles, batch.clips, batch.views)))
+        kept.add(number, seen.ids.unflatten(1, (module.pooler.windows, -1)), middles, batch.clips, batch.views)
         if number == 0:
+            seen = SeenEvents(*(tensor.cpu() for tensor in seen))
             self._clips[split] = salient_clips(seen, batch, module, trainer.datamodule)  # type: ignore[attr-defined]
 
     def _note_error(self, split: str, trainer: Trainer) -> None:

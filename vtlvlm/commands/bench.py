@@ -10,7 +10,7 @@ BENCHES = {
     "vtem": "pooling, quantisation, FLOPs, a stage-1 step",
     "lvlm": "label scores against slower methods, a training step against peft, trainable parameters (a quarter of an hour)",
     "efficiency": "the paper's Table IV: parameters, FLOPs, seconds and memory of every stage for one clip (a few minutes)",
-    "gpu": "both stages on one GPU at the paper's size, with random weights (seven minutes on an H100, estimated)",
+    "gpu": "both stages on one GPU at the paper's size, with random weights (two minutes on an H100)",
 }
 
 
