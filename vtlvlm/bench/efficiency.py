@@ -1,15 +1,17 @@
 """Cost of the pipeline for one clip (the paper's Table IV): every stage of a configuration is measured, and the paper's sizes are counted.
 
-Weights of stage 1 and prompts are untrained, since cost does not depend on them.
+The skeleton networks of Table I are measured and counted in the same way. Weights of stage 1, prompts and skeleton networks are untrained,
+since cost does not depend on them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +33,14 @@ from vtlvlm.lvlm.scoring import score
 from vtlvlm.recognizers.loading import made_on
 from vtlvlm.report.provenance import device_of, environment
 from vtlvlm.report.tables import Table, as_text
+from vtlvlm.skeleton.backbone import Network, SkeletonNet
+from vtlvlm.skeleton.curves import CurveTemporal
+from vtlvlm.skeleton.datamodule import SkeletonDataModule
+from vtlvlm.skeleton.heads import Head
+from vtlvlm.skeleton.layouts import NTU25
 from vtlvlm.stages.parts import settings_of
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
+from vtlvlm.stages.recognition import Recognition
 from vtlvlm.stages.stage import Stage
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.system.files import write_json
@@ -50,6 +58,20 @@ FRAMES = 120
 NUM_NAMES = 60
 """Scored categories: the names of NTU RGB+D 60"""
 PAPER_FRAMES = 64
+BASELINES = {
+    "ST-GCN": "baselines/st_gcn.yaml",
+    "Shift-GCN": "baselines/shift_gcn.yaml",
+    "InfoGCN": "baselines/infogcn.yaml",
+    "PoseC3D": "baselines/posec3d.yaml",
+    "FR-Head": "baselines/fr_head.yaml",
+    "Koopman": "baselines/koopman.yaml",
+    "GAP": "baselines/gap.yaml",
+    "HD-GCN": "baselines/hd_gcn.yaml",
+    "STC-Net": "baselines/stc_net.yaml",
+    "CTR-GCN": "baselines/ctr_gcn.yaml",
+}
+"""Skeleton networks that are measured by default: Table I's nine at full size, and CTR-GCN, which is the trunk of three of them"""
+BODIES = 2
 
 
 @dataclass(frozen=True)
@@ -63,6 +85,7 @@ class Row:
         seconds: Median wall time; None if it was not measured.
         peak_bytes: Weights and tensors of the stage at its peak; None if they were not measured, as those of a decoder.
         note: What the figures are of.
+        inference_parameters: Number of parameters that a trained network needs to recognise; None but for a skeleton network.
     """
 
     stage: str
@@ -71,6 +94,7 @@ class Row:
     seconds: float | None
     peak_bytes: int | None
     note: str = ""
+    inference_parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,26 +114,41 @@ class Pipeline:
     data: NTUDataModule
 
 
-def measure(output: Path, work: Path, configured: Pipeline, repeats: int = 5) -> None:
-    """Measure the configured pipeline, count the paper's, print both tables, and write JSON that ``vtlvlm report`` reads as Table IV.
+class Baseline(NamedTuple):
+    """A skeleton network as configured, untrained."""
+
+    name: str
+    stage: Stage
+    data: Any
+    """Its data module, which is not set up"""
+
+
+def measure(output: Path, work: Path, configured: Pipeline, baselines: Sequence[Baseline] = (), repeats: int = 5) -> None:
+    """Measure the configured pipeline, count the paper's, print the tables, and write JSON that ``vtlvlm report`` reads as Table IV.
 
     Args:
         output: JSON file to write.
         work: Folder for the video, and for a composed LLaVA if the configuration's does not exist.
         configured: The measured pipeline.
+        baselines: Skeleton networks to measure beside it.
         repeats: Runs to take medians over.
 
     Raises:
-        UsageError: A configuration is of the other stage, or its LLaVA is not there.
+        UsageError: A configuration is of another stage, its LLaVA is not there, or a skeleton network does not fit NTU's joints.
     """
+    _require_stages(configured)
+    networks = [built(baseline) for baseline in baselines]
     gpu = Gpu(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     described = environment(None)
     machine = described["machine"]
     where = device_of(gpu.device.type, 1)["name"] if gpu.real else f"{machine['cpu']}, {machine['cores']} cores"
+    skeletons = [skeleton_row(network, repeats, gpu) for network in networks]
     tables = {
         f"This code, {configured.name}: measured on {where}": pipeline(work, configured, repeats, gpu),
         "This code at the paper's size: counted on the meta device, not run": paper_rows(),
     }
+    if skeletons:
+        tables[f"Skeleton networks in this code, from joints to scores of {NUM_NAMES} actions: measured on {where}"] = skeletons
     for title, rows in tables.items():
         print(f"{title}\n\n{as_text(text_table(rows))}\n")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -139,9 +178,7 @@ def text_table(rows: Sequence[Row]) -> Table:
 
 def pipeline(work: Path, configured: Pipeline, repeats: int, gpu: Gpu) -> list[Row]:
     """Every stage from a video file to probabilities, and the whole way."""
-    mapper, reader = configured.mapper, configured.reader
-    if not isinstance(mapper, VTEMModule) or not isinstance(reader, PromptTuningModule):
-        raise UsageError("bench efficiency: --stage1 takes configurations of stage 1, --stage2 those of stage 2; exchange them")
+    mapper, reader = _require_stages(configured)
     vtem, reasoner = mapper.vtem.to(gpu.device).eval(), reader.reasoner
     vtem.build()
     vtem.fitted.fill_(True)
@@ -204,6 +241,13 @@ def pipeline(work: Path, configured: Pipeline, repeats: int, gpu: Gpu) -> list[R
     return [*rows, Row(every.stage, None, flops, every.seconds, every.peak_bytes, "both stages in memory")]
 
 
+def _require_stages(configured: Pipeline) -> tuple[VTEMModule, PromptTuningModule]:
+    mapper, reader = configured.mapper, configured.reader
+    if not isinstance(mapper, VTEMModule) or not isinstance(reader, PromptTuningModule):
+        raise UsageError("bench efficiency: --stage1 takes configurations of stage 1, --stage2 those of stage 2; exchange them")
+    return mapper, reader
+
+
 def _without(vtem: VTEM) -> list[nn.Module]:
     """The parts of a VTEM but its extractor."""
     return [module for name, module in vtem.named_children() if name != "extractor"]
@@ -227,12 +271,72 @@ def _measured(
             job()
         flops = int(counting.get_total_flops())
     if cost.peak_bytes is not None:
-        return Row(stage, trained, flops, cost.seconds, cost.peak_bytes, f"{note}; memory of the GPU, with all stages on it")
+        return Row(stage, trained, flops, cost.seconds, cost.peak_bytes, f"{note}; memory of the GPU, with all that is on it")
     return Row(stage, trained, flops, cost.seconds, weights + peak_bytes(job) if modules else None, note)
 
 
 def _millions(number: int) -> str:
     return f"{number / 1e6:,.1f} M"
+
+
+# -- skeleton networks -------------------------------------------------------------------------------------------------------------
+
+
+class SkeletonNetwork(NamedTuple):
+    """A skeleton network with weights, without those that only training needs."""
+
+    name: str
+    network: Network
+    head: Head
+    window: int
+    """T, frames of a clip"""
+    views: int
+    """Views of a clip that a test averages"""
+    trained: int
+    """Number of trained parameters"""
+
+
+def built(baseline: Baseline) -> SkeletonNetwork:
+    """Make the weights for NTU's 25 joints, two bodies and 60 actions.
+
+    Raises:
+        UsageError: The configuration is not a skeleton network's, or does not fit these joints.
+    """
+    stage, data = baseline.stage, baseline.data
+    network: Any = getattr(stage, "network", None)
+    if not isinstance(stage, Recognition) or not isinstance(network, Network) or not isinstance(data, SkeletonDataModule):
+        raise UsageError(f"{baseline.name}: no configuration of a skeleton network, which bench efficiency --baselines takes")
+    head = stage.head
+    for name in head.files:  # only a training opens them
+        setattr(head, name, None)
+    network.build(NTU25, BODIES)
+    head.build(network.shapes(data.window), ACTIONS[:NUM_NAMES], NTU25)
+    trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
+    head.drop_training_parts()
+    return SkeletonNetwork(baseline.name, network.eval(), head.eval(), data.window, len(data.test_views), trained)
+
+
+def skeleton_row(made: SkeletonNetwork, repeats: int, gpu: Gpu) -> Row:
+    """Cost of one view of a clip, from the network's input to scores. Poses, reading and preparing are not in it."""
+    network, head = made.network.to(gpu.device), made.head.to(gpu.device)
+    joints = torch.rand(1, 3, made.window, NTU25.num_joints, BODIES, generator=torch.Generator().manual_seed(0))
+
+    @torch.inference_mode()
+    def scored() -> Tensor:
+        return head(network(joints.to(gpu.device))).logits.cpu()
+
+    needed = sum(p.numel() for part in (network, head) for p in part.parameters())
+    notes = [f"{made.window} frames, {BODIES} bodies of {NTU25.num_joints} joints"]
+    if needed != made.trained:
+        notes.append(f"{needed / 1e6:.2f} M parameters after training")
+    if made.views > 1:
+        notes.append(f"one of the {made.views} views of a test")
+    if isinstance(network, SkeletonNet) and isinstance(network.temporal, CurveTemporal):
+        notes.append("a reconstruction: no official code exists")
+    row = _measured(made.name, scored, made.trained, [network, head], repeats, gpu, "; ".join(notes))
+    network.cpu()
+    head.cpu()
+    return replace(row, inference_parameters=needed)
 
 
 # -- the paper's size --------------------------------------------------------------------------------------------------------------

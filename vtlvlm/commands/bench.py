@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vtlvlm.bench.efficiency import Baseline
 
 BENCHES = {
     "data": "decoding, copies, feature and event caches",
     "vtem": "pooling, quantisation, FLOPs, a stage-1 step",
     "lvlm": "label scores against slower methods, a training step against peft, trainable parameters (a quarter of an hour)",
-    "efficiency": "the paper's Table IV: parameters, FLOPs, seconds and memory of every stage for one clip (a few minutes)",
+    "efficiency": "the paper's Table IV: parameters, FLOPs, seconds and memory of stages and skeleton networks, for one clip (minutes)",
     "gpu": "both stages on one GPU at the paper's size, with random weights (two minutes on an H100)",
 }
 
@@ -24,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tiny", action="store_true", help="gpu: the same code with small models on a CPU, to see that it runs")
     parser.add_argument("--stage1", nargs="+", metavar="YAML", help="efficiency: configurations of stage 1 (default: stage1_small.yaml)")
     parser.add_argument("--stage2", nargs="+", metavar="YAML", help="efficiency: configurations of stage 2 (default: stage2_small.yaml)")
+    parser.add_argument(
+        "--baselines",
+        nargs="*",
+        metavar="YAML",
+        help="efficiency: configurations of skeleton networks, each of one (default: the nine of Table I and CTR-GCN at full size, a "
+        "minute or two; the option alone: none)",
+    )
     parser.add_argument("--work", type=Path, help="folder that keeps the intermediate files (default: a temporary folder)")
     parser.add_argument(
         "--output", type=Path, help="JSON file to write (default: runs/bench/NAME.json); gpu: a file of JSON lines (.jsonl) that grows"
@@ -44,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         return of_pipeline(args)
     if args.stage1 or args.stage2:
         raise UsageError(f"--stage{1 if args.stage1 else 2} goes with bench efficiency")
+    if args.baselines is not None:
+        raise UsageError("--baselines goes with bench efficiency")
     if args.tiny or args.budget is not None:
         raise UsageError(f"--{'tiny' if args.tiny else 'budget'} goes with bench gpu")
     output = args.output or Path("runs") / "bench" / f"{args.name}.json"
@@ -86,9 +99,10 @@ def of_pipeline(args: argparse.Namespace) -> int:
     from vtlvlm.errors import UsageError
     from vtlvlm.system.places import require_json_place
 
-    taken = ("name", "stage1", "stage2", "repeats", "work", "output")
+    taken = ("name", "stage1", "stage2", "baselines", "repeats", "work", "output")
     if given := [name for name, value in vars(args).items() if name not in taken and value is not None and value is not False]:
-        raise UsageError(f"--{given[0].replace('_', '-')}: bench efficiency takes --stage1, --stage2, --repeats, --work and --output")
+        options = f"{', '.join(f'--{name}' for name in taken[1:-1])} and --output"
+        raise UsageError(f"--{given[0].replace('_', '-')}: bench efficiency takes {options}")
     repeats = 5 if args.repeats is None else args.repeats
     if repeats < 1:
         raise UsageError(f"--repeats {repeats}: at least 1")
@@ -98,8 +112,39 @@ def of_pipeline(args: argparse.Namespace) -> int:
     lines = [resolved([word for file in files for word in ("--config", file)]) for files in names]
     (mapper, data), (reader, _) = (untrained("bench efficiency", line) for line in lines)
     configured = efficiency.Pipeline(" and ".join(map(", ".join, names)), mapper, reader, data)
+    files = list(efficiency.BASELINES.values()) if args.baselines is None else args.baselines
+    networks = [baseline(file) for file in files]
     with tempfile.TemporaryDirectory(prefix="vtlvlm-bench-") as temporary:
         work = args.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        efficiency.measure(output, work, configured, repeats)
+        efficiency.measure(output, work, configured, networks, repeats)
     return 0
+
+
+def baseline(file: str) -> Baseline:
+    """The skeleton network of a configuration, untrained.
+
+    Raises:
+        UsageError: The file is no configuration of a stage, or one of its parts refuses a setting.
+    """
+    from vtlvlm.bench.efficiency import BASELINES, Baseline
+    from vtlvlm.commands.data_kinds import data_module
+    from vtlvlm.commands.trainer import UntrainedCLI, without_noise
+    from vtlvlm.configs import FOLDER, resolved
+    from vtlvlm.stages.stage import Stage
+
+    line = resolved(["--config", file])
+    with without_noise():
+        cli = UntrainedCLI(
+            Stage,
+            **data_module(line),
+            subclass_mode_model=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": "vtlvlm bench efficiency", "exit_on_error": False},  # the command line says it in a line
+            run=False,
+            args=line,
+        )
+    shipped = {place: name for name, place in BASELINES.items()}
+    return Baseline(shipped.get(file.removeprefix(f"{FOLDER}/"), file), cli.model, cli.datamodule)
