@@ -1,18 +1,26 @@
 """Koopman pooling against loops over actions, clips and frames; maps whose eigenvalues are known."""
 
 import math
+from pathlib import Path
 
+import lightning
 import pytest
 import torch
+from moves import write_moves
 from torch import Tensor
 
 from vtlvlm.errors import UsageError
 from vtlvlm.skeleton.backbone import NormalisedJoints, SkeletonNet
+from vtlvlm.skeleton.datamodule import SkeletonDataModule
 from vtlvlm.skeleton.heads import TapShape
 from vtlvlm.skeleton.koopman import KoopmanHead, normalised_maps, residuals
 from vtlvlm.skeleton.layouts import NTU25
+from vtlvlm.skeleton.preparing import BoxedFrames
+from vtlvlm.skeleton.source import SkeletonSource
 from vtlvlm.skeleton.spatial import RefinedTopology
 from vtlvlm.skeleton.temporal import MultiScaleTemporal
+from vtlvlm.stages.recognition import Recognition
+from vtlvlm.stages.sgd import SGD
 
 
 def built(actions: int = 3, width: int = 4, frames: int = 6, **settings: object) -> KoopmanHead:
@@ -143,10 +151,43 @@ def test_the_second_training_starts_from_the_changed_maps_of_the_first_once() ->
 
 def test_the_second_training_trains_the_trunk() -> None:
     head = built(second=True)
+    head.normalise()
     tap = torch.randn(2, 1, 4, 6, 5, requires_grad=True)
     torch.nn.functional.cross_entropy(head([tap]).logits, torch.tensor([0, 1])).backward()
     assert head.maps.grad is None
     assert tap.grad.abs().sum() > 0
+
+
+def test_a_second_training_of_random_maps_is_refused_and_a_resumed_one_goes_on(tmp_path: Path) -> None:
+    """Nothing is trained before the refusal. A resumed training has its maps from the checkpoint, and needs no ``init_from``."""
+    source = SkeletonSource(str(write_moves(tmp_path / "moves.npz", repetitions=1)), "cameras:1,2", validation=0.25)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+
+    def fit(name: str, epochs: int, second: bool, init_from: Path | None = None, resumed: Path | None = None) -> Recognition:
+        torch.manual_seed(0)
+        network = SkeletonNet(NormalisedJoints(), RefinedTopology(), MultiScaleTemporal(), (8, 8), (1, 1))
+        start = None if init_from is None else str(init_from)
+        made = Recognition(network, KoopmanHead(second=second, leading=2), SGD(0.001), init_from=start)
+        trainer = lightning.Trainer(
+            accelerator="cpu", default_root_dir=tmp_path / name, max_epochs=epochs, use_distributed_sampler=False, **quiet
+        )
+        data = SkeletonDataModule(source, BoxedFrames(8), batch_size=6, num_workers=0)
+        trainer.fit(made, datamodule=data, ckpt_path=resumed, weights_only=True)
+        return made
+
+    with pytest.raises(UsageError, match=r"starts from the weights of the first one; .*init_from FIRST\.ckpt") as refused:
+        fit("random", 1, True)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "random").exists()
+    first = fit("first", 1, False)
+    (start,) = (tmp_path / "first").rglob("best.ckpt")
+    begun = fit("second", 1, True, init_from=start)
+    torch.testing.assert_close(begun.head.maps.detach(), normalised_maps(first.head.maps.detach(), 2))
+    (stopped,) = (tmp_path / "second").rglob("last.ckpt")
+    resumed = fit("second", 2, True, resumed=stopped)
+    assert torch.equal(resumed.head.maps, begun.head.maps)
+    weight = "blocks.0.spatial.values.weight"
+    assert not torch.equal(resumed.network.state_dict()[weight], begun.network.state_dict()[weight])
 
 
 def test_what_does_not_fit_is_refused() -> None:

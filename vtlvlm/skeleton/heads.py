@@ -60,6 +60,13 @@ class Head(nn.Module, ABC):
             labels: (N,) int64 in [0, A); None leaves the losses out.
         """
 
+    def require_start(self) -> None:
+        """Refuse to train from the present weights, where a training cannot begin with new ones.
+
+        Raises:
+            UsageError: The weights are new.
+        """
+
     def only_in_training(self) -> list[nn.Module]:
         """The modules that only the losses need. Their weights are not counted for inference."""
         return []

@@ -43,6 +43,7 @@ class KoopmanHead(Head):
         self.second = second
         self.leading = leading
         self.power = power
+        self._started = False  # whether is_normalised was seen to be true
 
     def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout) -> None:
         """Makes the weights, from N(0, 1) as in the official code. Idempotent.
@@ -61,9 +62,29 @@ class KoopmanHead(Head):
             self.register_load_state_dict_post_hook(_normalise_once)
 
     def forward(self, taps: Sequence[Tensor], labels: Tensor | None = None) -> Scores:
-        """Scores a batch, in float32 also under autocast. There is no loss beside the cross-entropy."""
+        """Scores a batch, in float32 also under autocast. There is no loss beside the cross-entropy.
+
+        Raises:
+            UsageError: The second training has no weights of a first one.
+        """
+        self.require_start()
         with torch.autocast(taps[-1].device.type, enabled=False):
             return Scores(-residuals(self.maps.float(), taps[-1].float().mean(4).mean(1)), {})
+
+    def require_start(self) -> None:
+        """Refuse a second training whose maps are random.
+
+        Raises:
+            UsageError: No weights were loaded.
+        """
+        if not self.second or self._started:
+            return
+        self._started = bool(self.is_normalised)
+        if not self._started:
+            raise UsageError(
+                "head.second: the second training of Koopman pooling starts from the weights of the first one; name its checkpoint with "
+                "--model.init_args.init_from FIRST.ckpt"
+            )
 
     def normalise(self) -> None:
         """Changes the maps for the second training, once."""

@@ -163,7 +163,9 @@ class Recognition(CalibratedStage):
         return {**self._provenance, "parameters": parameters}
 
     def on_fit_start(self) -> None:
-        """Log the numbers of parameters."""
+        """Log the numbers of parameters. A second training without the weights of a first one is refused."""
+        if self.start is not Start.RESUMED:  # else a sharding strategy loads the weights later
+            self.head.require_start()
         counts = self.provenance()["parameters"]
         rank_zero_info(f"{counts['training']:,} parameters, {counts['inference']:,} of them for inference")
 
