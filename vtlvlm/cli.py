@@ -24,6 +24,7 @@ COMMANDS = {
     "tokenize": "turn features into event sentences with a trained stage 1",
     "extract-hidden": "run event sentences through the layers below the prompts, once for a whole training",
     "classify": "recognise the actions in video files",
+    "dictionary": "list what each code of a codebook is, as a page, JSON and safetensors",
     "export": "bundle a trained run for classify",
     "consolidate": "merge a sharded checkpoint into one file or a LLaVA folder",
     "bench": "benchmark this machine against the project's targets",

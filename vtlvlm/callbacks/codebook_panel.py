@@ -17,7 +17,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vtlvlm.batches import FeatureBatch, VideoBatch
-from vtlvlm.callbacks.code_crops import KeptEvents, decode_crops, select_crops
+from vtlvlm.dictionary.crops import KeptEvents, decode_crops, select_crops
 from vtlvlm.metrics.codebook import ENOUGH_TOKENS, CodeTally, CollapseKind, SeenEvents, zipf_fit
 from vtlvlm.report.codebook import CodebookFacts, CodePictures, Pair, SalientClip, codebook_figure, signed
 from vtlvlm.report.curves import add_picture

@@ -85,7 +85,9 @@ def select_crops(
         The places of each code: the middle one of its occurrences in a clip.
     """
     flat = ids.reshape(len(ids), -1)
-    has = np.stack([(flat == code).any(1) for code in codes], axis=1)  # (n, codes)
+    occurs = np.zeros((len(ids), max(*codes, int(flat.max()), 0) + 2), dtype=bool)
+    occurs[np.arange(len(ids))[:, None], flat] = True  # -1 falls into the last column, which no code has
+    has = occurs[:, list(codes)]  # (n, codes)
     found: dict[int, list[Place]] = {code: [] for code in codes}
     free = np.ones(len(ids), dtype=bool)
     for _ in range(most_clips):

@@ -9,9 +9,9 @@ import torch
 from modules import data_of
 from videos import block_clips
 
-from vtlvlm.callbacks.code_crops import CELL_PIXELS, KEPT, KeptEvents, Place, decode_crops, select_crops
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import decode_sampled
+from vtlvlm.dictionary.crops import CELL_PIXELS, KEPT, KeptEvents, Place, decode_crops, select_crops
 
 GRID = 2
 
