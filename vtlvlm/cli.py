@@ -25,6 +25,7 @@ COMMANDS = {
     "extract-hidden": "run event sentences through the layers below the prompts, once for a whole training",
     "classify": "recognise the actions in video files",
     "dictionary": "list what each code of a codebook is, as a page, JSON and safetensors",
+    "segment": "find the actions in long videos, with their times",
     "export": "bundle a trained run for classify",
     "consolidate": "merge a sharded checkpoint into one file or a LLaVA folder",
     "bench": "benchmark this machine against the project's targets",

@@ -27,7 +27,7 @@ class Shown:
     def __init__(self, stream: av.VideoStream) -> None:
         codec = stream.codec_context
         self._count = counter(codec.codec.canonical_name, codec.extradata or b"")
-        self._timed = not _made_up(stream)
+        self._timed = not made_up(stream)
         self._bridged = codec.name not in _DROPPING
         self._stamps: list[int | None] = []
         self._known: bool | None = None
@@ -79,7 +79,7 @@ def frame_rate(stream: av.VideoStream) -> float:
     return float(stream.average_rate or stream.guessed_rate or Fraction(25))
 
 
-def _made_up(stream: av.VideoStream) -> bool:
+def made_up(stream: av.VideoStream) -> bool:
     """Whether FFmpeg guesses the display times. AVI stores frames in decoding order and without times, so that reordered frames have no
     known time. An MPEG program stream has times for only some of its frames."""
     name = stream.container.format.name
@@ -92,7 +92,7 @@ def frame_times(stamps: list[int | None], stream: av.VideoStream) -> NDArray[np.
     Known and rising timestamps give the times. A frame with a missing or falling timestamp, as at the joint of two recordings, comes one
     frame interval after the frame before it.
     """
-    if not stamps or _made_up(stream) or stream.time_base is None:
+    if not stamps or made_up(stream) or stream.time_base is None:
         return np.arange(len(stamps)) / frame_rate(stream)
     known = np.array([stamp if stamp is not None else -1 for stamp in stamps], dtype=np.int64)
     steps = np.diff(known)

@@ -163,7 +163,7 @@ def decode(
         for frame in _chosen(path, container, stream, wanted, last, stamps, stop):
             if graph is None or graph_of != (frame.width, frame.height, frame.format.name):
                 graph_of = (frame.width, frame.height, frame.format.name)
-                graph = _graph(frame, stream, size=size, crop=crop, flip=flip, zoom=zoom, shift=shift)
+                graph = picture_graph(frame, stream, size=size, crop=crop, flip=flip, zoom=zoom, shift=shift)
             graph.push(frame)
             pictures[count] = graph.pull().to_ndarray().transpose(2, 0, 1)
             count += 1
@@ -334,8 +334,15 @@ class Cut(NamedTuple):
         return cls(int(left), int(top), round(cut_width), round(cut_height), *into)
 
 
-def _graph(
-    frame: av.VideoFrame, stream: av.VideoStream, *, size: int, crop: Crop, flip: bool, zoom: float, shift: tuple[float, float]
+def picture_graph(
+    frame: av.VideoFrame,
+    stream: av.VideoStream,
+    *,
+    size: int,
+    crop: Crop,
+    flip: bool = False,
+    zoom: float = 1.0,
+    shift: tuple[float, float] = (0.0, 0.0),
 ) -> av.filter.Graph:
     """crop → scale by area → rgb24 → turn → mirror → pad, for frames like this one."""
     cut = Cut.of(frame.width, frame.height, pixel_aspect(stream), size=size, crop=crop, zoom=zoom, shift=shift)

@@ -1,0 +1,152 @@
+"""Segments of films of two actions, by a stand-in that reads the picture, by hand where that is possible; the command on a real bundle."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pipeline import Pipeline
+from torch import Tensor
+from videos import damaged, encode, moving_block
+
+from vtlvlm.cli import main
+from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.data.video import Clip
+from vtlvlm.errors import DataError, UsageError
+from vtlvlm.recognizers.recognizer import ActionRecognizer
+from vtlvlm.segments.finding import Rule, decided, find, of_steps
+from vtlvlm.segments.timeline import Segment
+from vtlvlm.segments.windows import Grid
+
+
+class Brightness:
+    """Bright clips are "day", dark ones "night"; grey ones are neither."""
+
+    def __init__(self) -> None:
+        self.classes, self.sampling = ["day", "night"], FrameSampling(frames=4, size=16)
+
+    def recognise(self, clip: Clip) -> tuple[Tensor, None]:
+        share = clip.frames.float().mean() / 255
+        return torch.stack([share, 1 - share]), None
+
+
+def film(path: Path, shades: list[tuple[int, float]], rate: int = 10) -> Path:
+    """Pictures of so many shades, each for some seconds."""
+    return encode(path, np.concatenate([np.full((round(s * rate), 32, 32, 3), shade, np.uint8) for shade, s in shades]), rate=rate)
+
+
+def test_two_actions_and_a_gap(tmp_path: Path) -> None:
+    path = film(tmp_path / "film.mp4", [(250, 4), (128, 4), (5, 4)])
+    found = find(Brightness(), path, Grid(1.0, 0.25), Rule(least=0.8))
+    assert [one.label for one in found.segments] == ["day", "night"]
+    day, night = found.segments
+    assert (day.start, night.end) == (0, 12)
+    assert day.end == pytest.approx(4, abs=0.5)
+    assert night.start == pytest.approx(8, abs=0.5)
+    assert len(found.probabilities) == 48
+    assert len(found.windows) == 45
+
+
+def test_a_short_film_is_one_clip(tmp_path: Path) -> None:
+    path = film(tmp_path / "film.mp4", [(250, 0.7)])
+    found = find(Brightness(), path, Grid(3.0, 0.75), Rule(shortest=0))
+    assert found.segments == [Segment("day", 0, pytest.approx(0.7), pytest.approx(250 / 255, abs=0.02))]
+
+
+def test_steps_are_weighted_means_of_logarithms_by_loops() -> None:
+    random = np.random.default_rng(0)
+    grid, end = Grid(2.0, 0.5), 5.2
+    rows = random.dirichlet(np.ones(3), 7)  # windows that begin at 0, 0.5, ... 3
+    found = of_steps(rows, grid, end)
+    assert found.shape == (11, 3)
+    for step in range(11):
+        middle = min((step + 0.5) * 0.5, 3 + 2 - 0.25)  # behind the last window: as its end
+        total, weight = np.zeros(3), 0.0
+        for number, row in enumerate(rows):
+            own = max(0.0, 1 - abs(middle - (number * 0.5 + 1)) / 1)
+            total, weight = total + own * np.log(row), weight + own
+        mean = np.exp(total / weight)
+        assert np.allclose(found[step], mean / mean.sum(), atol=1e-6)
+
+
+def test_a_long_video_needs_memory_for_its_windows_alone() -> None:
+    """Ten hours: 48,000 windows; a table of windows by steps would take 18 GB."""
+    rows = np.full((47_997, 5), 0.2)
+    found = decided(rows, list("abcde"), Grid(3.0, 0.75), 36_000, Rule(least=0.1))
+    assert found.segments == [Segment("a", 0, 36_000, pytest.approx(0.2))]
+
+
+def test_windows_alone_change_as_they_like() -> None:
+    rows = np.array([[0.9, 0.1], [0.9, 0.1], [0.45, 0.55], [0.9, 0.1], [0.9, 0.1]])
+    grid, length = Grid(1.0, 1.0), 5
+    alone = decided(rows, ["a", "b"], grid, length, Rule(decide="windows", shortest=0, gap=0))
+    path = decided(rows, ["a", "b"], grid, length, Rule(shortest=0, gap=0))
+    assert [one.label for one in alone.segments] == ["a", "b", "a"]
+    assert [(one.label, one.start, one.end) for one in path.segments] == [("a", 0, 5)]
+
+
+def test_a_model_without_probabilities_is_named(tmp_path: Path) -> None:
+    class Broken(Brightness):
+        def recognise(self, clip: Clip) -> tuple[Tensor, None]:
+            return torch.tensor([float("nan"), 0.0]), None
+
+    with pytest.raises(DataError, match="gives no probabilities"):
+        find(Broken(), film(tmp_path / "film.mp4", [(250, 2)]), Grid(1.0, 0.5), Rule())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"least": 0.0}, {"least": 1.0}, {"switch": -1.0}, {"switch": float("nan")}, {"gap": -1.0}, {"decide": "x"}]
+)
+def test_rules_out_of_range(settings: dict) -> None:
+    with pytest.raises(UsageError):
+        Rule(**settings)
+
+
+# -- the command -------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_on_a_folder(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    block = np.concatenate([moving_block(30, falls=True, shade=40), moving_block(30, falls=False, shade=90)])
+    encode(videos / "one.mp4", block)
+    damaged(videos / "two.avi")
+    formats = "json,activitynet,csv,vtt,srt,elan"
+    words = ["segment", videos, "--model", chain.bundle, "--clip", 0.8, "--output", out, "--formats", formats, "--least", 0.05]
+    assert chain(*words) == 1
+    said = capsys.readouterr()
+    assert "two.avi" in said.err
+    assert "1 of 2 files could not be read" in said.err
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        f"one{ending}" for ending in (".png", ".segments.json", ".activitynet.json", ".csv", ".vtt", ".srt", ".eaf")
+    )
+    written = json.loads((out / "one.segments.json").read_text())
+    model = ActionRecognizer.from_checkpoint(chain.bundle)
+    found = find(model, videos / "one.mp4", Grid(0.8, 0.2), Rule(least=0.05))  # type: ignore[arg-type]
+    assert [row["action"] for row in written["segments"]] == [one.label for one in found.segments]
+    assert found.segments
+    assert (written["clip"], written["hop"], written["steps"]) == (0.8, 0.2, len(found.probabilities))
+    assert f"({len(found.segments)} segments)" in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--hop", "9"], "hop=9"),
+        (["--formats", "pdf"], "--formats pdf: choose from json"),
+        (["--least", "2"], "least=2.0"),
+        (["--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_is_refused_in_a_line(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = film(tmp_path / "film.mp4", [(250, 1)])
+    assert main(["segment", str(path), *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_two_videos_of_one_name_are_refused(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = film(tmp_path / "a" / "film.mp4", [(250, 1)]), film(tmp_path / "b" / "film.mp4", [(250, 1)])
+    assert chain("segment", one, two, "--model", chain.bundle, "--output", tmp_path / "out") == 2
+    assert "would have one name" in capsys.readouterr().err

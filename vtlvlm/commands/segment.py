@@ -1,0 +1,171 @@
+"""Find the actions in long videos, with their times.
+
+The model recognises windows of --clip seconds, one every --hop seconds, and the probabilities of overlapping windows are averaged. The best
+path through the whole video gives the segments: a change of label costs --switch nats, and an action needs at least the probability --least
+to be likelier than none. A window is as long as the clips that the model was trained on should be.
+
+Give files or folders. Each video is decoded once, and memory does not grow with its length. --output writes a file for each video and
+format, and a picture of its timeline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vtlvlm.segments.finding import Found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    from vtlvlm.commands.classify import DEFAULT_MODEL
+
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="video files, or folders of videos")
+    parser.add_argument(
+        "--model", type=Path, default=Path(DEFAULT_MODEL), help="bundle, or run folder or checkpoint of stage 2 (default: %(default)s)"
+    )
+    parser.add_argument("--llava", help="folder of the base LLaVA, if it has moved since training")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: cuda if available)")
+    parser.add_argument("--clip", type=float, default=3.0, metavar="SECONDS", help="length of a window (default: %(default)s)")
+    parser.add_argument("--hop", type=float, metavar="SECONDS", help="from one window to the next (default: a quarter of --clip)")
+    parser.add_argument("--least", type=float, default=0.5, help="probability of an action likelier than none (default: %(default)s)")
+    parser.add_argument("--switch", type=float, default=1.0, metavar="NATS", help="price of a change of label (default: %(default)s)")
+    parser.add_argument("--shortest", type=float, default=0.5, metavar="SECONDS", help="leave shorter segments out (default: %(default)s)")
+    parser.add_argument("--gap", type=float, default=0.5, metavar="SECONDS", help="close shorter gaps in an action (default: %(default)s)")
+    parser.add_argument(
+        "--decide",
+        choices=("path", "windows"),
+        default="path",
+        help="path: the best path through the video; windows: the nearest window of each step alone (default: %(default)s)",
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder to write files into")
+    parser.add_argument(
+        "--formats",
+        default="json",
+        help="with --output: json, activitynet, csv, vtt, srt, elan; with commas (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment the videos one after the other; an unreadable one does not stop the others."""
+    from vtlvlm.commands.classify import files_of, videos
+    from vtlvlm.errors import DataError, UsageError
+    from vtlvlm.segments.finding import Rule, find
+    from vtlvlm.segments.formats import FORMATS
+    from vtlvlm.segments.windows import Grid
+    from vtlvlm.system.text import shown
+
+    grid = Grid(args.clip, args.clip / 4 if args.hop is None else args.hop)
+    rule = Rule(args.least, args.switch, args.shortest, args.gap, args.decide)
+    formats = [one.strip() for one in args.formats.split(",") if one.strip()]
+    if unknown := [one for one in formats if one not in FORMATS]:
+        raise UsageError(f"--formats {shown(unknown[0], 40)}: choose from {', '.join(FORMATS)}")
+    files, lines = files_of(args.files, videos)
+    for line in lines:
+        print(f"vtlvlm: {shown(line)}", file=sys.stderr)
+    if not files:
+        raise UsageError(f"{args.files[0]}: holds no videos")
+    names = _names(files) if args.output is not None else {}
+    model = _model(args)
+    failed = 0
+    for file in files:
+        try:
+            with _bar(file) as bar:
+                found = find(model, file, grid, rule, bar)
+        except DataError as error:
+            failed += 1
+            print(f"vtlvlm: {shown(error)}", file=sys.stderr)
+            continue
+        _say(file, found)
+        if args.output is not None:
+            _write(args.output, names[file], file, found, formats, _facts(args, file, grid, rule, found))
+    if failed:
+        print(f"vtlvlm: {failed} of {len(files)} files could not be read", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _model(args: argparse.Namespace) -> Any:
+    from vtlvlm.errors import UsageError
+    from vtlvlm.recognizers.recognizer import ActionRecognizer, VideoRecognizer
+
+    model = ActionRecognizer.from_checkpoint(args.model, device=args.device, **({"llava": args.llava} if args.llava else {}))
+    if not isinstance(model, VideoRecognizer):
+        raise UsageError(f"{args.model}: reads recordings of bodies; name a model of videos")
+    return model
+
+
+def _names(files: list[Path]) -> dict[Path, str]:
+    """The name of each video's files.
+
+    Raises:
+        UsageError: Two videos would have the same.
+    """
+    from vtlvlm.errors import UsageError
+
+    seen: dict[str, Path] = {}
+    for file in files:
+        if file.stem.casefold() in seen:
+            raise UsageError(f"{file} and {seen[file.stem.casefold()]}: their output would have one name; segment them into two folders")
+        seen[file.stem.casefold()] = file
+    return {file: file.stem for file in files}
+
+
+class _bar:
+    """A bar of the seconds that were read, on a terminal."""
+
+    def __init__(self, file: Path) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(desc=file.name[:40], unit="s", disable=None, leave=False, bar_format="{desc}: {n:.0f} s of video, {elapsed}")
+
+    def __enter__(self) -> _bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, seconds: float) -> None:
+        self.bar.update(seconds - self.bar.n)
+
+
+def _say(file: Path, found: Found) -> None:
+    from vtlvlm.segments.formats import clock
+    from vtlvlm.system.text import shown
+
+    print(f"{shown(file)}  ({len(found.segments)} segments)")
+    for one in found.segments:
+        print(f"  {clock(one.start, '.')} – {clock(one.end, '.')}  {one.score:6.1%}  {shown(one.label)}")
+    sys.stdout.flush()
+
+
+def _facts(args: argparse.Namespace, file: Path, grid: Any, rule: Any, found: Found) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from vtlvlm import __version__
+
+    return {
+        "file": str(file),
+        "model": str(args.model),
+        "vtlvlm": __version__,
+        **asdict(grid),
+        **asdict(rule),
+        "seconds": round(found.seconds, 3),
+        "step": found.step,
+        "steps": len(found.probabilities),
+    }
+
+
+def _write(folder: Path, name: str, file: Path, found: Found, formats: list[str], facts: dict[str, Any]) -> None:
+    from vtlvlm.report.style import png
+    from vtlvlm.segments.formats import write_segments
+    from vtlvlm.segments.picture import timeline_figure
+    from vtlvlm.system.files import replacing
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_segments(found.segments, facts, folder, name, formats)
+    figure = timeline_figure([("found", found.segments)], found.seconds, file.name)
+    with replacing(folder / f"{name}.png") as temporary:
+        temporary.write_bytes(png(figure, dpi=110))

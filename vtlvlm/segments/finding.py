@@ -1,0 +1,175 @@
+"""Finds the actions of a long video with a recogniser of single clips."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vtlvlm.data.playing import Frame, playing
+from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.data.video import Clip, decode_sampled
+from vtlvlm.errors import DataError, UsageError
+from vtlvlm.segments.deciding import best_path, tidied
+from vtlvlm.segments.timeline import NONE, Segment, to_segments
+from vtlvlm.segments.windows import Grid, windows
+
+MODES = ("path", "windows")
+
+
+class ClipModel(Protocol):
+    """What recognises single clips: an ``ActionRecognizer`` or a ``ProbeRecognizer``."""
+
+    classes: list[str]
+    sampling: FrameSampling
+
+    def recognise(self, clip: Clip) -> tuple[Tensor, object]:
+        """(A,) calibrated probabilities, and the event sentence."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """From probabilities to segments.
+
+    Attributes:
+        least: An action needs at least this probability to be likelier than none, in (0, 1).
+        switch: Price of a change of label, in nats.
+        shortest: Seconds; shorter segments are left out.
+        gap: Seconds; shorter gaps within one action are closed.
+        decide: ``path`` takes the best path through the whole video. ``windows`` takes the best label of each step by itself.
+
+    Raises:
+        UsageError: A number is out of range.
+    """
+
+    least: float = 0.5
+    switch: float = 1.0
+    shortest: float = 0.5
+    gap: float = 0.5
+    decide: str = "path"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.least < 1 or not self.switch >= 0 or not min(self.shortest, self.gap) >= 0:
+            raise UsageError(
+                f"least={self.least}, switch={self.switch}, shortest={self.shortest}, gap={self.gap}: least in (0, 1), others from 0"
+            )
+        if self.decide not in MODES:
+            raise UsageError(f"decide={self.decide!r}: use {' or '.join(MODES)}")
+
+
+class Found(NamedTuple):
+    """The actions of a video."""
+
+    segments: list[Segment]
+    seconds: float
+    """length of the video"""
+    step: float
+    """seconds of a step: the windows' hop, or the whole video if it is shorter than a window"""
+    probabilities: NDArray[np.float64]
+    """(steps, A) of the actions"""
+    windows: NDArray[np.float64]
+    """(windows, A) probabilities of each window"""
+
+
+def find(model: ClipModel, file: str | Path, grid: Grid, rule: Rule, progress: Callable[[float], object] | None = None) -> Found:
+    """The actions of a video file. Its frames are decoded once, and only those of the open windows are held.
+
+    Args:
+        model: Recognises clips.
+        file: A video.
+        grid: The windows.
+        rule: From probabilities to segments.
+        progress: Called with the seconds that were read so far.
+
+    Raises:
+        DataError: The file cannot be read, or the model gives no probabilities.
+    """
+    file, end = Path(file), 0.0
+    rows = []
+    with playing(file, model.sampling) as video:
+
+        def watched(frames: Iterable[Frame]) -> Iterator[Frame]:
+            nonlocal end
+            for frame in frames:
+                end = frame.time + 1 / video.rate
+                if progress is not None:
+                    progress(end)
+                yield frame
+
+        for window in windows(watched(video.frames), video.rate, grid, model.sampling):
+            rows.append(_recognised(model, window.clip, file))
+    if not rows:  # shorter than a window: the whole video is one clip, as for classify
+        rows.append(_recognised(model, decode_sampled(file, model.sampling), file))
+        return decided(np.stack(rows), model.classes, Grid(end, end), end, rule)
+    return decided(np.stack(rows), model.classes, grid, end, rule)
+
+
+@torch.inference_mode()
+def _recognised(model: ClipModel, clip: Clip, file: Path) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = model.recognise(clip)[0].double().numpy()
+    if not np.isfinite(found).all():
+        raise DataError(f"{file}: the model gives no probabilities for it (NaN); its weights are damaged")
+    return found
+
+
+def decided(rows: NDArray[np.float64], classes: list[str], grid: Grid, end: float, rule: Rule) -> Found:
+    """From the probabilities (windows, A) of the windows of a video to segments.
+
+    Args:
+        rows: Of each window, in order.
+        classes: The A names.
+        grid: The windows.
+        end: Seconds of the video.
+        rule: How it is decided.
+    """
+    probabilities = of_steps(rows, grid, end) if rule.decide == "path" else _nearest(rows, grid, end)
+    with np.errstate(divide="ignore"):
+        scores = np.log(np.concatenate([probabilities, np.full((len(probabilities), 1), rule.least)], axis=1))
+    labels = best_path(scores, rule.switch) if rule.decide == "path" else scores.argmax(1)
+    labels = np.where(labels == len(classes), NONE, labels)
+    labels = tidied(labels, round(rule.shortest / grid.hop), round(rule.gap / grid.hop))
+    segments = [one._replace(end=min(one.end, end)) for one in to_segments(labels, classes, grid.hop, probabilities)]
+    return Found(segments, end, grid.hop, probabilities, rows)
+
+
+def of_steps(rows: NDArray[np.float64], grid: Grid, end: float) -> NDArray[np.float64]:
+    """Probabilities of steps of ``hop`` seconds: the normalised geometric mean over the windows that cover a step, weighted by how near
+    their middles are (a triangle). What lies behind the last window counts as its end.
+
+    Args:
+        rows: (windows, A).
+        grid: The windows.
+        end: Seconds of the video.
+
+    Returns:
+        (steps, A).
+    """
+    near, weights = _near(len(rows), grid, end)
+    logs = np.einsum("sn,sna->sa", weights, np.log(np.clip(rows, 1e-12, None))[near])
+    found = np.exp(logs - logs.max(1, keepdims=True))
+    result: NDArray[np.float64] = found / found.sum(1, keepdims=True)
+    return result
+
+
+def _near(number: int, grid: Grid, end: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The windows (steps, N) that may cover each step, and their weights, which sum to one."""
+    steps, reach = max(1, math.ceil(end / grid.hop - 1e-9)), math.ceil(grid.clip / grid.hop) + 1
+    middles = np.minimum((np.arange(steps) + 0.5) * grid.hop, (number - 1) * grid.hop + grid.clip - grid.hop / 2)
+    first = np.floor((middles - grid.clip) / grid.hop).astype(np.int64)
+    near = first[:, None] + np.arange(reach + 1)
+    distance = np.abs(middles[:, None] - near * grid.hop - grid.clip / 2)
+    weights = np.clip(1 - distance / (grid.clip / 2 + 1e-9), 0, None) * ((near >= 0) & (near < number))
+    return near.clip(0, number - 1), weights / weights.sum(1, keepdims=True)
+
+
+def _nearest(rows: NDArray[np.float64], grid: Grid, end: float) -> NDArray[np.float64]:
+    """(steps, A) the probabilities of the window whose middle is nearest."""
+    near, weights = _near(len(rows), grid, end)
+    return rows[near[np.arange(len(near)), weights.argmax(1)]]
