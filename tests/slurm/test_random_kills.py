@@ -1,4 +1,5 @@
-"""Trainings on a real Slurm that are killed at random, again and again, end as those that were left alone.
+"""Trainings on a real Slurm that are killed at random, again and again, end as those that were left alone: on one and two processes to the bit, on
+four up to rounding, since DDP then adds the gradients in another order after a restart.
 
 ``VTLVLM_SLURM_MINUTES`` says how long (30 by default). A training that reaches its end is compared and begun anew.
 """
@@ -35,6 +36,8 @@ class Training:
     def __init__(self, cluster: Cluster, clips: Clips, events: Path, ranks: int, name: str, seconds: float) -> None:
         self.cluster, self.ranks, self.run = cluster, ranks, clips.folder / f"{name}-{ranks}"
         configs = ["--config", clips.pipeline.stage2, "--config", clips.overlay(self.run, 2, seconds)]
+        # a projector that starts as a probe on 18 clips has weights of 500,000, which make rounding visible
+        configs += ["--model.init_args.reasoner.init_args.init_projector", "keep"]
         on = [*configs, "--data.source.root", clips.pipeline.root, "--data.events", events, "--trainer.default_root_dir", self.run]
         self.fit, self.test = ["fit", *on], ["test", *on, "--ckpt_path", self.run / "checkpoints" / "best.ckpt"]
         self.site = Site.read(clips.site)
@@ -127,13 +130,13 @@ def test_random_kills(cluster: Cluster, clips: Clips, events: Path, undisturbed:
         mine, theirs = read(diary_of(one.run, 2)), read(diary_of(left.run, 2))
         assert mine == theirs  # each step has read the same clips, whenever and however often it was made
         assert last_step(diary_of(one.run, 2)) == last_step(diary_of(left.run, 2))
-        assert_same_training(left.run, one.run)
+        assert_same_training(left.run, one.run, exact=ranks <= 2)
         one.start("test")
         completed(one)
-        assert_same_test(left.run, one.run)
+        assert_same_test(left.run, one.run, exact=ranks <= 2)
         one.forget()
         wholes[ranks] += 1
-        print(f"{ranks} processes: killed {kills} times, to the bit as the one left alone", flush=True)
+        print(f"{ranks} processes: killed {kills} times, as the one left alone", flush=True)
     print(f"{dict(counts)}; trainings by processes: {dict(wholes)}")
     assert counts["KILL"] + counts["TERM"] + counts["USR1"] + counts["requeue"] > 0
 
@@ -150,5 +153,5 @@ def test_any_number_of_processes_ends_with_the_same_numbers(undisturbed: dict[in
     assert steps(1) == steps(2) == steps(4)
     metrics = {ranks: json.loads((one.run / "metrics.json").read_text())["metrics"] for ranks, one in undisturbed.items()}
     for ranks in (2, 4):
-        assert metrics[ranks]["nll"] == pytest.approx(metrics[1]["nll"], rel=1e-3)
+        assert metrics[ranks]["nll"] == pytest.approx(metrics[1]["nll"], rel=1e-4)
         assert metrics[ranks]["top1"] == metrics[1]["top1"]
