@@ -1,5 +1,6 @@
-"""Trainings on a real Slurm that are killed at random, again and again, end as those that were left alone: on one and two processes to the bit, on
-four up to rounding, since DDP then adds the gradients in another order after a restart.
+"""Trainings on a real Slurm that are killed at random, again and again, end as those that were left alone.
+
+On one and two processes they end so to the bit, on four up to rounding: DDP then adds the gradients in another order after a restart.
 
 ``VTLVLM_SLURM_MINUTES`` says how long (30 by default). A training that reaches its end is compared and begun anew.
 """
