@@ -1,6 +1,7 @@
 """A skeleton network as a recogniser: exported from a run, read by `classify`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ from skeletons import moving_body, of_bodies
 
 from vtlvlm.cli import main
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.recognizers.export import export_bundle
-from vtlvlm.recognizers.recognizer import ActionRecognizer
-from vtlvlm.recognizers.skeletons import SkeletonRecognizer
+from vtlvlm.recognizers.recognizer import ActionRecognizer, require_kind
+from vtlvlm.recognizers.skeletons import SkeletonRecognizer, require_joints
 from vtlvlm.skeleton.backbone import EmbeddedJoints, Network, NormalisedJoints, SkeletonNet
 from vtlvlm.skeleton.curves import CurveTemporal
 from vtlvlm.skeleton.datamodule import SkeletonDataModule
@@ -24,7 +24,9 @@ from vtlvlm.skeleton.heads import BottleneckHead, Head, LinearHead
 from vtlvlm.skeleton.heatmaps import HeatMaps
 from vtlvlm.skeleton.hierarchical import HierarchicalGraph
 from vtlvlm.skeleton.koopman import KoopmanHead
+from vtlvlm.skeleton.packed import NW_UCLA_ACTIONS, open_recordings
 from vtlvlm.skeleton.preparing import BoxedFrames, CropAndResize, Preparation, UniformFrames, WholeClips
+from vtlvlm.skeleton.reading import read_skeleton
 from vtlvlm.skeleton.refining import RefiningHead
 from vtlvlm.skeleton.slowonly import PoseC3D
 from vtlvlm.skeleton.source import SkeletonSource
@@ -87,7 +89,7 @@ def trained(folder: Path, data: SkeletonDataModule, network: Network | None = No
     return folder
 
 
-def require_same(run: Path, data: SkeletonDataModule, bundle: Path) -> None:
+def require_same(run: Path, data: SkeletonDataModule, bundle: Path, classes: Sequence[str] = CLASSES) -> None:
     """A bundle gives the probabilities that a test of the run gives, on every test clip, which differ among the clips."""
     (best,) = run.rglob("best.ckpt")
     stage, rows = Recognition.load_from_checkpoint(best), []
@@ -105,9 +107,11 @@ def require_same(run: Path, data: SkeletonDataModule, bundle: Path) -> None:
     recognizer = ActionRecognizer.from_checkpoint(bundle, device="cpu")
     assert isinstance(recognizer, SkeletonRecognizer)
     for clip, expected in rows:
-        found = recognizer.classify(data.index.file(clip))
+        found = recognizer.classify(data.index.file(clip), top=len(classes))
         assert found.events is None
-        assert [dict(found.actions)[name] for name in CLASSES] == pytest.approx(expected.tolist(), abs=1e-5)
+        assert [probability for _, probability in sorted(found.actions, key=lambda one: classes.index(one[0]))] == pytest.approx(
+            expected.tolist(), abs=1e-5
+        )
     assert torch.stack([probs for _, probs in rows]).std(0).max() > 1e-4
 
 
@@ -239,13 +243,77 @@ def test_options_for_other_models_are_refused(run: Path, root: Path, bundle: Pat
     assert not bundle.with_name("c").exists()
 
 
-def test_a_network_for_other_joints_is_not_bundled(tmp_path: Path) -> None:
-    data = SkeletonDataModule(
-        SkeletonSource(str(write_moves(tmp_path / "moves.npz", repetitions=1)), "cameras:1,2", validation=0.25),
-        BoxedFrames(8),
-        num_workers=0,
+@pytest.fixture(scope="module")
+def moves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings of 20 joints in one file."""
+    return write_moves(tmp_path_factory.mktemp("moves") / "moves.npz", repetitions=1)
+
+
+@pytest.fixture(scope="module")
+def of_20_joints(moves: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose probabilities are those of a test, on every recording."""
+    folder = tmp_path_factory.mktemp("kinect20")
+    data = SkeletonDataModule(SkeletonSource(str(moves), "cameras:1,2", validation=0.25), BoxedFrames(8), batch_size=6, num_workers=0)
+    torch.manual_seed(0)
+    trainer(folder / "run").fit(Recognition(small(), LinearHead(), SGD(0.01)), datamodule=data)
+    require_same(folder / "run", data, folder / "b", NW_UCLA_ACTIONS)
+    return folder / "b"
+
+
+def test_a_network_of_20_joints_reads_a_file_of_recordings(moves: Path, of_20_joints: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each recording has a result; one of them can be named."""
+    assert main(["classify", "--json", "--device", "cpu", "--model", str(of_20_joints), str(moves)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["file"] for line in lines] == [f"{moves}/{name}" for name in open_recordings(moves).paths]
+    assert main(["classify", "--json", "--device", "cpu", "--model", str(of_20_joints), lines[5]["file"]]) == 0
+    (again,) = capsys.readouterr().out.splitlines()
+    assert json.loads(again)["actions"] == lines[5]["actions"] != lines[6]["actions"]
+    assert json.loads((of_20_joints / "bundle.json").read_text())["layout"] == "kinect20"
+
+
+def test_a_file_of_25_joints_gives_what_the_files_of_its_recordings_give(root: Path, bundle: Path, tmp_path: Path) -> None:
+    """Of one body or two, under the same names."""
+    files = sorted(root.glob("*.skeleton"))[:6]
+    read = [read_skeleton(file).joints for file in files]
+    sizes = {"frames": [one.shape[1] for one in read], "bodies": [len(one) for one in read]}
+    assert {*sizes["bodies"]} == {1, 2}
+    np.savez(tmp_path / "p.npz", joints=np.concatenate([one.reshape(-1, 25, 3) for one in read]), name=[f.stem for f in files], **sizes)
+    recognizer = ActionRecognizer.from_checkpoint(bundle, device="cpu")
+    for file in files:
+        assert recognizer.classify(tmp_path / "p.npz" / file.stem).actions == recognizer.classify(file).actions
+
+
+def test_recordings_that_do_not_fit_are_refused_in_a_line(
+    root: Path, moves: Path, bundle: Path, of_20_joints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.npz"
+    broken.write_bytes(b"PK")
+    cases = (
+        (of_20_joints, next(root.glob("*.skeleton")), "reads the joints of kinect20, which are in .npz files of recordings"),
+        (of_20_joints, broken, "broken.npz: not an .npz file of recordings"),
+        (of_20_joints, tmp_path / "none.npz", "none.npz: no such file or folder of recordings"),
+        (of_20_joints, moves / "nobody", "moves.npz has no recording of this name"),
+        (bundle, moves / "S001C001P001R001A001", "holds the 20 joints of kinect20, this model reads the 25 of ntu25"),
     )
-    trained(tmp_path / "run", data)
-    with pytest.raises(UsageError, match=r"joints of 'kinect20', but \.skeleton files hold those of ntu25"):
-        export_bundle(tmp_path / "run", tmp_path / "b")
-    assert not (tmp_path / "b").exists()
+    for model, file, words in cases:
+        assert main(["classify", "--device", "cpu", "--model", str(model), str(file)]) == 1
+        printed = capsys.readouterr()
+        assert words in printed.err.splitlines()[0]
+        assert not printed.out
+    with pytest.raises(DataError, match="this model reads videos"):
+        require_kind(moves, None)
+
+
+def test_pixels_are_in_no_file_of_recordings(pictured: Path, root: Path, tmp_path: Path) -> None:
+    data = data_of(pictured, UniformFrames(4, align=False), coordinates="pixels")
+    trained(tmp_path / "run", data, PoseC3D(HeatMaps(size=8, eval_size=12), width=4, blocks=[1, 1, 1]))
+    joints = read_skeleton(next(root.glob("*.skeleton"))).joints[0]
+    np.savez(tmp_path / "p.npz", joints=joints, frames=[len(joints)], name=["one"])
+    with pytest.raises(DataError, match=r"p\.npz: holds no pixels"):
+        ActionRecognizer.from_checkpoint(tmp_path / "run", device="cpu").classify(tmp_path / "p.npz")
+
+
+def test_a_network_that_reads_no_joints_is_refused() -> None:
+    require_joints({"provenance": {"layout": "kinect20"}}, Path("a.ckpt"))
+    with pytest.raises(UsageError, match=r"a\.ckpt is a checkpoint of a video network, which cannot be bundled yet"):
+        require_joints({"provenance": {"dim": 512}}, Path("a.ckpt"))

@@ -1,7 +1,8 @@
-"""Recognise the actions in video files, or in .skeleton files with a skeleton network.
+"""Recognise the actions in video files, or in recordings of bodies with a skeleton network.
 
-Give files or folders. The command prints the most likely actions with their probabilities. An unreadable file does not stop
-the others: stderr names it, and the exit code becomes 1.
+Give files or folders. Recordings are .skeleton files, or an .npz file such as NW-UCLA's, of which each recording has a result of its own.
+The command prints the most likely actions with their probabilities. An unreadable file does not stop the others: stderr names it, and the
+exit code becomes 1.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ DEFAULT_MODEL = "runs/demo/bundle"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="video files, or folders of videos; .skeleton files for a skeleton network"
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="video files, or folders of videos; for a skeleton network .skeleton files, or .npz files of recordings",
     )
     parser.add_argument(
         "--model",
@@ -63,6 +68,20 @@ def recordings(folder: Path) -> tuple[list[Path], list[str]]:
         return [], [f"{error}; `vtlvlm poses` makes them from videos: vtlvlm poses {folder} FOLDER"]
 
 
+def recordings_of(paths: list[Path]) -> list[Path]:
+    """The given paths; a path for each recording in place of an ``.npz`` file that can be read."""
+    from vtlvlm.errors import DataError
+    from vtlvlm.recognizers.recordings import packed_in, paths_in
+
+    found: list[Path] = []
+    for path in paths:
+        try:
+            found += paths_in(path) if packed_in(path) == path else [path]
+        except DataError:  # the recogniser says so in its place
+            found.append(path)
+    return found
+
+
 def files_of(paths: list[Path], inside: Callable[[Path], tuple[list[Path], list[str]]]) -> tuple[list[Path], list[str]]:
     """The given files, and what ``inside`` finds in the given folders, in the order given; also its lines."""
     found = [inside(path) if path.is_dir() else ([path], []) for path in paths]
@@ -75,18 +94,19 @@ def run(args: argparse.Namespace) -> int:
 
     if args.top < 1:
         raise UsageError(f"--top {args.top}: at least 1")
-    skeletons = _reads_skeletons(args.model)
-    files, words = files_of(args.files, recordings if skeletons else videos)
+    layout = _layout_read(args.model)
+    given = args.files if layout is None else recordings_of(args.files)
+    files, words = files_of(given, videos if layout is None else recordings)
     if not files:
         also = f"; {'; '.join(words)}" if words else ""
-        raise DataError("; ".join(words) if skeletons else f"{', '.join(map(str, args.files))}: no video files in it{also}")
+        raise DataError("; ".join(words) if layout is not None else f"{', '.join(map(str, args.files))}: no video files in it{also}")
     if not args.model.exists():
         raise UsageError(f"{args.model}: no such model; `make demo` makes one, or name yours with --model")
 
     from vtlvlm.recognizers.recognizer import ActionRecognizer, require_kind
 
     for file in files:
-        require_kind(file, skeletons)  # before the model is loaded
+        require_kind(file, layout)  # before the model is loaded
 
     asked = {"llava": args.llava, "dtype": args.dtype, "attention": args.attention, "quantization": args.quantization}
     computed = {name: None if value == "none" else value for name, value in asked.items() if value is not None}
@@ -115,12 +135,12 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _reads_skeletons(model: Path) -> bool:
+def _layout_read(model: Path) -> str | None:
     if not model.exists():
-        return False
-    from vtlvlm.recognizers.loading import reads_skeletons
+        return None
+    from vtlvlm.recognizers.loading import layout_read
 
-    return reads_skeletons(model)
+    return layout_read(model)
 
 
 def bar(probability: float) -> str:

@@ -19,13 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from vtlvlm.recognizers.export import export_bundle, export_prefix
-    from vtlvlm.recognizers.loading import reads_skeletons
+    from vtlvlm.recognizers.loading import layout_read
 
     if args.format == "peft":
         print(f"{export_prefix(args.run, args.output)}: load with peft.PeftModel.from_pretrained(llava, {str(args.output)!r})")
         return 0
     folder = export_bundle(args.run, args.output, vtem=args.vtem)
     size = sum(f.stat().st_size for f in folder.iterdir()) / 1e6
-    ending = ".skeleton" if reads_skeletons(folder) else ""
+    layout = layout_read(folder)
+    ending = "" if layout is None else ".skeleton" if layout == "ntu25" else ".npz"
     print(f"{folder}: {size:.1f} MB; classify with: vtlvlm classify --model {folder} FILE{ending}")
     return 0

@@ -17,7 +17,7 @@ from vtlvlm.lvlm.peft_format import write_prefix
 from vtlvlm.lvlm.prompt_encoder import chosen_layers, plain_state
 from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, FORMAT, VTEM_FILE, digest, new_folder
 from vtlvlm.recognizers.recognizer import require_modest
-from vtlvlm.recognizers.skeletons import export_recognition
+from vtlvlm.recognizers.skeletons import export_recognition, require_joints
 from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint
 from vtlvlm.stages.compatibility import module_hash, require_same_extractor
 from vtlvlm.stages.parts import build_from, settings_of
@@ -90,6 +90,7 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
     if record["stage"] == Recognition.stage:
         if vtem is not None:
             raise UsageError(f"{checkpoint} is a checkpoint of a skeleton network, which has no stage 1: leave --vtem out")
+        require_joints(record, checkpoint)
         return export_recognition(folder, checkpoint)
     require_stage2(record, checkpoint)
     build_from(record["settings"], PromptTuningModule, checkpoint)  # refuse what could not be loaded again

@@ -18,6 +18,7 @@ from vtlvlm.recognizers import probe, skeletons
 from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, VTEM_FILE, load_into, read_description, read_weights
 from vtlvlm.recognizers.export import load_stage1, require_stage2, stage2_checkpoint
 from vtlvlm.recognizers.recognizer import ActionRecognizer, Recognizer, found_device
+from vtlvlm.skeleton.layouts import NTU25
 from vtlvlm.stages.checkpoints import read_record
 from vtlvlm.stages.compatibility import require_classes, require_numbers, require_record
 from vtlvlm.stages.parts import build_from, is_part
@@ -42,15 +43,19 @@ def load(path: Path, vtem: str | Path | None, device: str, computed: dict[str, A
         return _of_kind(path, described, computed, device) if "kind" in described else _from_bundle(path, described, computed, device)
 
 
-def reads_skeletons(path: Path) -> bool:
-    """Whether a model reads ``.skeleton`` files and not videos. Loads no weights.
+def layout_read(path: Path) -> str | None:
+    """The name of the joints that a skeleton network reads; None for a model of videos. Loads no weights.
 
     Raises:
         UsageError: The bundle or checkpoint cannot be read.
     """
     if (path / BUNDLE).is_file():
-        return read_description(path).get("kind") == skeletons.KIND
-    return bool(read_record(stage2_checkpoint(path))["stage"] == Recognition.stage)
+        described = read_description(path)
+        found = described.get("layout", NTU25.name) if described.get("kind") == skeletons.KIND else None
+    else:
+        record = read_record(stage2_checkpoint(path))
+        found = record["provenance"].get("layout") if record["stage"] == Recognition.stage else None
+    return None if found is None else str(found)  # one that is no layout is refused when the model is loaded
 
 
 def made_on(device: torch.device) -> AbstractContextManager[Any]:
@@ -62,6 +67,7 @@ def _from_run(path: Path, vtem: str | Path | None, device: str, computed: dict[s
     checkpoint = stage2_checkpoint(path)
     record = read_record(checkpoint)
     if record["stage"] == Recognition.stage:
+        skeletons.require_joints(record, checkpoint)
         _require_unchanged(path, "skeleton network", computed)
         return skeletons.SkeletonRecognizer.from_run(checkpoint, device)
     require_stage2(record, checkpoint)

@@ -19,6 +19,8 @@ from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip, decode_sampled
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.recognizers.recordings import PACKED, packed_in
+from vtlvlm.skeleton.layouts import NTU25
 from vtlvlm.skeleton.reading import ENDING
 from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.text import shown
@@ -68,7 +70,8 @@ class Recognizer(ABC):
         """The most likely actions in a file.
 
         Args:
-            file: any video that FFmpeg can read; for a skeleton network a ``.skeleton`` file.
+            file: any video that FFmpeg can read; for a skeleton network a ``.skeleton`` file, or ``FILE.npz/NAME`` for a recording of an
+                ``.npz`` file.
             top: number of actions to return, most likely first.
 
         Raises:
@@ -152,7 +155,7 @@ class VideoRecognizer(Recognizer):
 
     def _decode(self, file: Path, stop: Event | None = None) -> Decoded:
         start = time.perf_counter()
-        require_kind(file, skeletons=False)
+        require_kind(file, None)
         clip = decode_sampled(file, self.sampling, stop=stop)
         return Decoded(clip, time.perf_counter() - start)
 
@@ -188,7 +191,7 @@ class ActionRecognizer(VideoRecognizer):
         """Load a recogniser from a bundle, or from a run folder or checkpoint of stage 2 or of a skeleton network.
 
         A linear probe's bundle, made by ``vtlvlm probe --export``, gives a ``ProbeRecognizer`` without event sentences. A skeleton network
-        gives a ``SkeletonRecognizer``, which reads ``.skeleton`` files.
+        gives a ``SkeletonRecognizer``, which reads ``.skeleton`` files and recordings of ``.npz`` files.
 
         Args:
             path: folder with ``bundle.json``, folder with ``checkpoints/``, or a ``.ckpt`` file.
@@ -227,22 +230,27 @@ def found_device(name: str) -> torch.device:
     return device
 
 
-def require_kind(file: Path, skeletons: bool) -> None:
-    """Refuse a video for a skeleton network, and a ``.skeleton`` file for a model of videos, by the file's ending.
+def require_kind(file: Path, layout: str | None) -> None:
+    """Refuse a video for a skeleton network, recordings of bodies for a model of videos, and ``.skeleton`` files for a network of other
+    joints than theirs, by the file's ending.
 
     Args:
         file: Need not exist.
-        skeletons: Whether the model reads ``.skeleton`` files.
+        layout: Name of the joints that a skeleton network reads; None for a model of videos.
 
     Raises:
-        DataError: The file is of the other kind.
+        DataError: The file is of another kind.
     """
-    if skeletons and file.suffix != ENDING:
+    if layout is None:
+        if file.suffix in (ENDING, PACKED):
+            raise DataError(f"{file}: this model reads videos; give the video, or name the bundle of a skeleton network")
+    elif packed_in(file) is None and layout != NTU25.name:
+        raise DataError(f"{file}: this model reads the joints of {shown(layout, 40)}, which are in {PACKED} files of recordings; give one")
+    elif packed_in(file) is None and file.suffix != ENDING:
         raise DataError(
-            f"{file}: this model reads {ENDING} files; from a video, `vtlvlm poses` makes such a file: vtlvlm poses VIDEO FOLDER"
+            f"{file}: this model reads {ENDING} files and {PACKED} files of recordings; from a video, `vtlvlm poses` makes such a file: "
+            "vtlvlm poses VIDEO FOLDER"
         )
-    if not skeletons and file.suffix == ENDING:
-        raise DataError(f"{file}: this model reads videos; give the video, or name the bundle of a skeleton network")
 
 
 def require_modest(sampling: FrameSampling, extractor: FeatureExtractor) -> None:

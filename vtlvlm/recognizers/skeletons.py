@@ -1,18 +1,20 @@
-"""A skeleton network as a recogniser, and its bundle: a ``.skeleton`` file in, the most likely actions out."""
+"""A skeleton network as a recogniser, and its bundle: a recording of bodies in, the most likely actions out."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vtlvlm import __version__
 from vtlvlm.data.ntu import ClipName
@@ -20,13 +22,14 @@ from vtlvlm.errors import DataError, UsageError
 from vtlvlm.metrics.actions import mean_over_views
 from vtlvlm.recognizers.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_weights, require_shapes
 from vtlvlm.recognizers.recognizer import MOST_PIXELS, Decoded, Recognizer, require_kind
+from vtlvlm.recognizers.recordings import PackedFiles, packed_in
 from vtlvlm.skeleton.backbone import Network
 from vtlvlm.skeleton.datamodule import Coordinates, coordinates_of
 from vtlvlm.skeleton.heads import Head
 from vtlvlm.skeleton.heatmaps import HeatMaps
-from vtlvlm.skeleton.layouts import NTU25
+from vtlvlm.skeleton.layouts import LAYOUTS, Layout
 from vtlvlm.skeleton.preparing import Preparation
-from vtlvlm.skeleton.reading import ENDING, read_skeleton
+from vtlvlm.skeleton.reading import read_skeleton
 from vtlvlm.skeleton.streams import Stream
 from vtlvlm.skeleton.transforms import draws
 from vtlvlm.stages import recognition
@@ -47,10 +50,10 @@ AHEAD = 4
 
 
 class Recording(NamedTuple):
-    """The content of a ``.skeleton`` file."""
+    """The content of a ``.skeleton`` file, or of a recording in an ``.npz`` file."""
 
     name: str
-    """NTU's name, or else the file's; it seeds the draws of frames"""
+    """NTU's name, or else its own; it seeds the draws of frames"""
     joints: Tensor
     """(1, 3, T, V, M) metres, or pixels with a confidence"""
 
@@ -58,6 +61,7 @@ class Recording(NamedTuple):
 class Reading(NamedTuple):
     """How a recording becomes the network's input."""
 
+    layout: Layout
     preparation: Preparation
     stream: Stream
     coordinates: Coordinates
@@ -71,17 +75,14 @@ class Reading(NamedTuple):
         """Read it from a description, which can be anything.
 
         Raises:
-            UsageError: An entry is missing, of another type, or no ``.skeleton`` file fits it.
+            UsageError: An entry is missing, or of another type.
         """
         layout, bodies, seed = described.get("layout"), described.get("bodies"), described.get("seed")
         stream, coordinates = described.get("stream"), described.get("coordinates")
-        if layout != NTU25.name:
-            raise UsageError(
-                f"{path}: a network for the joints of {shown(repr(layout), 60)}, but {ENDING} files hold those of {NTU25.name}: use "
-                "`vtlvlm test` or `vtlvlm predict` with its own recordings"
-            )
         if (
-            type(bodies) is not int
+            not isinstance(layout, str)
+            or layout not in LAYOUTS
+            or type(bodies) is not int
             or type(seed) is not int
             or bodies not in (1, 2)
             or not isinstance(stream, str)
@@ -93,7 +94,8 @@ class Reading(NamedTuple):
         preparation = build_from(described.get("preparation"), Preparation, path)  # type: ignore[type-abstract]
         if coordinates == "pixels" and preparation.needs_metres:
             raise UsageError(f"{path}: its preparation turns bodies in space, which pixels are not; get the file again, or export it again")
-        return cls(preparation, Stream(stream, NTU25), cast(Coordinates, coordinates), bodies, seed)
+        joints = LAYOUTS[layout]
+        return cls(joints, preparation, Stream(stream, joints), cast(Coordinates, coordinates), bodies, seed)
 
 
 def described_input(origin: dict[str, Any]) -> dict[str, Any]:
@@ -109,6 +111,18 @@ def described_input(origin: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def require_joints(record: dict[str, Any], checkpoint: Path) -> None:
+    """Refuse a checkpoint of a network that reads no joints.
+
+    Raises:
+        UsageError: It is a video network's.
+    """
+    if "layout" not in record["provenance"]:
+        raise UsageError(
+            f"{checkpoint} is a checkpoint of a video network, which cannot be bundled yet: use `vtlvlm test` or `vtlvlm predict`"
+        )
+
+
 # -- making ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +136,7 @@ def export_recognition(output: str | Path, checkpoint: Path) -> Path:
         checkpoint: Of a skeleton network.
 
     Raises:
-        UsageError: The folder exists, or no ``.skeleton`` file fits the network.
+        UsageError: The folder exists.
     """
     folder = new_folder(output)
     stage = recognition.Recognition.load_from_checkpoint(checkpoint)
@@ -141,7 +155,7 @@ def export_recognition(output: str | Path, checkpoint: Path) -> Path:
     return folder
 
 
-def _weights(network: Network, head: Head) -> dict[str, Tensor]:
+def _weights(network: nn.Module, head: Head) -> dict[str, Tensor]:
     parts = (("network", network), ("head", head))
     return {f"{name}.{key}": tensor for name, part in parts for key, tensor in part.state_dict().items()}
 
@@ -150,7 +164,8 @@ def _weights(network: Network, head: Head) -> dict[str, Tensor]:
 
 
 class SkeletonRecognizer(Recognizer):
-    """A skeleton network for single ``.skeleton`` files. It makes no event sentence: ``events`` of a recognition is None.
+    """A skeleton network for single recordings: those of ``.npz`` files, whose paths are ``FILE.npz/NAME``, and ``.skeleton`` files, if it
+    reads NTU's joints. It makes no event sentence: ``events`` of a recognition is None.
 
     The probabilities are those of ``vtlvlm test`` on the same recording. A preparation that draws frames, such as ``UniformFrames``, draws
     them by the recording's name: they are the same for NTU names.
@@ -170,19 +185,21 @@ class SkeletonRecognizer(Recognizer):
         super().__init__(classes, device)
         self.network, self.head = network.to(self.device).eval(), head.to(self.device).eval()
         self.temperature, self.reading = temperature, reading
+        self.packed = PackedFiles()
 
     @classmethod
     def from_run(cls, checkpoint: Path, device: str) -> SkeletonRecognizer:
         """Load a network from its checkpoint.
 
         Raises:
-            UsageError: The checkpoint is damaged, or no ``.skeleton`` file fits the network.
+            UsageError: The checkpoint is damaged.
         """
         stage = recognition.Recognition.load_from_checkpoint(checkpoint)
         origin = stage.provenance()
         reading = Reading.of(described_input(origin), checkpoint)
-        require_small(stage.network, reading, checkpoint)
-        return cls(stage.network, stage.head, float(stage.temperature), list(stage.classes), reading, device)
+        network: Any = stage.network
+        require_small(network, reading, checkpoint)
+        return cls(network, stage.head, float(stage.temperature), list(stage.classes), reading, device)
 
     @classmethod
     def from_bundle(cls, folder: Path, described: dict[str, Any], device: str) -> SkeletonRecognizer:
@@ -212,8 +229,8 @@ class SkeletonRecognizer(Recognizer):
         plan = copy.deepcopy(network)
         try:
             with torch.device("meta"):  # takes no memory before all shapes are checked, nor for what only training needs
-                plan.build(NTU25, reading.bodies)
-                head.build(plan.shapes(reading.preparation.window), classes, NTU25)
+                plan.build(reading.layout, reading.bodies)
+                head.build(plan.shapes(reading.preparation.window), classes, reading.layout)
         except UsageError:
             raise
         except Exception as error:  # settings that no training would begin with
@@ -223,7 +240,7 @@ class SkeletonRecognizer(Recognizer):
         require_shapes(state, wanted, file)
         require_numbers(state, wanted, file)
         require_small(plan, reading, path)
-        network.build(NTU25, reading.bodies)
+        network.build(reading.layout, reading.bodies)
         load_into(network, {name.removeprefix("network."): one for name, one in state.items() if name.startswith("network.")}, file)
         held = {name.removeprefix("head."): one.to(wanted[name].dtype) for name, one in state.items() if name.startswith("head.")}
         head.load_state_dict(held, assign=True)
@@ -236,15 +253,34 @@ class SkeletonRecognizer(Recognizer):
 
     def _decode(self, file: Path, stop: Event | None = None) -> Decoded:
         start = time.perf_counter()
-        require_kind(file, skeletons=True)
-        values = coordinates_of(read_skeleton(file).values[: self.reading.bodies], self.reading.coordinates)
+        require_kind(file, self.reading.layout.name)
+        if packed_in(file) is None:
+            name, found = file.name, read_skeleton(file).values
+        else:
+            name, found = self._packed(file)
+        values = coordinates_of(found[: self.reading.bodies], self.reading.coordinates)
         joints = np.zeros((self.reading.bodies, *values.shape[1:]), dtype=np.float32)
         joints[: len(values)] = values
-        try:
-            name = str(ClipName.parse(file))
-        except DataError:
-            name = file.name
+        with suppress(DataError):
+            name = str(ClipName.parse(name))
         return Decoded(Recording(name, torch.from_numpy(joints).permute(3, 1, 2, 0)[None]), time.perf_counter() - start)
+
+    def _packed(self, path: Path) -> tuple[str, NDArray[np.float32]]:
+        """Name and values (M, T, V, 3) of a recording in an ``.npz`` file.
+
+        Raises:
+            DataError: It cannot be read, or holds what the network does not read.
+        """
+        recordings, row = self.packed.find(path)
+        have, needed = recordings.layout, self.reading.layout
+        if have != needed:
+            raise DataError(
+                f"{recordings.source}: holds the {have.num_joints} joints of {have.name}, this model reads the {needed.num_joints} of "
+                f"{needed.name}; give recordings of these"
+            )
+        if self.reading.coordinates == "pixels":
+            raise DataError(f"{recordings.source}: holds no pixels, which this model reads; give .skeleton files")
+        return recordings.paths[row], recordings.values(row)
 
     def recognise(self, clip: Recording) -> tuple[Tensor, None]:
         """(A,) probabilities of a recording, the mean over its test views, without events.
@@ -253,12 +289,12 @@ class SkeletonRecognizer(Recognizer):
             UsageError: The network cannot compute with its settings.
         """
         reading, joints = self.reading, clip.joints.to(self.device)
-        lengths, count = torch.tensor([joints.shape[2]], device=self.device), reading.preparation.numbers(NTU25)
+        lengths, count = torch.tensor([joints.shape[2]], device=self.device), reading.preparation.numbers(reading.layout)
         log_probs = []
         try:
             for view in reading.preparation.test_views:
                 random = draws([f"{reading.seed}/{clip.name}/{view}"], count).to(self.device)
-                prepared = reading.stream(reading.preparation(joints, lengths, NTU25, random, training=False))
+                prepared = reading.stream(reading.preparation(joints, lengths, reading.layout, random, training=False))
                 log_probs.append(self.head(self.network(prepared)).logits.float().log_softmax(-1))
         except (RuntimeError, IndexError) as error:  # settings that no training would get through
             reason = shown((str(error).splitlines() or [type(error).__name__])[0], 100)
