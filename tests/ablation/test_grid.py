@@ -4,13 +4,15 @@ from typing import Any
 
 import pytest
 
-from vtlvlm.ablation.grid import Choice, read_grid
+from vtlvlm.ablation.grid import Choice, Rendered, read_grid
 from vtlvlm.cli import main
 from vtlvlm.configs import config, shipped
 from vtlvlm.errors import UsageError
 
 Write = Callable[..., Path]
 FULL = {"name": "full"}
+NETWORK = {"name": "ctr", "recognition": "baselines/ctr_gcn_small.yaml"}
+RATE = {"setting": "model.init_args.optimizer.learning_rate", "values": [1.0e-3, 1.0e-2]}
 
 
 def test_what_a_grid_says(write: Write, tmp_path: Path) -> None:
@@ -33,6 +35,16 @@ def test_what_a_grid_says(write: Write, tmp_path: Path) -> None:
     assert grid.choices == (Choice("model.init_args.optimizer.learning_rate", (1e-3, 1e-2)),)
 
 
+def test_an_arm_of_a_network_needs_no_stages(write: Write, tmp_path: Path) -> None:
+    """An overlay follows its configuration; rates belong to networks where there is no stage 2."""
+    arms = [{**NETWORK, "recognition": [NETWORK["recognition"], "identity.yaml"]}]
+    grid = read_grid(write(stage1=None, stage2=None, arms=arms, rates={"steps": 2, "choose": [RATE]}))
+    assert grid.arms[0].recognition == (Path(config("baselines/ctr_gcn_small.yaml")), tmp_path / "identity.yaml")
+    assert (grid.stage1, grid.stage2, grid.metric) == ((), (), "top1")
+    assert [choice.stage for choice in grid.choices] == ["recognition"]
+    assert read_grid(write(videos={"motion": "moves.npz"})).videos == Rendered(None, 0, Path("moves.npz"))
+
+
 @pytest.mark.parametrize(
     ("more", "line"),
     [
@@ -49,6 +61,15 @@ def test_what_a_grid_says(write: Write, tmp_path: Path) -> None:
         ({"validation": 1}, "validation: 1: expected a share"),
         ({"stage1": None}, "no `stage1:`"),
         ({"stage2": None, "arms": [{**FULL, "stage2": "untuned.yaml"}]}, "has overlays or learning rates of stage 2, but no `stage2:`"),
+        ({"arms": [{**NETWORK, "stage1": "identity.yaml"}]}, "arm ctr: a network has no stages"),
+        ({"stage2": None, "arms": [FULL, NETWORK]}, "arm ctr is a network, which is tested, and the others end with stage 1"),
+        ({"arms": [{**NETWORK, "init_from": "full"}, FULL]}, "arm ctr: init_from: full: a network starts from one of the other networks"),
+        ({"arms": [{**NETWORK, "init_from": "ctr"}]}, "arm ctr: init_from: ctr: a network starts"),
+        ({"arms": [{**NETWORK, "recognition": "baselines/none.yaml"}]}, "arm ctr: recognition: baselines/none.yaml: no such configuration"),
+        ({"arms": [NETWORK], "rates": {"steps": 1, "choose": [{**RATE, "arm": "full"}]}}, "no such arm of stage2; there are none"),
+        ({"rates": {"steps": 1, "choose": [{**RATE, "stage": "stage3"}]}}, "stage: stage3: expected stage2 or recognition"),
+        ({"videos": {"seed": 1}}, "videos: expected {subjects: N, seed: S}"),
+        ({"videos": {"motion": 7}}, "videos: motion: 7: expected a file of recorded skeletons"),
         ({"compare": ["full", "none"]}, "compare: none: no such arm; there are full, identity"),
         ({"videos": {"subjects": 1}}, "videos: expected {subjects: N, seed: S}"),
         ({"composed_llava": "yes"}, "composed_llava: yes: expected true or false"),

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
+from moves import write_moves
 
 from vtlvlm.ablation.runner import DIVERGED
 from vtlvlm.cli import main
 from vtlvlm.report.runs import Run
+from vtlvlm.system.files import write_json
 
 Write = Callable[..., Path]
 
@@ -122,3 +125,55 @@ def test_stage_1_alone_is_read_by_a_probe_on_each_person(write: Write, tmp_path:
     raw = sum(found["probes"]["features: linear, mean"]["top1"] for found in probes) / 3
     probe = next(line for line in said.splitlines() if "linear probe on the mean feature" in line)
     assert f" {100 * raw:.1f} " in probe
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_grid_of_networks_runs_once_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two skeleton networks on small recordings, of which the test camera has 24."""
+    file, tiny = write_moves(tmp_path / "moves.npz"), tmp_path / "tiny.yaml"
+    network = "network: {init_args: {widths: [16, 16], strides: [1, 2]}}"
+    steps = "max_epochs: 2, log_every_n_steps: 1"
+    data = "data: {init_args: {repeats: 1, preparation: {class_path: BoxedFrames, init_args: {window: 8}}}}"
+    tiny.write_text(f"model: {{init_args: {{{network}, optimizer: {{milestones: [], warmup_epochs: 0}}}}}}\n{data}\ntrainer: {{{steps}}}\n")
+    arms = [
+        {"name": name, "label": label, "recognition": [f"baselines/{name}_small.yaml", "tiny.yaml"], "paper": paper}
+        for name, label, paper in (("ctr_gcn", "CTR-GCN", None), ("stc_net", "STC-Net", 91.0))
+    ]
+    grid, work = tmp_path / "networks.yaml", tmp_path / "work"
+    grid.write_text(yaml.safe_dump({"title": "Tiny", "table": "I", "validation": 0.25, "arms": arms}))
+    command = ["ablate", str(grid), "--work", str(work), "--recordings", str(file)]
+    assert main([*command, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    row = next(line for line in said.splitlines() if line.startswith("train a network "))
+    assert row.split()[3:6] == ["2", "8", "128"]  # 36 clips of three people, two whole batches an epoch
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "[1/4] train a network: ctr_gcn, cameras:1,2, seed 0" in said
+    state = json.loads((work / "grids" / "networks.json").read_text())
+    places = {arm["name"]: work / arm["runs"][0]["recognition"] for arm in state["arms"]}
+    assert [arm["runs"][0]["status"] for arm in state["arms"]] == ["done", "done"]
+    tests = {name: json.loads((place / "metrics.json").read_text()) for name, place in places.items()}
+    assert {(found["protocol"], found["num_clips"]) for found in tests.values()} == {("cameras:1,2", 24)}
+    for name, label in (("ctr_gcn", "* CTR-GCN"), ("stc_net", "  STC-Net (our reconstruction)")):
+        row = next(line for line in said.splitlines() if line.startswith(label))
+        assert f" {100 * tests[name]['metrics']['top1']:.1f} " in row
+        assert "3D skeleton, joint" in row
+    assert Run(places["ctr_gcn"]).fit.steps == 4  # type: ignore[union-attr]
+    before = changed(work)
+    assert main(command) == 0
+    assert changed(work) == before
+    assert main([*command, "--dry-run"]) == 0
+    assert "nothing to run" in capsys.readouterr().out
+    assert main(["report", str(work)]) == 0
+    text = (work / "report" / "report.md").read_text()
+    assert "| STC-Net (our reconstruction) | 3D skeleton, joint |" in text
+    assert "24 test clips of 10 actions, protocol cameras:1,2" in text
+    (places["stc_net"] / "metrics.json").unlink()  # as after a training that was stopped
+    fit = json.loads((places["stc_net"] / "fit.json").read_text())
+    fit["sessions"][-1]["finished"] = False
+    write_json(places["stc_net"] / "fit.json", fit)
+    assert main(command) == 0
+    assert "[2/2] test: stc_net" in capsys.readouterr().out
+    said = places["stc_net"].with_suffix(".log").read_text()
+    assert f"--ckpt_path {places['stc_net'] / 'checkpoints'}" in said.rpartition("$ vtlvlm ")[2]

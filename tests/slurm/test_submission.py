@@ -13,6 +13,8 @@ from vtlvlm.slurm.site import Site, of_script
 from vtlvlm.slurm.submission import STATE, Job, Submission, read_state
 
 SCRIPTS = sorted((shipped() / "slurm").glob("*.sbatch"))
+ARRAYS = ("ablation", "network")
+"""Scripts of job arrays"""
 STEPS = ["prepare", "extract", "stage1", "tokenize", "stage2", "test"]
 
 
@@ -146,17 +148,18 @@ def test_batch_scripts(script: Path) -> None:
     assert 'srun --kill-on-bad-exit=1 "${command[@]}" "$@"' in text
     if script.stem != "prepare":
         assert found["signal"] == "SIGUSR1@120"
-        one = "element" if script.stem == "ablation" else "SLURM_JOB_ID"
+        one = "element" if script.stem in ARRAYS else "SLURM_JOB_ID"
         assert text.count(f'scontrol requeue "${one}"') == text.count("scontrol requeue") == 2
         assert f'75) scontrol requeue "${one}" ;;' in text
 
 
-def test_an_element_of_an_array_requeues_itself_alone() -> None:
+@pytest.mark.parametrize("name", ARRAYS)
+def test_an_element_of_an_array_requeues_itself_alone(name: str) -> None:
     """The number of the array would requeue all elements, also finished ones. The last element has this number as its SLURM_JOB_ID."""
-    text = (shipped() / "slurm" / "ablation.sbatch").read_text()
+    text = (shipped() / "slurm" / f"{name}.sbatch").read_text()
     assert "element=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" in text
     assert "$SLURM_JOB_ID" not in text
 
 
 def test_every_step_has_a_script() -> None:
-    assert {path.stem for path in SCRIPTS} == {*STEPS, "hidden", "ablation"}
+    assert {path.stem for path in SCRIPTS} == {*STEPS, "hidden", *ARRAYS}

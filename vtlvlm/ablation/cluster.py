@@ -8,7 +8,7 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
-from vtlvlm.ablation.items import TITLES, Item, Kind
+from vtlvlm.ablation.items import NETWORKS, TITLES, Item, Kind
 from vtlvlm.slurm import cluster
 from vtlvlm.slurm.site import Site
 from vtlvlm.slurm.submission import Job, Outcome, Submission
@@ -37,7 +37,8 @@ def jobs(left: Sequence[Item], folder: Path) -> list[Job]:
         elif items:
             after = tuple(dict.fromkeys(name for item in items for name in _after(item, names)))
             words = [str(folder / f"slurm-{kind}-{_digest(_lines(items))}.txt")]
-            found.append(Job(kind, "ablation", words, after, partial(_all_done, items), len(items), any_end=True))
+            script = "network" if kind in NETWORKS else "ablation"
+            found.append(Job(kind, script, words, after, partial(_all_done, items), len(items), any_end=True))
     return found
 
 

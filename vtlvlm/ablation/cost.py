@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from vtlvlm.ablation.items import TITLES, TRAINING, Item, Kind
-from vtlvlm.ablation.operations import operations
+from vtlvlm.ablation.items import NETWORKS, TITLES, TRAINING, Item, Kind
+from vtlvlm.ablation.network_cost import NetworkLoad, network_operations, steps_of
+from vtlvlm.ablation.operations import Load, operations
 from vtlvlm.errors import DataError
-from vtlvlm.report.runs import Run
+from vtlvlm.report.runs import Fit, Run
 from vtlvlm.report.tables import Table, as_text, duration_text
 from vtlvlm.system.files import write_json
 
@@ -45,33 +46,48 @@ class Estimate:
     def __init__(self, work: Path, items: Iterable[Item]) -> None:
         self._others = {kind: statistics.median(numbers) for kind, numbers in _durations(work).items() if numbers}
         self._steps: dict[tuple[str, str], list[float]] = {}
+        self._lengths: dict[str, list[int]] = {}  # of the networks that trained, by their arms
         for item in items:
-            if item.kind in TRAINING and (found := _seconds_of_a_step(item)) is not None:
+            fit = _finished(item) if item.kind in TRAINING else None
+            if fit is not None:
                 for mark in (_arm(item), ""):
-                    self._steps.setdefault((_stage(item), mark), []).append(found)
+                    self._steps.setdefault((_stage(item), mark), []).append(fit.wall_seconds / fit.steps)
+                self._lengths.setdefault(_arm(item), []).append(fit.steps)
 
     def seconds(self, item: Item) -> float | None:
-        """Expected duration: a training's by the steps of the same arm, else of the same stage; None if nothing alike has finished."""
+        """Expected duration: a training's by the steps of the same arm, else of the same stage; None if nothing alike has finished.
+
+        Networks are too different for one to tell another's duration.
+        """
         if item.kind not in TRAINING:
             return self._others.get(item.kind)
-        known = self._steps.get((_stage(item), _arm(item))) or self._steps.get((_stage(item), ""))
-        return None if known is None or item.steps is None else statistics.median(known) * item.steps
+        known = self._steps.get((_stage(item), _arm(item))) or (None if item.kind in NETWORKS else self._steps.get((_stage(item), "")))
+        if known is None:
+            return None
+        steps = planned_steps(item) or (statistics.median(self._lengths[_arm(item)]) if item.kind in NETWORKS else None)
+        return None if steps is None else statistics.median(known) * steps
+
+
+def planned_steps(item: Item) -> int | None:
+    """Optimiser steps of a training: the fixed number, or those of a network's epochs; None if they are not known."""
+    return steps_of(item.load) if item.steps is None and isinstance(item.load, NetworkLoad) else item.steps
 
 
 def _stage(item: Item) -> str:
-    return "1" if item.kind == "fit1" else "2"
+    return "1" if item.kind == "fit1" else "network" if item.kind in NETWORKS else "2"
 
 
 def _arm(item: Item) -> str:
     return item.subject.partition(",")[0]
 
 
-def _seconds_of_a_step(item: Item) -> float | None:
+def _finished(item: Item) -> Fit | None:
+    """The record of a training that reached its end."""
     try:
         fit = Run(item.folder).fit
     except DataError:
         return None
-    return fit.wall_seconds / fit.steps if fit is not None and fit.finished and fit.steps else None
+    return fit if fit is not None and fit.finished and fit.steps else None
 
 
 def cost_table(left: Sequence[Item], estimate: Estimate) -> str:
@@ -89,8 +105,9 @@ def cost_table(left: Sequence[Item], estimate: Estimate) -> str:
         seconds = [estimate.seconds(item) for item in items]
         known = [value for value in seconds if value is not None]
         total, unknown = total + sum(known), unknown + len(seconds) - len(known)
-        steps = [item.steps for item in items if item.steps is not None]
-        clips = sum((item.steps or 0) * item.batch for item in items)
+        planned = [planned_steps(item) for item in items]
+        steps = [number for number in planned if number is not None]
+        clips = sum((number or 0) * item.batch for number, item in zip(planned, items, strict=True))
         numbers = [f"{sum(steps):,}" if steps else "", f"{clips:,}" if clips else ""]
         time = (
             duration_text(sum(known)) if len(known) == len(items) else "no such run yet" if not known else f"{duration_text(sum(known))} +"
@@ -98,17 +115,29 @@ def cost_table(left: Sequence[Item], estimate: Estimate) -> str:
         rows.append([title, str(len(items)), *numbers, _counted(items), time])
     text = as_text(Table(["", "commands", "optimiser steps", "training clips", "operations", "time, one after the other"], rows))
     some = f"{duration_text(total)} for {len(left) - unknown} of them, from the durations in this work folder"
-    if any(item.load is not None for item in left):
+    counted = {type(item.load) for item in left}
+    if Load in counted:
         text += "\n\noperations: the language model over the event tokens, forward and backward, counted without text"
+    if NetworkLoad in counted:
+        text += "\n\noperations of a network: forward and backward, without the losses that its head adds"
     return f"{text}\n\n{len(left)} commands; {some if total else 'no durations yet'}"
 
 
 def _counted(items: Sequence[Item]) -> str:
-    """Operations of trainings of stage 2; empty for other items."""
-    loads = [item for item in items if item.load is not None]
-    if not loads:
-        return ""
-    found = [(operations(item.load), (item.steps or 0) * item.batch) for item in loads if item.load is not None]
-    if any(one is None for one, _ in found):
-        return "not counted: no LLaVA here yet"
-    return f"{sum((one or 0) * clips for one, clips in found) / 1e12:,.0f} TFLOP"
+    """Operations of trainings of stage 2 and of networks; empty for other items."""
+    found: list[float] = []
+    lacking = 0
+    for item in items:
+        if item.load is None:
+            continue
+        network = isinstance(item.load, NetworkLoad)
+        one, steps = network_operations(item.load) if isinstance(item.load, NetworkLoad) else operations(item.load), planned_steps(item)
+        if one is None and not network:
+            return "not counted: no LLaVA here yet"
+        if one is None or (steps is None and network):
+            lacking += 1
+        else:
+            found.append(one * (steps or 0) * item.batch)
+    if not found:
+        return f"not counted for {lacking}" if lacking else ""
+    return f"{sum(found) / 1e12:,.0f} TFLOP{f', {lacking} not counted' if lacking else ''}"

@@ -16,6 +16,8 @@ from vtlvlm.system.text import shown
 
 EACH_PERSON = "each person"
 """Word for ``folds``: leave out each person in turn"""
+STAGES = ("stage2", "recognition")
+"""What a learning rate belongs to"""
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,63}", re.ASCII)
 
 
@@ -30,6 +32,8 @@ class Arm:
         stage1: Overlays on the grid's stage 1.
         stage2: Overlays on the grid's stage 2.
         seeds: Training seeds of this arm; None for the grid's.
+        recognition: Configuration of a recognition network and overlays on it, which stand for both stages; empty for an arm of the stages.
+        init_from: The arm whose trained network this one's training starts from.
     """
 
     name: str
@@ -38,6 +42,8 @@ class Arm:
     stage1: tuple[Path, ...] = ()
     stage2: tuple[Path, ...] = ()
     seeds: tuple[int, ...] | None = None
+    recognition: tuple[Path, ...] = ()
+    init_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,22 +51,31 @@ class Choice:
     """A learning rate that validation people choose.
 
     Attributes:
-        setting: Dotted name in the configuration of stage 2.
+        setting: Dotted name in the configuration.
         values: The rates to try.
         arm: The arm whose best rate all arms take. None: each arm takes its own best rate.
+        stage: ``stage2``, or ``recognition`` for the arms that are networks.
     """
 
     setting: str
     values: tuple[float, ...]
     arm: str | None = None
+    stage: str = "stage2"
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """Rendered videos (``vtlvlm synth``): number of people, and seed."""
+    """Rendered videos (``vtlvlm synth``).
 
-    subjects: int
+    Attributes:
+        subjects: Number of people; None for all of the recordings.
+        seed: Of everything random.
+        motion: Recorded skeletons that the bodies play; None for the project's own actions.
+    """
+
+    subjects: int | None
     seed: int
+    motion: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +87,8 @@ class Grid:
         title: One line.
         table: Number of the paper's table; None for a table that the paper lacks.
         metric: A metric of ``test``; without a stage 2, a probe of ``vtlvlm probe --vtem``.
-        stage1: Configurations of stage 1, the base of all arms.
-        stage2: Configurations of stage 2; empty if the grid ends with stage 1.
+        stage1: Configurations of stage 1, the base of all arms that are no networks; empty if all are.
+        stage2: Configurations of stage 2; empty if the grid ends with stage 1, or if all arms are networks.
         arms: The rows. The first one is compared with the others.
         seeds: Training seeds.
         folds: Protocols. Several ones, such as ``leave_out:P001``, test each clip once. ``("each person",)`` leaves out each person in
@@ -109,7 +124,7 @@ KEYS = (
     *("title", "table", "metric", "stage1", "stage2", "arms", "seeds", "folds", "validation", "videos", "composed_llava", "rates"),
     *("stage1_checkpoint", "compare"),
 )
-ARM_KEYS = ("name", "label", "paper", "stage1", "stage2", "seeds")
+ARM_KEYS = ("name", "label", "paper", "stage1", "stage2", "seeds", "recognition", "init_from")
 
 
 def read_grid(path: Path) -> Grid:
@@ -137,12 +152,12 @@ def read_grid(path: Path) -> Grid:
     names = [arm.name for arm in arms]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"{path}: two arms are called {twice}; give each a name of its own")
-    choices, steps = _choices(reading, content.get("rates"), names)
     compare = tuple(str(name) for name in reading.entries(content, "compare")) or tuple(names)
     if strange := next((name for name in compare if name not in names), None):
         raise UsageError(f"{path}: compare: {shown(strange, 60)}: no such arm; there are {', '.join(names)}")
-    if not stage2 and (choices or any(arm.stage2 for arm in arms)):
-        raise UsageError(f"{path}: has overlays or learning rates of stage 2, but no `stage2:`; name its configuration")
+    stage1 = reading.files(content, "stage1")
+    _require_stages(path, arms, stage1, stage2, rated=content.get("rates") is not None)
+    choices, steps = _choices(reading, content.get("rates"), arms, "stage2" if stage2 else "recognition")
     composed = content.get("composed_llava", False)
     if not isinstance(composed, bool):
         raise UsageError(f"{path}: composed_llava: {shown(composed, 40)}: expected true or false")
@@ -150,8 +165,8 @@ def read_grid(path: Path) -> Grid:
         name=path.stem,
         title=str(content.get("title") or path.stem),
         table=None if content.get("table") is None else str(content["table"]),
-        metric=str(content.get("metric") or ("top1" if stage2 else "codes: attention")),
-        stage1=reading.files(content, "stage1"),
+        metric=str(content.get("metric") or ("top1" if stage2 or not stage1 else "codes: attention")),
+        stage1=stage1,
         stage2=stage2,
         arms=arms,
         seeds=reading.seeds(content) or (0,),
@@ -164,13 +179,33 @@ def read_grid(path: Path) -> Grid:
         stage1_checkpoint=content.get("stage1_checkpoint"),
         compare=compare,
     )
-    if not grid.stage1:
-        raise UsageError(f"{path}: no `stage1:`; name the configuration of stage 1, such as stage1_small.yaml")
     if grid.stage1_checkpoint not in (None, "last", "best"):
         raise UsageError(f"{path}: stage1_checkpoint: {shown(grid.stage1_checkpoint, 40)}: give last or best")
     if choices and grid.validation == 0:
         raise UsageError(f"{path}: validation: 0, but learning rates are chosen on validation people; give a share above 0")
     return grid
+
+
+def _require_stages(path: Path, arms: Sequence[Arm], stage1: Sequence[Path], stage2: Sequence[Path], rated: bool) -> None:
+    """Every arm has a base, each overlay and learning rate a stage, and all arms one kind of result."""
+    networks = {arm.name: arm for arm in arms if arm.recognition}
+    if not stage2 and ((rated and not networks) or any(arm.stage2 for arm in arms)):
+        raise UsageError(f"{path}: has overlays or learning rates of stage 2, but no `stage2:`; name its configuration")
+    if not stage1 and len(networks) < len(arms):
+        raise UsageError(f"{path}: no `stage1:`; name the configuration of stage 1, such as stage1_small.yaml")
+    if networks and len(networks) < len(arms) and not stage2:
+        raise UsageError(
+            f"{path}: arm {next(iter(networks))} is a network, which is tested, and the others end with stage 1: name a `stage2:`"
+        )
+    for arm in arms:
+        where = f"{path}: arm {arm.name}: "
+        if arm.recognition and (arm.stage1 or arm.stage2):
+            raise UsageError(f"{where}a network has no stages; give overlays after its configuration in `recognition:`")
+        if arm.init_from is None:
+            continue
+        if not arm.recognition or arm.init_from not in networks or networks[arm.init_from].init_from is not None:
+            others = ", ".join(name for name, other in networks.items() if other.init_from is None and other is not arm)
+            raise UsageError(f"{where}init_from: {shown(arm.init_from, 60)}: a network starts from one of the other networks: {others}")
 
 
 def _grid_file(path: Path) -> Path:
@@ -246,11 +281,20 @@ def _arm(path: Path, entry: Any) -> Arm:
     if paper is not None and (isinstance(paper, bool) or not isinstance(paper, int | float)):
         raise reading.refuse(f"{name}: paper: {shown(paper, 40)}: expected a number in percent")
     inner = _Reading(path, f"{path}: arm {name}: ")
-    overlays = inner.files(entry, "stage1"), inner.files(entry, "stage2")
-    return Arm(name, str(entry.get("label") or name), None if paper is None else float(paper), *overlays, inner.seeds(entry) or None)
+    start = entry.get("init_from")
+    return Arm(
+        name,
+        str(entry.get("label") or name),
+        None if paper is None else float(paper),
+        inner.files(entry, "stage1"),
+        inner.files(entry, "stage2"),
+        inner.seeds(entry) or None,
+        inner.files(entry, "recognition"),
+        None if start is None else str(start),
+    )
 
 
-def _choices(reading: _Reading, content: Any, arms: Sequence[str]) -> tuple[tuple[Choice, ...], int]:
+def _choices(reading: _Reading, content: Any, arms: Sequence[Arm], usual: str) -> tuple[tuple[Choice, ...], int]:
     if content is None:
         return (), 0
     reading = _Reading(reading.path, f"{reading.path}: rates: ")
@@ -259,15 +303,18 @@ def _choices(reading: _Reading, content: Any, arms: Sequence[str]) -> tuple[tupl
     if type(steps) is not int or steps < 1:
         raise reading.refuse(f"steps: {shown(steps, 40)}: expected the optimiser steps to try a rate, at least 1")
     for entry in reading.entries(content, "choose"):
-        reading.require_keys(entry, ("setting", "values", "arm"), "a choice")
-        setting, values, arm = entry.get("setting"), reading.entries(entry, "values"), entry.get("arm")
+        reading.require_keys(entry, ("setting", "values", "arm", "stage"), "a choice")
+        setting, values, arm, stage = entry.get("setting"), reading.entries(entry, "values"), entry.get("arm"), entry.get("stage", usual)
         if not isinstance(setting, str) or not setting.startswith("model."):
             raise reading.refuse(f"setting: {shown(setting, 60)}: expected a name such as model.init_args.optimizer.learning_rate")
         if len(values) < 2 or any(isinstance(v, bool) or not isinstance(v, int | float) or not 0 < v < float("inf") for v in values):
             raise reading.refuse(f"{setting}: values: expected two or more numbers above 0 (YAML reads 1e-3 as text: write 1.0e-3)")
-        if arm is not None and arm not in arms:
-            raise reading.refuse(f"arm: {shown(arm, 60)}: no such arm; there are {', '.join(arms)}")
-        found.append(Choice(setting, tuple(map(float, values)), arm))
+        if stage not in STAGES or (stage == "stage2" and usual != "stage2"):
+            raise reading.refuse(f"stage: {shown(stage, 60)}: expected {' or '.join(STAGES)}, and a grid that has it")
+        fitting = [one.name for one in arms if bool(one.recognition) == (stage == "recognition") and one.init_from is None]
+        if not fitting or (arm is not None and arm not in fitting):
+            raise reading.refuse(f"arm: {shown(arm, 60)}: no such arm of {stage}; there are {', '.join(fitting) or 'none'}")
+        found.append(Choice(setting, tuple(map(float, values)), arm, stage))
     if not found:
         raise reading.refuse("choose: no setting; leave `rates:` out to use the configuration's rates")
     return tuple(found), steps
@@ -296,8 +343,11 @@ def _videos(reading: _Reading, found: Any) -> Rendered | None:
     if found is None:
         return None
     reading = _Reading(reading.path, f"{reading.path}: videos: ")
-    reading.require_keys(found, ("subjects", "seed"), "a description of rendered videos")
-    numbers = found.get("subjects"), found.get("seed", 0)
-    if any(type(number) is not int for number in numbers) or numbers[0] < 2 or numbers[1] < 0:
-        raise reading.refuse("expected {subjects: N, seed: S} with 2 people or more")
-    return Rendered(*numbers)
+    reading.require_keys(found, ("subjects", "seed", "motion"), "a description of rendered videos")
+    people, seed, motion = found.get("subjects"), found.get("seed", 0), found.get("motion")
+    if motion is not None and (not isinstance(motion, str) or not motion):
+        raise reading.refuse(f"motion: {shown(motion, 60)}: expected a file of recorded skeletons, such as data/nw_ucla.npz")
+    counted = type(people) is int and people >= 2
+    if not (counted or (people is None and motion)) or type(seed) is not int or seed < 0:
+        raise reading.refuse("expected {subjects: N, seed: S} with 2 people or more; with motion: FILE, subjects may be left out")
+    return Rendered(people, seed, None if motion is None else Path(motion))

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vtlvlm.ablation.network_cost import NetworkLoad
 from vtlvlm.ablation.operations import Load
 from vtlvlm.errors import DataError
 from vtlvlm.report.runs import Run
 
-Kind = Literal["synth", "compose", "extract", "fit1", "tokenize", "probe", "trial", "fit2", "test"]
+Kind = Literal[
+    "synth", "compose", "extract", "fit1", "tokenize", "probe", "trial", "fit2", "network_trial", "network", "network_again", "test"
+]
 TITLES: dict[Kind, str] = {
     "synth": "render videos",
     "compose": "compose a LLaVA",
@@ -22,9 +25,15 @@ TITLES: dict[Kind, str] = {
     "probe": "probe the events",
     "trial": "try a learning rate",
     "fit2": "train stage 2",
+    "network_trial": "try a network's learning rate",
+    "network": "train a network",
+    "network_again": "train a network again",
     "test": "test",
 }
-TRAINING: tuple[Kind, ...] = ("fit1", "trial", "fit2")
+NETWORKS: tuple[Kind, ...] = ("network_trial", "network", "network_again")
+"""Trainings of recognition networks"""
+TRAINING: tuple[Kind, ...] = ("fit1", "trial", "fit2", *NETWORKS)
+TRIALS: tuple[Kind, ...] = ("trial", "network_trial")
 SCORE = "score.json"
 
 
@@ -41,7 +50,7 @@ class Item:
         subject: The first arm and fold that it is for, in words.
         steps: Optimiser steps, for a training with a fixed number.
         batch: Clips in an optimiser step, for a training.
-        load: What the operations of a training of stage 2 depend on.
+        load: What the operations of a training of stage 2, or of a network, depend on.
     """
 
     name: str
@@ -52,7 +61,7 @@ class Item:
     subject: str = ""
     steps: int | None = None
     batch: int = 0
-    load: Load | None = None
+    load: Load | NetworkLoad | None = None
 
     @property
     def log(self) -> Path:
@@ -80,7 +89,7 @@ class Item:
                 return _complete(self.folder)
             case "probe":
                 return (self.folder / "probes.json").is_file()
-            case "trial":
+            case "trial" | "network_trial":
                 return (self.folder / SCORE).is_file()
             case "test":
                 return Run(self.folder).test is not None
@@ -93,7 +102,7 @@ class Item:
         Raises:
             DataError: A file is damaged, or a finished training has lost its checkpoint.
         """
-        if self.kind in ("fit1", "fit2") and self.done() and not any((self.folder / "checkpoints").glob("*.ckpt")):
+        if self.kind in TRAINING and self.kind not in TRIALS and self.done() and not any((self.folder / "checkpoints").glob("*.ckpt")):
             raise DataError(
                 f"{self.folder}: half a run: its training is finished, but it has no checkpoint; delete the folder to train again"
             )

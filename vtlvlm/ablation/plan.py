@@ -7,18 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vtlvlm.ablation.grid import EACH_PERSON, Arm, Grid
+from vtlvlm.ablation.clips import Clips
+from vtlvlm.ablation.grid import EACH_PERSON, STAGES, Arm, Grid
 from vtlvlm.ablation.items import SCORE, Item
+from vtlvlm.ablation.networks import Networks
 from vtlvlm.ablation.operations import Load
 from vtlvlm.ablation.planned import Machine, Plan, PlannedRun
-from vtlvlm.ablation.settings import Config, Resolver, extraction_settings, get, key_of, put, training_settings
+from vtlvlm.ablation.settings import (
+    QUIET,
+    Config,
+    Resolver,
+    config_options,
+    data_section,
+    extraction_settings,
+    get,
+    key_of,
+    put,
+    steps_of_trainer,
+    training_settings,
+)
 from vtlvlm.errors import UsageError
+from vtlvlm.report.networks import bare, is_network
 
-QUIET = ("--trainer.enable_progress_bar", "false")
 KINDS = {1: "VTEMModule", 2: "PromptTuningModule"}
 """Stage -> what its configurations build"""
-SMALL_PROTOCOLS, LARGE_PROTOCOLS = ("xsub60", "xview60"), ("xsub120", "xset120")
-"""Protocols over the same clips"""
 
 
 class Planner:
@@ -35,11 +47,14 @@ class Planner:
 
     def __init__(self, grid: Grid, machine: Machine, resolve: Resolver) -> None:
         self.grid, self.machine = grid, machine
-        self.files1 = {arm.name: [*grid.stage1, *arm.stage1, *machine.stage1] for arm in grid.arms}
-        self.files2 = {arm.name: [*grid.stage2, *arm.stage2, *machine.stage2] for arm in grid.arms if grid.stage2}
-        self.config1 = {arm.name: self._resolved(resolve, arm, 1) for arm in grid.arms}
-        self.config2 = {arm.name: self._resolved(resolve, arm, 2) for arm in grid.arms if grid.stage2}
-        self.root = self._root()
+        staged = [arm for arm in grid.arms if not arm.recognition]
+        self.files1 = {arm.name: [*grid.stage1, *arm.stage1, *machine.stage1] for arm in staged}
+        self.files2 = {arm.name: [*grid.stage2, *arm.stage2, *machine.stage2] for arm in staged if grid.stage2}
+        self.config1 = {arm.name: self._resolved(resolve, arm, 1) for arm in staged}
+        self.config2 = {arm.name: self._resolved(resolve, arm, 2) for arm in staged if grid.stage2}
+        self.networks = Networks(grid, machine, resolve)
+        read = [*self.config1.values(), *self.networks.on_videos().values()]
+        self.clips = Clips(grid, machine, [data_section(config)["source"]["root"] for config in read])
         self.folds = self._folds(resolve)
         self._require_different()
 
@@ -55,21 +70,11 @@ class Planner:
             if resolve(before, who) == resolve(after, who):
                 raise UsageError(f"{who}{overlay.name} changes nothing in stage {stage}; remove it, or correct it")
         found = resolve([*base, *overlays, *more], who)
-        kind = str(get(found, "model.class_path", "")).rpartition(".")[2]
-        if kind in (*KINDS.values(), "Recognition") and kind != KINDS[stage]:
-            raise UsageError(f"{who}{base[0].name} is a configuration of {kind}; `stage{stage}:` takes one of {KINDS[stage]}")
+        kind = bare(found.get("model"))
+        if (is_network(found) or kind in KINDS.values()) and kind != KINDS[stage]:
+            remedy = "; an arm names it under `recognition:`" if is_network(found) else ""
+            raise UsageError(f"{who}{base[0].name} is a configuration of {kind}; `stage{stage}:` takes one of {KINDS[stage]}{remedy}")
         return found
-
-    def _root(self) -> Path:
-        """The folder of the videos."""
-        if self.machine.videos is not None:
-            return self.machine.videos.absolute()
-        if self.grid.videos is not None:
-            return self.machine.work / "videos" / key_of(self.grid.videos.subjects, self.grid.videos.seed)
-        roots = {config["data"]["source"]["root"] for config in self.config1.values()}
-        if len(roots) > 1 or None in roots:
-            raise UsageError(f"{self.grid.name}: no folder of videos, or several ({', '.join(map(str, roots))}): give --videos")
-        return Path(roots.pop()).absolute()
 
     def _folds(self, resolve: Resolver) -> tuple[str, ...]:
         """The protocols of the folds. An overlay may not change the protocol, and both stages need the same one."""
@@ -79,32 +84,31 @@ class Planner:
                 if (own := config["data"]["source"]["protocol"]) != bases[stage]:
                     raise UsageError(f"arm {arm}: protocol {own} beside {bases[stage]} in one table; make a grid for each protocol")
         if self.grid.folds == (EACH_PERSON,):
-            return tuple(f"leave_out:{person}" for person in self._people())
+            recordings = None if self.clips.read else self.networks.recordings(self.clips)
+            return tuple(f"leave_out:{person}" for person in self.clips.people(recordings))
         if not self.grid.folds and len(set(bases.values())) > 1:
             raise UsageError(f"{self.grid.name}: protocol {bases[1]} in stage 1 and {bases[2]} in stage 2; name one under `folds:`")
-        return self.grid.folds or (bases[1],)
+        found = {**{f"stage {stage}": protocol for stage, protocol in bases.items()}, **self.networks.protocols()}
+        if not self.grid.folds and len(set(found.values())) > 1:
+            (one, first), (other, second) = (
+                next((n, p) for n, p in found.items() if p == protocol) for protocol in dict.fromkeys(found.values())
+            )
+            raise UsageError(f"{self.grid.name}: protocol {first} in {one} and {second} in {other}; name one under `folds:`")
+        return self.grid.folds or (next(iter(found.values())),)
 
     def _bases(self) -> dict[int, list[Path]]:
         """Stage -> configurations without an arm's overlays."""
-        found = {1: [*self.grid.stage1, *self.machine.stage1]}
+        found = {1: [*self.grid.stage1, *self.machine.stage1]} if self.grid.stage1 else {}
         return {**found, 2: [*self.grid.stage2, *self.machine.stage2]} if self.grid.stage2 else found
-
-    def _people(self) -> list[str]:
-        if self.machine.videos is None and self.grid.videos is not None:
-            return [f"P{person:03d}" for person in range(1, self.grid.videos.subjects + 1)]
-        from vtlvlm.data.index import ClipIndex
-
-        index = ClipIndex.scan(self.root, fast=True, progress=False)
-        people = sorted({str(index.group[row]) for row in index.usable} - {""})
-        if len(people) < 2:
-            raise UsageError(f"{self.root}: folds: {EACH_PERSON}: needs two people or more, named in NTU names or a CSV's groups")
-        return people
 
     def _require_different(self) -> None:
         seen: dict[str, str] = {}
         for arm in self.grid.arms:
-            configs = [training_settings(config[arm.name], 0) for config in (self.config1, self.config2) if config]
-            mark = key_of(*configs, extraction_settings(self.config1[arm.name], "", ""))
+            if arm.recognition:
+                mark = self.networks.mark(arm.name)
+            else:
+                configs = [training_settings(config[arm.name], 0) for config in (self.config1, self.config2) if config]
+                mark = key_of(*configs, extraction_settings(self.config1[arm.name], "", ""))
             if mark in seen:
                 raise UsageError(
                     f"{self.grid.name}: arms {seen[mark]} and {arm.name} have the same settings; remove one, or correct its overlay"
@@ -118,36 +122,48 @@ class Planner:
         for_all = frozenset(choice.arm for choice in self.grid.choices if choice.arm is not None)
         plan = Plan("leave_out" if len(self.folds) > 1 else self.folds[0], for_all=for_all)
         for arm in self.grid.arms:
-            plan.settings[arm.name] = self._axis(arm)
-        taken: dict[str, float] = {}  # chosen on one arm, for all
-        open_choice = False
+            plan.settings[arm.name] = self.networks.facts(arm.name) if arm.recognition else self._axis(arm)
+        taken: dict[str, dict[str, float]] = {stage: {} for stage in STAGES}  # chosen on one arm, for all of its stage
+        waiting: set[str] = set()  # stages with such a choice to make
         for number, choice in enumerate(self.grid.choices):
             out = {earlier.arm for earlier in self.grid.choices[:number]}
-            arms = [arm for arm in self.grid.arms if self._trains(arm) and arm.name not in out and self._reads(arm, choice.setting)]
+            arms = [arm for arm in self._choosing(choice.stage) if arm.name not in out and self._reads(arm, choice.setting)]
             for arm in arms if choice.arm is None else [arm for arm in self.grid.arms if arm.name == choice.arm]:
-                if open_choice or arm.name in plan.trials or arm.name in plan.hopeless:
+                if choice.stage in waiting or arm.name in plan.trials or arm.name in plan.hopeless:
                     continue
-                base = {**taken, **plan.rates.get(arm.name, {})}
+                base = {**taken[choice.stage], **plan.rates.get(arm.name, {})}
                 best = self._choose(plan, arm, choice.setting, choice.values, base)
                 if best is None:
-                    open_choice = open_choice or choice.arm is not None
+                    waiting |= {choice.stage} if choice.arm is not None else set()
                     if choice.arm is not None and arm.name in plan.hopeless:
                         reason = plan.hopeless[arm.name]
-                        plan.hopeless |= {other.name: reason for other in self.grid.arms if self._trains(other)}
+                        plan.hopeless |= {other.name: reason for other in self._choosing(choice.stage)}
                 elif choice.arm is not None:
-                    taken[choice.setting] = best
+                    taken[choice.stage][choice.setting] = best
                 else:
                     plan.rates[arm.name] = {**base, choice.setting: best}
         for arm in self.grid.arms:
-            if self._trains(arm) and taken:
-                plan.rates[arm.name] = {**taken, **plan.rates.get(arm.name, {})}
-            waiting = self._trains(arm) and (open_choice or arm.name in plan.trials or arm.name in plan.hopeless)
-            runs = [self._run(plan, arm, seed, fold, waiting) for seed in arm.seeds or self.grid.seeds for fold in self.folds]
+            stage = "recognition" if arm.recognition else "stage2"
+            if arm in self._choosing(stage) and taken[stage]:
+                plan.rates[arm.name] = {**taken[stage], **plan.rates.get(arm.name, {})}
+        for arm in self.grid.arms:
+            stage, first = "recognition" if arm.recognition else "stage2", arm.init_from or arm.name
+            wait = self._trains(arm) and (stage in waiting or first in plan.trials or first in plan.hopeless)
+            runs = [self._run(plan, arm, seed, fold, wait) for seed in arm.seeds or self.grid.seeds for fold in self.folds]
             plan.runs[arm.name] = runs
+            if first in plan.hopeless:
+                plan.hopeless[arm.name] = plan.hopeless[first]
         return plan
 
+    def _choosing(self, stage: str) -> list[Arm]:
+        """The arms of a stage that take part in choices of its rates. A network that starts from another has its configuration's rate."""
+        arms = [arm for arm in self.grid.arms if bool(arm.recognition) == (stage == "recognition")]
+        return [arm for arm in arms if self._trains(arm) and arm.init_from is None]
+
     def _trains(self, arm: Arm) -> bool:
-        """Whether an arm trains a stage 2; the zero-shot model does not."""
+        """Whether an arm trains a network or a stage 2; the zero-shot model does not."""
+        if arm.recognition:
+            return True
         if not self.config2:
             return False
         reasoner = get(self.config2[arm.name], "model.init_args.reasoner.init_args", {})
@@ -156,6 +172,8 @@ class Planner:
 
     def _reads(self, arm: Arm, setting: str) -> bool:
         """Whether a rate changes an arm's training: without an adapter, only the projector has a rate."""
+        if arm.recognition:
+            return True
         adapter = str(get(self.config2[arm.name], "model.init_args.reasoner.init_args.adapter.class_path", "")).rpartition(".")[2]
         return not (setting.endswith("optimizer.learning_rate") and adapter == "NoAdapter")
 
@@ -172,7 +190,11 @@ class Planner:
         scores: dict[float, float | None] = {}
         names = []
         for value in values:
-            item = self._stage2(plan, arm, seed, fold, {**base, setting: value}, trial=True)
+            rates = {**base, setting: value}
+            if arm.recognition:
+                item = self.networks.item(plan, arm, seed, fold, rates, self.clips, len(self.folds) > 1, "trial")
+            else:
+                item = self._stage2(plan, arm, seed, fold, rates, trial=True)
             names.append(item.name)
             if item.done():
                 scores[value] = json.loads((item.folder / SCORE).read_text(encoding="utf-8"))["nll"]
@@ -188,6 +210,8 @@ class Planner:
 
     def _run(self, plan: Plan, arm: Arm, seed: int, fold: str, waiting: bool) -> PlannedRun:
         """The items of one run."""
+        if arm.recognition:
+            return PlannedRun(seed, fold) if waiting else self.networks.run(plan, arm, seed, fold, self.clips, len(self.folds) > 1)
         if not self.config2:
             trained, probed = self._probe(plan, arm, seed, fold)
             return PlannedRun(seed, fold, trained.name, final=probed.name)
@@ -206,7 +230,7 @@ class Planner:
 
     def _data(self, fold: str) -> list[str]:
         more = [] if self.grid.validation is None else ["--data.source.validation", f"{self.grid.validation:g}"]
-        return ["--data.source.root", str(self.root), "--data.source.protocol", fold, *more]
+        return ["--data.source.root", str(self.clips.root), "--data.source.protocol", fold, *more]
 
     def _settled(self, config: Config, seed: int, fold: str) -> dict[str, Any]:
         """The settings that matter, with this fold and share of validation people."""
@@ -215,33 +239,8 @@ class Planner:
             config["data"]["source"]["validation"] = self.grid.validation
         return training_settings(config, seed)
 
-    def _videos(self, plan: Plan) -> tuple[str, ...]:
-        if self.grid.videos is None or self.machine.videos is not None:
-            return ()
-        people, seed = self.grid.videos.subjects, self.grid.videos.seed
-        arguments = ("synth", str(self.root), "--subjects", str(people), "--seed", str(seed))
-        name = f"videos/{self.root.name}"
-        return (self._add(plan, Item(name, "synth", self.root, arguments, subject=f"{people} people, seed {seed}")).name,)
-
     def _extract(self, plan: Plan, arm: Arm, fold: str) -> Item:
-        """One feature cache for all folds, if the folds may share it."""
-        config = self.config1[arm.name]
-        sampling = config["data"]["sampling"]
-        tested = sampling["test_clips"] * sampling["test_crops"]
-        protocol = covered = "all" if len(self.folds) > 1 and tested == 1 else fold
-        if sampling["views"] == tested == 1:  # every clip has one view, whatever side it is on
-            covered = "60 actions" if fold in SMALL_PROTOCOLS else "120 actions" if fold in LARGE_PROTOCOLS else covered
-        key = key_of(extraction_settings(config, str(self._root_name()), covered))
-        folder = self.machine.work / "features" / key
-        files = _configs([*self.files1[arm.name], *self.machine.extract])
-        where = ["--data.source.root", str(self.root), "--data.source.protocol", protocol]
-        arguments = ("extract", *files, *where, *QUIET, "--output", str(folder))
-        return self._add(plan, Item(f"features/{key}", "extract", folder, arguments, self._videos(plan), arm.name))
-
-    def _root_name(self) -> str:
-        """Rendered videos are the same wherever the work folder lies."""
-        inside = self.machine.videos is None and self.grid.videos is not None
-        return f"videos/{self.root.name}" if inside else str(self.root)
+        return self.clips.features(plan, self.config1[arm.name], self.files1[arm.name], arm.name, fold, len(self.folds) > 1)
 
     def _fit1(self, plan: Plan, arm: Arm, seed: int, fold: str) -> Item:
         features = self._extract(plan, arm, fold)
@@ -249,7 +248,7 @@ class Planner:
         key = key_of(self._settled(config, seed, fold), features.name)
         folder = self.machine.work / "stage1" / key
         shared = [
-            *_configs(self.files1[arm.name]),
+            *config_options(self.files1[arm.name]),
             "--seed_everything",
             str(seed),
             *self._data(fold),
@@ -260,7 +259,17 @@ class Planner:
         arguments = ("fit", *shared, "--trainer.default_root_dir", str(folder))
         subject = f"{arm.name}, {fold}, seed {seed}"
         return self._add(
-            plan, Item(f"stage1/{key}", "fit1", folder, arguments, (features.name,), subject, _steps(config), config["data"]["batch_size"])
+            plan,
+            Item(
+                f"stage1/{key}",
+                "fit1",
+                folder,
+                arguments,
+                (features.name,),
+                subject,
+                steps_of_trainer(config),
+                config["data"]["batch_size"],
+            ),
         )
 
     def _checkpoint1(self, trained: Item, arm: Arm) -> Path:
@@ -281,7 +290,17 @@ class Planner:
         trained = self._fit1(plan, arm, seed, fold)
         features = plan.items[trained.needs[0]]
         checkpoint, output = self._checkpoint1(trained, arm), trained.folder / "probes.json"
-        inputs = (str(self.root), "--features", str(features.folder), "--protocol", fold, "--vtem", str(checkpoint), "--seed", str(seed))
+        inputs = (
+            str(self.clips.root),
+            "--features",
+            str(features.folder),
+            "--protocol",
+            fold,
+            "--vtem",
+            str(checkpoint),
+            "--seed",
+            str(seed),
+        )
         arguments = ("probe", *inputs, "--output", str(output))
         item = Item(f"{trained.name}/probe", "probe", trained.folder, arguments, (features.name, trained.name), trained.subject)
         return trained, self._add(plan, item)
@@ -291,7 +310,7 @@ class Planner:
         if not self.grid.composed:
             return [], ()
         folder = self.machine.work / "llava"
-        width = self.config1[self.grid.arms[0].name]["model"]["init_args"]["event_dim"]
+        width = next(iter(self.config1.values()))["model"]["init_args"]["event_dim"]
         item = self._add(plan, Item("llava", "compose", folder, ("compose", str(folder), "--event-dim", str(width))))
         put(config, "model.init_args.reasoner.init_args.llava.path", f"composed, {width}")
         return ["--model.init_args.reasoner.init_args.llava.path", str(folder)], (item.name,)
@@ -321,7 +340,7 @@ class Planner:
         key = key_of(self._settled(config, seed, fold), events.name)
         place = "trials" if trial else "stage2"
         folder = self.machine.work / place / key
-        files = [*_configs(self.files2[arm.name]), "--seed_everything", str(seed), *self._data(fold), *QUIET]
+        files = [*config_options(self.files2[arm.name]), "--seed_everything", str(seed), *self._data(fold), *QUIET]
         shared = (*files, *llava, *options, "--data.events", str(events.folder), "--trainer.default_root_dir", str(folder))
         subject = f"{arm.name}, {fold}, seed {seed}" + "".join(f", {rate:g}" for rate in rates.values())
         needs = (events.name, *needs)
@@ -330,23 +349,30 @@ class Planner:
             return self._add(
                 plan,
                 Item(
-                    f"trials/{key}", "trial", folder, ("fit", *shared), needs, subject, _steps(config), config["data"]["batch_size"], load
+                    f"trials/{key}",
+                    "trial",
+                    folder,
+                    ("fit", *shared),
+                    needs,
+                    subject,
+                    steps_of_trainer(config),
+                    config["data"]["batch_size"],
+                    load,
                 ),
             )
         checkpoint: list[str] = []
         if self._trains(arm):
             fitted = Item(
-                f"stage2/{key}", "fit2", folder, ("fit", *shared), needs, subject, _steps(config), config["data"]["batch_size"], load
+                f"stage2/{key}",
+                "fit2",
+                folder,
+                ("fit", *shared),
+                needs,
+                subject,
+                steps_of_trainer(config),
+                config["data"]["batch_size"],
+                load,
             )
             needs = (*needs, self._add(plan, fitted).name)
             checkpoint = ["--ckpt_path", str(folder / "checkpoints" / f"{'best' if share else 'last'}.ckpt")]
         return self._add(plan, Item(f"stage2/{key}/test", "test", folder, ("test", *shared, *checkpoint), needs, subject))
-
-
-def _configs(files: Sequence[Path]) -> list[str]:
-    return [part for file in files for part in ("--config", str(file))]
-
-
-def _steps(config: Config) -> int | None:
-    steps = config["trainer"]["max_steps"]
-    return steps if isinstance(steps, int) and steps > 0 else None

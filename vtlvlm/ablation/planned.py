@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vtlvlm.ablation.items import Item
 
@@ -18,6 +19,8 @@ class Machine:
         stage1: Configurations on top of every arm's stage 1, for all its commands.
         stage2: The same for stage 2.
         extract: The same for ``extract`` alone, after those of stage 1.
+        recognition: The same for every arm that is a recognition network.
+        recordings: File or folder of skeletons instead of those of the grid and its configurations; None for theirs.
     """
 
     work: Path
@@ -25,6 +28,8 @@ class Machine:
     stage1: tuple[Path, ...] = ()
     stage2: tuple[Path, ...] = ()
     extract: tuple[Path, ...] = ()
+    recognition: tuple[Path, ...] = ()
+    recordings: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -51,20 +56,22 @@ class PlannedRun:
     Attributes:
         seed: Training seed.
         fold: Protocol.
-        stage1: Run folder of stage 1, relative to the work folder.
+        stage1: Run folder of stage 1, relative to the work folder; None for a network.
         events: Event cache; None if the grid ends with stage 1.
         stage2: Run folder of stage 2; None if the grid ends with stage 1, or if the learning rate is not chosen yet.
         learning_rate: The last one that was chosen; None if none was.
         final: Name of the last item; None if the learning rate is not chosen yet.
+        recognition: Run folder of a network; None for an arm of the stages, or if the learning rate is not chosen yet.
     """
 
     seed: int
     fold: str
-    stage1: str
+    stage1: str | None = None
     events: str | None = None
     stage2: str | None = None
     learning_rate: float | None = None
     final: str | None = None
+    recognition: str | None = None
 
 
 @dataclass
@@ -73,7 +80,7 @@ class Plan:
 
     Attributes:
         protocol: The table's protocol: the fold, or ``leave_out`` for several.
-        settings: Arm -> numbers for the axis of a plot: windows, tokens, codes.
+        settings: Arm -> numbers for the axis of a plot (windows, tokens, codes), or what a network reads.
         rates: Arm -> chosen setting -> rate.
         trials: Arm -> names of the trials that its next choice waits for.
         hopeless: Arm -> why no learning rate can be chosen.
@@ -83,7 +90,7 @@ class Plan:
     protocol: str
     items: dict[str, Item] = field(default_factory=dict)
     runs: dict[str, list[PlannedRun]] = field(default_factory=dict)
-    settings: dict[str, dict[str, float]] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     rates: dict[str, dict[str, float]] = field(default_factory=dict)
     trials: dict[str, list[str]] = field(default_factory=dict)
     hopeless: dict[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vtlvlm.ablation.items import SCORE, TRAINING, Item
+from vtlvlm.ablation.items import SCORE, TRAINING, TRIALS, Item
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.report.runs import Run, fit_finished
 from vtlvlm.report.tables import duration_text
@@ -128,7 +128,7 @@ def _result(one: Running) -> str | None:
     item, code = one.item, one.process.returncode
     error = None if code == 0 else last_error(item.log, code)
     try:
-        if item.kind == "trial" and (code == 0 or (error is not None and DIVERGED in error)):
+        if item.kind in TRIALS and (code == 0 or (error is not None and DIVERGED in error)):
             _keep_score(item, diverged=code != 0)
             return None
         return error if error or item.done() else f"ended without its result; {item.log} has its output"

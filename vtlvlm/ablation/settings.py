@@ -30,6 +30,10 @@ MACHINE_DATA = ("features", "events", "target_features", "num_workers", "micro_b
 """Settings of the data module that are places, or that a cache has fixed"""
 MACHINE_PARTS = ("chunk", "clips", "compiled", "attention", "gradient_checkpointing", "kernels", "max_positions")
 """Settings of parts, at any depth, that change time and memory only"""
+MACHINE_NETWORK_DATA = ("num_workers",)
+MACHINE_NETWORK_PARTS = ("compiled", "gradient_checkpointing")
+"""The same of a recognition network and its data. Its batch norms depend on ``micro_batch_size``"""
+QUIET = ("--trainer.enable_progress_bar", "false")
 Config = dict[str, Any]
 
 
@@ -161,8 +165,47 @@ def training_settings(config: Config, seed: int) -> Config:
     return {"model": without(config["model"], MACHINE_PARTS), "data": {**data, "source": source}, "trainer": trainer, "seed": seed}
 
 
+def network_settings(config: Config, seed: int) -> Config:
+    """The settings of a recognition network that affect what its training computes, apart from the clips.
+
+    Args:
+        config: From :class:`Resolver`, with protocol and validation set.
+        seed: Of the training.
+    """
+    section = data_section(config)
+    source = {name: value for name, value in section["source"].items() if name not in ("root", "decoder")}
+    data = {name: value for name, value in section.items() if name not in (*MACHINE_NETWORK_DATA, "source")}
+    kind = str(config["data"].get("class_path", "")).rpartition(".")[2]
+    trainer = {name: value for name, value in config["trainer"].items() if name not in MACHINE_TRAINER or name == "sync_batchnorm"}
+    model = without(config["model"], MACHINE_NETWORK_PARTS if extractor_of(config) is None else MACHINE_PARTS)
+    return {"model": model, "data": {**data, "source": source, "kind": kind}, "trainer": trainer, "seed": seed}
+
+
+def extractor_of(config: Config) -> Config | None:
+    """The frozen extractor of stage 1, or of a network that reads its features; None for other networks."""
+    model = config["model"]["init_args"]
+    return model.get("extractor") or get(model, "network.init_args.extractor")
+
+
+def data_section(config: Config) -> Config:
+    """The settings of the data module, whether the configuration names its class or not."""
+    data = config["data"]
+    return data["init_args"] if "class_path" in data else data
+
+
+def config_options(files: Sequence[Path]) -> list[str]:
+    """The options that give configurations to a command."""
+    return [part for file in files for part in ("--config", str(file))]
+
+
+def steps_of_trainer(config: Config) -> int | None:
+    """The fixed number of optimiser steps of a training; None if it counts epochs."""
+    steps = config["trainer"]["max_steps"]
+    return steps if isinstance(steps, int) and steps > 0 else None
+
+
 def extraction_settings(config: Config, root: str, covered: str) -> Config:
-    """The settings of stage 1 that affect its feature cache.
+    """The settings of stage 1, or of a network on frozen features, that affect its feature cache.
 
     Args:
         config: From :class:`Resolver`.
@@ -171,5 +214,5 @@ def extraction_settings(config: Config, root: str, covered: str) -> Config:
     """
     source = {name: config["data"]["source"][name] for name in ("labels", "exclude_missing_skeletons", "decoder")}
     data = {name: config["data"][name] for name in ("sampling", "augmentation", "seed")}
-    extractor = without(config["model"]["init_args"]["extractor"], (*MACHINE_PARTS, "trainable"))
+    extractor = without(extractor_of(config), (*MACHINE_PARTS, "trainable"))
     return {"extractor": extractor, "data": {**data, "source": source}, "root": root, "covered": covered}

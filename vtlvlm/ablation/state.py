@@ -33,7 +33,13 @@ def write_state(work: Path, grid: Grid, plan: Plan, failed: Mapping[str, str]) -
         for arm in grid.arms
     ]
     head = {"version": VERSION, "name": grid.name, "table": grid.table, "title": grid.title, "protocol": plan.protocol}
-    content = {**head, "metric": grid.metric, "stages": 2 if grid.stage2 else 1, "arms": arms, "compare": list(grid.compare)}
+    content = {
+        **head,
+        "metric": grid.metric,
+        "stages": 1 if grid.stage1 and not grid.stage2 else 2,
+        "arms": arms,
+        "compare": list(grid.compare),
+    }
     write_json(state_file(work, grid.name), content)
 
 

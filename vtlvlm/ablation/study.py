@@ -9,7 +9,7 @@ from pathlib import Path
 from vtlvlm.ablation.cluster import hand_over
 from vtlvlm.ablation.cost import Estimate, cost_table, keep_duration
 from vtlvlm.ablation.grid import Grid
-from vtlvlm.ablation.items import Item, missing
+from vtlvlm.ablation.items import TRIALS, Item, missing
 from vtlvlm.ablation.plan import Planner
 from vtlvlm.ablation.planned import Machine, Plan, Selection
 from vtlvlm.ablation.runner import execute, settle
@@ -90,7 +90,7 @@ class Study:
     def _settle(self) -> None:
         for planner in self.planners.values():
             for item in planner.plan().items.values():
-                if item.kind == "trial":
+                if item.kind in TRIALS:
                     settle(item)
 
     def todo(self, plans: dict[str, Plan]) -> list[Item]:

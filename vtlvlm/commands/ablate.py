@@ -1,4 +1,4 @@
-"""Run a grid of experiments: both stages of every arm, seed and fold, and one table at the end.
+"""Run a grid of experiments: both stages, or a recognition network, of every arm, seed and fold, and one table at the end.
 
 A grid file names base configurations, overlays (arms), seeds and folds. Each step is an ordinary command of this project in a process of
 its own. Its result lies in the work folder under a name made from the settings that it depends on, so that no work is done twice, also
@@ -27,8 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="protocols instead of the grid's, such as leave_out:P003 or 'each person'; their names are added to the table's",
     )
     parser.add_argument("--videos", type=Path, help="folder of videos, instead of the grid's")
+    parser.add_argument("--recordings", type=Path, help="skeletons for networks that read them, instead of the grid's")
     parser.add_argument("--stage1", type=Path, action="append", default=[], metavar="YAML", help="configuration on top of every stage 1")
     parser.add_argument("--stage2", type=Path, action="append", default=[], metavar="YAML", help="configuration on top of every stage 2")
+    parser.add_argument(
+        "--recognition", type=Path, action="append", default=[], metavar="YAML", help="configuration on top of every recognition network"
+    )
     parser.add_argument("--extract", type=Path, action="append", default=[], metavar="YAML", help="configuration on top for extract alone")
     parser.add_argument("--jobs", type=int, default=1, help="commands at the same time on this machine (default: %(default)s)")
     parser.add_argument("--slurm", action="store_true", help="submit to Slurm: a job array for each kind of work, with dependencies")
@@ -47,13 +51,16 @@ def run(args: argparse.Namespace) -> int:
 
     if args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}: at least 1")
-    for path in (*args.stage1, *args.stage2, *args.extract):
+    for path in (*args.stage1, *args.stage2, *args.extract, *args.recognition):
         if not path.is_file():
             raise UsageError(f"{path}: no such configuration")
     if args.videos is not None and not args.videos.is_dir():
         raise UsageError(f"--videos {args.videos}: no such folder")
-    files = [[path.resolve() for path in paths] for paths in (args.stage1, args.stage2, args.extract)]
-    machine = Machine(args.work.absolute(), args.videos, *map(tuple, files))
+    if args.recordings is not None and not args.recordings.exists():
+        raise UsageError(f"--recordings {args.recordings}: no such file or folder")
+    files = [[path.resolve() for path in paths] for paths in (args.stage1, args.stage2, args.extract, args.recognition)]
+    one, two, extract, recognition = map(tuple, files)
+    machine = Machine(args.work.absolute(), args.videos, one, two, extract, recognition, args.recordings)
     grids = [read_grid(path) for path in args.grid]
     if args.folds is not None:
         mark = "-".join(re.sub(r"\W+", "_", fold) for fold in args.folds)[:80]

@@ -9,6 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+KEPT = ("grids", "features", "events", "stage1", "stage2", "recognition", "trials")
+"""Folders of a work folder that a report must not be written into"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
@@ -55,7 +58,7 @@ def report_work(work: Path, args: argparse.Namespace) -> int:
     from vtlvlm.system.places import require_apart
 
     output = args.output or work / "report"
-    require_apart(output, [work / name for name in ("grids", "features", "events", "stage1", "stage2")], "the report")
+    require_apart(output, [work / name for name in KEPT], "the report")
     efficiency = args.efficiency or (work / "efficiency.json" if (work / "efficiency.json").is_file() else None)
     return _written(work_document(work, efficiency, figures=not args.no_figures), output)
 

@@ -10,7 +10,8 @@ import numpy as np
 from vtlvlm.report.comparison import Point, accuracy_over, changes_figure, class_changes, reliability_figure
 from vtlvlm.report.document import Picture, Section
 from vtlvlm.report.figures import confusion_figure
-from vtlvlm.report.quotes import on_ntu, quotes
+from vtlvlm.report.networks import RECONSTRUCTION, VIDEO
+from vtlvlm.report.quotes import on_ntu, on_nw_ucla, quotes
 from vtlvlm.report.runs import Confusion
 from vtlvlm.report.scores import ArmResult, GridResult, LeftOut, Paired, compare, shared
 from vtlvlm.report.tables import NOT_RUN, Table
@@ -38,7 +39,8 @@ def interval(paired: Paired) -> str:
     found = paired.difference
     if found is None:
         return ""
-    return f"{points(100 * found.mean)} [{points(100 * found.low)}, {points(100 * found.high)}]"
+    some = "" if paired.clips is None else f" on {paired.clips:,} clips"
+    return f"{points(100 * found.mean)} [{points(100 * found.low)}, {points(100 * found.high)}]{some}"
 
 
 def metric_text(result: ArmResult, metric: str) -> str:
@@ -79,6 +81,8 @@ def grid_section(result: GridResult, pictures: bool = True) -> Section:
     grid = result.grid
     heading = f"Table {grid.table}: {grid.title}" if grid.table and not grid.title.startswith("Table") else grid.title
     tables = [arms_table(result), *([left_out_table(result)] if result.failures else [])]
+    if _published(result):
+        tables.append(published_table(result))
     return Section(f"{heading} ({grid.name})", _text(result), grid_pictures(result) if pictures else (), tables)
 
 
@@ -91,15 +95,54 @@ def _text(result: GridResult) -> str:
     split = f"{len(folds)} folds, each clip tested once" if len(folds) > 1 else f"protocol {tested[0].metrics.protocol}"
     classes = {run.metrics.provenance.get("split", {}).get("classes") for run in tested} - {None}
     actions = f" of {', '.join(map(str, sorted(classes)))} actions" if classes else ""
-    text = f"{result.clips:,} test clips{actions}, {split}. Mean and standard deviation are over seeds."
+    text = f"{_clips_text(result)} test clips{actions}, {split}. Mean and standard deviation are over seeds."
     if is_accuracy(grid.metric):
         text += " Differences are paired over clips; square brackets hold a 95 % bootstrap interval over clips."
     if any(arm.paper is not None for arm in grid.arms) and not on_ntu(tested[0].metrics.protocol, result.clips):
         text += (
-            "\n\nThese clips are not NTU RGB+D. The paper's figures were made on its 60 X-Sub split: compare directions, not values. "
+            "\n\nThese clips are not NTU RGB+D, on which the paper's figures were made: compare directions, not values. "
             "The paper gives neither seeds nor intervals."
         )
+    return text + _networks_text(result)
+
+
+def _clips_text(result: GridResult) -> str:
+    """Test clips of the arms: one number, or the least and the most."""
+    numbers = sorted({arm.clips for arm in result.arms if arm.clips})
+    return f"{numbers[0]:,} to {numbers[-1]:,}" if len(numbers) > 1 else f"{numbers[0]:,}"
+
+
+def _networks_text(result: GridResult) -> str:
+    """What the reader of a table with recognition networks has to know."""
+    networks = [arm.arm for arm in result.arms if arm.arm.network]
+    if not networks:
+        return ""
+    text = "\n\nEvery row is one network and one stream; published ensembles of several streams are higher."
+    if len({arm.arm.reads.partition(",")[0] for arm in result.arms}) > 1:
+        text += " Rows that read skeletons and rows that read RGB video do not have the same input: see the column “reads at test”."
+    if any(arm.settings.get("reconstruction") for arm in networks):
+        text += f" A row marked “{RECONSTRUCTION}” is our reading of a method without published code, not that method."
+    if _published(result):
+        text += (
+            " Published figures are those of the methods themselves, at full size, with their own preparation; “joint / fused” are joints "
+            "alone and several streams added."
+        )
     return text
+
+
+def published_table(result: GridResult) -> Table:
+    """Where the published figures of the table come from."""
+    rows = [[row.method, "" if row.joint is None else f"{row.joint:.1f}", f"{row.fused:.1f}", row.source] for row in quotes().nw_ucla]
+    caption = "Published on Northwestern-UCLA, camera 3, top-1, %. None of these was measured with this code."
+    return Table(["method", "joints alone", "fused", "what it is"], rows, name=f"{result.grid.name}-published", caption=caption)
+
+
+def _published(result: GridResult) -> dict[str, str]:
+    """Method → what it published on the clips of a grid: joints alone, and fused streams. Empty for clips without such figures."""
+    tested = next((run for arm in result.arms for run in arm.tested), None)
+    if tested is None or not on_nw_ucla(tested.metrics.protocol, result.clips, tested.metrics.provenance.get("split", {}).get("classes")):
+        return {}
+    return {row.method: f"{'–' if row.joint is None else f'{row.joint:.1f}'} / {row.fused:.1f}" for row in quotes().nw_ucla}
 
 
 def arms_table(result: GridResult) -> Table:
@@ -108,18 +151,28 @@ def arms_table(result: GridResult) -> Table:
     first = result.of(grid.compare[0])
     quoted = any(arm.paper is not None for arm in grid.arms)
     name = "top-1, %" if grid.metric == "top1" else f"{grid.metric}, %" if is_accuracy(grid.metric) else grid.metric
-    header = ["arm", name, "seeds", "minus the first"]
-    header += ["paper, %", "paper, minus its first", "direction"] if quoted else []
+    described = any(arm.network for arm in grid.arms)
+    published = _published(result)
+    some = len({arm.clips for arm in result.arms if arm.clips}) > 1
+    header = ["arm", *["reads at test"] * described, name, "seeds", *["clips"] * some, "minus the first"]
+    header += ["published, joint / fused, %"] if published else []
+    gaps = quoted and first.arm.paper is not None
+    header += [*["paper, %"] * quoted, *["paper, minus its first", "direction"] * gaps]
     rows = []
     for arm in result.arms:
         paired = compare(arm, first) if arm is not first and arm.arm.name in grid.compare and grid.paired else Paired(None)
-        cells = [arm.arm.label, metric_text(arm, grid.metric), _seeds(arm), interval(paired) or (paired.why_not if arm.seeds else "")]
+        cells = [arm.arm.label, *[arm.arm.reads] * described, metric_text(arm, grid.metric), _seeds(arm)]
+        cells += [f"{arm.clips:,}" if arm.clips else ""] * some
+        cells.append(interval(paired) or (paired.why_not if arm.seeds else ""))
+        if published:
+            cells.append(published.get(str(arm.arm.settings.get("method")), ""))
         if quoted:
             paper = arm.arm.paper
             gap = None if paper is None or first.arm.paper is None or arm is first else paper - first.arm.paper
-            cells += ["" if paper is None else f"{paper:.1f}", "" if gap is None else points(gap), direction(paired, gap)]
+            cells.append("" if paper is None else f"{paper:.1f}")
+            cells += ["" if gap is None else points(gap), direction(paired, gap)] * gaps
         rows.append(cells)
-    probe = probe_row(result.arms, len(header))
+    probe = probe_row(result.arms, len(header), described)
     return Table(header, [*rows, *probe], frozenset({result.arms.index(first)}), name=f"{grid.name}")
 
 
@@ -130,8 +183,14 @@ def _seeds(arm: ArmResult) -> str:
     return str(done) if done == arm.planned else f"{done} of {arm.planned}"
 
 
-def probe_row(arms: Sequence[ArmResult], columns: int) -> list[list[str]]:
-    """The linear probe that ``test`` fitted beside the first arm with one, over the same seeds."""
+def probe_row(arms: Sequence[ArmResult], columns: int, described: bool = False) -> list[list[str]]:
+    """The linear probe that ``test`` fitted beside the first arm with one, over the same seeds.
+
+    Args:
+        arms: The arms.
+        columns: Of the table.
+        described: Whether the second column says what a model reads.
+    """
     for arm in arms:
         by_seed: dict[int | None, list[Tested]] = {}
         for run in arm.tested:
@@ -143,7 +202,7 @@ def probe_row(arms: Sequence[ArmResult], columns: int) -> list[list[str]]:
                 for runs in by_seed.values()
             ]
             spread = statistics.stdev(values) if len(values) > 1 else None
-            cells = [name_of_probe(arm), percent(statistics.fmean(values), spread), str(len(values))]
+            cells = [name_of_probe(arm), *[VIDEO] * described, percent(statistics.fmean(values), spread), str(len(values))]
             return [cells + [""] * (columns - len(cells))]
     return []
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vtlvlm.errors import DataError
+from vtlvlm.report.networks import VIDEO, input_text, marked
 
 VERSION = 1
 """Version of the format"""
@@ -16,7 +17,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class GridRun:
-    """One run of an arm. ``stage1``, ``events`` and ``stage2`` are folders relative to the work folder.
+    """One run of an arm. ``stage1``, ``events``, ``stage2`` and ``recognition`` are folders relative to the work folder.
 
     Attributes:
         seed: Seed of the training.
@@ -27,6 +28,7 @@ class GridRun:
         stage2: Run folder of stage 2.
         status: ``done``, ``failed`` or ``not run``.
         reason: Why a run failed, in a line.
+        recognition: Run folder of a network; None for the stages, and in plans of older versions.
     """
 
     seed: int | None = None
@@ -37,6 +39,12 @@ class GridRun:
     stage2: str | None = None
     status: str = "not run"
     reason: str | None = None
+    recognition: str | None = None
+
+    @property
+    def tested(self) -> str | None:
+        """The run folder whose test counts: of the network, or of stage 2."""
+        return self.recognition or self.stage2
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class GridArm:
         label: Name in the table.
         runs: Its runs.
         paper: The paper's top-1 in percent; None if the paper has no such arm.
-        settings: Values that a figure needs, such as ``windows`` and ``codes``.
+        settings: Values that a figure or the table needs: ``windows``, ``codes``; of a network ``method``, ``reads`` and ``stream``.
     """
 
     name: str
@@ -56,6 +64,21 @@ class GridArm:
     runs: Sequence[GridRun]
     paper: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def network(self) -> bool:
+        """Whether the arm is a recognition network."""
+        return "reads" in self.settings
+
+    @property
+    def reads(self) -> str:
+        """What it reads at test, and the stream of a skeleton."""
+        return input_text(str(self.settings.get("reads", VIDEO)), str(self.settings.get("stream", "")))
+
+    @property
+    def method(self) -> str:
+        """The method of a network, marked if it is our reconstruction; empty for the stages."""
+        return marked(str(self.settings.get("method", "")), bool(self.settings.get("reconstruction")))
 
 
 @dataclass(frozen=True)
@@ -71,7 +94,7 @@ class Grid:
         metric: Name of the compared metric, such as ``top1``.
         arms: The rows; the first one is the full model.
         compare: Names of arms; the first one is compared with each other one.
-        stages: 2, or 1 if the grid ends with probes on the event sentences of stage 1.
+        stages: 1 if the grid ends with probes on the event sentences of stage 1; 2 if its runs are tested.
     """
 
     work: Path
@@ -147,7 +170,8 @@ def _arm(plan: Mapping[str, Any]) -> GridArm:
     paper = plan.get("paper")
     name = str(plan["name"])
     settings = dict(plan.get("settings") or {})
-    return GridArm(name, str(plan.get("label") or name), runs, None if paper is None else float(paper), settings)
+    label = marked(str(plan.get("label") or name), bool(settings.get("reconstruction")))
+    return GridArm(name, label, runs, None if paper is None else float(paper), settings)
 
 
 def is_work(folder: Path) -> bool:

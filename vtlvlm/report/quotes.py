@@ -10,6 +10,9 @@ from typing import Any
 
 import yaml
 
+NW_UCLA = "cameras:1,2"
+"""Protocol of Northwestern-UCLA: its third camera tests"""
+NW_UCLA_CLIPS = 464
 ENOUGH = 0.99
 """Share of a protocol's test clips that a run must have tested to stand in a column of NTU RGB+D"""
 
@@ -37,6 +40,16 @@ class MethodQuote:
     modality: str
     accuracy: Mapping[str, float | None]
     remark: str
+    source: str
+
+
+@dataclass(frozen=True)
+class StreamsQuote:
+    """A published method on Northwestern-UCLA: top-1 in percent of joints alone (None if it is not known), and of fused streams."""
+
+    method: str
+    joint: float | None
+    fused: float
     source: str
 
 
@@ -81,6 +94,7 @@ class Quotes:
         ablations: Tables II, V and VI.
         curves: Accuracy over M (V) and K (VI).
         table4: Efficiency.
+        nw_ucla: Methods on Northwestern-UCLA.
     """
 
     protocols: Mapping[str, ProtocolQuote]
@@ -88,6 +102,7 @@ class Quotes:
     ablations: Mapping[str, AblationQuote]
     curves: Mapping[str, CurveQuote]
     table4: Sequence[EfficiencyQuote]
+    nw_ucla: Sequence[StreamsQuote]
 
 
 @cache
@@ -100,6 +115,7 @@ def quotes() -> Quotes:
         {key: AblationQuote(part["title"], [(name, top1) for name, top1 in part["rows"]]) for key, part in found["ablations"].items()},
         {key: CurveQuote(part["label"], [(x, y) for x, y in part["points"]]) for key, part in found["curves"].items()},
         [EfficiencyQuote(**row) for row in found["table4"]],
+        [StreamsQuote(**row) for row in found["nw_ucla"]],
     )
 
 
@@ -112,3 +128,14 @@ def on_ntu(protocol: str | None, num_clips: int) -> bool:
     """
     official = quotes().protocols.get(protocol or "")
     return official is not None and ENOUGH * official.with_skeletons <= num_clips <= official.clips
+
+
+def on_nw_ucla(protocol: str | None, num_clips: int, classes: object) -> bool:
+    """Whether a test covered the third camera of Northwestern-UCLA.
+
+    Args:
+        protocol: Key of the protocol.
+        num_clips: Tested clips.
+        classes: Number of actions, as the split tells it.
+    """
+    return protocol == NW_UCLA and classes == 10 and ENOUGH * NW_UCLA_CLIPS <= num_clips <= NW_UCLA_CLIPS

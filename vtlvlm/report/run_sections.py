@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vtlvlm.errors import DataError
 from vtlvlm.report.document import Picture, Section
 from vtlvlm.report.figures import confusion_figure
 from vtlvlm.report.grid_sections import changes_picture, interval, percent, reliability_picture
+from vtlvlm.report.networks import VIDEO, Described, input_text, marked, of_run
 from vtlvlm.report.quotes import on_ntu, quotes
 from vtlvlm.report.runs import Run
 from vtlvlm.report.scores import ArmResult, alone, compare
 from vtlvlm.report.tables import Table
 from vtlvlm.report.tested import Tested, read_tested
 
+Networks = Mapping[Path, Described | None]
+"""Run folder → its recognition network; None for the stages"""
 DRAWN = 4
 """At most this many runs get charts of their own"""
 
@@ -52,12 +55,16 @@ def names_of(folders: Sequence[Path]) -> dict[Path, str]:
 
 def run_sections(tested: Sequence[Tested], out: Sequence[tuple[str, str]], figures: bool = True) -> list[Section]:
     """One section for each protocol and number of test clips; runs of different protocols never share a table."""
-    names = names_of([run.folder for run in tested])
+    networks = {run.folder: of_run(run.folder) for run in tested}
+    names = {
+        folder: marked(name, (network := networks[folder]) is not None and network.reconstruction)
+        for folder, name in names_of([run.folder for run in tested]).items()
+    }
     groups: dict[tuple[str, int, str], list[Tested]] = {}
     for run in tested:
         groups.setdefault((str(run.metrics.protocol), run.metrics.num_clips, _stage(run)), []).append(run)
     sections = [
-        _section(f"{stage}: {protocol}, {clips:,} test clips", number, runs, names, figures)
+        _section(f"{_title(stage, runs, networks)}: {protocol}, {clips:,} test clips", number, runs, names, networks, figures)
         for number, ((protocol, clips, stage), runs) in enumerate(groups.items(), 1)
     ]
     if out:
@@ -69,14 +76,20 @@ def _stage(run: Tested) -> str:
     return "Stage 2" if "top1" in run.metrics.metrics else "Stage 1"
 
 
-def _section(title: str, number: int, runs: Sequence[Tested], names: dict[Path, str], figures: bool) -> Section:
+def _title(stage: str, runs: Sequence[Tested], networks: Networks) -> str:
+    """What the runs of a section are."""
+    kinds = {networks[run.folder] is not None for run in runs}
+    return stage if True not in kinds else "Recognition networks" if False not in kinds else "Stage 2 and recognition networks"
+
+
+def _section(title: str, number: int, runs: Sequence[Tested], names: dict[Path, str], networks: Networks, figures: bool) -> Section:
     labelled = {names[run.folder]: run for run in runs}
     if _stage(runs[0]) == "Stage 1":
         metrics = sorted({name for run in runs for name in run.metrics.metrics})
         rows = [[name, str(run.metrics.seed), *(_digits(run.metrics.metrics.get(m)) for m in metrics)] for name, run in labelled.items()]
         return Section(title, tables=[Table(["run", "seed", *metrics], rows, name=f"runs-{number}")])
     arms = [alone(run, name) for name, run in labelled.items()]
-    table = _table(labelled, arms, number)
+    table = _table(labelled, arms, number, networks)
     protocol, clips = runs[0].metrics.protocol, runs[0].metrics.num_clips
     text = ""
     if protocol is not None and on_ntu(protocol, clips):
@@ -87,9 +100,11 @@ def _section(title: str, number: int, runs: Sequence[Tested], names: dict[Path, 
     return Section(title, text, _pictures(arms, number) if figures else (), [table])
 
 
-def _table(labelled: dict[str, Tested], arms: Sequence[ArmResult], number: int) -> Table:
-    header = ["run", "seed", "adapter", "top-1, %", "top-5, %", "mean class, %", "NLL", "ECE", "linear probe, %"]
-    header += ["minus the first"] if len(arms) > 1 else []
+def _table(labelled: dict[str, Tested], arms: Sequence[ArmResult], number: int, networks: Networks) -> Table:
+    found_networks = [networks[run.folder] for run in labelled.values()]
+    described, staged = any(found_networks), not all(found_networks)
+    header = ["run", "seed", *["network", "reads at test"] * described, *["adapter"] * staged, "top-1, %", "top-5, %", "mean class, %"]
+    header += ["NLL", "ECE", *["linear probe, %"] * staged, *["minus the first"] * (len(arms) > 1)]
     rows = []
     for (name, run), arm in zip(labelled.items(), arms, strict=True):
         found = run.metrics.metrics
@@ -98,10 +113,11 @@ def _table(labelled: dict[str, Tested], arms: Sequence[ArmResult], number: int) 
         cells = [
             name,
             "" if run.metrics.seed is None else str(run.metrics.seed),
-            str(run.metrics.provenance.get("adapter", "")),
+            *_of_network(networks[run.folder]) * described,
+            *[str(run.metrics.provenance.get("adapter", ""))] * staged,
             *(percent(value) if (value := found.get(key)) is not None else "" for key in ("top1", "top5", "mean_class_accuracy")),
             *(_digits(found.get(f"{key}{calibrated}")) for key in ("nll", "ece")),
-            "" if not probe else percent(float(probe["top1"])),
+            *["" if not probe else percent(float(probe["top1"]))] * staged,
         ]
         if len(arms) > 1:
             paired = compare(arm, arms[0])
@@ -109,6 +125,11 @@ def _table(labelled: dict[str, Tested], arms: Sequence[ArmResult], number: int) 
         rows.append(cells)
     caption = "NLL and ECE are those of the calibrated probabilities where a temperature was fitted."
     return Table(header, rows, name=f"runs-{number}", caption=caption)
+
+
+def _of_network(network: Described | None) -> list[str]:
+    """The cells of what a network is and reads; a stage 2 reads videos."""
+    return ["", VIDEO] if network is None else [network.title, input_text(network.reads, network.stream)]
 
 
 def _digits(value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from vtlvlm.metrics.paired import Difference, paired_difference
 from vtlvlm.report.grids import Grid, GridArm
 from vtlvlm.report.runs import Run
 from vtlvlm.report.tested import Answers, Tested, read_run
+
+MOST = 0.95
+"""Share of each arm's clips that both must have tested to be compared on these: methods that read skeletons leave out clips without one"""
 
 
 @dataclass(frozen=True)
@@ -177,10 +181,17 @@ def joined(parts: Iterable[Answers]) -> Answers:
 
 @dataclass(frozen=True)
 class Paired:
-    """The difference of two results on the same clips, over the seeds that both have. ``why_not`` says why there is none."""
+    """The difference of two results on the same clips, over the seeds that both have.
+
+    Attributes:
+        difference: None if there is none.
+        why_not: Why there is none.
+        clips: Clips that both have, if one arm has more; None if both have the same.
+    """
 
     difference: Difference | None
     why_not: str = ""
+    clips: int | None = None
 
 
 def compare(ours: ArmResult, theirs: ArmResult) -> Paired:
@@ -188,21 +199,37 @@ def compare(ours: ArmResult, theirs: ArmResult) -> Paired:
     pair = shared(ours, theirs)
     if isinstance(pair, str):
         return Paired(None, why_not=pair)
-    one, other, _ = pair
-    return Paired(paired_difference(one, other))
+    one, other, truth = pair
+    lengths = {len(answers.clips) for arm in (ours, theirs) for answers in arm.answers.values()}
+    return Paired(paired_difference(one, other), clips=None if lengths == {len(truth)} else len(truth))
 
 
 def shared(ours: ArmResult, theirs: ArmResult) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.str_]] | str:
-    """Right clips of two arms (R, n) over the R seeds that both have, and true classes (n,); or why the arms cannot be paired."""
+    """Right clips of two arms (R, n) over the R seeds that both have, and true classes (n,); or why the arms cannot be paired.
+
+    If one arm lacks a few clips, such as those without a skeleton, the others count.
+    """
     both = [seed for seed in ours.answers if seed in theirs.answers]
     if not both:
         return "no seed with predictions in both"
     first = ours.answers[both[0]]
     everyone = [arm.answers[seed] for arm in (ours, theirs) for seed in both]
     if any(not np.array_equal(first.clips, answers.clips) for answers in everyone):
-        return "tested on other clips"
+        common = reduce(np.intersect1d, [answers.clips for answers in everyone])
+        if len(common) < MOST * max(len(answers.clips) for answers in everyone):
+            return "tested on other clips"
+        everyone = [_those(answers, common) for answers in everyone]
+        first = everyone[0]
+    if any(not np.array_equal(first.truth, answers.truth) for answers in everyone):
+        return "the same clips have other classes"
     right = np.stack([answers.right for answers in everyone])
     return right[: len(both)], right[len(both) :], first.truth
+
+
+def _those(answers: Answers, clips: NDArray[np.str_]) -> Answers:
+    """The answers to some of the clips, in the order of the names."""
+    rows = np.searchsorted(answers.clips, clips)
+    return Answers(answers.clips[rows], answers.truth[rows], answers.recognised[rows])
 
 
 def alone(tested: Tested, label: str) -> ArmResult:

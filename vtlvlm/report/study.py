@@ -12,6 +12,7 @@ from vtlvlm.report.paper_tables import provenance_table, quoted_section, table_f
 from vtlvlm.report.quotes import on_ntu
 from vtlvlm.report.run_sections import names_of, read_runs, run_sections
 from vtlvlm.report.scores import GridResult, collect
+from vtlvlm.report.tested import Tested
 
 ABLATIONS = ("II", "V", "VI")
 
@@ -36,9 +37,16 @@ def work_document(work: Path, efficiency: Path | None = None, figures: bool = Tr
             continue
         sections += [grid_section(result, figures) for result in _of(results, table)] or [quoted_section(table)]
     sections += [grid_section(result, figures) for result in results if result.grid.table not in ("I", *ABLATIONS)]
-    origins = [(result.grid.name, [run for arm in result.arms for run in arm.tested]) for result in results]
+    origins = [place for result in results for place in _origins(result)]
     sections.append(Section("Provenance", "Every figure of this code above comes from these runs.", tables=[provenance_table(origins)]))
     return Document("Results beside the paper's", _summary(results), _facts(results), sections)
+
+
+def _origins(result: GridResult) -> list[tuple[str, list[Tested]]]:
+    """The runs of a grid; of one with networks, those of each arm, since their sizes differ."""
+    if any(arm.arm.network for arm in result.arms):
+        return [(f"{result.grid.name}: {arm.arm.label}", list(arm.tested)) for arm in result.arms if arm.tested]
+    return [(result.grid.name, [run for arm in result.arms for run in arm.tested])]
 
 
 def _of(results: Sequence[GridResult], table: str) -> list[GridResult]:

@@ -12,6 +12,8 @@ from vtlvlm.system.text import shown
 
 NOT_RUN = "not run"
 """Text of a cell that no run has filled"""
+NUMBER = re.compile(r"[<>≤≥±+\-−~ ]*\d[\d.,]*(?![\w.,])")
+"""Beginning of a cell that is a number; "3D skeleton" is none"""
 
 
 @dataclass(frozen=True)
@@ -131,4 +133,4 @@ def markdown(text: str) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return not cell or cell.lstrip("<>≤≥±+-−~ ")[:1].isdigit()
+    return not cell or NUMBER.match(cell) is not None

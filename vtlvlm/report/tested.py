@@ -53,12 +53,12 @@ class Tested:
 
 
 def read_run(grid: Grid, run: GridRun) -> Tested:
-    """The results of one run of a grid: of stage 2, or of the probes beside stage 1 if the grid ends there.
+    """The results of one run of a grid: of stage 2 or a network, or of the probes beside stage 1 if the grid ends there.
 
     Raises:
         DataError: There are none, with the reason.
     """
-    folder, name = (run.stage2, "metrics.json") if grid.stages > 1 else (run.stage1, "probes.json")
+    folder, name = (run.tested, "metrics.json") if grid.stages > 1 else (run.stage1, "probes.json")
     if folder is None or (run.status != "done" and not (grid.work / folder / name).is_file()):
         raise DataError(f"{run.status}: {run.reason}" if run.reason else run.status)
     return read_tested(grid.work / folder, run) if grid.stages > 1 else read_probed(grid.work / folder, grid.metric, run)
