@@ -19,6 +19,7 @@ def test_all_figures_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(on_gpu) == 2
     assert all((row["value"] is None) == ("data.source.decoder" in row["note"]) for row in on_gpu)  # measured, or refused in words
     assert all(row["value"] is None or row["value"] > 0 or "growth" in work for work, row in rows.items())
+    assert len([work for work in rows if work.startswith(".skeleton file of")]) == 2
     assert rows["event cache of 500 clips x 256 ids: the ids"]["value"] == pytest.approx(500 * 256 * 2 / 1e6, rel=0.01)
 
 

@@ -1,4 +1,4 @@
-"""Speed of decoding, small copies, feature caches and event caches.
+"""Speed of decoding, small copies, feature caches, event caches, and ``.skeleton`` files.
 
 The unit of decoding time: PyAV decodes every frame of the same file on one thread and drops it. Times are processor times of
 this process. Ratios are medians over rounds in which every job runs once. Other libraries (decord, OpenCV, torchcodec) are measured if
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vtlvlm.bench.harness import Measurement, alternate, ratio
+from vtlvlm.bench.skeleton_reading import skeletons
 from vtlvlm.data import cuda_video
 from vtlvlm.data.cache import EventCache, EventCacheWriter, FeatureCache, FeatureCacheWriter
 from vtlvlm.data.cuda_video import require_gpu_decoding
@@ -66,6 +67,7 @@ def _measure(work: Path, videos: Path | None, repeats: int) -> tuple[list[Measur
     figures += [small_copy(name, file, work / f"copy-{file.stem}-{file.suffix[1:]}.mp4", repeats) for name, file in clips.items()]
     figures.append(feature_cache(work / "features", costs["MPEG-4"], repeats))
     figures += event_cache(work, repeats)
+    figures += skeletons(work, repeats)
     figures.append(memory_growth(clips["H.264"], work / "growth.mp4"))
     figures.append(waiting(work / "events"))
     facts = {"clips": {name: {"bytes": file.stat().st_size, **probe(file)._asdict()} for name, file in clips.items()}}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vtlvlm.bench.efficiency import Baseline
 
 BENCHES = {
-    "data": "decoding, copies, feature and event caches",
+    "data": "decoding, copies, feature and event caches, .skeleton files",
     "vtem": "pooling, quantisation, FLOPs, a stage-1 step",
     "lvlm": "label scores against slower methods, a training step against peft, trainable parameters (a quarter of an hour)",
     "efficiency": "the paper's Table IV: parameters, FLOPs, seconds and memory of stages and skeleton networks, for one clip (minutes)",

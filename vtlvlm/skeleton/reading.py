@@ -105,9 +105,11 @@ def parse(raw: bytes, path: Path) -> Records:
     """
     if raw and not raw.endswith(b"\n"):
         raw += b"\n"
-    if raw.count(b"\n") > MOST_LINES:
+    feeds = np.frombuffer(raw, dtype=np.uint8) == ord("\n")
+    if np.count_nonzero(feeds) > MOST_LINES:
         raise DataError(f"{path}: has over {MOST_LINES:,} lines; not a {ENDING} file of one recording")
-    frames, starts, ends = _body_lines(raw, path)
+    ends = np.flatnonzero(feeds).tolist()
+    frames, starts = _body_lines(raw, ends, path)
     if not starts:
         raise DataError(f"{path}: holds no body in any frame; leave the recording out")
     rows = np.asarray(starts, dtype=np.int64)
@@ -122,7 +124,7 @@ def parse(raw: bytes, path: Path) -> Records:
         number = int(np.flatnonzero(~finite.reshape(-1))[0])
         raise DataError(f"{path}: line {line(number)}: x, y, z are not all finite numbers; leave the recording out, or mend it")
     state, pixels = values[..., 5], values[..., 3:5]
-    if not (known := np.isin(state, (0, 1, 2)).reshape(-1)).all():
+    if not (known := ((state == 0) | (state == 1) | (state == 2)).reshape(-1)).all():
         raise DataError(
             f"{path}: line {line(int(np.flatnonzero(~known)[0]))}: the tracking state is not 0, 1 or 2; mend it, or leave it out"
         )
@@ -141,9 +143,8 @@ def parse(raw: bytes, path: Path) -> Records:
     return records
 
 
-def _body_lines(raw: bytes, path: Path) -> tuple[list[int], list[int], list[int]]:
-    """The frame and the first line (from 0) of each body, and the end of each line: its line feed."""
-    ends = np.flatnonzero(np.frombuffer(raw, dtype=np.uint8) == ord("\n")).tolist()
+def _body_lines(raw: bytes, ends: list[int], path: Path) -> tuple[list[int], list[int]]:
+    """The frame and the first line (from 0) of each body, given the end of each line: its line feed."""
     frames, starts, at = [], [], 1
     count = _count(raw[: ends[0]] if ends else b"", path, 1, "frames")
     for frame in range(count):
@@ -163,7 +164,7 @@ def _body_lines(raw: bytes, path: Path) -> tuple[list[int], list[int], list[int]
             at += _LINES
     if raw[ends[at - 1] :].strip():
         raise DataError(f"{path}: line {at + 1}: goes on after its {count} frames; the number of frames in line 1 is wrong")
-    return frames, starts, ends
+    return frames, starts
 
 
 def _count(line: bytes, path: Path, number: int, what: str) -> int:
