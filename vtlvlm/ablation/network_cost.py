@@ -1,4 +1,4 @@
-"""Counts what training a recognition network costs: its optimiser steps, and the operations of a clip, on the meta device."""
+"""Counts what training a recognition network costs: its optimiser steps, and the operations of a clip, without computing it."""
 
 from __future__ import annotations
 
@@ -78,13 +78,14 @@ def network_operations(load: NetworkLoad) -> int | None:
         return None
     try:
         return _counted(json.loads(load.parts), json.loads(load.data))
-    except (DataError, UsageError, OSError, RuntimeError, ValueError, TypeError):  # a part that the meta device cannot run
+    except (DataError, UsageError, OSError, RuntimeError, ValueError, TypeError):  # a part that needs values
         return None
 
 
 def _counted(settings: dict[str, Any], data: dict[str, Any]) -> int | None:
     import torch
     from jsonargparse import ArgumentParser
+    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
     import vtlvlm.stages.recognition  # noqa: F401 - so that the parts are found by their names
@@ -105,10 +106,10 @@ def _counted(settings: dict[str, Any], data: dict[str, Any]) -> int | None:
     parts = parser.instantiate_classes(parser.parse_object({**settings, "preparation": data["preparation"]}))
     bodies = data["bodies"] or int(recordings.bodies.max())
     clips, window = 2, parts.preparation.window  # batch norms need two
-    with torch.device("meta"):
+    with FakeTensorMode():  # of the CPU: autocast knows no meta device
         parts.network.build(recordings.layout, bodies)
         parts.head.build(parts.network.shapes(window), classes, recordings.layout)
         joints = torch.empty(clips, 3, window, recordings.layout.num_joints, bodies)
-    with FlopCounterMode(display=False) as counting:
-        parts.head(parts.network(joints)).logits.sum().backward()
+        with FlopCounterMode(display=False) as counting:
+            parts.head(parts.network(joints)).logits.sum().backward()
     return int(counting.get_total_flops()) // clips
