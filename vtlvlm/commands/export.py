@@ -15,17 +15,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", type=Path, metavar="DIR", help="new folder to write")
     parser.add_argument("--format", choices=("bundle", "peft"), default="bundle", help="output format (default: %(default)s)")
     parser.add_argument("--vtem", type=Path, help="stage-1 checkpoint, if it has moved since training")
+    parser.add_argument(
+        "--dictionary",
+        type=Path,
+        help="event dictionary of the same stage 1 to put into the bundle, with its pictures, which show people",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    from vtlvlm.errors import UsageError
     from vtlvlm.recognizers.export import export_bundle, export_prefix
     from vtlvlm.recognizers.loading import layout_read
 
+    if args.format == "peft" and args.dictionary is not None:
+        raise UsageError("--dictionary goes into a bundle; --format peft holds the prompts alone")
     if args.format == "peft":
         print(f"{export_prefix(args.run, args.output)}: load with peft.PeftModel.from_pretrained(llava, {str(args.output)!r})")
         return 0
-    folder = export_bundle(args.run, args.output, vtem=args.vtem)
-    size = sum(f.stat().st_size for f in folder.iterdir()) / 1e6
+    folder = export_bundle(args.run, args.output, vtem=args.vtem, dictionary=args.dictionary)
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
     layout = layout_read(folder)
     ending = "" if layout is None else ".skeleton" if layout == "ntu25" else ".npz"
     print(f"{folder}: {size:.1f} MB; classify with: vtlvlm classify --model {folder} FILE{ending}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -191,6 +192,21 @@ class EventDictionary(Mapping[int, Entry]):
         write_json(folder / FACTS, self.facts)
         with replacing(folder / NUMBERS) as temporary:
             temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in self.numbers.items()}))
+
+    def copy(self, folder: Path) -> None:
+        """Write the dictionary with its pictures and its page into a new folder.
+
+        Raises:
+            DataError: A picture is missing or damaged.
+        """
+        from vtlvlm.dictionary.page import write_page  # imported here, since it imports this module
+
+        (folder / PICTURES).mkdir(parents=True)
+        for entry in self.values():
+            if entry.exemplars and self.folder is not None:  # read, so that a damaged one is found here
+                shutil.copyfile(picture_file(self.folder, entry.code), picture_file(folder, entry.code))
+        self.save(folder)
+        write_page(self, folder)
 
 
 def _pairs(codes: NDArray[np.int64], values: NDArray[np.float32]) -> tuple[tuple[int, float], ...]:

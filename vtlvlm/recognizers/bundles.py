@@ -17,6 +17,8 @@ from vtlvlm.system.text import shown
 BUNDLE = "bundle.json"
 FORMAT = 4
 VTEM_FILE, ADAPTER_FILE = "vtem.safetensors", "adapter.safetensors"
+DICTIONARY = "dictionary"
+"""Folder of the event dictionary, if the bundle has one"""
 LARGEST_BUNDLE = 64 << 20
 """Bytes of a bundle's description, at most"""
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from vtlvlm import __version__
 from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.dictionary import EventDictionary
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import load_config
 from vtlvlm.lvlm.peft_format import write_prefix
 from vtlvlm.lvlm.prompt_encoder import chosen_layers, plain_state
-from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, FORMAT, VTEM_FILE, digest, new_folder
+from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, DICTIONARY, FORMAT, VTEM_FILE, digest, new_folder
 from vtlvlm.recognizers.recognizer import require_modest
 from vtlvlm.recognizers.skeletons import export_recognition, require_joints
 from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint
@@ -70,7 +71,7 @@ def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | Non
     return stage1
 
 
-def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None = None) -> Path:
+def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None = None, dictionary: str | Path | None = None) -> Path:
     """Bundle everything that ``classify`` needs except the base model: ``bundle.json``, ``vtem.safetensors``, ``adapter.safetensors``.
 
     The adapter of ``FullFineTuning`` is the whole language model. Prompts are stored as plain keys and values, without their
@@ -80,9 +81,11 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
         run: run folder or checkpoint, of stage 2 or of a skeleton network.
         output: folder to create; it appears whole or not at all.
         vtem: the stage-1 checkpoint, if it has moved since training.
+        dictionary: event dictionary of this stage 1 to put into the bundle, with its pictures. They show people.
 
     Raises:
-        UsageError: The folder exists, or a checkpoint is missing or of another kind.
+        UsageError: The folder exists, a checkpoint is missing or of another kind, or the dictionary is of another stage 1.
+        DataError: The dictionary is damaged.
     """
     folder, checkpoint = new_folder(output), stage2_checkpoint(Path(run))
     loaded = load_checkpoint(checkpoint)
@@ -90,11 +93,16 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
     if record["stage"] == Recognition.stage:
         if vtem is not None:
             raise UsageError(f"{checkpoint} is a checkpoint of a skeleton network, which has no stage 1: leave --vtem out")
+        if dictionary is not None:
+            raise UsageError(f"{checkpoint} is a checkpoint of a network without event sentences: leave --dictionary out")
         require_joints(record, checkpoint)
         return export_recognition(folder, checkpoint)
     require_stage2(record, checkpoint)
     build_from(record["settings"], PromptTuningModule, checkpoint)  # refuse what could not be loaded again
     stage1 = load_stage1(record, checkpoint, vtem)
+    words = None if dictionary is None else EventDictionary.open(dictionary)
+    if words is not None and words.facts.get("vtem") != record["provenance"]["stage1"]["hash"]:
+        raise UsageError(f"{dictionary}: the dictionary of another stage 1 than that of {checkpoint}; make one of its event cache")
     reasoner = record["settings"]["init_args"]["reasoner"]
     adapter = reasoner["init_args"]["adapter"]["init_args"]
     adapter |= {name: None for name in ("init_from", "reparam_hidden_dim") if name in adapter}
@@ -107,7 +115,7 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
         "reasoner": reasoner,
         "origin": {"reasoning": record["provenance"], "vtem": stage1.provenance()},
     }
-    require_apart(folder, [checkpoint, vtem], "the bundle")
+    require_apart(folder, [checkpoint, vtem, dictionary], "the bundle")
     if (llava := Path(reasoner["init_args"]["llava"]["init_args"]["path"])).is_dir():
         described["llava"] = os.path.relpath(real(llava), real(folder.parent) / folder.name)
     weights = {VTEM_FILE: stage1.vtem.state_dict(), ADAPTER_FILE: trained_state(loaded["state_dict"])}
@@ -116,6 +124,8 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
             save_file({k: v.contiguous() for k, v in state.items()}, partial / name)
         described["sha256"] = {name: digest(partial / name) for name in weights}
         write_json(partial / BUNDLE, described)
+        if words is not None:
+            words.copy(partial / DICTIONARY)
     return folder
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.dictionary import EventDictionary
 from vtlvlm.errors import UsageError, naming
 from vtlvlm.lvlm.base_identity import require_same_base
 from vtlvlm.lvlm.fused import has_liger
 from vtlvlm.lvlm.llava import looks_local
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.recognizers import probe, skeletons
-from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, VTEM_FILE, load_into, read_description, read_weights
+from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, DICTIONARY, VTEM_FILE, load_into, read_description, read_weights
 from vtlvlm.recognizers.export import load_stage1, require_stage2, stage2_checkpoint
 from vtlvlm.recognizers.recognizer import ActionRecognizer, Recognizer, found_device
 from vtlvlm.skeleton.layouts import NTU25
@@ -103,7 +104,10 @@ def _from_bundle(folder: Path, described: dict[str, Any], computed: dict[str, An
         reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim, fresh=False)
     require_numbers(second, reasoner.trainable_state(), folder / ADAPTER_FILE)
     reasoner.load_trainable_state(second)
-    return ActionRecognizer(vtem, reasoner, described["classes"], sampling, device)
+    recognizer = ActionRecognizer(vtem, reasoner, described["classes"], sampling, device)
+    if (folder / DICTIONARY).is_dir():
+        recognizer.dictionary = EventDictionary.open(folder / DICTIONARY)
+    return recognizer
 
 
 def _of_kind(folder: Path, described: dict[str, Any], computed: dict[str, Any], device: str) -> Recognizer:

@@ -17,9 +17,12 @@ from torch import Tensor
 from vtlvlm.batches import EventTokens
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip, decode_sampled
+from vtlvlm.dictionary import EventDictionary
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.recognizers.recordings import PACKED, packed_in
+from vtlvlm.segments.finding import Found, Rule, find
+from vtlvlm.segments.windows import Grid
 from vtlvlm.skeleton.layouts import NTU25
 from vtlvlm.skeleton.reading import ENDING
 from vtlvlm.system.cpu import usable_cores
@@ -153,6 +156,22 @@ class VideoRecognizer(Recognizer):
         held = max(1, MOST_PIXELS // (self.sampling.frames * self.sampling.size**2 * 3))
         return 1 if self.device.type == "cpu" else min(usable_cores(), held)
 
+    def segments(self, file: str | Path, clip: float = 3.0, hop: float | None = None, **rule: Any) -> Found:
+        """The actions in a long video, with their times, as `vtlvlm segment` finds them.
+
+        Args:
+            file: any video that FFmpeg can read.
+            clip: seconds of a window, as long as the clips of the training.
+            hop: seconds from one window to the next; a quarter of ``clip`` if None.
+            rule: settings of ``Rule``: ``least``, ``switch``, ``shortest``, ``gap``, ``decide``.
+
+        Raises:
+            UsageError: A setting is out of range.
+            DataError: The file cannot be read, or the model gives no probabilities.
+        """
+        require_kind(Path(file), None)
+        return find(self, file, Grid(clip, clip / 4 if hop is None else hop), Rule(**rule))
+
     def _decode(self, file: Path, stop: Event | None = None) -> Decoded:
         start = time.perf_counter()
         require_kind(file, None)
@@ -169,6 +188,9 @@ class ActionRecognizer(VideoRecognizer):
         classes: category names, in label order.
         sampling: frame sampling for a file, as in training.
         device: where to run; ``auto`` is the first GPU, or else the CPU.
+
+    Attributes:
+        dictionary: what the codes of its event sentences are, if its bundle says so.
     """
 
     suspects = "its weights or its LLaVA"
@@ -183,6 +205,7 @@ class ActionRecognizer(VideoRecognizer):
         device: str = "auto",
     ) -> None:
         super().__init__(classes, sampling, vtem.extractor, device)
+        self.dictionary: EventDictionary | None = None
         self.vtem = vtem.to(self.device).eval()
         self.reasoner = reasoner.to(self.device).eval()
 
