@@ -12,15 +12,18 @@ from vtlvlm.skeleton.packed import NW_UCLA_ACTIONS
 from vtlvlm.skeleton.text_table import write_table
 
 OVERLAYS = {"koopman_second", "nw_ucla"}
-NAMES = sorted(path.stem for path in (FOLDER / "baselines").glob("*.yaml") if path.stem not in OVERLAYS)
+ALL = sorted(path.stem for path in (FOLDER / "baselines").glob("*.yaml") if path.stem not in OVERLAYS)
+VIDEO = [name for name in ALL if name.startswith(("r3d_18", "swin3d_t"))]
+NAMES = [name for name in ALL if name not in VIDEO]
+"""Of skeleton networks"""
 SMALL = [name for name in NAMES if name.endswith("_small")]
 STEPS = 2
 
 
-def shrunk(config: dict[str, Any], file: Path, folder: Path) -> Path:
-    """A configuration for two steps on the small recordings, each of two clips; it records its losses beside it."""
+def shrunk(config: dict[str, Any], file: Path, folder: Path, protocol: str = "cameras:1,2") -> Path:
+    """A configuration for two steps on the small recordings or videos, each of two clips; it records its losses beside it."""
     small = copy.deepcopy(config)
-    put(small, root=str(file), protocol="cameras:1,2", validation=0.25, batch_size=2, micro_batch_size=None, num_workers=0)
+    put(small, root=str(file), protocol=protocol, validation=0.25, batch_size=2, micro_batch_size=None, num_workers=0)
     put(small, default_root_dir=str(folder / "run"))
     for holder in [small["model"]["init_args"]["network"]["init_args"].get("spatial") or {}]:
         if "root" in (holder.get("init_args") or {}):

@@ -10,7 +10,8 @@ from baseline_configs import SMALL, shrunk
 from lightning import Callback, LightningModule, Trainer
 from moves import write_moves
 from pipeline import Pipeline
-from shipped import resolved
+from shipped import put, resolved
+from videos import block_clips
 from waits import Waits, count_waits
 
 from vtlvlm.cli import main
@@ -91,6 +92,19 @@ def test_a_step_of_a_skeleton_network_waits_once(name: str, tmp_path: Path) -> N
     """The preparation of the next batch on the device counts too."""
     file, said = write_moves(tmp_path / "moves.npz"), tmp_path / "waits.json"
     config = shrunk(resolved(f"baselines/{name}.yaml"), file, tmp_path)
+    require_one_wait(config, said)
+
+
+def test_a_step_of_a_video_network_waits_once(tmp_path: Path) -> None:
+    config = resolved("baselines/r3d_18_small.yaml")
+    config["model"]["init_args"]["network"]["init_args"]["model"] = "mc3_18"
+    put(config, size=16, image_size=16, frames=2)
+    clips = block_clips(tmp_path / "clips", (1, 2, 4, 5, 8, 9, 3))
+    require_one_wait(shrunk(config, clips, tmp_path, "xsub60"), tmp_path / "waits.json")
+
+
+def require_one_wait(config: Path, said: Path) -> None:
+    """The one wait of each step is the look at NaN."""
     settings = ["--trainer.strategy", "auto", "--trainer.max_steps", LAST + 1, "--trainer.log_every_n_steps", 1000]
     settings += ["--trainer.val_check_interval", LAST + 1]
     watch = ["--trainer.callbacks+", "test_waits.CountWaits", "--trainer.callbacks.path", said]

@@ -20,7 +20,7 @@ from vtlvlm.lvlm.adapters import Adapter, FullFineTuning, LoRA, NoAdapter
 from vtlvlm.lvlm.instruction import Instruction
 from vtlvlm.lvlm.prefix import DeepPrompts
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.skeleton.backbone import EmbeddedJoints, Embedding, Network, NormalisedJoints, SkeletonNet
+from vtlvlm.skeleton.backbone import ClipNetwork, EmbeddedJoints, Embedding, NormalisedJoints, SkeletonNet
 from vtlvlm.skeleton.curves import CurveTemporal
 from vtlvlm.skeleton.heads import BottleneckHead, Head, LinearHead
 from vtlvlm.skeleton.heatmaps import HeatMaps
@@ -32,6 +32,7 @@ from vtlvlm.skeleton.slowonly import PoseC3D
 from vtlvlm.skeleton.spatial import AttentionTopology, DilatedGraph, FixedGraph, RefinedTopology, ShiftGraph, Spatial
 from vtlvlm.skeleton.temporal import MultiScaleTemporal, PlainTemporal, ShiftTemporal, Temporal
 from vtlvlm.skeleton.text_parts import TextPartsHead
+from vtlvlm.skeleton.video_networks import FrozenFeatures, VideoNetwork
 from vtlvlm.stages.parts import PARTS, build_from, flat, settings_of, with_defaults
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.recognition import Recognition
@@ -79,6 +80,7 @@ def networks() -> Iterator[object]:
     heads = (LinearHead(0.5), BottleneckHead(), KoopmanHead(True), RefiningHead(), TextPartsHead("t", parts=[[0], [1, 2], [3], [4]]))
     yield from (Recognition(shift, head, recipe, 0.1, init_from="x.ckpt") for head in heads)
     yield PoseC3D(HeatMaps("limb"), blocks=[1, 1, 1])
+    yield from (FrozenFeatures(VideoExtractor("r3d_18")), VideoNetwork("mc3_18", "weights.pth", 64))
     yield from (CropAndResize(bones=0.2), UniformFrames(48, 10, False), WholeClips(rest="repeat"), BoxedFrames(degrees=10))
 
 
@@ -117,7 +119,7 @@ def modules() -> list[Any]:
 def test_every_concrete_subclass_of_a_parts_base_is_in_the_table() -> None:
     """A new part that is not entered could not be loaded again."""
     bases = (FeatureExtractor, TemporalPooler, Quantizer, Adapter, Stage, InfoNCE, Instruction, EventReasoner, VTEM)
-    bases += (Network, Head, Embedding, Spatial, Temporal, Preparation)
+    bases += (ClipNetwork, Head, Embedding, Spatial, Temporal, Preparation)
     found = set()
     for module in modules():
         for kind in vars(module).values():

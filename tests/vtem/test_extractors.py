@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from vtlvlm.errors import UsageError
-from vtlvlm.stages.vtem import VTEMModule
-from vtlvlm.vtem import EMAQuantizer, InfoNCE, UniformPooler
+from vtlvlm.stages.feature_origin import require_extractor_of
 from vtlvlm.vtem.clip_extractor import ClipExtractor
 from vtlvlm.vtem.extractors import TimmExtractor, VideoExtractor
 from vtlvlm.vtem.poolers import at_steps
@@ -200,7 +199,7 @@ def test_features_of_the_same_video_model_are_taken_and_those_of_other_pieces_ar
     for chunk, expected in ((64, nullcontext()), (8, pytest.raises(UsageError, match=r"features was made with chunk = '64', .* has 8: "))):
         extractor = VideoExtractor(video.model, video.weights, grid=2, image_size=32, chunk=chunk)
         with expected:
-            VTEMModule(extractor, UniformPooler(2), EMAQuantizer(4), InfoNCE())._require_same_extractor_settings(cache)
+            require_extractor_of(cache, extractor)
 
 
 def test_features_of_another_precision_are_not_taken(tmp_path: Path) -> None:
@@ -213,7 +212,7 @@ def test_features_of_another_precision_are_not_taken(tmp_path: Path) -> None:
         ):
             with expected:
                 extractor = small_video(tmp_path, precision=precision, clips=3)
-                VTEMModule(extractor, UniformPooler(2), EMAQuantizer(4), InfoNCE())._require_same_extractor_settings(cache)
+                require_extractor_of(cache, extractor)
 
 
 def test_video_models_that_do_not_exist_or_have_no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

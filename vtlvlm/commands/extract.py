@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fill the cache with the features of a stage-1 configuration's extractor. An interrupted run continues."""
+    """Fill the cache with the features of a configuration's extractor: of stage 1, or of a linear head on frozen features. An interrupted
+    run continues."""
     from dataclasses import asdict
     from importlib.metadata import version
 
@@ -17,10 +18,13 @@ def main(arguments: Sequence[str]) -> int:
     from vtlvlm.errors import UsageError
     from vtlvlm.stages.feature_extraction import FeatureExtraction
     from vtlvlm.stages.parts import is_ours, settings_of
+    from vtlvlm.stages.stage import Stage
     from vtlvlm.system.malloc import freed_memory_kept
 
-    cli = parts("extract", arguments)
-    data, extractor = cli.datamodule, cli.model.extractor
+    cli = parts("extract", arguments, Stage)
+    data, extractor = cli.datamodule, getattr(cli.model, "extractor", None)
+    if extractor is None:
+        raise UsageError("extract takes a configuration with a frozen extractor: stage 1, or a linear head on FrozenFeatures")
     if data.features or data.events:
         raise UsageError("extract reads videos: leave data.features and data.events out")
     if cli.config["ckpt_path"] is not None:

@@ -10,7 +10,6 @@ from vtlvlm.commands.trainer import untrained
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.llava import Llava, load_config, load_tokenizer
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
-from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.system.streams import gist
 from vtlvlm.vtem.extractors import Backbone
 
@@ -18,15 +17,17 @@ LLAVA_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Download the extractor of a stage-1 configuration, or the LLaVA of a stage-2 configuration, and say where they are.
+    """Download the extractor of stage 1 or of a linear head, or the LLaVA of stage 2, and say where they are.
 
     What is there already is kept. With ``HF_HUB_OFFLINE=1``, downloads nothing from the hub, and so checks that all is there.
     """
     model, _ = untrained("fetch", arguments)
-    if isinstance(model, VTEMModule):
-        print(fetch_extractor(model.extractor))
+    if (extractor := getattr(model, "extractor", None)) is not None:
+        print(fetch_extractor(extractor))
     elif isinstance(model, PromptTuningModule):
         print(fetch_llava(model.reasoner.llava))
+    else:
+        print("nothing to fetch: this network starts from a file, or from random numbers")
     return 0
 
 

@@ -39,13 +39,14 @@ from vtlvlm.report.curves import Curves
 from vtlvlm.stages.checkpoint_writing import CheckpointFiles, Restored, RunTrainer, run_checkpoints
 from vtlvlm.stages.checkpoints import examine
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
+from vtlvlm.stages.recognition import Recognition
 from vtlvlm.stages.stage import Stage
 from vtlvlm.stages.vtem import VTEMModule
 from vtlvlm.system.disk import readable
 from vtlvlm.system.files import write_text
 from vtlvlm.system.seeds import require_seed
 
-__all__ = ["CLI", "DeepPrompts", "NTUDataModule", "PromptTuningModule", "VTEMModule", "run"]  # configurations name these bare
+__all__ = ["CLI", "DeepPrompts", "NTUDataModule", "PromptTuningModule", "Recognition", "VTEMModule", "run"]  # bare in configurations
 
 
 class SaveConfig(SaveConfigCallback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -114,16 +115,30 @@ class Block(nn.Module):
         return F.relu(y if self.residual is None else y + self.residual(x))
 
 
-class Network(nn.Module, ABC):
+class ClipNetwork(nn.Module, ABC):
+    """A clip to features, which a head reads."""
+
+    files: ClassVar[tuple[str, ...]] = ()
+    """Settings that name files which only a new training reads"""
+
+    @abstractmethod
+    def shapes(self, frames: int) -> list[TapShape]:
+        """Shapes of the blocks' features for clips of T frames in training."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """A batch of N clips -> features (N, M, C', T', V) of every block, the last block last."""
+
+    def begin(self) -> None:
+        """Load the weights that a new training starts from, if a setting names them."""
+
+
+class Network(ClipNetwork):
     """Joints of a clip to features, which a head reads."""
 
     @abstractmethod
     def build(self, layout: Layout, bodies: int, channels: int = 3) -> None:
         """Makes the weights for V joints of M bodies with C coordinates. Idempotent."""
-
-    @abstractmethod
-    def shapes(self, frames: int) -> list[TapShape]:
-        """Shapes of the blocks' features for clips of T frames in training."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -42,13 +42,13 @@ class Head(nn.Module, ABC):
     """Settings that name files which only a new training reads"""
 
     @abstractmethod
-    def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout) -> None:
+    def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout | None) -> None:
         """Makes the weights. Idempotent.
 
         Args:
             shapes: Of the features of every block, the last block last.
             classes: The A actions' names.
-            layout: The joints of the input.
+            layout: The joints of the input; None for videos.
         """
 
     @abstractmethod
@@ -88,10 +88,16 @@ def pooled(tap: Tensor) -> Tensor:
     return tap.mean((3, 4)).mean(1)
 
 
-def classifier(width: int, actions: int) -> nn.Linear:
-    """A linear layer to A logits whose weights start as N(0, 2/A), as in the official code of ST-GCN's successors."""
+def classifier(width: int, actions: int, deviation: float | None = None) -> nn.Linear:
+    """A linear layer to A logits whose weights start as normal numbers.
+
+    Args:
+        width: Of the features.
+        actions: A.
+        deviation: Standard deviation of the weights; None for the square root of 2/A, as in the official code of ST-GCN's successors.
+    """
     layer = nn.Linear(width, actions)
-    nn.init.normal_(layer.weight, 0, math.sqrt(2 / actions))
+    nn.init.normal_(layer.weight, 0, math.sqrt(2 / actions) if deviation is None else deviation)
     return layer
 
 
@@ -130,18 +136,22 @@ class LinearHead(Head):
 
     Args:
         dropout: Share of the mean's entries that training sets to zero.
+        deviation: Standard deviation of the starting weights; None for that of the skeleton networks' official code, the square root of
+            2/A for A actions. torchvision's video networks have 0.01.
     """
 
-    def __init__(self, dropout: float = 0.0) -> None:
+    def __init__(self, dropout: float = 0.0, deviation: float | None = None) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise UsageError(f"head.dropout={dropout}: must be at least 0 and less than 1")
-        self.dropout = dropout
+        if deviation is not None and deviation < 0:
+            raise UsageError(f"head.deviation={deviation}: must be at least 0")
+        self.dropout, self.deviation = dropout, deviation
         self.fc: nn.Linear | None = None
 
-    def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout) -> None:
+    def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout | None) -> None:
         if self.fc is None:
-            self.fc = classifier(shapes[-1].channels, len(classes))
+            self.fc = classifier(shapes[-1].channels, len(classes), self.deviation)
 
     def forward(self, taps: Sequence[Tensor], labels: Tensor | None = None) -> Scores:
         assert self.fc is not None, "build() first"
@@ -175,7 +185,7 @@ class BottleneckHead(Head):
         self.hidden: nn.Linear | None = None
         self.register_buffer("prior", None)
 
-    def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout) -> None:
+    def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout | None) -> None:
         if self.hidden is not None:
             return
         width = shapes[-1].channels

@@ -45,7 +45,7 @@ class KoopmanHead(Head):
         self.power = power
         self._started = False  # whether is_normalised was seen to be true
 
-    def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout) -> None:
+    def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout | None) -> None:
         """Makes the weights, from N(0, 1) as in the official code. Idempotent.
 
         Raises:

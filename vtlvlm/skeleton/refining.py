@@ -83,7 +83,7 @@ class RefiningHead(Head):
         self.over_joints = nn.ModuleList()
         self.over_frames = nn.ModuleList()
 
-    def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout) -> None:
+    def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout | None) -> None:
         """Makes the weights. Idempotent.
 
         Raises:

@@ -58,15 +58,17 @@ class TextPartsHead(Head):
         self.fc: nn.Linear | None = None
         self.contrast: PartContrast | None = None
 
-    def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout) -> None:
+    def build(self, shapes: Sequence[TapShape], classes: Sequence[str], layout: Layout | None) -> None:
         """Makes the weights and reads the texts. Idempotent.
 
         Raises:
-            UsageError: The texts have another width or lack an action, or a part names a joint that does not exist.
+            UsageError: The texts have another width or lack an action, a part names a joint that does not exist, or there are no joints.
             DataError: The file of texts is damaged.
         """
         if self.fc is not None:
             return
+        if layout is None:
+            raise UsageError("TextPartsHead reads joints: choose LinearHead for videos")
         joints = [list(part) for part in (self.parts or [layout.parts[name] for name in PARTS])]
         if not all(0 <= joint < layout.num_joints for part in joints for joint in part):
             raise UsageError(f"head.parts: the layout {layout.name} has the joints 0 to {layout.num_joints - 1}")

@@ -39,13 +39,10 @@ _NEEDED: dict[str, dict[str, Any]] = {
         "protocol": str,
         "train_hash": str,
         "split": _SPLIT,
-        "layout": str,
-        "bodies": int,
-        "window": int,
         "sampling": dict,
     },
 }
-"""The entries of a stage's provenance that the commands read"""
+"""The entries of a stage's provenance that the commands read; those of a recognition network's input are in ``stages.network_inputs``"""
 DEEPEST, MOST = 32, 2_000_000
 """Largest nesting and number of plain values in a record"""
 
@@ -70,6 +67,21 @@ def require_record(record: Any, path: str | Path) -> None:
         else:
             fault = _lacks(record.get("provenance"), _NEEDED.get(stage, {}), "provenance") or ""
     if fault:
+        raise UsageError(f"{path}: not a readable checkpoint ({fault}); get the file again, or make it again")
+
+
+def require_entries(provenance: dict[str, Any], needed: dict[str, Any], path: str | Path) -> None:
+    """Refuse a provenance that lacks an entry, or has one of another type.
+
+    Args:
+        provenance: Of a record that :func:`require_record` has checked.
+        needed: Types of the entries, by name.
+        path: The file, for the message.
+
+    Raises:
+        UsageError: Names the first fault.
+    """
+    if fault := _lacks(provenance, needed, "provenance"):
         raise UsageError(f"{path}: not a readable checkpoint ({fault}); get the file again, or make it again")
 
 
@@ -252,7 +264,7 @@ def require_same_extractor(extractor: FeatureExtractor, made: dict[str, Any], wh
         one, two = (str(side.get(WEIGHTS_HASH))[:8] for side in (made, found))
         raise UsageError(
             f"{what} was trained on features of an extractor with {WEIGHTS_HASH} {one}, extractor.weights = "
-            f"{getattr(extractor, 'weights', None)!r} has {two}: restore the weights of that training, or train stage 1 anew"
+            f"{getattr(extractor, 'weights', None)!r} has {two}: restore the weights of that training, or train anew"
         )
 
 

@@ -58,6 +58,8 @@ PARTS = frozenset(
         "skeleton.temporal.PlainTemporal",
         "skeleton.temporal.ShiftTemporal",
         "skeleton.text_parts.TextPartsHead",
+        "skeleton.video_networks.FrozenFeatures",
+        "skeleton.video_networks.VideoNetwork",
         "stages.prompt_tuning.PromptTuningModule",
         "stages.recognition.Recognition",
         "stages.sgd.Decay",

@@ -14,36 +14,26 @@ from torch import Tensor
 
 from vtlvlm.errors import UsageError
 from vtlvlm.skeleton import curves, hierarchical, koopman, refining, slowonly, text_parts  # noqa: F401 - so that configurations find their parts
-from vtlvlm.skeleton.backbone import Network
+from vtlvlm.skeleton.backbone import ClipNetwork
 from vtlvlm.skeleton.heads import Head, Scores
-from vtlvlm.skeleton.layouts import layout_named
+from vtlvlm.skeleton.video_networks import FrozenFeatures
 from vtlvlm.stages.calibrated import CalibratedStage
 from vtlvlm.stages.checkpoints import RECORD, load_checkpoint
-from vtlvlm.stages.compatibility import require_same_classes, require_same_split, require_unseen_validation
+from vtlvlm.stages.compatibility import require_entries, require_same_classes, require_same_split, require_unseen_validation
+from vtlvlm.stages.network_inputs import input_of
 from vtlvlm.stages.sgd import SGD
 from vtlvlm.stages.stage import Start
+from vtlvlm.vtem.extractors import FeatureExtractor
 
-
-def require_same_sampling(made: dict[str, Any], now: dict[str, Any], what: str) -> None:
-    """Refuse weights that were trained on another stream, or on clips prepared in another way. The number of test views may differ.
-
-    Raises:
-        UsageError: Names the first difference.
-    """
-    one, two = ({**sampling, **sampling.get("init_args", {}), "init_args": None, "views": None} for sampling in (made, now))
-    if different := [name for name in two if one.get(name) != two[name]]:
-        old, new = (str(side.get(different[0])).rpartition(".")[2] or side.get(different[0]) for side in (one, two))
-        raise UsageError(
-            f"{what} was trained with another input ({different[0]}: {old} there, {new} here): set data.stream and data.preparation as "
-            "they were, or train anew"
-        )
+EXTRACTOR = "network.extractor."
+"""First words of the names of a frozen extractor's weights"""
 
 
 class Recognition(CalibratedStage):
-    """Trains a network that recognises actions from skeletons, with the cross-entropy and the losses of its head.
+    """Trains a network that recognises actions from skeletons or videos, with the cross-entropy and the losses of its head.
 
     Args:
-        network: Joints to features.
+        network: Joints, frames or features of a frozen extractor to the features that the head reads.
         head: Features to logits of the actions, and the losses that its method adds.
         optimizer: SGD and its schedule.
         label_smoothing: Share of each label that the cross-entropy spreads evenly over all actions, in [0, 1).
@@ -56,11 +46,13 @@ class Recognition(CalibratedStage):
 
     stage = "recognition"
     training_only = ("optimizer", "label_smoothing", "calibrate", "init_from")
-    compared_elsewhere = ("head.texts", "init_from")
+    compared_elsewhere = (
+        "head.texts", "init_from", "network.weights", "network.extractor.weights", "network.extractor.compiled", "network.extractor.clips",
+    )  # fmt: skip
 
     def __init__(
         self,
-        network: Network,
+        network: ClipNetwork,
         head: Head,
         optimizer: SGD = SGD(),  # noqa: B008 - a plain value, never changed
         label_smoothing: float = 0.0,
@@ -71,10 +63,16 @@ class Recognition(CalibratedStage):
         if not 0 <= label_smoothing < 1:
             raise UsageError(f"label_smoothing={label_smoothing}: use a number from 0 up to 1")
         self.network, self.head = network, head
+        self.input = input_of(network)
         self.optimizer, self.label_smoothing = optimizer, label_smoothing
         self.init_from = init_from
         self._provenance: dict[str, Any] = {}
         self.register_buffer("temperature", torch.ones(()))
+
+    @property
+    def extractor(self) -> FeatureExtractor | None:
+        """The frozen extractor of a linear head; None for a network that is trained."""
+        return self.network.extractor if isinstance(self.network, FrozenFeatures) else None
 
     # -- building ----------------------------------------------------------------------------------------------------------------
 
@@ -88,10 +86,7 @@ class Recognition(CalibratedStage):
             "protocol": data.source.protocol,
             "train_hash": data.train_hash,
             "split": data.split_description,
-            "layout": data.layout.name,
-            "bodies": data.bodies,
-            "window": data.window,
-            "sampling": data.sampling_settings,
+            **self.input.origin(self.network, data, training=stage == "fit"),
         }
         if self.pending_record is not None:
             self._require(self.pending_record["provenance"], origin, "the checkpoint")
@@ -100,11 +95,9 @@ class Recognition(CalibratedStage):
         self._provenance = origin
 
     def _require(self, made: dict[str, Any], now: dict[str, Any], what: str) -> None:
-        """Refuse weights of other joints, actions or training clips, and validation clips that the weights were trained on."""
-        for name, unit in (("layout", "joints"), ("bodies", "bodies"), ("window", "frames")):
-            if made[name] != now[name]:
-                raise UsageError(f"{what} was trained on {made[name]} {unit}, the data has {now[name]}: give the same, or train anew")
-        require_same_sampling(made["sampling"], now["sampling"], what)
+        """Refuse weights of another input, actions or training clips, and validation clips that the weights were trained on."""
+        require_entries(made, self.input.needed, what)
+        self.input.require_same(made, self.network, self.data, what)
         require_same_classes(made["classes"], now["classes"], what)
         require_same_split(made, now["protocol"], now["train_hash"], what)
         if self.trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING):
@@ -113,20 +106,19 @@ class Recognition(CalibratedStage):
     def configure_model(self) -> None:
         if self.confusion is not None:
             return
-        self._build(self._provenance)
+        self.input.build(self.network, self.head, self._provenance)
         self.make_metrics()
-        if self.init_from is not None and self.start is Start.FRESH and self.trainer.state.fn == TrainerFn.FITTING:
-            checkpoint = load_checkpoint(self.init_from)
-            if checkpoint[RECORD]["stage"] != self.stage:
-                raise UsageError(f"{self.init_from} is a checkpoint of stage {checkpoint[RECORD]['stage']!r}, not {self.stage!r}")
-            self._require(checkpoint[RECORD]["provenance"], self._provenance, self.init_from)
-            self.take(checkpoint["state_dict"], self.init_from)
-            self.temperature.fill_(1)
-
-    def _build(self, origin: dict[str, Any]) -> None:
-        layout = layout_named(origin["layout"])
-        self.network.build(layout, origin["bodies"])
-        self.head.build(self.network.shapes(origin["window"]), origin["classes"], layout)
+        if self.start is not Start.FRESH or self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if self.init_from is None:
+            self.network.begin()
+            return
+        checkpoint = load_checkpoint(self.init_from)
+        if checkpoint[RECORD]["stage"] != self.stage:
+            raise UsageError(f"{self.init_from} is a checkpoint of stage {checkpoint[RECORD]['stage']!r}, not {self.stage!r}")
+        self._require(checkpoint[RECORD]["provenance"], self._provenance, self.init_from)
+        self.take(checkpoint["state_dict"], self.init_from)
+        self.temperature.fill_(1)
 
     def restore(self, provenance: dict[str, Any]) -> None:
         self._provenance = dict(provenance)
@@ -135,12 +127,15 @@ class Recognition(CalibratedStage):
 
     def adopt(self, checkpoint: dict[str, Any], path: str | Path) -> None:
         """Compares shapes before memory is taken for the weights. Files that the checkpoint's settings name are not opened."""
-        for name in self.head.files:
-            setattr(self.head, name, None)
+        for part in (self.network, self.head):
+            for name in part.files:
+                setattr(part, name, None)
         if self.confusion is None:
+            origin = checkpoint[RECORD]["provenance"]
+            require_entries(origin, self.input.needed, path)
             with torch.device("meta"):
                 sketch = Recognition(copy.deepcopy(self.network), copy.deepcopy(self.head))
-                sketch._build(checkpoint[RECORD]["provenance"])
+                sketch.input.build(sketch.network, sketch.head, origin)
             held = checkpoint["state_dict"]
             for name, tensor in sketch.state_dict().items():
                 if name not in held or held[name].shape != tensor.shape:
@@ -156,28 +151,33 @@ class Recognition(CalibratedStage):
         """The origin of the weights, with the numbers of parameters in training and after it."""
         if self.confusion is None:
             return self._provenance
-        weights = [*self.network.parameters(), *self.head.parameters()]
         dropped = [p for module in self.head.only_in_training() for p in module.parameters()]
-        count = sum(p.numel() for p in weights)
-        parameters = {"training": count, "inference": count - sum(p.numel() for p in dropped)}
-        return {**self._provenance, "parameters": parameters}
+        frozen = self.network.frozen_parameters if isinstance(self.network, FrozenFeatures) else 0
+        trained = sum(p.numel() for name, p in self.named_parameters() if not name.startswith(EXTRACTOR))
+        inference = None if frozen is None else trained + frozen - sum(p.numel() for p in dropped)
+        return {**self._provenance, "parameters": {"training": trained, "inference": inference}}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """All trained values. A frozen extractor is left out; its fingerprint identifies it."""
+        return {name: tensor for name, tensor in super().state_dict(*args, **kwargs).items() if not name.startswith(EXTRACTOR)}
 
     def on_fit_start(self) -> None:
         """Log the numbers of parameters. A second training without the weights of a first one is refused."""
         if self.start is not Start.RESUMED:  # else a sharding strategy loads the weights later
             self.head.require_start()
         counts = self.provenance()["parameters"]
-        rank_zero_info(f"{counts['training']:,} parameters, {counts['inference']:,} of them for inference")
+        inference = "an unknown number" if counts["inference"] is None else f"{counts['inference']:,}"
+        rank_zero_info(f"{counts['training']:,} parameters are trained, {inference} are needed for inference")
 
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
-    def scores(self, joints: Tensor, labels: Tensor | None = None) -> Scores:
-        """Joints (N, C, T, V, M) -> logits (N, A), and the head's losses if labels are given."""
-        found: Scores = self.head(self.network(joints), labels)
+    def scores(self, batch: Any, labels: Tensor | None = None) -> Scores:
+        """A batch of N clips -> logits (N, A), and the head's losses if labels are given."""
+        found: Scores = self.head(self.network(self.input.of(batch)), labels)
         return found
 
     def training_step(self, batch: Any, index: int) -> Tensor:
-        scores = self.scores(batch.joints, batch.labels)
+        scores = self.scores(batch, batch.labels)
         entropy = F.cross_entropy(scores.logits, batch.labels, label_smoothing=self.label_smoothing)
         loss = entropy + sum(scores.losses.values())
         top1 = (scores.logits.argmax(-1) == batch.labels).float().mean()
@@ -185,15 +185,15 @@ class Recognition(CalibratedStage):
         return loss
 
     def validation_step(self, batch: Any, index: int) -> None:
-        self.evaluate(self.scores(batch.joints).logits, batch, "val")
+        self.evaluate(self.scores(batch).logits, batch, "val")
 
     def test_step(self, batch: Any, index: int) -> dict[str, Tensor]:
         """Row in the index, label and calibrated probabilities of each clip, averaged over its views."""
-        return self.evaluate(self.scores(batch.joints).logits, batch, "test")
+        return self.evaluate(self.scores(batch).logits, batch, "test")
 
     def predict_step(self, batch: Any, index: int) -> Tensor:
         """Calibrated probabilities (B, A) of each view."""
-        return self.probabilities(self.scores(batch.joints).logits)
+        return self.probabilities(self.scores(batch).logits)
 
     def configure_optimizers(self) -> Any:
         settings = self.optimizer

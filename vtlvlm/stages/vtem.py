@@ -15,13 +15,13 @@ from torch.utils.checkpoint import checkpoint
 
 from vtlvlm.batches import EventTokens, FeatureBatch, VideoBatch, split_clips
 from vtlvlm.data.cache_format import made_of
-from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.errors import UsageError
 from vtlvlm.metrics.codebook import CodebookHealth, SeenEvents
 from vtlvlm.report.provenance import global_seed
 from vtlvlm.stages.checkpoints import RECORD
 from vtlvlm.stages.compatibility import require_same_extractor, require_same_split, require_unseen_validation
-from vtlvlm.stages.parts import build_from, flat, settings_of, with_defaults
+from vtlvlm.stages.feature_origin import feature_origin, require_extractor_of, require_same_features, sampling_of
+from vtlvlm.stages.parts import flat, settings_of, with_defaults
 from vtlvlm.stages.stage import AdamW, Stage
 from vtlvlm.vtem.clip_extractor import ClipExtractor
 from vtlvlm.vtem.extractors import FeatureExtractor, VideoExtractor
@@ -60,8 +60,6 @@ class StepEvents(NamedTuple):
 
 STATISTICS_CLIPS = 2048
 """Number of training clips and views, of all ranks together, that standardisation, principal components and k-means start from"""
-HOW_MANY = ("views", "test_clips", "test_crops")
-"""Sampling settings that change how often a clip is sampled, but not its frames"""
 
 
 class VTEMModule(Stage):
@@ -138,38 +136,19 @@ class VTEMModule(Stage):
         if self.extractor.trainable and data.features_cache is not None:
             raise UsageError("extractor.trainable trains the backbone, which needs videos: leave data.features out")
         if stage == "fit" and data.features_cache is not None:
-            self._require_same_extractor_settings(data.features_cache)
+            require_extractor_of(data.features_cache, self.extractor)
         if codes := self.quantizer.num_codes:
             classes, windows = data.num_classes, self.pooler.windows
             self.train_codes, self.val_codes = CodebookHealth(codes, classes, windows), CodebookHealth(codes, classes, windows)
         if stage == "fit":
-            build_from(data.sampling_settings, FrameSampling, "the feature cache" if data.features else "data.sampling")
+            sampling_of(data)
             self._provenance = {
                 "protocol": data.source.protocol,
                 "train_hash": data.train_hash,
                 "split": data.split_description,
-                "sampling": data.sampling_settings,
-                "features": data.features_cache.hash if data.features_cache is not None else None,
-                "extractor": made_of(data.features_cache, "extractor", dict)
-                if data.features_cache is not None
-                else self.extractor.fingerprint(),
+                **feature_origin(data, self.extractor),
                 "targets": data.targets_cache.hash if data.targets_cache is not None else None,
             }
-
-    def _require_same_extractor_settings(self, cache: Any) -> None:
-        """Compares the settings that need no weights: ``classify`` runs the configuration's extractor on new videos."""
-        made, extractor = {"precision": "float32"} | made_of(cache, "extractor", dict), self.extractor
-        names = ["grid", "image_size", "chunk", "precision"]
-        if not isinstance(extractor, ClipExtractor):  # the folder of a LLaVA may move
-            names.append("model")
-        settings = settings_of(extractor)["init_args"]
-        asked = {"extractor": type(extractor).__name__, **{name: settings[name] for name in names if name in settings}}
-        for name, value in asked.items():
-            if str(made.get(name, value)) != str(value):  # some are stored as text
-                raise UsageError(
-                    f"{cache.folder} was made with {name} = {made[name]!r}, model.init_args.extractor has {value!r}: "
-                    "change the configuration, or extract anew"
-                )
 
     def _require_targets_cache(self, cache: Any, needed: bool) -> None:
         if cache is None and not needed:
@@ -184,21 +163,8 @@ class VTEMModule(Stage):
         Raises:
             UsageError: names both.
         """
-        made = self._provenance
-        require_same_split(made, data.source.protocol, data.train_hash)
-        cache = data.features_cache
-        if cache is not None and (made["extractor"], made["sampling"]) != (
-            made_of(cache, "extractor", dict),
-            made_of(cache, "sampling", dict),
-        ):
-            raise UsageError(f"{cache.folder} was made by another extractor or sampling than stage 1 was trained on: extract anew")
-        if cache is None:
-            require_same_extractor(self.extractor, made["extractor"], "stage 1")
-            old, new = (settings["init_args"] for settings in (made["sampling"], data.sampling_settings))
-            other = [name for name in new if name not in HOW_MANY and old.get(name) != new[name]]
-            if other:
-                listed = "; ".join(f"{name}: {old.get(name)!r} there, {new[name]!r} asked for" for name in other)
-                raise UsageError(f"stage 1 was trained with another sampling (data.sampling: {listed}): set the same")
+        require_same_split(self._provenance, data.source.protocol, data.train_hash)
+        require_same_features(self._provenance, data, self.extractor, "stage 1")
 
     compared_elsewhere = ("extractor.weights", "extractor.compiled", "extractor.clips")
 

@@ -228,15 +228,19 @@ class Backbone(FeatureExtractor):
             **self.library(),
         }
 
-    def extract(self, frames: Tensor) -> Tensor:
+    def images(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, 3, H, W) uint8 -> the network's input (B, T, 3, image_size, image_size), resized and normalised."""
         images = frames.float()
         if images.shape[-2:] != (self.image_size, self.image_size):
             small = F.interpolate(images.flatten(0, 1), size=(self.image_size, self.image_size), mode="bilinear", antialias=True)
             images = small.unflatten(0, images.shape[:2])
         self.build()
-        normalised = (images - self.mean) / self.std
+        return (images - self.mean) / self.std
+
+    def extract(self, frames: Tensor) -> Tensor:
+        images = self.images(frames)
         with computing(self.precision, images.device.type):
-            found = self.run(normalised).float()
+            found = self.run(images).float()
         cells = F.adaptive_avg_pool2d(found.flatten(0, 1), self.grid).flatten(2).transpose(1, 2)
         return cells.unflatten(0, found.shape[:2]).contiguous()
 
