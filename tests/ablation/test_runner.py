@@ -141,7 +141,7 @@ def test_a_dry_run_scores_no_trial_of_an_ablate_that_runs(write: Write, tmp_path
     ("arguments", "line"),
     [
         (["--arms", "none"], "--arms none: no such arm; there are full, identity"),
-        (["--seeds", "4"], "--seeds 4: not in the grid; there are 0"),
+        (["--seeds", "4", "-1"], "--seeds -1: expected whole numbers from 0"),
         (["--folds", "xsub60", "xview60"], "--folds: xsub60 and xview60 in one table"),
         (["--jobs", "0"], "--jobs 0: at least 1"),
         (["--stage1", "none.yaml"], "none.yaml: no such configuration"),

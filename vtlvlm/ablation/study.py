@@ -54,7 +54,7 @@ class Study:
         only: The part to run.
 
     Raises:
-        UsageError: A grid cannot be planned, or the selection names an arm or a seed that no grid has.
+        UsageError: A grid cannot be planned, or the selection names an arm that no grid has.
         DataError: A run folder is damaged.
     """
 
@@ -70,9 +70,6 @@ class Study:
         arms = [arm for grid in self.grids for arm in grid.arms]
         if strange := sorted((self.only.arms or frozenset()) - {arm.name for arm in arms}):
             raise UsageError(f"--arms {strange[0]}: no such arm; there are {', '.join(dict.fromkeys(arm.name for arm in arms))}")
-        seeds = {seed for grid in self.grids for arm in grid.arms for seed in arm.seeds or grid.seeds}
-        if other := sorted((self.only.seeds or frozenset()) - seeds):
-            raise UsageError(f"--seeds {other[0]}: not in the grid; there are {', '.join(map(str, sorted(seeds)))}")
 
     def plans(self, dry: bool = False) -> dict[str, Plan]:
         """The plan of each grid, as far as learning rates are chosen.

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("grid", type=Path, nargs="+", help="grid file, or the name of a shipped one, such as small/table2_small.yaml")
     parser.add_argument("--work", type=Path, default=Path("runs/ablation"), help="folder for all runs (default: %(default)s)")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="run only these arms; the others stay in the table, as not run")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="S", help="run only these training seeds of the grid")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="S", help="run these training seeds; others than the grid's are added to it")
     parser.add_argument(
         "--folds",
         nargs="+",
@@ -65,6 +65,10 @@ def run(args: argparse.Namespace) -> int:
     if args.folds is not None:
         mark = "-".join(re.sub(r"\W+", "_", fold) for fold in args.folds)[:80]
         grids = [replace(grid, folds=folds_of(args.folds, "--folds: "), name=f"{grid.name}-{mark}") for grid in grids]
+    if args.seeds is not None:
+        if min(args.seeds) < 0:
+            raise UsageError(f"--seeds {min(args.seeds)}: expected whole numbers from 0")
+        grids = [replace(grid, seeds=tuple(dict.fromkeys([*grid.seeds, *args.seeds]))) for grid in grids]
     only = Selection(*(None if chosen is None else frozenset(chosen) for chosen in (args.arms, args.seeds)))
     if twice := {one.name for one in grids if sum(other.name == one.name for other in grids) > 1}:
         raise UsageError(f"{twice.pop()}: two grids of one name; give one file another name")
