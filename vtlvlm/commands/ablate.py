@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("grid", type=Path, nargs="+", help="grid file, or the name of a shipped one, such as small/table2_small.yaml")
     parser.add_argument("--work", type=Path, default=Path("runs/ablation"), help="folder for all runs (default: %(default)s)")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="run only these arms; the others stay in the table, as not run")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="S", help="run these training seeds; others than the grid's are added to it")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="S", help="run these training seeds; others than the grid's are added")
     parser.add_argument(
         "--folds",
         nargs="+",
