@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from vtlvlm.ablation import runner
 from vtlvlm.ablation.grid import read_grid
 from vtlvlm.ablation.items import Item, missing
 from vtlvlm.ablation.planned import Machine
@@ -177,3 +180,31 @@ def test_an_interruption_ends_the_command_that_runs(write: Write, tmp_path: Path
     assert len(list(work.rglob("*.avi"))) == before  # nobody renders any more
     with alone(work):
         pass
+
+
+def test_asked_twice_to_end_it_leaves_no_command_behind() -> None:
+    """A command, with a process of its own, that ends neither at SIGINT nor at SIGTERM."""
+    deaf = "import signal, subprocess, sys, time; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; "
+    child = f"{deaf} print('on', flush=True); time.sleep(60)"
+    code = f"{deaf} p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE, text=True); p.stdout.readline(); "
+    code += "print(p.pid, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, process_group=0) as process:
+        assert process.stdout is not None
+        inner = int(process.stdout.readline())
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            runner._interrupt([runner.Running(SimpleNamespace(kind="fit2"), process)])  # type: ignore[arg-type]
+        assert process.poll() == -signal.SIGKILL
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{inner}").exists() and state_of(inner) != "Z" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{inner}").exists() or state_of(inner) == "Z"
+
+
+def state_of(pid: int) -> str:
+    """Z for a process that has ended and waits for its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"

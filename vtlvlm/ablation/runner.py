@@ -182,14 +182,21 @@ def _best_score(checkpoint: Path) -> float:
 
 
 def _interrupt(running: Sequence[Running]) -> None:
-    """Interrupt the commands that run, and wait until they have ended. A training writes a checkpoint at SIGTERM."""
+    """Interrupt the commands that run, and wait until they have ended. A training writes a checkpoint at SIGTERM.
+
+    Those that take too long are killed; all are, if this process is asked to end again meanwhile.
+    """
     for one in running:
         with suppress(ProcessLookupError):
             one.process.send_signal(signal.SIGTERM if one.item.kind in TRAINING else signal.SIGINT)
     limit = time.monotonic() + PATIENCE
-    for one in running:
-        try:
-            one.process.wait(max(0.1, limit - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            one.process.kill()
-            one.process.wait()
+    try:
+        for one in running:
+            with suppress(subprocess.TimeoutExpired):
+                one.process.wait(max(0.1, limit - time.monotonic()))
+    finally:
+        for one in running:
+            if one.process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(one.process.pid, signal.SIGKILL)  # its loading processes too
+                one.process.wait()
