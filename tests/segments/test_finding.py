@@ -150,3 +150,36 @@ def test_two_videos_of_one_name_are_refused(chain: Pipeline, tmp_path: Path, cap
     one, two = film(tmp_path / "a" / "film.mp4", [(250, 1)]), film(tmp_path / "b" / "film.mp4", [(250, 1)])
     assert chain("segment", one, two, "--model", chain.bundle, "--output", tmp_path / "out") == 2
     assert "would have one name" in capsys.readouterr().err
+
+
+def test_hysteresis_needs_two_steps_and_no_later_one() -> None:
+    rows = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.2, 0.8], [0.2, 0.8]])
+    rule = Rule(decide="hysteresis", least=0.55, shortest=0, gap=0)
+    whole = decided(rows, ["a", "b"], Grid(1.0, 1.0), 7, rule)
+    assert [(one.label, one.start, one.end) for one in whole.segments] == [("a", 1, 4), ("b", 4, 7)]
+    part = decided(rows[:5], ["a", "b"], Grid(1.0, 1.0), 5, rule)
+    assert [(one.label, one.start, one.end) for one in part.segments] == [("a", 1, 4), ("b", 4, 5)]
+
+
+def test_scores_against_the_truth(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was found, taken for the truth, scores 1; a truth elsewhere is refused."""
+    video, out = tmp_path / "film.mp4", tmp_path / "out"
+    encode(video, np.concatenate([moving_block(30, falls=True, shade=40), moving_block(30, falls=False, shade=90)]))
+    words = ["segment", video, "--model", chain.bundle, "--clip", 0.8, "--least", 0.05]
+    assert chain(*words, "--output", out) == 0
+    capsys.readouterr()
+    assert chain(*words, "--truth", out / "film.segments.json") == 0
+    said = capsys.readouterr().out
+    assert "mAP    @0.3 1.000  @0.5 1.000  @0.7 1.000" in said
+    assert "edit 1.000" in said
+    database = {"database": {"film": {"annotations": [{"label": "dance", "segment": [0, 1]}]}}}
+    (tmp_path / "truth.json").write_text(json.dumps(database))
+    assert chain(*words, "--truth", tmp_path / "truth.json") == 0
+    assert "mAP    @0.3 0.000" in capsys.readouterr().out
+    for content, line in (
+        ("{}", "no true segments"),
+        ('{"database": {"other": {"annotations": []}}}', "has none of the videos; it has other"),
+    ):
+        (tmp_path / "truth.json").write_text(content)
+        assert chain(*words, "--truth", tmp_path / "truth.json") != 0
+        assert line in capsys.readouterr().err

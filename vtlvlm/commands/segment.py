@@ -37,10 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gap", type=float, default=0.5, metavar="SECONDS", help="close shorter gaps in an action (default: %(default)s)")
     parser.add_argument(
         "--decide",
-        choices=("path", "windows"),
+        choices=("path", "windows", "hysteresis"),
         default="path",
-        help="path: the best path through the video; windows: the nearest window of each step alone (default: %(default)s)",
+        help="path: the best path through the video; windows: the nearest window of each step alone; "
+        "hysteresis: step by step, as in a live stream (default: %(default)s)",
     )
+    parser.add_argument("--truth", type=Path, metavar="JSON", help="true segments to score with: ActivityNet's JSON, or a .segments.json")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder to write files into")
     parser.add_argument(
         "--formats",
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from vtlvlm.commands.classify import files_of, videos
     from vtlvlm.errors import DataError, UsageError
     from vtlvlm.segments.finding import Rule, find
-    from vtlvlm.segments.formats import FORMATS
+    from vtlvlm.segments.formats import FORMATS, read_truth
     from vtlvlm.segments.windows import Grid
     from vtlvlm.system.text import shown
 
@@ -69,6 +71,10 @@ def run(args: argparse.Namespace) -> int:
     if not files:
         raise UsageError(f"{args.files[0]}: holds no videos")
     names = _names(files) if args.output is not None else {}
+    truth = None if args.truth is None else read_truth(args.truth)
+    if truth is not None and not any(file.stem in truth for file in files):
+        raise UsageError(f"{args.truth}: has none of the videos; it has {', '.join(sorted(truth)[:3])}")
+    scored: dict[str, Found] = {}
     model = _model(args)
     failed = 0
     for file in files:
@@ -80,8 +86,12 @@ def run(args: argparse.Namespace) -> int:
             print(f"vtlvlm: {shown(error)}", file=sys.stderr)
             continue
         _say(file, found)
+        if truth is not None and file.stem in truth:
+            scored[file.stem] = found
         if args.output is not None:
             _write(args.output, names[file], file, found, formats, _facts(args, file, grid, rule, found))
+    if truth is not None and scored:
+        _score(truth, scored, model.classes)
     if failed:
         print(f"vtlvlm: {failed} of {len(files)} files could not be read", file=sys.stderr)
     return 1 if failed else 0
@@ -139,6 +149,24 @@ def _say(file: Path, found: Found) -> None:
     for one in found.segments:
         print(f"  {clock(one.start, '.')} – {clock(one.end, '.')}  {one.score:6.1%}  {shown(one.label)}")
     sys.stdout.flush()
+
+
+def _score(truth: dict[str, list[Any]], scored: dict[str, Found], classes: list[str]) -> None:
+    """Print the scores of the videos that the truth has. Steps of none of the actions are the background."""
+    from vtlvlm.segments.metrics import mean_average_precision, step_scores
+    from vtlvlm.segments.timeline import to_steps
+
+    overlaps = (0.3, 0.5, 0.7)
+    wanted, given = {name: truth[name] for name in scored}, {name: found.segments for name, found in scored.items()}
+    precision = mean_average_precision(wanted, given, overlaps)
+    true, found = (
+        [to_steps(segments[name], classes, one.step, one.seconds) for name, one in scored.items()] for segments in (wanted, given)
+    )
+    steps = step_scores(true, found)
+    print(f"{len(scored)} videos, {sum(map(len, wanted.values()))} true segments:")
+    print("  mAP    " + "  ".join(f"@{level:g} {value:.3f}" for level, value in zip(overlaps, precision, strict=True)))
+    print("  F1     " + "  ".join(f"@{level:g} {value:.3f}" for level, value in steps.f1.items()) + f"  edit {steps.edit:.3f}")
+    print(f"  steps  {steps.accuracy:.3f} of those with an action, {steps.accuracy_all:.3f} of all")
 
 
 def _facts(args: argparse.Namespace, file: Path, grid: Any, rule: Any, found: Found) -> dict[str, Any]:

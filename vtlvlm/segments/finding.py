@@ -17,11 +17,13 @@ from vtlvlm.data.playing import Frame, playing
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip, decode_sampled
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.segments.deciding import best_path, tidied
+from vtlvlm.segments.deciding import Hysteresis, best_path, tidied
 from vtlvlm.segments.timeline import NONE, Segment, to_segments
 from vtlvlm.segments.windows import Grid, windows
 
-MODES = ("path", "windows")
+MODES = ("path", "windows", "hysteresis")
+BELOW = 0.2
+"""An action ends this far below the probability with which it begins, with hysteresis"""
 
 
 class ClipModel(Protocol):
@@ -44,6 +46,8 @@ class Rule:
         shortest: Seconds; shorter segments are left out.
         gap: Seconds; shorter gaps within one action are closed.
         decide: ``path`` takes the best path through the whole video. ``windows`` takes the best label of each step by itself.
+            ``hysteresis`` goes step by step, with what is known so far: an action begins after two steps at ``least``, and ends at the
+            first step 0.2 below it.
 
     Raises:
         UsageError: A number is out of range.
@@ -61,7 +65,7 @@ class Rule:
                 f"least={self.least}, switch={self.switch}, shortest={self.shortest}, gap={self.gap}: least in (0, 1), others from 0"
             )
         if self.decide not in MODES:
-            raise UsageError(f"decide={self.decide!r}: use {' or '.join(MODES)}")
+            raise UsageError(f"decide={self.decide!r}: use one of {', '.join(MODES)}")
 
 
 class Found(NamedTuple):
@@ -129,11 +133,15 @@ def decided(rows: NDArray[np.float64], classes: list[str], grid: Grid, end: floa
         end: Seconds of the video.
         rule: How it is decided.
     """
-    probabilities = of_steps(rows, grid, end) if rule.decide == "path" else _nearest(rows, grid, end)
+    probabilities = of_steps(rows, grid, end) if rule.decide != "windows" else _nearest(rows, grid, end)
     with np.errstate(divide="ignore"):
         scores = np.log(np.concatenate([probabilities, np.full((len(probabilities), 1), rule.least)], axis=1))
-    labels = best_path(scores, rule.switch) if rule.decide == "path" else scores.argmax(1)
-    labels = np.where(labels == len(classes), NONE, labels)
+    if rule.decide == "hysteresis":
+        decide = Hysteresis(rule.least, max(0.0, rule.least - BELOW))
+        labels = np.array([decide(row) for row in probabilities])
+    else:
+        labels = best_path(scores, rule.switch) if rule.decide == "path" else scores.argmax(1)
+        labels = np.where(labels == len(classes), NONE, labels)
     labels = tidied(labels, round(rule.shortest / grid.hop), round(rule.gap / grid.hop))
     segments = [one._replace(end=min(one.end, end)) for one in to_segments(labels, classes, grid.hop, probabilities)]
     return Found(segments, end, grid.hop, probabilities, rows)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtlvlm.errors import UsageError
+from vtlvlm.errors import DataError, UsageError
 from vtlvlm.segments.timeline import Segment
 from vtlvlm.system.files import write_text
 from vtlvlm.system.text import shown
@@ -112,6 +113,29 @@ def write_segments(segments: Sequence[Segment], facts: Facts, folder: Path, name
         files.append(folder / f"{name}{ending}")
         write_text(files[-1], writer(segments, facts))
     return files
+
+
+def read_truth(path: Path) -> dict[str, list[Segment]]:
+    """The true segments of videos: ActivityNet's annotations, or a file that :func:`as_json` wrote.
+
+    Args:
+        path: A JSON file. The videos go by their files' names without endings.
+
+    Raises:
+        DataError: It cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "database" in content:
+            rows = {name: [(one["label"], *one["segment"]) for one in video["annotations"]] for name, video in content["database"].items()}
+        else:
+            rows = {Path(content["file"]).stem: [(one["action"], one["start"], one["end"]) for one in content["segments"]]}
+        found = {name: [Segment(str(label), float(start), float(end)) for label, start, end in own] for name, own in rows.items()}
+        if any(not 0 <= one.start < one.end < math.inf for own in found.values() for one in own):
+            raise ValueError("a segment that ends before it starts")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: no true segments (ActivityNet's JSON with a database, or a .segments.json of this command)") from error
+    return found
 
 
 def clock(seconds: float, point: str) -> str:
