@@ -117,6 +117,7 @@ def test_what_cannot_be_made(
 DAMAGES = {
     "no number": lambda folder: (folder / FACTS).write_text((folder / FACTS).read_text().replace('"codes": 8', '"codes": "8"')),
     "more codes": lambda folder: (folder / FACTS).write_text((folder / FACTS).read_text().replace('"codes": 8', '"codes": 9')),
+    "no number of clips": lambda folder: (folder / FACTS).write_text((folder / FACTS).read_text().replace('"clips"', '"clip"')),
     "no JSON": lambda folder: (folder / FACTS).write_text("{"),
     "cut": lambda folder: (folder / NUMBERS).write_bytes((folder / NUMBERS).read_bytes()[:200]),
     "code out of range": lambda folder: save_file(

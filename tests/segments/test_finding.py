@@ -135,7 +135,7 @@ def test_the_command_on_a_folder(chain: Pipeline, tmp_path: Path, capsys: pytest
         (["--hop", "9"], "hop=9"),
         (["--formats", "pdf"], "--formats pdf: choose from json"),
         (["--least", "2"], "least=2.0"),
-        (["--model", "nowhere"], "nowhere"),
+        (["--model", "nowhere"], "nowhere: no such model; `make demo` makes one"),
     ],
 )
 def test_what_is_refused_in_a_line(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

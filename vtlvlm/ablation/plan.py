@@ -345,34 +345,12 @@ class Planner:
         subject = f"{arm.name}, {fold}, seed {seed}" + "".join(f", {rate:g}" for rate in rates.values())
         needs = (events.name, *needs)
         share = config["data"]["source"]["validation"]
+        cost = steps_of_trainer(config), config["data"]["batch_size"], load
         if trial:
-            return self._add(
-                plan,
-                Item(
-                    f"trials/{key}",
-                    "trial",
-                    folder,
-                    ("fit", *shared),
-                    needs,
-                    subject,
-                    steps_of_trainer(config),
-                    config["data"]["batch_size"],
-                    load,
-                ),
-            )
+            return self._add(plan, Item(f"trials/{key}", "trial", folder, ("fit", *shared), needs, subject, *cost))
         checkpoint: list[str] = []
         if self._trains(arm):
-            fitted = Item(
-                f"stage2/{key}",
-                "fit2",
-                folder,
-                ("fit", *shared),
-                needs,
-                subject,
-                steps_of_trainer(config),
-                config["data"]["batch_size"],
-                load,
-            )
+            fitted = Item(f"stage2/{key}", "fit2", folder, ("fit", *shared), needs, subject, *cost)
             needs = (*needs, self._add(plan, fitted).name)
             checkpoint = ["--ckpt_path", str(folder / "checkpoints" / f"{'best' if share else 'last'}.ckpt")]
         return self._add(plan, Item(f"stage2/{key}/test", "test", folder, ("test", *shared, *checkpoint), needs, subject))

@@ -82,6 +82,14 @@ def recordings_of(paths: list[Path]) -> list[Path]:
     return found
 
 
+def require_model(model: Path) -> None:
+    """Refuse a model that does not exist, before anything is read."""
+    from vtlvlm.errors import UsageError
+
+    if not model.exists():
+        raise UsageError(f"{model}: no such model; `make demo` makes one, or name yours with --model")
+
+
 def files_of(paths: list[Path], inside: Callable[[Path], tuple[list[Path], list[str]]]) -> tuple[list[Path], list[str]]:
     """The given files, and what ``inside`` finds in the given folders, in the order given; also its lines."""
     found = [inside(path) if path.is_dir() else ([path], []) for path in paths]
@@ -100,8 +108,7 @@ def run(args: argparse.Namespace) -> int:
     if not files:
         also = f"; {'; '.join(words)}" if words else ""
         raise DataError("; ".join(words) if layout is not None else f"{', '.join(map(str, args.files))}: no video files in it{also}")
-    if not args.model.exists():
-        raise UsageError(f"{args.model}: no such model; `make demo` makes one, or name yours with --model")
+    require_model(args.model)
 
     from vtlvlm.recognizers.recognizer import ActionRecognizer, require_kind
 

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment the videos one after the other; an unreadable one does not stop the others."""
-    from vtlvlm.commands.classify import files_of, videos
+    from vtlvlm.commands.classify import files_of, require_model, videos
     from vtlvlm.errors import DataError, UsageError
     from vtlvlm.segments.finding import Rule, find
     from vtlvlm.segments.formats import FORMATS, read_truth
@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     formats = [one.strip() for one in args.formats.split(",") if one.strip()]
     if unknown := [one for one in formats if one not in FORMATS]:
         raise UsageError(f"--formats {shown(unknown[0], 40)}: choose from {', '.join(FORMATS)}")
+    require_model(args.model)
     files, lines = files_of(args.files, videos)
     for line in lines:
         print(f"vtlvlm: {shown(line)}", file=sys.stderr)

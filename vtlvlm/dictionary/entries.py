@@ -240,6 +240,8 @@ def _read_facts(path: Path) -> dict[str, Any]:
             codes, classes, exemplars = facts["codes"], facts["classes"], facts["exemplars"]
             good = isinstance(codes, int) and 0 < codes <= 1 << 16 and isinstance(classes, list) and 0 < len(classes) <= 1 << 14
             good = good and all(isinstance(name, str) for name in classes) and isinstance(exemplars, dict)
+            good = good and all(isinstance(facts[name], int) and facts[name] >= 0 for name in ("clips", "tokens", "windows", "cells"))
+            good = good and isinstance(facts["protocol"], str)
             for code, shown in exemplars.items() if good else ():
                 good = good and code == str(int(code)) and 0 <= int(code) < codes and 0 < len(shown) <= MOST_EXEMPLARS
                 good = good and all(isinstance(clip, str) and math.isfinite(at) for clip, at in shown)
