@@ -1,11 +1,14 @@
 """Bundles, run folders and checkpoints as recognisers of single files."""
 
+import csv
+import io
 import json
 import shutil
 import threading
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -15,7 +18,7 @@ from videos import encode
 
 from vtlvlm.data.cache import EventCache
 from vtlvlm.data.sampling import FrameSampling
-from vtlvlm.data.video import decode_sampled
+from vtlvlm.data.video import decode_sampled, probe
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.recognizers import recognizer as recognizer_module
 from vtlvlm.recognizers.recognizer import ActionRecognizer
@@ -139,6 +142,51 @@ def test_classify_goes_on_after_an_unreadable_file(chain: Pipeline, capsys: pyte
     assert all(len(line["actions"]) == 1 for line in lines[1:])
     assert "broken.avi" in err
     assert "1 of 7" in err
+
+
+def test_json_says_what_the_model_looked_at(chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    """The frames are those of the plain view, with the times of a full decode; the spans and codes are those of the event sentence."""
+    video = sorted(chain.root.glob("*.avi"))[0]
+    capsys.readouterr()
+    assert chain("classify", "--model", chain.bundle, "--json", video) == 0
+    told = json.loads(capsys.readouterr().out)
+    recognizer = ActionRecognizer.from_checkpoint(chain.bundle, device="cpu")
+    info = probe(video)
+    frames = recognizer.sampling.view(0, num_frames=info.frames, name="", seed=0).indices.tolist()
+    assert told["sampled"]["frames"] == frames
+    with av.open(str(video)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert told["sampled"]["times"] == pytest.approx([times[at] - times[0] for at in frames], abs=1e-3)
+    assert told["sampled"]["rate"] == pytest.approx(info.fps, abs=1e-3)
+    assert told["sampled"]["seconds"] == pytest.approx(info.duration, abs=1e-3)
+    found = recognizer.classify(video)
+    assert found.events is not None
+    assert np.allclose(told["events"]["spans"], found.events.spans[0].numpy(), atol=1e-4)
+    assert [code for window in told["events"]["codes"] for code in window] == found.events.ids[0].tolist()
+    assert (told["action"], told["probability"]) == tuple(told["actions"][0].values())
+
+
+def test_csv_and_subtitles_have_one_action_each(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = sorted(chain.root.glob("*.avi"))[0]
+    broken = tmp_path / "=broken.avi"
+    broken.write_text("no video")
+    capsys.readouterr()
+    assert chain("classify", "--model", chain.bundle, "--csv", "--srt", tmp_path / "texts", video, broken) == 1
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    best, probability = ActionRecognizer.from_checkpoint(chain.bundle, device="cpu").classify(video).actions[0]
+    assert [row["action"] for row in rows] == [best, ""]
+    assert float(rows[0]["probability"]) == pytest.approx(probability, abs=1e-5)
+    assert rows[0]["error"] == ""
+    assert "=broken.avi" in rows[1]["error"]
+    length = probe(video).duration
+    assert [path.name for path in (tmp_path / "texts").iterdir()] == [f"{video.stem}.srt"]
+    end = f"{length:06.3f}".replace(".", ",")
+    assert (tmp_path / "texts" / f"{video.stem}.srt").read_text() == f"1\n00:00:00,000 --> 00:00:{end}\n{best} {probability:.0%}\n"
+    other = tmp_path / video.name
+    shutil.copy(video, other)
+    assert chain("classify", "--model", chain.bundle, "--srt", tmp_path / "more", video, other) == 2
+    assert "one name" in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
 
 
 def test_many_files_are_answered_in_their_order_and_as_one_by_one(chain: Pipeline) -> None:

@@ -2,7 +2,8 @@
 
 Give files or folders. Recordings are .skeleton files, or an .npz file such as NW-UCLA's, of which each recording has a result of its own.
 The command prints the most likely actions with their probabilities. An unreadable file does not stop the others: stderr names it, and the
-exit code becomes 1.
+exit code becomes 1. --json also says which frames of the video the model looked at, and the times and codes of its events. --csv prints one
+row a file: one action and its probability. --srt FOLDER writes a subtitle for each video, which players show when it lies beside the video.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vtlvlm.system.files import nan_as_none
+
+if TYPE_CHECKING:
+    from vtlvlm.errors import DataError
+    from vtlvlm.recognizers.recognizer import Recognition
 
 DEFAULT_MODEL = "runs/demo/bundle"
 
@@ -44,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantization", choices=("none", "8bit", "4bit"), help="quantisation of the language model (default: as trained)")
     parser.add_argument("--top", type=int, default=5, help="number of actions to show (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: cuda if available)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per line instead of a table")
+    printed = parser.add_mutually_exclusive_group()
+    printed.add_argument("--json", action="store_true", help="print one JSON object per line: actions, sampled frames, events")
+    printed.add_argument("--csv", action="store_true", help="print CSV: file, action, probability, seconds, error")
+    parser.add_argument("--srt", type=Path, metavar="FOLDER", help="folder to write a subtitle file (NAME.srt) of each video into")
 
 
 def videos(folder: Path) -> tuple[list[Path], list[str]]:
@@ -115,31 +124,71 @@ def run(args: argparse.Namespace) -> int:
     for file in files:
         require_kind(file, layout)  # before the model is loaded
 
+    if args.srt is not None and layout is not None:
+        raise UsageError("--srt: subtitles are for videos, and this model reads recordings of bodies; leave it out")
+    names = {} if args.srt is None else names_of(files)
     asked = {"llava": args.llava, "dtype": args.dtype, "attention": args.attention, "quantization": args.quantization}
     computed = {name: None if value == "none" else value for name, value in asked.items() if value is not None}
     recognizer = ActionRecognizer.from_checkpoint(args.model, vtem=args.vtem, device=args.device, **computed)
     for line in words:
         print(f"vtlvlm: {shown(line)}", file=sys.stderr)
+    if args.csv:
+        from vtlvlm.recognizers.answers import COLUMNS, csv_line
+
+        print(csv_line(COLUMNS))
     failed = 0
     with closing(recognizer.classify_each(files, top=args.top)) as results:
         for file, result in zip(files, results, strict=True):
             if isinstance(result, DataError):
                 failed += 1
                 print(f"vtlvlm: {shown(result)}", file=sys.stderr)
-                if args.json:
-                    print(json_line({"file": str(file), "error": str(result)}), flush=True)
-                continue
-            if args.json:
-                actions = [{"action": name, "probability": round(p, 6)} for name, p in result.actions]
-                print(json_line({"file": str(file), "actions": actions, "seconds": round(result.seconds, 3)}), flush=True)
-            else:
-                print(f"{shown(file)}  ({result.seconds:.2f} s)")
-                for name, p in result.actions:
-                    print(f"  {p:6.1%}  {bar(p)}  {shown(name)}")
-                sys.stdout.flush()
+            elif args.srt is not None:
+                write_subtitles(args.srt, names[file], result)
+            say(file, result, args)
     if failed:
         print(f"vtlvlm: {failed} of {len(files)} files could not be read", file=sys.stderr)
     return 1 if failed else 0
+
+
+def say(file: Path, result: Recognition | DataError, args: argparse.Namespace) -> None:
+    """Print the result of a file as JSON, as CSV or for reading."""
+    from vtlvlm.errors import DataError
+    from vtlvlm.recognizers.answers import as_dict, as_row, csv_line
+    from vtlvlm.system.text import shown
+
+    if args.csv:
+        print(csv_line(as_row(result, file)))
+    elif args.json:
+        print(json_line({"file": str(file), "error": str(result)} if isinstance(result, DataError) else as_dict(result)))
+    elif not isinstance(result, DataError):
+        print(f"{shown(file)}  ({result.seconds:.2f} s)")
+        for name, p in result.actions:
+            print(f"  {p:6.1%}  {bar(p)}  {shown(name)}")
+    sys.stdout.flush()
+
+
+def names_of(files: list[Path]) -> dict[Path, str]:
+    """The name of each video's output files.
+
+    Raises:
+        UsageError: Two videos would have the same.
+    """
+    from vtlvlm.errors import UsageError
+
+    seen: dict[str, Path] = {}
+    for file in files:
+        if (other := seen.setdefault(file.stem.casefold(), file)) != file:
+            raise UsageError(f"{file} and {other}: their output would have one name; give them in two calls, with two folders")
+    return {file: file.stem for file in files}
+
+
+def write_subtitles(folder: Path, name: str, result: Recognition) -> None:
+    """Write a video's subtitle into a folder."""
+    from vtlvlm.recognizers.answers import subtitles
+    from vtlvlm.system.files import write_text
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / f"{name}.srt", subtitles(result))
 
 
 def _layout_read(model: Path) -> str | None:

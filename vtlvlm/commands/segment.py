@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment the videos one after the other; an unreadable one does not stop the others."""
-    from vtlvlm.commands.classify import files_of, require_model, videos
+    from vtlvlm.commands.classify import files_of, names_of, require_model, videos
     from vtlvlm.errors import DataError, UsageError
     from vtlvlm.segments.finding import Rule, find
     from vtlvlm.segments.formats import FORMATS, read_truth
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"vtlvlm: {shown(line)}", file=sys.stderr)
     if not files:
         raise UsageError(f"{args.files[0]}: holds no videos")
-    names = _names(files) if args.output is not None else {}
+    names = names_of(files) if args.output is not None else {}
     truth = None if args.truth is None else read_truth(args.truth)
     if truth is not None and not any(file.stem in truth for file in files):
         raise UsageError(f"{args.truth}: has none of the videos; it has {', '.join(sorted(truth)[:3])}")
@@ -106,22 +106,6 @@ def _model(args: argparse.Namespace) -> Any:
     if not isinstance(model, VideoRecognizer):
         raise UsageError(f"{args.model}: reads recordings of bodies; name a model of videos")
     return model
-
-
-def _names(files: list[Path]) -> dict[Path, str]:
-    """The name of each video's files.
-
-    Raises:
-        UsageError: Two videos would have the same.
-    """
-    from vtlvlm.errors import UsageError
-
-    seen: dict[str, Path] = {}
-    for file in files:
-        if file.stem.casefold() in seen:
-            raise UsageError(f"{file} and {seen[file.stem.casefold()]}: their output would have one name; segment them into two folders")
-        seen[file.stem.casefold()] = file
-    return {file: file.stem for file in files}
 
 
 class _bar:

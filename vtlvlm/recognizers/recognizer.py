@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vtlvlm.batches import EventTokens
 from vtlvlm.data.sampling import FrameSampling
-from vtlvlm.data.video import Clip, decode_sampled
+from vtlvlm.data.video import Clip, decode_sampled, probe
 from vtlvlm.dictionary import EventDictionary
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.reasoner import EventReasoner
@@ -34,6 +34,19 @@ MOST_PIXELS = 4 << 30
 """Bytes of a clip's frames, at most"""
 
 
+class Sampled(NamedTuple):
+    """What a recogniser looked at in a video."""
+
+    frames: list[int]
+    """numbers of the T frames, from 0 in display order"""
+    times: list[float]
+    """their seconds from the start"""
+    rate: float
+    """the video's declared frames per second"""
+    seconds: float
+    """length of the video"""
+
+
 class Recognition(NamedTuple):
     """The result for one file."""
 
@@ -44,6 +57,8 @@ class Recognition(NamedTuple):
     """the clip's event sentence, B = 1; None from a linear probe and from a skeleton network"""
     seconds: float
     """seconds of decoding and computing"""
+    sampled: Sampled | None = None
+    """the frames that it looked at; None for a skeleton network"""
 
 
 class Decoded(NamedTuple):
@@ -52,6 +67,7 @@ class Decoded(NamedTuple):
     clip: Any
     """a ``Clip``, or a ``Recording`` of skeletons"""
     seconds: float
+    sampled: Sampled | None = None
 
 
 class Recognizer(ABC):
@@ -124,7 +140,7 @@ class Recognizer(ABC):
             raise DataError(f"{file}: the model gives no probabilities for it (NaN); {self.suspects} are damaged")
         best = probabilities.topk(min(top, len(self.classes)))
         actions = [(self.classes[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
-        return Recognition(file, actions, events, decoded.seconds + time.perf_counter() - start)
+        return Recognition(file, actions, events, decoded.seconds + time.perf_counter() - start, decoded.sampled)
 
     @abstractmethod
     def recognise(self, clip: Any) -> tuple[Tensor, EventTokens | None]:
@@ -175,8 +191,11 @@ class VideoRecognizer(Recognizer):
     def _decode(self, file: Path, stop: Event | None = None) -> Decoded:
         start = time.perf_counter()
         require_kind(file, None)
-        clip = decode_sampled(file, self.sampling, stop=stop)
-        return Decoded(clip, time.perf_counter() - start)
+        info = probe(file, stop=stop)
+        clip = decode_sampled(file, self.sampling, num_frames=info.frames, rate=info.fps, stop=stop)
+        numbers = self.sampling.view(0, num_frames=info.frames, name="", seed=0, rate=info.fps).indices
+        sampled = Sampled(numbers.tolist(), clip.times.tolist(), info.fps, info.duration)
+        return Decoded(clip, time.perf_counter() - start, sampled)
 
 
 class ActionRecognizer(VideoRecognizer):

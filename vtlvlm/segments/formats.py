@@ -14,7 +14,7 @@ from typing import Any
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.segments.timeline import Segment
 from vtlvlm.system.files import write_text
-from vtlvlm.system.text import shown
+from vtlvlm.system.text import cell, shown
 
 Facts = Mapping[str, Any]
 """What is known of the video and the model; ``file`` is the video"""
@@ -39,7 +39,7 @@ def as_csv(segments: Sequence[Segment], facts: Facts) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("start", "end", "action", "score"))
-    writer.writerows((f"{one.start:.3f}", f"{one.end:.3f}", _cell(one.label), f"{one.score:.4f}") for one in segments)
+    writer.writerows((f"{one.start:.3f}", f"{one.end:.3f}", cell(_line(one.label)), f"{one.score:.4f}") for one in segments)
     return text.getvalue()
 
 
@@ -152,9 +152,3 @@ def _line(text: str) -> str:
 
 def _vtt(text: str) -> str:
     return _line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _cell(text: str) -> str:
-    """A name that a spreadsheet takes for text, not for a formula."""
-    line = _line(text)
-    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
