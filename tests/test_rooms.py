@@ -11,7 +11,7 @@ MODULES = {
 LAYERS = (
     {"errors"},
     {"system"},
-    {"batches", "configs", "metrics"},
+    {"batches", "configs", "metrics", "web"},
     {"data", "vtem", "lvlm", "report"},
     {"skeleton"},
     {"stages", "synth"},
