@@ -54,11 +54,7 @@ def playing(path: str | Path, sampling: FrameSampling) -> Iterator[Playing]:
 
 
 def _frames(path: str | Path, container: av.container.InputContainer, stream: av.VideoStream, sampling: FrameSampling) -> Iterator[Frame]:
-    interval, guessed = 1 / frame_rate(stream), made_up(stream)
     graphs: dict[tuple[int, int, str], av.filter.Graph] = {}
-    first: int | None = None
-    before: int | None = None
-    last, shift, count = 0.0, 0.0, 0
 
     def picture_of(frame: av.VideoFrame) -> NDArray[np.uint8]:
         kind = (frame.width, frame.height, frame.format.name)
@@ -69,6 +65,20 @@ def _frames(path: str | Path, container: av.container.InputContainer, stream: av
         made: NDArray[np.uint8] = np.ascontiguousarray(graphs[kind].pull().to_ndarray().transpose(2, 0, 1))
         return made
 
+    for time, frame in timed(path, container, stream):
+        yield Frame(time, lambda frame=frame: picture_of(frame))  # type: ignore[misc]
+
+
+def timed(path: str | Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[float, av.VideoFrame]]:
+    """The frames of an opened video in the order of their display, with their times in seconds from the first one, rising.
+
+    Raises:
+        VideoError: A frame does not decode, or there is none.
+    """
+    interval, guessed = 1 / frame_rate(stream), made_up(stream)
+    first: int | None = None
+    before: int | None = None
+    last, shift, count = 0.0, 0.0, 0
     for frame in all_frames(path, packets_of(path, container, stream)):
         stamp = frame.pts
         if guessed or stream.time_base is None:
@@ -80,7 +90,7 @@ def _frames(path: str | Path, container: av.container.InputContainer, stream: av
             first, shift = stamp, time
         else:
             time = shift + (stamp - (first or 0)) * float(stream.time_base)
-        yield Frame(time, lambda frame=frame: picture_of(frame))  # type: ignore[misc]
+        yield time, frame
         last, before, count = time, stamp, count + 1
     if not count:
         raise VideoError(f"{path}: has no frame that decodes")

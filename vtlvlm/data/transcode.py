@@ -269,7 +269,7 @@ def _encode(source: Path, container: av.container.OutputContainer, side: int) ->
         for frame in all_frames(source, packets_of(source, input_container, stream)):
             if graph is None or graph_of != (frame.width, frame.height, frame.format.name):
                 graph_of = (frame.width, frame.height, frame.format.name)
-                size = size if output is not None else _small(frame, float(stream.sample_aspect_ratio or 1), side)
+                size = size if output is not None else small_size(frame, float(stream.sample_aspect_ratio or 1), side)
                 scale = f"{size[0]}:{size[1]}:{scaling(frame)}:out_color_matrix=bt709:out_range=tv"
                 graph = linked(frame, stream, ("scale", scale), ("format", "yuv420p"), *turns(frame), ("setsar", "1"))
             graph.push(frame)
@@ -295,8 +295,8 @@ def _encode(source: Path, container: av.container.OutputContainer, side: int) ->
     return len(times)
 
 
-def _small(frame: av.VideoFrame, aspect: float, side: int) -> tuple[int, int]:
-    """Even width and height with square pixels."""
+def small_size(frame: av.VideoFrame, aspect: float, side: int) -> tuple[int, int]:
+    """Even width and height with square pixels, for a short side of at most ``side``. ``aspect`` is that of a pixel."""
     width, height = frame.width * (aspect or 1.0), float(frame.height)
     factor = min(1.0, side / min(width, height))
     return max(2, round(width * factor / 2) * 2), max(2, round(height * factor / 2) * 2)
