@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
 def say(file: Path, result: Recognition | DataError, args: argparse.Namespace) -> None:
     """Print the result of a file as JSON, as CSV or for reading."""
     from vtlvlm.errors import DataError
-    from vtlvlm.recognizers.answers import as_dict, as_row, csv_line
+    from vtlvlm.recognizers.answers import UNLIKE, as_dict, as_row, csv_line, is_unlike
     from vtlvlm.system.text import shown
 
     if args.csv:
@@ -162,6 +162,8 @@ def say(file: Path, result: Recognition | DataError, args: argparse.Namespace) -
         print(json_line({"file": str(file), "error": str(result)} if isinstance(result, DataError) else as_dict(result)))
     elif not isinstance(result, DataError):
         print(f"{shown(file)}  ({result.seconds:.2f} s)")
+        if is_unlike(result):
+            print(f"  {UNLIKE}; the nearest actions:")
         for name, p in result.actions:
             print(f"  {p:6.1%}  {bar(p)}  {shown(name)}")
     sys.stdout.flush()

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from vtlvlm.data.datamodule import NTUDataModule
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Build, and print where it is."""
     from tqdm import tqdm
 
+    from vtlvlm.data.of_run import data_of_run
     from vtlvlm.dictionary.building import add_exemplars, build
     from vtlvlm.dictionary.page import write_page
     from vtlvlm.errors import UsageError
@@ -42,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.output}: exists already; name a new folder")
     if args.exemplars is not None and args.exemplars < 1:
         raise UsageError(f"--exemplars {args.exemplars}: from 1; leave it out for none")
-    data = _data(args.run, args.events, args.videos)
+    data = data_of_run(args.run, args.events, args.videos)
     data.prepare_data()
     data.setup("fit")
     found, missing = build(data), ""
@@ -60,40 +58,3 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         print(f"vtlvlm: {shown(missing)}")
     return 0
-
-
-def _data(run: Path, events: Path | None, videos: Path | None) -> NTUDataModule:
-    """The data module of a run."""
-    import yaml
-    from jsonargparse import ArgumentParser
-
-    from vtlvlm.data.datamodule import NTUDataModule
-    from vtlvlm.errors import UsageError
-
-    file = run / "config.yaml"
-    try:
-        section = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
-        if not isinstance(section, dict) or "source" not in section:
-            raise ValueError("no data section of videos and events")
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(NTUDataModule, "data")
-        section["source"] = _with(section["source"], root=videos)
-        given = {**section, **({"events": str(events), "features": None} if events else {})}
-        settings = parser.parse_object({"data": given})
-        data: NTUDataModule = parser.instantiate_classes(settings).data
-    except FileNotFoundError as error:
-        raise UsageError(f"{run}: no folder of a training: it has no config.yaml") from error
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise UsageError(f"{file}: has no data section of a training of stage 1 or 2; name the folder of one") from error
-    if data.events is None:
-        raise UsageError(f"{run}: its configuration names no event cache; add --events DIR")
-    return data
-
-
-def _with(source: dict[str, Any], root: Path | None) -> dict[str, Any]:
-    """The settings of a source, with another root if one is given."""
-    if root is None:
-        return source
-    if "init_args" in source:
-        return {**source, "init_args": {**source["init_args"], "root": str(root)}}
-    return {**source, "root": str(root)}

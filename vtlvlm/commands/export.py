@@ -1,5 +1,9 @@
 """Bundle a trained run for classify: everything except the base model, in safetensors and JSON. A skeleton network is bundled whole.
 
+--acceptance 0.95 also fits a rule by which classify and segment say "unlike anything it was trained on", instead of naming an action. The
+rule accepts 95 % of the validation clips, which it reads from their videos. The bundle then holds the mean event vectors of up to 4,096
+training clips.
+
 --format peft writes only the prompts, in the format of peft's prefix tuning. `PeftModel.from_pretrained(llava, DIR)` loads them. With
 `init_from: DIR`, DeepPrompts starts from them, or from any prefix trained with peft.
 """
@@ -7,6 +11,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -20,6 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="event dictionary of the same stage 1 to put into the bundle, with its pictures, which show people",
     )
+    parser.add_argument(
+        "--acceptance",
+        type=float,
+        metavar="SHARE",
+        help="fit a rule of rejection that accepts this share of validation clips, such as 0.95",
+    )
+    parser.add_argument("--events", type=Path, help="event cache of the run, if it has moved")
+    parser.add_argument("--videos", type=Path, help="folder of the run's videos, if it has moved; --acceptance reads them")
+    parser.add_argument("--device", default="auto", help="where --acceptance computes: cpu, cuda, … (default: cuda if available)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,14 +42,63 @@ def run(args: argparse.Namespace) -> int:
     from vtlvlm.recognizers.export import export_bundle, export_prefix
     from vtlvlm.recognizers.loading import layout_read
 
-    if args.format == "peft" and args.dictionary is not None:
-        raise UsageError("--dictionary goes into a bundle; --format peft holds the prompts alone")
+    if args.format == "peft" and (args.dictionary is not None or args.acceptance is not None):
+        name = "--dictionary" if args.dictionary is not None else "--acceptance"
+        raise UsageError(f"{name} goes into a bundle; --format peft holds the prompts alone")
     if args.format == "peft":
         print(f"{export_prefix(args.run, args.output)}: load with peft.PeftModel.from_pretrained(llava, {str(args.output)!r})")
         return 0
-    folder = export_bundle(args.run, args.output, vtem=args.vtem, dictionary=args.dictionary)
+    finish = None if args.acceptance is None else _rejection(args)
+    folder = export_bundle(args.run, args.output, vtem=args.vtem, dictionary=args.dictionary, finish=finish)
+    if finish is None and layout_read(folder) is None:
+        _note_length(args, folder)
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
     layout = layout_read(folder)
     ending = "" if layout is None else ".skeleton" if layout == "ntu25" else ".npz"
     print(f"{folder}: {size:.1f} MB; classify with: vtlvlm classify --model {folder} FILE{ending}")
     return 0
+
+
+def _rejection(args: argparse.Namespace) -> Callable[[Path], None]:
+    """What fits a rule of rejection into a bundle. Refuses data that cannot be read now."""
+    from tqdm import tqdm
+
+    from vtlvlm.data.of_run import data_of_run
+    from vtlvlm.errors import UsageError
+    from vtlvlm.recognizers.recognizer import found_device
+    from vtlvlm.recognizers.rejecting import add_rejection
+
+    if not 0 < args.acceptance < 1:
+        raise UsageError(f"--acceptance {args.acceptance:g}: a share between 0 and 1, such as 0.95")
+    found_device(args.device)
+    data = data_of_run(args.run, args.events, args.videos)
+    data.prepare_data()
+    data.setup("fit")
+
+    def bar(rows: list[int]) -> Iterable[int]:
+        found: Iterable[int] = tqdm(rows, desc="validation", unit="clip", disable=None)
+        return found
+
+    def finish(folder: Path) -> None:
+        rule = add_rejection(folder, data, args.acceptance, args.device, bar)
+        print(f"rejection: fitted on {len(rule.familiarities)} validation clips to accept {rule.acceptance:.1%} of the actions")
+
+    return finish
+
+
+def _note_length(args: argparse.Namespace, folder: Path) -> None:
+    """Note the length of the training clips in a bundle, if the event cache is here."""
+    from vtlvlm.data.of_run import data_of_run
+    from vtlvlm.errors import DataError, UsageError
+    from vtlvlm.recognizers.rejecting import clip_seconds, note_clip_seconds
+    from vtlvlm.system.text import shown
+
+    try:
+        data = data_of_run(args.run, args.events, args.videos)
+        data.prepare_data()
+        data.setup("fit")
+        note_clip_seconds(folder, clip_seconds(data))
+    except (DataError, UsageError) as error:
+        print(
+            f"vtlvlm: the bundle does not know the length of its training clips ({shown(error)}); segment then takes 3 s", file=sys.stderr
+        )

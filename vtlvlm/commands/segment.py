@@ -29,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--llava", help="folder of the base LLaVA, if it has moved since training")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: cuda if available)")
-    parser.add_argument("--clip", type=float, default=3.0, metavar="SECONDS", help="length of a window (default: %(default)s)")
+    parser.add_argument(
+        "--clip",
+        type=float,
+        metavar="SECONDS",
+        help="length of a window (default: that of the training clips if it is known, or 3)",
+    )
     parser.add_argument("--hop", type=float, metavar="SECONDS", help="from one window to the next (default: a quarter of --clip)")
     parser.add_argument("--least", type=float, default=0.5, help="probability of an action likelier than none (default: %(default)s)")
     parser.add_argument("--switch", type=float, default=1.0, metavar="NATS", help="price of a change of label (default: %(default)s)")
@@ -60,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     from vtlvlm.segments.windows import Grid
     from vtlvlm.system.text import shown
 
-    grid = Grid(args.clip, args.clip / 4 if args.hop is None else args.hop)
+    if args.clip is not None:
+        Grid(args.clip, args.clip / 4 if args.hop is None else args.hop)  # refused before the model is loaded
     rule = Rule(args.least, args.switch, args.shortest, args.gap, args.decide)
     formats = [one.strip() for one in args.formats.split(",") if one.strip()]
     if unknown := [one for one in formats if one not in FORMATS]:
@@ -77,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.truth}: has none of the videos; it has {', '.join(sorted(truth)[:3])}")
     scored: dict[str, Found] = {}
     model = _model(args)
+    grid = model.grid(args.clip, args.hop)
     failed = 0
     for file in files:
         try:

@@ -13,8 +13,10 @@ from vtlvlm.segments.formats import as_srt
 from vtlvlm.segments.timeline import Segment
 from vtlvlm.system.text import cell
 
-COLUMNS = ("file", "action", "probability", "seconds", "error")
+COLUMNS = ("file", "action", "probability", "unlike", "seconds", "error")
 """Columns of the table"""
+UNLIKE = "unlike anything it was trained on"
+"""Words for a rejected clip"""
 
 
 def as_dict(result: Recognition) -> dict[str, Any]:
@@ -23,8 +25,10 @@ def as_dict(result: Recognition) -> dict[str, Any]:
     Returns:
         ``file``; ``action`` and ``probability``, the most likely one; ``actions``, the most likely ones; ``sampled``, the frames that the
         model looked at: their numbers from 0, their times in seconds, the video's frames per second and its length; ``events``, the event
-        sentence: start and end of each window in seconds, and the codes of each window, null without a codebook; ``seconds`` of work.
-        ``sampled`` is null for a recording of a body, ``events`` also for a linear probe.
+        sentence: start and end of each window in seconds, and the codes of each window, null without a codebook; ``familiarity``: whether
+        the clip is rejected as unlike the training, the share of validation clips that are less familiar, and the signals of the rule;
+        ``seconds`` of work. ``sampled`` is null for a recording of a body, ``events`` also for a linear probe, ``familiarity`` without a
+        rule of rejection.
     """
     best, probability = result.actions[0]
     seen, events = result.sampled, result.events
@@ -44,21 +48,35 @@ def as_dict(result: Recognition) -> dict[str, Any]:
             "seconds": round(seen.seconds, 4),
         },
         "events": None if spans is None else {"spans": [[round(at, 4) for at in span] for span in spans], "codes": codes},
+        "familiarity": None
+        if (known := result.familiarity) is None
+        else {
+            "rejected": known.rejected,
+            "share": round(known.share, 6),
+            "signals": {name: round(value, 6) for name, value in known.signals.items()},
+        },
         "seconds": round(result.seconds, 3),
     }
 
 
 def as_row(result: Recognition | DataError, file: Path) -> tuple[str, ...]:
-    """A row of ``COLUMNS``: exactly one action and its probability, or the error.
+    """A row of ``COLUMNS``: exactly one action and its probability, or the error. ``unlike`` is yes or no, or empty without a rule of
+    rejection.
 
     Args:
         result: Of the file.
         file: As it was given.
     """
     if isinstance(result, DataError):
-        return cell(str(file)), "", "", "", cell(str(result))
+        return cell(str(file)), "", "", "", "", cell(str(result))
     best, probability = result.actions[0]
-    return cell(str(file)), cell(best), f"{probability:.6f}", f"{result.seconds:.3f}", ""
+    unlike = "" if result.familiarity is None else "yes" if result.familiarity.rejected else "no"
+    return cell(str(file)), cell(best), f"{probability:.6f}", unlike, f"{result.seconds:.3f}", ""
+
+
+def is_unlike(result: Recognition) -> bool:
+    """Whether a clip was rejected as unlike anything in the training."""
+    return result.familiarity is not None and result.familiarity.rejected
 
 
 def csv_line(values: tuple[str, ...]) -> str:
@@ -69,7 +87,7 @@ def csv_line(values: tuple[str, ...]) -> str:
 
 
 def subtitles(result: Recognition) -> str:
-    """The most likely action and its probability as a subtitle (SubRip) that is on display for the whole video.
+    """The most likely action and its probability, or that there is none, as a subtitle (SubRip) on display for the whole video.
 
     Raises:
         DataError: The file is a recording of a body, and has no times.
@@ -77,4 +95,5 @@ def subtitles(result: Recognition) -> str:
     if result.sampled is None:
         raise DataError(f"{result.file}: is no video; subtitles are for videos, so leave --srt out")
     best, probability = result.actions[0]
-    return as_srt([Segment(best, 0.0, result.sampled.seconds, probability)], {})
+    text = f"{UNLIKE}; nearest: {best}" if is_unlike(result) else best
+    return as_srt([Segment(text, 0.0, result.sampled.seconds, probability)], {})

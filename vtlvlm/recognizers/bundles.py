@@ -19,6 +19,8 @@ FORMAT = 4
 VTEM_FILE, ADAPTER_FILE = "vtem.safetensors", "adapter.safetensors"
 DICTIONARY = "dictionary"
 """Folder of the event dictionary, if the bundle has one"""
+REJECTION_FILE = "rejection.safetensors"
+"""The rule of rejection, if the bundle has one"""
 LARGEST_BUNDLE = 64 << 20
 """Bytes of a bundle's description, at most"""
 

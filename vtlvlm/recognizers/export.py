@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,13 @@ def load_stage1(record: dict[str, Any], checkpoint: Path, vtem: str | Path | Non
     return stage1
 
 
-def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None = None, dictionary: str | Path | None = None) -> Path:
+def export_bundle(
+    run: str | Path,
+    output: str | Path,
+    vtem: str | Path | None = None,
+    dictionary: str | Path | None = None,
+    finish: Callable[[Path], object] | None = None,
+) -> Path:
     """Bundle everything that ``classify`` needs except the base model: ``bundle.json``, ``vtem.safetensors``, ``adapter.safetensors``.
 
     The adapter of ``FullFineTuning`` is the whole language model. Prompts are stored as plain keys and values, without their
@@ -82,6 +89,7 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
         output: folder to create; it appears whole or not at all.
         vtem: the stage-1 checkpoint, if it has moved since training.
         dictionary: event dictionary of this stage 1 to put into the bundle, with its pictures. They show people.
+        finish: called with the bundle of a stage 2 before it appears, to add to it.
 
     Raises:
         UsageError: The folder exists, a checkpoint is missing or of another kind, or the dictionary is of another stage 1.
@@ -95,6 +103,8 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
             raise UsageError(f"{checkpoint} is a checkpoint of a skeleton network, which has no stage 1: leave --vtem out")
         if dictionary is not None:
             raise UsageError(f"{checkpoint} is a checkpoint of a network without event sentences: leave --dictionary out")
+        if finish is not None:
+            raise UsageError(f"{checkpoint} is a checkpoint of a network without event sentences: leave --acceptance out")
         require_joints(record, checkpoint)
         return export_recognition(folder, checkpoint)
     require_stage2(record, checkpoint)
@@ -126,6 +136,8 @@ def export_bundle(run: str | Path, output: str | Path, vtem: str | Path | None =
         write_json(partial / BUNDLE, described)
         if words is not None:
             words.copy(partial / DICTIONARY)
+        if finish is not None:
+            finish(partial)
     return folder
 
 

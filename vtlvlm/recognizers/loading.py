@@ -16,9 +16,19 @@ from vtlvlm.lvlm.fused import has_liger
 from vtlvlm.lvlm.llava import looks_local
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.recognizers import probe, skeletons
-from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, DICTIONARY, VTEM_FILE, load_into, read_description, read_weights
+from vtlvlm.recognizers.bundles import (
+    ADAPTER_FILE,
+    BUNDLE,
+    DICTIONARY,
+    REJECTION_FILE,
+    VTEM_FILE,
+    load_into,
+    read_description,
+    read_weights,
+)
 from vtlvlm.recognizers.export import load_stage1, require_stage2, stage2_checkpoint
 from vtlvlm.recognizers.recognizer import ActionRecognizer, Recognizer, found_device
+from vtlvlm.rejection import RejectionRule
 from vtlvlm.skeleton.layouts import NTU25
 from vtlvlm.stages.checkpoints import read_record
 from vtlvlm.stages.compatibility import require_classes, require_numbers, require_record
@@ -30,6 +40,8 @@ from vtlvlm.system.renamed import present_name
 from vtlvlm.system.text import shown
 from vtlvlm.vtem.model import VTEM
 
+LONGEST_CLIP = 86_400
+"""Seconds of a clip, at most"""
 LONGEST_PATH = 4_096
 """Characters of a path, at most"""
 
@@ -107,6 +119,10 @@ def _from_bundle(folder: Path, described: dict[str, Any], computed: dict[str, An
     recognizer = ActionRecognizer(vtem, reasoner, described["classes"], sampling, device)
     if (folder / DICTIONARY).is_dir():
         recognizer.dictionary = EventDictionary.open(folder / DICTIONARY)
+    if REJECTION_FILE in described["sha256"]:
+        state = read_weights(folder, REJECTION_FILE, described["sha256"])
+        recognizer.rejection = RejectionRule.of_state(state, vtem.event_dim, folder / REJECTION_FILE)
+    recognizer.clip_seconds = described.get("clip_seconds")
     return recognizer
 
 
@@ -174,6 +190,8 @@ def require_bundle(folder: Path, described: dict[str, Any]) -> None:
         or "\0" in place
         or not is_part(described.get("reasoner"))
         or not all(isinstance(digests.get(name), str) for name in (VTEM_FILE, ADAPTER_FILE))
+        or not isinstance(digests.get(REJECTION_FILE, ""), str)
+        or not _is_length(described.get("clip_seconds"))
     ):
         raise UsageError(f"{path}: an incomplete description of a bundle; get the folder again, or export it again")
     record = {"stage": PromptTuningModule.stage, "settings": described["reasoner"], "provenance": origin.get("reasoning")}
@@ -181,6 +199,11 @@ def require_bundle(folder: Path, described: dict[str, Any]) -> None:
     described["classes"] = require_classes(described.get("classes"), path)
     if described["classes"] != list(origin["reasoning"]["classes"]):
         raise UsageError(f"{path}: its categories are not those it was trained with; get the folder again, or export it again")
+
+
+def _is_length(seconds: Any) -> bool:
+    """Whether a value is a length of clips, or none."""
+    return seconds is None or (isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < LONGEST_CLIP)
 
 
 def base_place(model: Path, relative: str | None, recorded: Any) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor
 
 from vtlvlm import __version__
 from vtlvlm.data.cache import FeatureCache
@@ -21,7 +20,7 @@ from vtlvlm.errors import UsageError
 from vtlvlm.metrics.calibration import fit_temperature
 from vtlvlm.probes.linear import ABSENT, VECTORS, FittedProbe, LinearProbe, clip_vectors
 from vtlvlm.recognizers.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_weights, require_shapes
-from vtlvlm.recognizers.recognizer import MOST_PIXELS, VideoRecognizer, require_modest
+from vtlvlm.recognizers.recognizer import MOST_PIXELS, Answer, VideoRecognizer, require_modest
 from vtlvlm.stages.compatibility import require_classes, require_numbers
 from vtlvlm.stages.parts import build_from, is_part, settings_of
 from vtlvlm.system.files import appearing, write_json
@@ -217,9 +216,9 @@ class ProbeRecognizer(VideoRecognizer):
         temperature = float(held.pop("temperature"))
         return cls(ProbeModel(extractor, kind, LinearProbe(**held), temperature), classes, sampling, device)
 
-    def recognise(self, clip: Clip) -> tuple[Tensor, None]:
-        """(A,) probabilities of a clip, without events."""
+    def recognise(self, clip: Clip) -> Answer:
+        """The probabilities of a clip, without events."""
         features = self.model.extractor(clip.frames[None].to(self.device)).cpu().half().numpy()  # float16, as in a feature cache
         with np.errstate(all="ignore"):  # the caller refuses non-finite results
             probs = self.model.probe.probabilities(clip_vectors(features)[self.model.kind], self.model.temperature)
-        return torch.from_numpy(probs[0]), None
+        return Answer(torch.from_numpy(probs[0]))

@@ -11,7 +11,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vtlvlm.batches import EventTokens
@@ -20,13 +22,17 @@ from vtlvlm.data.video import Clip, decode_sampled, probe
 from vtlvlm.dictionary import EventDictionary
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.reasoner import EventReasoner
+from vtlvlm.lvlm.scoring import LabelScores
 from vtlvlm.recognizers.recordings import PACKED, packed_in
+from vtlvlm.rejection import Familiarity, RejectionRule
+from vtlvlm.rejection.rule import signals_of
 from vtlvlm.segments.finding import Found, Rule, find
 from vtlvlm.segments.windows import Grid
 from vtlvlm.skeleton.layouts import NTU25
 from vtlvlm.skeleton.reading import ENDING
 from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.text import shown
+from vtlvlm.vtem.encoding import Events
 from vtlvlm.vtem.extractors import Backbone, FeatureExtractor
 from vtlvlm.vtem.model import VTEM
 
@@ -59,6 +65,19 @@ class Recognition(NamedTuple):
     """seconds of decoding and computing"""
     sampled: Sampled | None = None
     """the frames that it looked at; None for a skeleton network"""
+    familiarity: Familiarity | None = None
+    """whether it is like anything in the training; None if the model has no rule for this"""
+
+
+class Answer(NamedTuple):
+    """What a model says of a clip."""
+
+    probabilities: Tensor
+    """(A,) calibrated"""
+    events: EventTokens | None = None
+    """the event sentence; None from a recogniser without event sentences"""
+    familiarity: Familiarity | None = None
+    """None without a rule of rejection"""
 
 
 class Decoded(NamedTuple):
@@ -135,16 +154,16 @@ class Recognizer(ABC):
     @torch.inference_mode()
     def _answer(self, file: Path, decoded: Decoded, top: int) -> Recognition:
         start = time.perf_counter()
-        probabilities, events = self.recognise(decoded.clip)
+        probabilities, events, familiarity = self.recognise(decoded.clip)
         if not bool(torch.isfinite(probabilities).all()):
             raise DataError(f"{file}: the model gives no probabilities for it (NaN); {self.suspects} are damaged")
         best = probabilities.topk(min(top, len(self.classes)))
         actions = [(self.classes[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
-        return Recognition(file, actions, events, decoded.seconds + time.perf_counter() - start, decoded.sampled)
+        return Recognition(file, actions, events, decoded.seconds + time.perf_counter() - start, decoded.sampled, familiarity)
 
     @abstractmethod
-    def recognise(self, clip: Any) -> tuple[Tensor, EventTokens | None]:
-        """(A,) probabilities of a clip, and its event sentence; None from a recogniser without event sentences."""
+    def recognise(self, clip: Any) -> Answer:
+        """What the model says of a clip. :meth:`classify` checks that the probabilities are numbers."""
 
 
 class VideoRecognizer(Recognizer):
@@ -155,6 +174,9 @@ class VideoRecognizer(Recognizer):
         sampling: frame sampling for a file, as in training.
         extractor: reads the frames.
         device: where to run; ``auto`` is the first GPU, or else the CPU.
+
+    Attributes:
+        clip_seconds: median length of the training clips, if its bundle says so.
     """
 
     def __init__(self, classes: list[str], sampling: FrameSampling, extractor: FeatureExtractor, device: str) -> None:
@@ -165,6 +187,7 @@ class VideoRecognizer(Recognizer):
             if self.device.type == "cpu":
                 extractor.precision = "float32"  # most CPUs compute half precision far slower; the result differs by its rounding
         self.sampling = sampling
+        self.clip_seconds: float | None = None
 
     @property
     def ahead(self) -> int:
@@ -172,12 +195,12 @@ class VideoRecognizer(Recognizer):
         held = max(1, MOST_PIXELS // (self.sampling.frames * self.sampling.size**2 * 3))
         return 1 if self.device.type == "cpu" else min(usable_cores(), held)
 
-    def segments(self, file: str | Path, clip: float = 3.0, hop: float | None = None, **rule: Any) -> Found:
+    def segments(self, file: str | Path, clip: float | None = None, hop: float | None = None, **rule: Any) -> Found:
         """The actions in a long video, with their times, as `vtlvlm segment` finds them.
 
         Args:
             file: any video that FFmpeg can read.
-            clip: seconds of a window, as long as the clips of the training.
+            clip: seconds of a window; ``clip_seconds`` if None, or 3 if that is unknown.
             hop: seconds from one window to the next; a quarter of ``clip`` if None.
             rule: settings of ``Rule``: ``least``, ``switch``, ``shortest``, ``gap``, ``decide``.
 
@@ -186,7 +209,12 @@ class VideoRecognizer(Recognizer):
             DataError: The file cannot be read, or the model gives no probabilities.
         """
         require_kind(Path(file), None)
-        return find(self, file, Grid(clip, clip / 4 if hop is None else hop), Rule(**rule))
+        return find(self, file, self.grid(clip, hop), Rule(**rule))
+
+    def grid(self, clip: float | None = None, hop: float | None = None) -> Grid:
+        """The windows of a long video; ``clip`` and ``hop`` as for :meth:`segments`."""
+        seconds = clip or self.clip_seconds or 3.0
+        return Grid(seconds, seconds / 4 if hop is None else hop)
 
     def _decode(self, file: Path, stop: Event | None = None) -> Decoded:
         start = time.perf_counter()
@@ -210,6 +238,7 @@ class ActionRecognizer(VideoRecognizer):
 
     Attributes:
         dictionary: what the codes of its event sentences are, if its bundle says so.
+        rejection: says whether a clip is unlike the training, if its bundle has a rule for this.
     """
 
     suspects = "its weights or its LLaVA"
@@ -225,6 +254,7 @@ class ActionRecognizer(VideoRecognizer):
     ) -> None:
         super().__init__(classes, sampling, vtem.extractor, device)
         self.dictionary: EventDictionary | None = None
+        self.rejection: RejectionRule | None = None
         self.vtem = vtem.to(self.device).eval()
         self.reasoner = reasoner.to(self.device).eval()
 
@@ -250,10 +280,35 @@ class ActionRecognizer(VideoRecognizer):
 
         return load(Path(path), vtem, device, computed)
 
-    def recognise(self, clip: Clip) -> tuple[Tensor, EventTokens]:
-        """(A,) probabilities of a clip, and its event sentence."""
-        events = self.vtem(clip.frames[None].to(self.device), clip.times[None].to(self.device))
-        return self.reasoner.probabilities(self.reasoner(events.vectors).score)[0].cpu(), events
+    def recognise(self, clip: Clip) -> Answer:
+        """What the model says of a clip; with a rule of rejection, also whether it is like the training."""
+        events, scores = self._read(clip)
+        probabilities = self.reasoner.probabilities(scores.score)
+        found = None
+        if self.rejection is not None:
+            found = self.rejection(self._signals(events, scores, probabilities, self.rejection.training))[0]
+        return Answer(probabilities[0].cpu(), events.tokens, found)
+
+    def signals(self, clip: Clip, training: Tensor) -> NDArray[np.float64]:
+        """The signals (4,) that a rule of rejection reads, of a clip.
+
+        Args:
+            clip: As :meth:`recognise` takes it.
+            training: (N, E) mean event vectors of training clips.
+        """
+        events, scores = self._read(clip)
+        row: NDArray[np.float64] = self._signals(events, scores, self.reasoner.probabilities(scores.score), training)[0]
+        return row
+
+    def _read(self, clip: Clip) -> tuple[Events, LabelScores]:
+        extractor = self.vtem.extractor
+        frames, times = clip.frames[None].to(self.device), clip.times[None].to(self.device)
+        events = self.vtem.events(extractor(frames), extractor.step_times(times))
+        return events, self.reasoner(events.tokens.vectors)
+
+    @staticmethod
+    def _signals(events: Events, scores: LabelScores, probabilities: Tensor, training: Tensor) -> NDArray[np.float64]:
+        return signals_of(events.tokens, events.continuous, probabilities, scores.in_list_mass, training)
 
 
 def found_device(name: str) -> torch.device:

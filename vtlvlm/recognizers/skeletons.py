@@ -21,7 +21,7 @@ from vtlvlm.data.ntu import ClipName
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.metrics.actions import mean_over_views
 from vtlvlm.recognizers.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_weights, require_shapes
-from vtlvlm.recognizers.recognizer import MOST_PIXELS, Decoded, Recognizer, require_kind
+from vtlvlm.recognizers.recognizer import MOST_PIXELS, Answer, Decoded, Recognizer, require_kind
 from vtlvlm.recognizers.recordings import PackedFiles, packed_in
 from vtlvlm.skeleton.backbone import Network
 from vtlvlm.skeleton.datamodule import Coordinates, coordinates_of
@@ -282,8 +282,8 @@ class SkeletonRecognizer(Recognizer):
             raise DataError(f"{recordings.source}: holds no pixels, which this model reads; give .skeleton files")
         return recordings.paths[row], recordings.values(row)
 
-    def recognise(self, clip: Recording) -> tuple[Tensor, None]:
-        """(A,) probabilities of a recording, the mean over its test views, without events.
+    def recognise(self, clip: Recording) -> Answer:
+        """The probabilities of a recording, the mean over its test views, without events.
 
         Raises:
             UsageError: The network cannot compute with its settings.
@@ -300,7 +300,7 @@ class SkeletonRecognizer(Recognizer):
             reason = shown((str(error).splitlines() or [type(error).__name__])[0], 100)
             raise UsageError(f"the network cannot compute with its settings ({reason}); get the model again, or train it anew") from error
         mean, _ = mean_over_views(torch.cat(log_probs), torch.zeros(len(log_probs), dtype=torch.int64, device=self.device))
-        return (mean[0] / self.temperature).softmax(-1).cpu(), None
+        return Answer((mean[0] / self.temperature).softmax(-1).cpu())
 
 
 def require_small(network: Network, reading: Reading, path: Path) -> None:

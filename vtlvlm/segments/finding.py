@@ -26,14 +26,34 @@ BELOW = 0.2
 """An action ends this far below the probability with which it begins, with hysteresis"""
 
 
+class Judged(Protocol):
+    """Whether a clip is like the training."""
+
+    @property
+    def rejected(self) -> bool:
+        """Whether it is unlike anything in the training."""
+
+
+class ClipAnswer(Protocol):
+    """What a model says of a clip."""
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(A,), calibrated."""
+
+    @property
+    def familiarity(self) -> Judged | None:
+        """None without a rule of rejection."""
+
+
 class ClipModel(Protocol):
     """What recognises single clips: an ``ActionRecognizer`` or a ``ProbeRecognizer``."""
 
     classes: list[str]
     sampling: FrameSampling
 
-    def recognise(self, clip: Clip) -> tuple[Tensor, object]:
-        """(A,) calibrated probabilities, and the event sentence."""
+    def recognise(self, clip: Clip) -> ClipAnswer:
+        """What the model says of a clip."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,8 @@ class Found(NamedTuple):
     """(steps, A) of the actions"""
     windows: NDArray[np.float64]
     """(windows, A) probabilities of each window"""
+    rejected: NDArray[np.bool_]
+    """(windows,) whether a window is unlike anything in the training; False throughout without a rule of rejection"""
 
 
 def find(model: ClipModel, file: str | Path, grid: Grid, rule: Rule, progress: Callable[[float], object] | None = None) -> Found:
@@ -96,7 +118,7 @@ def find(model: ClipModel, file: str | Path, grid: Grid, rule: Rule, progress: C
         DataError: The file cannot be read, or the model gives no probabilities.
     """
     file, end = Path(file), 0.0
-    rows = []
+    rows: list[tuple[NDArray[np.float64], bool]] = []
     with playing(file, model.sampling) as video:
 
         def watched(frames: Iterable[Frame]) -> Iterator[Frame]:
@@ -111,28 +133,41 @@ def find(model: ClipModel, file: str | Path, grid: Grid, rule: Rule, progress: C
             rows.append(_recognised(model, window.clip, file))
     if not rows:  # shorter than a window: the whole video is one clip, as for classify
         rows.append(_recognised(model, decode_sampled(file, model.sampling), file))
-        return decided(np.stack(rows), model.classes, Grid(end, end), end, rule)
-    return decided(np.stack(rows), model.classes, grid, end, rule)
+        grid = Grid(end, end)
+    rejected = np.array([one for _, one in rows])
+    return decided(np.stack([row for row, _ in rows]), model.classes, grid, end, rule, rejected)
 
 
 @torch.inference_mode()
-def _recognised(model: ClipModel, clip: Clip, file: Path) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = model.recognise(clip)[0].double().numpy()
+def _recognised(model: ClipModel, clip: Clip, file: Path) -> tuple[NDArray[np.float64], bool]:
+    answer = model.recognise(clip)
+    found: NDArray[np.float64] = answer.probabilities.double().numpy()
     if not np.isfinite(found).all():
         raise DataError(f"{file}: the model gives no probabilities for it (NaN); its weights are damaged")
-    return found
+    return found, answer.familiarity is not None and answer.familiarity.rejected
 
 
-def decided(rows: NDArray[np.float64], classes: list[str], grid: Grid, end: float, rule: Rule) -> Found:
-    """From the probabilities (windows, A) of the windows of a video to segments.
+def decided(
+    windows: NDArray[np.float64],
+    classes: list[str],
+    grid: Grid,
+    end: float,
+    rule: Rule,
+    rejected: NDArray[np.bool_] | None = None,
+) -> Found:
+    """From the probabilities (windows, A) of the windows of a video to segments. A rejected window says nothing: all actions are equally
+    likely in it.
 
     Args:
-        rows: Of each window, in order.
+        windows: Of each window, in order.
         classes: The A names.
         grid: The windows.
         end: Seconds of the video.
         rule: How it is decided.
+        rejected: (windows,) whether a window is unlike anything in the training; None for none.
     """
+    rejected = np.zeros(len(windows), dtype=np.bool_) if rejected is None else rejected
+    rows = np.where(rejected[:, None], 1 / len(classes), windows)
     probabilities = of_steps(rows, grid, end) if rule.decide != "windows" else _nearest(rows, grid, end)
     with np.errstate(divide="ignore"):
         scores = np.log(np.concatenate([probabilities, np.full((len(probabilities), 1), rule.least)], axis=1))
@@ -144,7 +179,7 @@ def decided(rows: NDArray[np.float64], classes: list[str], grid: Grid, end: floa
         labels = np.where(labels == len(classes), NONE, labels)
     labels = tidied(labels, round(rule.shortest / grid.hop), round(rule.gap / grid.hop))
     segments = [one._replace(end=min(one.end, end)) for one in to_segments(labels, classes, grid.hop, probabilities)]
-    return Found(segments, end, grid.hop, probabilities, rows)
+    return Found(segments, end, grid.hop, probabilities, windows, rejected)
 
 
 def of_steps(rows: NDArray[np.float64], grid: Grid, end: float) -> NDArray[np.float64]:
