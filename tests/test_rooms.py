@@ -15,7 +15,7 @@ LAYERS = (
     {"data", "vtem", "lvlm", "report"},
     {"skeleton"},
     {"stages", "synth"},
-    {"dictionary", "segments"},
+    {"dictionary", "rejection", "segments"},
     {"callbacks", "probes", "slurm"},
     {"recognizers"},
     {"cli"},  # finds commands by their names, when one is asked for

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 from pipeline import Pipeline
-from torch import Tensor
 from videos import damaged, encode, moving_block
 
 from vtlvlm.cli import main
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.recognizers.recognizer import ActionRecognizer
+from vtlvlm.recognizers.recognizer import ActionRecognizer, Answer
 from vtlvlm.segments.finding import Rule, decided, find, of_steps
 from vtlvlm.segments.timeline import Segment
 from vtlvlm.segments.windows import Grid
@@ -26,9 +25,9 @@ class Brightness:
     def __init__(self) -> None:
         self.classes, self.sampling = ["day", "night"], FrameSampling(frames=4, size=16)
 
-    def recognise(self, clip: Clip) -> tuple[Tensor, None]:
+    def recognise(self, clip: Clip) -> Answer:
         share = clip.frames.float().mean() / 255
-        return torch.stack([share, 1 - share]), None
+        return Answer(torch.stack([share, 1 - share]))
 
 
 def film(path: Path, shades: list[tuple[int, float]], rate: int = 10) -> Path:
@@ -88,7 +87,7 @@ def test_windows_alone_change_as_they_like() -> None:
 
 def test_a_model_without_probabilities_is_named(tmp_path: Path) -> None:
     class Broken(Brightness):
-        def recognise(self, clip: Clip) -> tuple[Tensor, None]:
+        def recognise(self, clip: Clip) -> Answer:
             return torch.tensor([float("nan"), 0.0]), None
 
     with pytest.raises(DataError, match="gives no probabilities"):
