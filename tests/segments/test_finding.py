@@ -88,7 +88,7 @@ def test_windows_alone_change_as_they_like() -> None:
 def test_a_model_without_probabilities_is_named(tmp_path: Path) -> None:
     class Broken(Brightness):
         def recognise(self, clip: Clip) -> Answer:
-            return torch.tensor([float("nan"), 0.0]), None
+            return Answer(torch.tensor([float("nan"), 0.0]))
 
     with pytest.raises(DataError, match="gives no probabilities"):
         find(Broken(), film(tmp_path / "film.mp4", [(250, 2)]), Grid(1.0, 0.5), Rule())
@@ -131,7 +131,7 @@ def test_the_command_on_a_folder(chain: Pipeline, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--hop", "9"], "hop=9"),
+        (["--clip", "3", "--hop", "9"], "hop=9"),
         (["--formats", "pdf"], "--formats pdf: choose from json"),
         (["--least", "2"], "least=2.0"),
         (["--model", "nowhere"], "nowhere: no such model; `make demo` makes one"),

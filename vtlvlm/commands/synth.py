@@ -3,6 +3,9 @@
 With --motion FILE, the bodies play recorded movement instead, one clip a recording: real movement, drawn bodies. FILE is a packed .npz
 (NW-UCLA's 20 joints, or NTU's 25), a .skeleton file, or a folder of .skeleton files with NTU names. The clips have the names of the
 recordings; --subjects, --replications and --actions then choose among them, and each further camera adds 100 to the setup's number.
+
+With --untrimmed N, N long videos of each person and camera: several actions one after the other, with idle time between them. truth.json
+has the true segments, which `vtlvlm segment --truth` scores with.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+TYPICAL = 16
+"""People of the demo"""
 LISTED = 5
 """Left-out recordings that the terminal lists, at most"""
 
@@ -31,14 +36,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="C",
         help="1 in front, 2 at -45 and 3 at +45 degrees (default: 1 2 3; with --motion: 1, where the recording camera stood)",
     )
+    parser.add_argument("--untrimmed", type=int, metavar="N", help="render N long videos of each person instead, with their true segments")
+    parser.add_argument(
+        "--people",
+        type=int,
+        nargs="+",
+        metavar="P",
+        help="with --untrimmed: numbers of the people (default: those of 16 who test in X-Sub)",
+    )
+    parser.add_argument("--parts", type=int, help="with --untrimmed: actions in a video; 0 for idle people (default: 8)")
+    parser.add_argument(
+        "--unlisted", type=int, nargs="+", metavar="A", help="with --untrimmed: actions that occur, but are not among those to be found"
+    )
     parser.add_argument("--workers", type=int, help="processes; their number does not change the videos (default: one per core)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Render the missing clips."""
+    from vtlvlm.errors import UsageError
     from vtlvlm.synth import generate, play
     from vtlvlm.system.text import shown
 
+    if args.untrimmed is not None:
+        return _untrimmed(args)
+    for name in ("people", "parts", "unlisted"):
+        if getattr(args, name) is not None:
+            raise UsageError(f"--{name}: only with --untrimmed N; leave it out")
     if args.motion is None:
         manifest = generate(
             args.output,
@@ -66,4 +89,30 @@ def run(args: argparse.Namespace) -> int:
         print(f"  left out: {name}: {shown(reason)}")
     if len(left_out) > LISTED:
         print(f"  and {len(left_out) - LISTED:,} more, named in synth.json")
+    return 0
+
+
+def _untrimmed(args: argparse.Namespace) -> int:
+    """Render long videos."""
+    from vtlvlm.data.ntu import PROTOCOLS
+    from vtlvlm.errors import UsageError
+    from vtlvlm.synth import generate_untrimmed
+
+    for name in ("motion", "subjects", "replications"):
+        if getattr(args, name) is not None:
+            raise UsageError(f"--{name} is not for --untrimmed; leave it out")
+    people = [one for one in range(1, TYPICAL + 1) if one not in PROTOCOLS["xsub60"].train_ids] if args.people is None else args.people
+    manifest = generate_untrimmed(
+        args.output,
+        people=people,
+        seed=args.seed,
+        films=args.untrimmed,
+        actions=args.actions,
+        unlisted=args.unlisted or (),
+        parts=8 if args.parts is None else args.parts,
+        cameras=(1,) if args.cameras is None else args.cameras,
+        workers=args.workers,
+    )
+    seconds = sum(one["frames"] for one in manifest["videos"]) / manifest["fps"]
+    print(f"{len(manifest['videos'])} videos of {len(people)} people, {seconds / 60:.1f} minutes, in {args.output}")
     return 0

@@ -5,5 +5,6 @@ The body performs the project's own actions, or recorded movement.
 
 from vtlvlm.synth.dataset import generate
 from vtlvlm.synth.recorded import play
+from vtlvlm.synth.untrimmed import generate_untrimmed
 
-__all__ = ["generate", "play"]
+__all__ = ["generate", "generate_untrimmed", "play"]

@@ -63,6 +63,10 @@ class ClipSpec:
         rng = np.random.default_rng([self.seed, 5, self.setup, self.camera, self.subject, self.replication, self.action])
         film(root, self.name, performance, setup, camera, rng)
 
+    def made(self, root: Path) -> bool:
+        """Whether both files exist."""
+        return both_made(self.name, root)
+
     def describe(self) -> dict[str, Any]:
         """The clip's line in the manifest."""
         return described(self.name, self.performance())
@@ -73,7 +77,12 @@ def film(root: Path, name: str, performance: Performance, setup: Setup, camera: 
     video, skeleton = paths_of(name, root)
     with replacing(video, follow=False, tidy=False) as part:
         encode(part, frames(performance, setup, camera, rng))
-    _write(skeleton, skeleton_text(performance, camera))
+    write(skeleton, skeleton_text(performance, camera))
+
+
+def both_made(name: str, root: Path) -> bool:
+    """Whether a clip's video and skeletons exist."""
+    return all(path.is_file() and path.stat().st_size for path in paths_of(name, root))
 
 
 def described(name: str, performance: Performance) -> dict[str, Any]:
@@ -132,7 +141,7 @@ def generate(
     chosen = sorted(set(ACTIONS if actions is None else actions))
     filmed = sorted(set(cameras))
     require_settings(seed, {"subjects": subjects, "replications": replications}, filmed, workers)
-    _require_known("action", chosen, ACTIONS)
+    require_known("action", chosen, ACTIONS)
     settings = {
         "motion": None, "version": SYNTH_VERSION, "seed": seed,
         "subjects": subjects, "replications": replications, "actions": chosen, "cameras": filmed,
@@ -150,12 +159,19 @@ def generate(
 class Renderable(Protocol):
     """A clip that a worker process can render."""
 
+    def make(self, root: Path) -> None:
+        """Write its files, each whole or not at all, the last one last."""
+
+    def made(self, root: Path) -> bool:
+        """Whether its files exist."""
+
+
+class Described(Renderable, Protocol):
+    """A clip with a line in the manifest."""
+
     @property
     def name(self) -> str:
         """NTU's name."""
-
-    def make(self, root: Path) -> None:
-        """Write both files, each whole or not at all, the skeleton last."""
 
     def describe(self) -> dict[str, Any]:
         """The clip's line in the manifest."""
@@ -169,7 +185,7 @@ def paths_of(name: str, root: Path) -> tuple[Path, Path]:
 def produce(
     output: Path,
     settings: dict[str, Any],
-    clips: Sequence[Renderable],
+    clips: Sequence[Described],
     classes: dict[int, str],
     details: dict[str, Any],
     workers: int | None,
@@ -189,22 +205,16 @@ def produce(
     Returns:
         The manifest.
     """
-    _claim(output, settings)
-    missing = [clip for clip in clips if not all(path.is_file() and path.stat().st_size for path in paths_of(clip.name, output))]
-    _render(
-        missing,
-        output,
-        workers or usable_cores(),
-        tqdm(total=len(clips), initial=len(clips) - len(missing), desc="synth", unit="clip", disable=not progress),
-    )
-    _write(output / CLASSES, "".join(f"A{action:03d} {name}\n" for action, name in classes.items()))
+    claim(output, settings, (VIDEOS, SKELETONS), (CLASSES,))
+    each_made(clips, output, workers, "synth", "clip", progress)
+    write(output / CLASSES, "".join(f"A{action:03d} {name}\n" for action, name in classes.items()))
     manifest = {
         **settings,
         "classes": {f"A{action:03d}": name for action, name in classes.items()},
         **details,
         "clips": [clip.describe() for clip in clips],
     }
-    _write(output / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write(output / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     (output / STARTED).unlink(missing_ok=True)
     return manifest
 
@@ -221,12 +231,13 @@ def require_settings(seed: int, counts: dict[str, int | None], cameras: Sequence
         limit = MAX_SUBJECTS if name == "subjects" else 999
         if value is not None and not 1 <= value <= limit:
             raise UsageError(f"{name} {value}: must be between 1 and {limit}")
-    _require_known("camera", cameras, ANGLES)
+    require_known("camera", cameras, ANGLES)
     if workers is not None and workers < 1:
         raise UsageError(f"workers {workers}: must be 1 or more")
 
 
-def _require_known(name: str, values: Sequence[int], known: Collection[int]) -> None:
+def require_known(name: str, values: Sequence[int], known: Collection[int]) -> None:
+    """Refuse numbers that cannot be rendered, or none."""
     if not values:
         raise UsageError(f"no {name} chosen: give at least one of {', '.join(map(str, known))}")
     for value in values:
@@ -234,9 +245,21 @@ def _require_known(name: str, values: Sequence[int], known: Collection[int]) -> 
             raise UsageError(f"{name} {value}: cannot be rendered; choose from {', '.join(map(str, known))}")
 
 
-def _claim(output: Path, settings: dict[str, Any]) -> None:
-    """Mark the folder with these settings. Refuse a folder of other settings or with other files."""
-    for folder in (output / VIDEOS, output / SKELETONS):
+def claim(output: Path, settings: dict[str, Any], folders: Sequence[str], files: Sequence[str]) -> None:
+    """Mark the folder with these settings. Refuse a folder of other settings or with other files.
+
+    Args:
+        output: the folder.
+        settings: what determines its content.
+        folders: names of the folders inside, which are made.
+        files: names of the files inside that will be written beside the manifest.
+
+    Raises:
+        UsageError: It was made with other settings.
+        DataError: It holds what no manifest explains.
+    """
+    inner = [output / name for name in folders]
+    for folder in inner:
         if folder.is_symlink():
             raise DataError(f"{folder}: a link out of the folder to write; remove it, or choose another folder")
     for file in (output / MANIFEST, output / STARTED):
@@ -254,17 +277,25 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
             )
         break
     else:
-        for folder in (output / VIDEOS, output / SKELETONS):
+        for folder in inner:
             if folder.exists() and any(folder.iterdir()):
                 raise DataError(f"{folder}: holds files that no record in {MANIFEST} explains; choose another folder")
-        if os.path.lexists(output / CLASSES):
-            raise DataError(f"{output / CLASSES}: no record in {MANIFEST} explains it, and it would be replaced; choose another folder")
-        for folder in (output / VIDEOS, output / SKELETONS):
+        for file in (output / name for name in files):
+            if os.path.lexists(file):
+                raise DataError(f"{file}: no record in {MANIFEST} explains it, and it would be replaced; choose another folder")
+        for folder in inner:
             folder.mkdir(parents=True, exist_ok=True)
-        _write(output / STARTED, json.dumps(settings) + "\n")
-    for folder in (output / VIDEOS, output / SKELETONS):
+        write(output / STARTED, json.dumps(settings) + "\n")
+    for folder in inner:
         folder.mkdir(parents=True, exist_ok=True)
     tidied(output)
+
+
+def each_made(clips: Sequence[Renderable], output: Path, workers: int | None, title: str, unit: str, progress: bool) -> None:
+    """Render the clips that are missing, with a bar over all of them."""
+    missing = [clip for clip in clips if not clip.made(output)]
+    bar = tqdm(total=len(clips), initial=len(clips) - len(missing), desc=title, unit=unit, disable=not progress)
+    _render(missing, output, workers or usable_cores(), bar)
 
 
 def _render(clips: Sequence[Renderable], output: Path, workers: int, bar: tqdm) -> None:
@@ -298,6 +329,7 @@ def start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Write a text file of a rendered set, whole or not at all."""
     with replacing(path, follow=False, tidy=False) as part:
         part.write_text(text, encoding="utf-8")

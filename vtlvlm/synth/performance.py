@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,6 +44,21 @@ class Timing:
         return np.clip((np.arange(self.frames) - self.start) / (self.duration - 1), 0.0, 1.0)
 
 
+class Stand(NamedTuple):
+    """Where a person stands, and which way they face."""
+
+    turn: float
+    """radians, 0 faces the middle camera"""
+    place: Array
+    """(3,) metres, on the floor"""
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Stand:
+        """Near the rig's middle, facing it."""
+        turn = rng.uniform(-FACING_TURN, FACING_TURN)
+        return cls(turn, np.array([rng.uniform(-STANDING_SPREAD, STANDING_SPREAD), 0.0, rng.uniform(-STANDING_SPREAD, STANDING_SPREAD)]))
+
+
 @dataclass(frozen=True)
 class Performance:
     """Everything that moves in the room, frame by frame, in world coordinates (metres)."""
@@ -69,7 +85,9 @@ class Performance:
         return Performance(timing, self.people, self.joints[:, ::-1], self.jacket[:, ::-1], self.working, box, ball, self.chair)
 
 
-def perform(action: Action, person: Person, extra: Person, rng: np.random.Generator) -> Performance:
+def perform(
+    action: Action, person: Person, extra: Person, rng: np.random.Generator, timing: Timing | None = None, stand: Stand | None = None
+) -> Performance:
     """Play an action's program once.
 
     Args:
@@ -78,13 +96,14 @@ def perform(action: Action, person: Person, extra: Person, rng: np.random.Genera
         extra: the second person of an action for two. It is no subject, so no test subject appears in training.
         rng: draws timing, place, sway and repetitions. With equal generators, the two actions of a reversed pair give performances that
             are exact reversals of each other.
+        timing: when it happens; drawn if None. An action that is played backwards has the times from its end.
+        stand: where; drawn if None.
     """
-    timing = Timing.draw(rng, person.speed)
+    timing = timing or Timing.draw(rng, person.speed)
     motion = action.program(timing.phase, rng)
     people = (person, extra)[: action.people]
     working = "left" if person.left_handed else "right"
-    turn = rng.uniform(-FACING_TURN, FACING_TURN)
-    place = np.array([rng.uniform(-STANDING_SPREAD, STANDING_SPREAD), 0.0, rng.uniform(-STANDING_SPREAD, STANDING_SPREAD)])
+    turn, place = stand or Stand.draw(rng)
     # two people face each other, across the middle camera's line of sight
     turns = [turn] if action.people == 1 else [turn + np.pi / 2, turn - np.pi / 2]
     offset = PAIR_DISTANCE / 2 if action.people == 2 else 0.0

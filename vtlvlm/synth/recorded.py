@@ -25,7 +25,7 @@ from vtlvlm.skeleton.layouts import KINECT20, NTU25
 from vtlvlm.skeleton.packed import META, open_recordings
 from vtlvlm.skeleton.reading import ENDING, read_skeleton
 from vtlvlm.synth.body import Array
-from vtlvlm.synth.dataset import EXTRA, film, produce, require_settings
+from vtlvlm.synth.dataset import EXTRA, both_made, film, produce, require_settings
 from vtlvlm.synth.motion import Recording, Rig, bone_lengths, is_mirrored, performed
 from vtlvlm.synth.people import Person
 from vtlvlm.synth.performance import Performance
@@ -145,6 +145,10 @@ class MotionClip:
         """Write both files, each whole or not at all, the skeleton last."""
         rng = np.random.default_rng([self.seed, 7, self.view, *asdict(self.taken).values()])
         film(root, self.name, self.performance(), self.room, Camera.of(self.room, self.view), rng)
+
+    def made(self, root: Path) -> bool:
+        """Whether both files exist."""
+        return both_made(self.name, root)
 
     def describe(self) -> dict[str, Any]:
         """The clip's line in the manifest."""
