@@ -14,6 +14,7 @@ BENCHES = {
     "vtem": "pooling, quantisation, FLOPs, a stage-1 step",
     "lvlm": "label scores against slower methods, a training step against peft, trainable parameters (a quarter of an hour)",
     "efficiency": "the paper's Table IV: parameters, FLOPs, seconds and memory of stages and skeleton networks, for one clip (minutes)",
+    "open_set": "clips and long videos that hold more than the model's actions, for models that know some of them (10 minutes a draw)",
     "gpu": "both stages on one GPU at the paper's size, with random weights (two minutes on an H100)",
 }
 
@@ -35,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="efficiency: configurations of skeleton networks, each of one (default: the nine of Table I and CTR-GCN at full size, a "
         "minute or two; the option alone: none)",
     )
+    parser.add_argument(
+        "--draws", type=int, nargs="+", metavar="N", help="open_set: draws of left-out actions; 0 leaves none out (default: 0 1 2 3 4 5)"
+    )
+    parser.add_argument("--foreign", type=Path, metavar="DIR", help="open_set: folder of videos of something else (default: none)")
     parser.add_argument("--work", type=Path, help="folder that keeps the intermediate files (default: a temporary folder)")
     parser.add_argument(
         "--output", type=Path, help="JSON file to write (default: runs/bench/NAME.json); gpu: a file of JSON lines (.jsonl) that grows"
@@ -57,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--stage{1 if args.stage1 else 2} goes with bench efficiency")
     if args.baselines is not None:
         raise UsageError("--baselines goes with bench efficiency")
+    if args.name == "open_set":
+        return of_draws(args)
+    if args.draws or args.foreign:
+        raise UsageError(f"--{'draws' if args.draws else 'foreign'} goes with bench open_set")
     if args.tiny or args.budget is not None:
         raise UsageError(f"--{'tiny' if args.tiny else 'budget'} goes with bench gpu")
     output = args.output or Path("runs") / "bench" / f"{args.name}.json"
@@ -87,6 +96,28 @@ def on_gpu(args: argparse.Namespace) -> int:
     if not budget > 0:
         raise UsageError(f"--budget {budget:g}: seconds, above 0")
     return int(gpu.measure(args.output or Path("runs") / "bench" / "gpu.jsonl", budget, args.tiny) > 0)
+
+
+def of_draws(args: argparse.Namespace) -> int:
+    """Run ``bench open_set``, which trains models and keeps them."""
+    from vtlvlm.bench import open_set
+    from vtlvlm.bench.harness import finish
+    from vtlvlm.errors import UsageError
+    from vtlvlm.system.places import require_json_place
+
+    taken = ("name", "draws", "foreign", "work", "output")
+    if given := [name for name, value in vars(args).items() if name not in taken and value is not None and value is not False]:
+        raise UsageError(f"--{given[0].replace('_', '-')}: bench open_set takes --draws, --foreign, --work and --output")
+    draws = [0, 1, 2, 3, 4, 5] if args.draws is None else sorted(set(args.draws))
+    if draws[0] < 0:
+        raise UsageError(f"--draws {draws[0]}: from 0")
+    if args.foreign is not None and not args.foreign.is_dir():
+        raise UsageError(f"--foreign {args.foreign}: no such folder")
+    output = args.output or Path("runs") / "bench" / "open_set.json"
+    require_json_place(output)
+    figures, facts = open_set.measure(args.work or Path("runs") / "open_set", draws, args.foreign)
+    finish("open_set", figures, output, facts)
+    return 0
 
 
 def of_pipeline(args: argparse.Namespace) -> int:
