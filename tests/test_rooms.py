@@ -16,10 +16,10 @@ LAYERS = (
     {"skeleton"},
     {"stages", "synth"},
     {"dictionary", "rejection", "segments"},
-    {"callbacks", "probes", "slurm"},
+    {"callbacks", "probes", "ratings", "slurm"},
     {"recognizers"},
     {"cli"},  # finds commands by their names, when one is asked for
-    {"ablation", "bench"},
+    {"ablation", "bench", "proxies"},
     {"commands"},
     {"__main__"},
 )

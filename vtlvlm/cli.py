@@ -24,6 +24,7 @@ COMMANDS = {
     "tokenize": "turn features into event sentences with a trained stage 1",
     "extract-hidden": "run event sentences through the layers below the prompts, once for a whole training",
     "classify": "recognise the actions in video files",
+    "study": "let people rate event sentences, and measure them automatically (Table III)",
     "dictionary": "list what each code of a codebook is, as a page, JSON and safetensors",
     "segment": "find the actions in long videos, with their times",
     "export": "bundle a trained run for classify",
