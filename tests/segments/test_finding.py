@@ -145,6 +145,21 @@ def test_what_is_refused_in_a_line(words: list[str], said: str, tmp_path: Path, 
     assert error.count("\n") == 1
 
 
+def test_rejected_windows_are_none_of_the_actions() -> None:
+    """By hand: three windows of 2 seconds, one a second. The middle of step 1 is 0.5 from that of window 0 and of window 1: weights 1/2."""
+    rows, grid = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]), Grid(2.0, 1.0)
+    found = of_steps(rows, grid, 4.0, np.array([False, True, False]))
+    assert found[1] == pytest.approx(np.array([0.9, 0.1]) / 2)
+    assert found[2] == pytest.approx(np.array([0.2, 0.8]) / 2)
+    assert (of_steps(rows, grid, 4.0, np.ones(3, dtype=bool)) == 0).all()
+    whole = decided(rows, ["a", "b"], grid, 4.0, Rule(least=0.5, shortest=0), np.ones(3, dtype=bool))
+    assert whole.segments == []
+    assert np.array_equal(whole.windows, rows)
+    alone = decided(rows, ["a", "b"], grid, 4.0, Rule(least=0.5, shortest=0, decide="windows"), np.array([True, False, False]))
+    assert [one.label for one in alone.segments] == ["a", "b"]
+    assert alone.segments[0].start == 2.0  # of two windows as near, the earlier one
+
+
 def test_two_videos_of_one_name_are_refused(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = film(tmp_path / "a" / "film.mp4", [(250, 1)]), film(tmp_path / "b" / "film.mp4", [(250, 1)])
     assert chain("segment", one, two, "--model", chain.bundle, "--output", tmp_path / "out") == 2

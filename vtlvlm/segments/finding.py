@@ -87,6 +87,14 @@ class Rule:
         if self.decide not in MODES:
             raise UsageError(f"decide={self.decide!r}: use one of {', '.join(MODES)}")
 
+    def hysteresis(self) -> Hysteresis:
+        """The decision step by step."""
+        return Hysteresis(self.least, max(0.0, self.least - BELOW))
+
+    def tidied(self, labels: NDArray[np.int64], hop: float) -> NDArray[np.int64]:
+        """Labels (T,) of steps of ``hop`` seconds without short gaps and short segments."""
+        return tidied(labels, round(self.shortest / hop), round(self.gap / hop))
+
 
 class Found(NamedTuple):
     """The actions of a video."""
@@ -155,8 +163,7 @@ def decided(
     rule: Rule,
     rejected: NDArray[np.bool_] | None = None,
 ) -> Found:
-    """From the probabilities (windows, A) of the windows of a video to segments. A rejected window says nothing: all actions are equally
-    likely in it.
+    """From the probabilities (windows, A) of the windows of a video to segments. A rejected window counts as none of the actions.
 
     Args:
         windows: Of each window, in order.
@@ -167,52 +174,86 @@ def decided(
         rejected: (windows,) whether a window is unlike anything in the training; None for none.
     """
     rejected = np.zeros(len(windows), dtype=np.bool_) if rejected is None else rejected
-    rows = np.where(rejected[:, None], 1 / len(classes), windows)
-    probabilities = of_steps(rows, grid, end) if rule.decide != "windows" else _nearest(rows, grid, end)
+    probabilities = of_steps(windows, grid, end, rejected) if rule.decide != "windows" else _nearest(windows, grid, end, rejected)
     with np.errstate(divide="ignore"):
         scores = np.log(np.concatenate([probabilities, np.full((len(probabilities), 1), rule.least)], axis=1))
     if rule.decide == "hysteresis":
-        decide = Hysteresis(rule.least, max(0.0, rule.least - BELOW))
+        decide = rule.hysteresis()
         labels = np.array([decide(row) for row in probabilities])
     else:
         labels = best_path(scores, rule.switch) if rule.decide == "path" else scores.argmax(1)
         labels = np.where(labels == len(classes), NONE, labels)
-    labels = tidied(labels, round(rule.shortest / grid.hop), round(rule.gap / grid.hop))
+    labels = rule.tidied(labels, grid.hop)
     segments = [one._replace(end=min(one.end, end)) for one in to_segments(labels, classes, grid.hop, probabilities)]
     return Found(segments, end, grid.hop, probabilities, windows, rejected)
 
 
-def of_steps(rows: NDArray[np.float64], grid: Grid, end: float) -> NDArray[np.float64]:
+def of_steps(rows: NDArray[np.float64], grid: Grid, end: float, rejected: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
     """Probabilities of steps of ``hop`` seconds: the normalised geometric mean over the windows that cover a step, weighted by how near
-    their middles are (a triangle). What lies behind the last window counts as its end.
+    their middles are (a triangle). What lies behind the last window counts as its end. Rejected windows have no part in the mean, and their
+    share of the weights is taken off all actions: it is the probability of none.
 
     Args:
         rows: (windows, A).
         grid: The windows.
         end: Seconds of the video.
+        rejected: (windows,); None for none.
 
     Returns:
         (steps, A).
     """
-    near, weights = _near(len(rows), grid, end)
-    logs = np.einsum("sn,sna->sa", weights, np.log(np.clip(rows, 1e-12, None))[near])
-    found = np.exp(logs - logs.max(1, keepdims=True))
-    result: NDArray[np.float64] = found / found.sum(1, keepdims=True)
+    told = np.zeros(len(rows), dtype=np.bool_) if rejected is None else rejected
+    return some_steps(rows, told, 0, np.arange(number_of_steps(grid, end)), len(rows), grid)
+
+
+def some_steps(
+    rows: NDArray[np.float64], rejected: NDArray[np.bool_], first: int, steps: NDArray[np.int64], number: int, grid: Grid
+) -> NDArray[np.float64]:
+    """As :func:`of_steps`, for some of the steps (S,), from the windows that cover them. The result is the same to the bit.
+
+    Args:
+        rows: (n, A) of consecutive windows.
+        rejected: (n,)
+        first: Number of the first of them.
+        steps: Their numbers.
+        number: Windows in all.
+        grid: The windows.
+
+    Returns:
+        (S, A).
+    """
+    near, weights = _near(steps, number, grid)
+    at = (near - first).clip(0, len(rows) - 1)
+    weights = weights * ~rejected[at]
+    known = weights.sum(1, keepdims=True)
+    mean = ((weights / np.where(known > 0, known, 1))[:, :, None] * np.log(np.clip(rows, 1e-12, None))[at]).sum(1)
+    found = np.exp(mean - mean.max(1, keepdims=True))
+    result: NDArray[np.float64] = known * found / found.sum(1, keepdims=True)
     return result
 
 
-def _near(number: int, grid: Grid, end: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The windows (steps, N) that may cover each step, and their weights, which sum to one."""
-    steps, reach = max(1, math.ceil(end / grid.hop - 1e-9)), math.ceil(grid.clip / grid.hop) + 1
-    middles = np.minimum((np.arange(steps) + 0.5) * grid.hop, (number - 1) * grid.hop + grid.clip - grid.hop / 2)
+def number_of_steps(grid: Grid, end: float) -> int:
+    """Steps of a video of ``end`` seconds."""
+    return max(1, math.ceil(end / grid.hop - 1e-9))
+
+
+def reach_of(grid: Grid) -> int:
+    """A step is covered by windows of at most so much smaller numbers than its own."""
+    return math.ceil(grid.clip / grid.hop) + 1
+
+
+def _near(steps: NDArray[np.int64], number: int, grid: Grid) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The windows (S, N) that may cover each step, and their weights, which sum to one."""
+    middles = np.minimum((steps + 0.5) * grid.hop, (number - 1) * grid.hop + grid.clip - grid.hop / 2)
     first = np.floor((middles - grid.clip) / grid.hop).astype(np.int64)
-    near = first[:, None] + np.arange(reach + 1)
+    near = first[:, None] + np.arange(reach_of(grid) + 1)
     distance = np.abs(middles[:, None] - near * grid.hop - grid.clip / 2)
     weights = np.clip(1 - distance / (grid.clip / 2 + 1e-9), 0, None) * ((near >= 0) & (near < number))
     return near.clip(0, number - 1), weights / weights.sum(1, keepdims=True)
 
 
-def _nearest(rows: NDArray[np.float64], grid: Grid, end: float) -> NDArray[np.float64]:
-    """(steps, A) the probabilities of the window whose middle is nearest."""
-    near, weights = _near(len(rows), grid, end)
-    return rows[near[np.arange(len(near)), weights.argmax(1)]]
+def _nearest(rows: NDArray[np.float64], grid: Grid, end: float, rejected: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(steps, A) the probabilities of the window whose middle is nearest; 0 if it is rejected."""
+    near, weights = _near(np.arange(number_of_steps(grid, end)), len(rows), grid)
+    chosen = near[np.arange(len(near)), weights.argmax(1)]
+    return rows[chosen] * ~rejected[chosen, None]

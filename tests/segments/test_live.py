@@ -1,0 +1,82 @@
+"""A stream is decided as a file: the same probabilities to the bit, the same segments, each told once and in order."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from vtlvlm.segments.finding import Rule, decided, of_steps
+from vtlvlm.segments.live import Began, Live
+from vtlvlm.segments.timeline import Segment
+from vtlvlm.segments.windows import Grid
+
+CLASSES = ["wave", "jump", "fall"]
+
+
+def rows(seed: int, count: int) -> np.ndarray:
+    """Probabilities that stay for a while, with noise."""
+    generator = np.random.default_rng(seed)
+    level = np.repeat(generator.normal(size=(count // 5 + 1, 3)), 5, axis=0)[:count] * 2.5
+    exponentials = np.exp(level + generator.normal(size=(count, 3)))
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
+def told(live: Live, values: np.ndarray, rejected: np.ndarray, end: float) -> list[Began | Segment]:
+    found = []
+    for row, one in zip(values, rejected, strict=True):
+        found += live.window(row, bool(one))
+    return [*found, *live.end(end)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_stream_is_decided_as_a_file(seed: int) -> None:
+    generator = np.random.default_rng([1, seed])
+    grid = Grid(3.0, float(generator.choice([0.5, 0.75, 1.0, 3.0])))
+    rule = Rule(
+        least=0.5, shortest=float(generator.choice([0.0, 1.0, 2.0])), gap=float(generator.choice([0.0, 0.8, 2.5])), decide="hysteresis"
+    )
+    values = rows(seed, 60)
+    rejected = generator.random(60) < 0.1
+    end = 59 * grid.hop + 3.0 + float(generator.uniform(0, grid.hop))
+    whole = decided(values, CLASSES, grid, end, rule, rejected)
+    found = [one for one in told(Live(CLASSES, grid, rule), values, rejected, end) if isinstance(one, Segment)]
+    assert [one[:3] for one in found] == [one[:3] for one in whole.segments]
+    assert [one.score for one in found] == pytest.approx([one.score for one in whole.segments], abs=1e-12)
+
+
+def test_steps_are_those_of_the_whole_video_to_the_bit() -> None:
+    grid, values = Grid(3.0, 0.7), rows(3, 50)
+    live, seen = Live(CLASSES, grid, Rule()), []
+    live.decide = lambda row: seen.append(row) or 0  # type: ignore[assignment, func-returns-value]
+    told(live, values, np.zeros(50, dtype=bool), 49 * 0.7 + 3.2)
+    assert np.array_equal(np.array(seen), of_steps(values, grid, 49 * 0.7 + 3.2))
+
+
+def test_segments_are_told_when_they_are_settled_and_memory_stays() -> None:
+    """Ten hours of an action every 20 seconds: told within the gap and the window after its end."""
+    grid, rule = Grid(3.0, 1.0), Rule(gap=2.0)
+    live, sure, none = Live(CLASSES, grid, rule), np.array([0.98, 0.01, 0.01]), np.array([0.28, 0.36, 0.36])
+    segments, began, most = [], 0, 0
+    for number in range(36_000):
+        for one in live.window(sure if number % 20 < 6 else none):
+            began += isinstance(one, Began)
+            if isinstance(one, Segment):
+                segments.append(one)
+                assert number + 3.0 - one.end <= 3.0 + 2.0 + 1.0
+        most = max(most, len(live.labels))
+    assert len(segments) == began == 1800
+    assert most < 30
+    assert all(before.end < after.start for before, after in pairwise(segments))
+
+
+def test_a_stream_that_goes_on_has_the_times_of_its_start() -> None:
+    grid, rule = Grid(2.0, 0.5), Rule()
+    values, rejected = rows(5, 30), np.zeros(30, dtype=bool)
+    one = told(Live(CLASSES, grid, rule), values, rejected, 17.0)
+    later = told(Live(CLASSES, grid, rule, start=100.0), values, rejected, 17.0)
+    assert [(part.label, part.start + 100) for part in one] == [(part.label, part.start) for part in later]
+    assert one
+
+
+def test_an_empty_stream_has_no_segments() -> None:
+    assert Live(CLASSES, Grid(2.0, 0.5), Rule()).end(1.0) == []
