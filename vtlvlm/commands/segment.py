@@ -5,7 +5,10 @@ path through the whole video gives the segments: a change of label costs --switc
 to be likelier than none. A window is as long as the clips that the model was trained on should be.
 
 Give files or folders. Each video is decoded once, and memory does not grow with its length. --output writes a file for each video and
-format, and a picture of its timeline.
+format, and a picture of its timeline. The format video is a copy of the video with the labels drawn in.
+
+Or give one camera (camera:0, /dev/video0) or network stream (rtsp://…, http://…, udp://…). Actions are then told while it runs, each step
+--clip seconds after its start. A slow machine drops the oldest frames, and a stream that goes away is opened again. Ctrl-C ends it.
 """
 
 from __future__ import annotations
@@ -18,12 +21,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vtlvlm.segments.finding import Found
 
+VIDEO = "video"
+"""Format: a copy of the video with the labels drawn in"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     from vtlvlm.commands.classify import DEFAULT_MODEL
 
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="video files, or folders of videos")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="video files, folders of videos, or one camera or network stream")
     parser.add_argument(
         "--model", type=Path, default=Path(DEFAULT_MODEL), help="bundle, or run folder or checkpoint of stage 2 (default: %(default)s)"
     )
@@ -43,22 +49,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decide",
         choices=("path", "windows", "hysteresis"),
-        default="path",
         help="path: the best path through the video; windows: the nearest window of each step alone; "
-        "hysteresis: step by step, as in a live stream (default: %(default)s)",
+        "hysteresis: step by step, as a stream is always decided (default: path)",
     )
     parser.add_argument("--truth", type=Path, metavar="JSON", help="true segments to score with: ActivityNet's JSON, or a .segments.json")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder to write files into")
     parser.add_argument(
         "--formats",
         default="json",
-        help="with --output: json, activitynet, csv, vtt, srt, elan; with commas (default: %(default)s)",
+        help="with --output: json, activitynet, csv, vtt, srt, elan, video; with commas (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line: a video, or what happens in a stream")
+    parser.add_argument("--seconds", type=float, metavar="SECONDS", help="stream: end it after so long")
+    parser.add_argument(
+        "--give-up",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="stream: end it after so long without a picture (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Segment the videos one after the other; an unreadable one does not stop the others."""
     from vtlvlm.commands.classify import files_of, names_of, require_model, videos
+    from vtlvlm.data.streaming import is_stream
     from vtlvlm.errors import DataError, UsageError
     from vtlvlm.segments.finding import Rule, find
     from vtlvlm.segments.formats import FORMATS, read_truth
@@ -67,12 +82,18 @@ def run(args: argparse.Namespace) -> int:
 
     if args.clip is not None:
         Grid(args.clip, args.clip / 4 if args.hop is None else args.hop)  # refused before the model is loaded
-    rule = Rule(args.least, args.switch, args.shortest, args.gap, args.decide)
+    rule = Rule(args.least, args.switch, args.shortest, args.gap, args.decide or "path")
     formats = [one.strip() for one in args.formats.split(",") if one.strip()]
-    if unknown := [one for one in formats if one not in FORMATS]:
-        raise UsageError(f"--formats {shown(unknown[0], 40)}: choose from {', '.join(FORMATS)}")
+    if unknown := [one for one in formats if one not in (*FORMATS, VIDEO)]:
+        raise UsageError(f"--formats {shown(unknown[0], 40)}: choose from {', '.join((*FORMATS, VIDEO))}")
+    if streams := [one for one in args.files if is_stream(one)]:
+        from vtlvlm.commands.watch import watch_stream
+
+        return watch_stream(args, streams[0], rule, formats)
+    if args.seconds is not None:
+        raise UsageError("--seconds is for a camera or network stream; leave it out")
     require_model(args.model)
-    files, lines = files_of(args.files, videos)
+    files, lines = files_of([Path(one) for one in args.files], videos)
     for line in lines:
         print(f"vtlvlm: {shown(line)}", file=sys.stderr)
     if not files:
@@ -82,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     if truth is not None and not any(file.stem in truth for file in files):
         raise UsageError(f"{args.truth}: has none of the videos; it has {', '.join(sorted(truth)[:3])}")
     scored: dict[str, Found] = {}
-    model = _model(args)
+    model = model_of(args)
     grid = model.grid(args.clip, args.hop)
     failed = 0
     for file in files:
@@ -93,11 +114,18 @@ def run(args: argparse.Namespace) -> int:
             failed += 1
             print(f"vtlvlm: {shown(error)}", file=sys.stderr)
             continue
-        _say(file, found)
+        facts = _facts(args, str(file), grid, rule, found)
+        if args.json:
+            from vtlvlm.commands.classify import json_line
+            from vtlvlm.segments.formats import row_of
+
+            print(json_line({**facts, "segments": [row_of(one) for one in found.segments]}), flush=True)
+        else:
+            _say(file, found)
         if truth is not None and file.stem in truth:
             scored[file.stem] = found
         if args.output is not None:
-            _write(args.output, names[file], file, found, formats, _facts(args, file, grid, rule, found))
+            _write(args.output, names[file], file, found, formats, facts)
     if truth is not None and scored:
         _score(truth, scored, model.classes)
     if failed:
@@ -105,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _model(args: argparse.Namespace) -> Any:
+def model_of(args: argparse.Namespace) -> Any:
     from vtlvlm.errors import UsageError
     from vtlvlm.recognizers.recognizer import ActionRecognizer, VideoRecognizer
 
@@ -161,13 +189,13 @@ def _score(truth: dict[str, list[Any]], scored: dict[str, Found], classes: list[
     print(f"  steps  {steps.accuracy:.3f} of those with an action, {steps.accuracy_all:.3f} of all")
 
 
-def _facts(args: argparse.Namespace, file: Path, grid: Any, rule: Any, found: Found) -> dict[str, Any]:
+def _facts(args: argparse.Namespace, file: str, grid: Any, rule: Any, found: Found) -> dict[str, Any]:
     from dataclasses import asdict
 
     from vtlvlm import __version__
 
     return {
-        "file": str(file),
+        "file": file,
         "model": str(args.model),
         "vtlvlm": __version__,
         **asdict(grid),
@@ -185,7 +213,11 @@ def _write(folder: Path, name: str, file: Path, found: Found, formats: list[str]
     from vtlvlm.system.files import replacing
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_segments(found.segments, facts, folder, name, formats)
+    write_segments(found.segments, facts, folder, name, [one for one in formats if one != VIDEO])
+    if VIDEO in formats:
+        from vtlvlm.segments.drawing import write_labelled
+
+        write_labelled(file, found.segments, folder / f"{name}.labelled.mp4")
     figure = timeline_figure([("found", found.segments)], found.seconds, file.name)
     with replacing(folder / f"{name}.png") as temporary:
         temporary.write_bytes(png(figure, dpi=110))

@@ -12,6 +12,8 @@ from pathlib import Path
 from threading import Event
 
 import av
+import numpy as np
+from numpy.typing import NDArray
 
 from vtlvlm.data.container import VideoError, opened
 from vtlvlm.data.playing import timed
@@ -49,7 +51,13 @@ def browser_type(path: str | Path) -> str | None:
 
 
 def write_preview(
-    source: str | Path, target: Path, *, side: int = SIDE, progress: Callable[[float], object] | None = None, stop: Event | None = None
+    source: str | Path,
+    target: Path,
+    *,
+    side: int = SIDE,
+    progress: Callable[[float], object] | None = None,
+    stop: Event | None = None,
+    paint: Callable[[float, NDArray[np.uint8]], None] | None = None,
 ) -> None:
     """Write the copy of a video, whole or not at all. The memory does not grow with its length.
 
@@ -59,6 +67,7 @@ def write_preview(
         side: Pixels of the short side, at most.
         progress: Called with the seconds that are copied so far.
         stop: Ends the copying once it is set.
+        paint: Called with the time in seconds and each picture (H, W, 3) uint8 RGB, which it may change.
 
     Raises:
         Stopped: ``stop`` was set.
@@ -70,7 +79,7 @@ def write_preview(
             replacing(target, follow=False, tidy=False) as part,
             av.open(f"file:{part.absolute()}", "w", format="mp4", options={"movflags": "faststart"}) as container,
         ):
-            _encode(source, container, side, progress, stop)
+            _encode(source, container, side, progress, stop, paint)
     except OSError as error:  # av's write errors are OSErrors too; its read errors have become VideoErrors
         raise DataError(f"{target}: cannot be written ({error.strerror}); make room there and try again") from error
 
@@ -81,6 +90,7 @@ def _encode(
     side: int,
     progress: Callable[[float], object] | None,
     stop: Event | None,
+    paint: Callable[[float, NDArray[np.uint8]], None] | None,
 ) -> None:
     output, graph, graph_of, size, before = None, None, None, (0, 0), -1
     with opened(source) as (opened_source, stream):
@@ -94,6 +104,8 @@ def _encode(
                 graph = linked(frame, stream, ("scale", scale), ("format", "yuv420p"), *turns(frame), ("setsar", "1"))
             graph.push(frame)
             picture = graph.pull()
+            if paint is not None:
+                picture = _painted(picture, time, paint)
             output = output or _stream(container, picture, frame_rate(stream))
             before = max(before + 1, round(time * _CLOCK))  # rising
             picture.pts, picture.time_base, picture.pict_type = before, Fraction(1, _CLOCK), 0  # the encoder chooses
@@ -103,6 +115,15 @@ def _encode(
     if output is None:
         raise VideoError(f"{source}: has no frame that decodes")
     container.mux(output.encode(None))
+
+
+def _painted(picture: av.VideoFrame, time: float, paint: Callable[[float, NDArray[np.uint8]], None]) -> av.VideoFrame:
+    """A picture after painting; BT.709 in limited range, as before."""
+    matrix = {"src_colorspace": "ITU709", "src_color_range": "MPEG", "dst_colorspace": "ITU709", "dst_color_range": "JPEG"}
+    shown = picture.reformat(format="rgb24", **matrix).to_ndarray()
+    paint(time, shown)
+    back = {"src_colorspace": "ITU709", "src_color_range": "JPEG", "dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
+    return av.VideoFrame.from_ndarray(shown, format="rgb24").reformat(format="yuv420p", **back)
 
 
 def _stream(container: av.container.OutputContainer, picture: av.VideoFrame, rate: float) -> av.VideoStream:

@@ -138,16 +138,21 @@ def find(model: ClipModel, file: str | Path, grid: Grid, rule: Rule, progress: C
                 yield frame
 
         for window in windows(watched(video.frames), video.rate, grid, model.sampling):
-            rows.append(_recognised(model, window.clip, file))
+            rows.append(recognised(model, window.clip, file))
     if not rows:  # shorter than a window: the whole video is one clip, as for classify
-        rows.append(_recognised(model, decode_sampled(file, model.sampling), file))
+        rows.append(recognised(model, decode_sampled(file, model.sampling), file))
         grid = Grid(end, end)
     rejected = np.array([one for _, one in rows])
     return decided(np.stack([row for row, _ in rows]), model.classes, grid, end, rule, rejected)
 
 
 @torch.inference_mode()
-def _recognised(model: ClipModel, clip: Clip, file: Path) -> tuple[NDArray[np.float64], bool]:
+def recognised(model: ClipModel, clip: Clip, file: str | Path) -> tuple[NDArray[np.float64], bool]:
+    """Probabilities (A,) of a window, and whether it is rejected.
+
+    Raises:
+        DataError: The model gives no probabilities.
+    """
     answer = model.recognise(clip)
     found: NDArray[np.float64] = answer.probabilities.double().numpy()
     if not np.isfinite(found).all():

@@ -22,8 +22,13 @@ Facts = Mapping[str, Any]
 
 def as_json(segments: Sequence[Segment], facts: Facts) -> str:
     """Segments as JSON, with what is known of the video and the model."""
-    rows = [{"action": one.label, "start": round(one.start, 3), "end": round(one.end, 3), "score": round(one.score, 6)} for one in segments]
-    return json.dumps({**facts, "segments": rows}, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    return json.dumps({**facts, "segments": [row_of(one) for one in segments]}, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def row_of(segment: Segment) -> dict[str, Any]:
+    """A segment in plain values; seconds."""
+    start, end = round(segment.start, 3), round(segment.end, 3)
+    return {"action": segment.label, "start": start, "end": end, "score": round(segment.score, 6)}
 
 
 def as_activitynet(segments: Sequence[Segment], facts: Facts) -> str:

@@ -1,0 +1,123 @@
+"""The segments of a stream, from its server to the terminal."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pipeline import Pipeline, alone
+from streams import sends, server, transport_stream
+
+from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.data.streaming import LiveStream
+from vtlvlm.data.video import Clip
+from vtlvlm.recognizers.recognizer import Answer
+from vtlvlm.segments.finding import Rule, find
+from vtlvlm.segments.live import Began
+from vtlvlm.segments.timeline import Segment
+from vtlvlm.segments.watching import Interrupted, watch
+from vtlvlm.segments.windows import Grid
+
+
+class Brightness:
+    """Bright clips are "day", dark ones "night"; grey ones are neither."""
+
+    def __init__(self) -> None:
+        self.classes, self.sampling = ["day", "night"], FrameSampling(frames=4, size=16)
+
+    def recognise(self, clip: Clip) -> Answer:
+        share = clip.frames.float().mean() / 255
+        return Answer(torch.stack([share, 1 - share]))
+
+
+def test_a_stream_and_its_file_give_the_same_segments(tmp_path: Path) -> None:
+    """Three seconds of day, three of neither, three of night; the stream begins at a multiple of the hop after it was opened."""
+    content = transport_stream([250] * 15 + [128] * 15 + [5] * 15, each=5)
+    (tmp_path / "film.ts").write_bytes(content)
+    model, grid, rule = Brightness(), Grid(1.0, 0.25), Rule(least=0.8, decide="hysteresis")
+    whole = find(model, tmp_path / "film.ts", grid, rule)
+    assert [one.label for one in whole.segments] == ["day", "night"]
+    with server(sends(content)) as address, LiveStream(address, model.sampling, give_up=1.0) as stream:
+        told = list(watch(model, stream, grid, rule))
+    found = [one for one in told if isinstance(one, Segment)]
+    assert [one.label for one in found] == ["day", "night"]
+    for one, other in zip(found, whole.segments, strict=True):
+        assert one.seconds == pytest.approx(other.seconds, abs=0.51)
+        assert one.start - found[0].start == pytest.approx(other.start - whole.segments[0].start, abs=0.51)
+    assert [one.label for one in told if isinstance(one, Began)] == ["day", "night"]
+    assert isinstance(told[-1], Interrupted)
+
+
+def test_an_action_does_not_go_on_over_a_gap() -> None:
+    content = transport_stream([250] * 15, each=5)
+    model = Brightness()
+    with server(sends(content), sends(content)) as address, LiveStream(address, model.sampling, give_up=3.0) as stream:
+        told = list(watch(model, stream, Grid(1.0, 0.25), Rule(least=0.8)))
+    assert [type(one).__name__ for one in told] == ["Began", "Segment", "Interrupted"] * 2
+    first, second = (one for one in told if isinstance(one, Segment))
+    assert second.start > first.end + 0.5
+
+
+def test_the_command_prints_what_happens(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = np.random.default_rng(0)
+    content = transport_stream(generator.integers(0, 255, 40).tolist(), each=5)
+    words = ["--model", chain.bundle, "--device", "cpu", "--clip", 1, "--hop", 0.5, "--least", 0.05, "--give-up", 1, "--json"]
+    capsys.readouterr()
+    with server(sends(content)) as address:
+        assert chain("segment", address.replace("//", "//me:secret@"), *words, "--output", tmp_path, "--formats", "json,vtt") == 1
+    said = capsys.readouterr()
+    told = [json.loads(line) for line in said.out.splitlines()]
+    assert [one["event"] for one in told][-1] == "gap"
+    segments = [one for one in told if one["event"] == "segment"]
+    assert segments
+    assert all(one["action"] in ("fall down", "slide right") for one in segments)
+    assert "no picture for 1 s" in said.err
+    assert "secret" not in said.err + said.out + (tmp_path / "stream.segments.json").read_text()
+    written = json.loads((tmp_path / "stream.segments.json").read_text())["segments"]
+    assert [one["action"] for one in written] == [one["action"] for one in segments]
+
+
+def test_control_c_tells_the_last_segment_and_ends_well(chain: Pipeline) -> None:
+    content = transport_stream([250] * 200, each=5)  # 40 seconds
+    words = ["segment", "--model", chain.bundle, "--device", "cpu", "--clip", "1", "--hop", "0.5", "--least", "0.05", "--json"]
+    with server(sends(content, then=60.0)) as address:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vtlvlm", *map(str, words), address],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=alone(),
+        )  # fmt: skip
+        assert process.stdout is not None
+        watchdog = threading.Timer(240, process.kill)
+        watchdog.start()
+        first = json.loads(process.stdout.readline())
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        watchdog.cancel()
+    assert process.returncode == 0, err
+    assert first["event"] == "began"
+    assert [json.loads(line)["event"] for line in out.splitlines()][-2:] == ["segment", "gap"]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rtsp://a/b", "rtsp://a/c"], "give one stream alone"),
+        (["rtsp://a/b", "--decide", "path"], "decided by hysteresis"),
+        (["rtsp://a/b", "--formats", "video"], "a stream is not kept"),
+        (["rtsp://a/b", "--give-up", "0"], "above 0"),
+        (["camera:98"], "no such camera"),
+        (["film.mp4", "--seconds", "3"], "--seconds is for a camera"),
+    ],
+)
+def test_what_is_refused(words: list[str], said: str, chain: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert chain("segment", *words, "--model", chain.bundle) in (1, 2)
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
