@@ -18,6 +18,7 @@ LAYERS = (
     {"dictionary", "rejection", "segments"},
     {"callbacks", "probes", "ratings", "slurm"},
     {"recognizers"},
+    {"app"},
     {"cli"},  # finds commands by their names, when one is asked for
     {"ablation", "bench", "proxies"},
     {"commands"},

@@ -27,6 +27,7 @@ COMMANDS = {
     "study": "let people rate event sentences, and measure them automatically (Table III)",
     "dictionary": "list what each code of a codebook is, as a page, JSON and safetensors",
     "segment": "find the actions in long videos, with their times",
+    "app": "open a page in the browser: drop a video, see its actions and its event sentence",
     "export": "bundle a trained run for classify",
     "consolidate": "merge a sharded checkpoint into one file or a LLaVA folder",
     "bench": "benchmark this machine against the project's targets",

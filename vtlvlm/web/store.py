@@ -9,8 +9,9 @@ import shutil
 import socket
 import tempfile
 import time
+import weakref
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Stored:
         size: Bytes.
         used: When it was last asked for, in seconds of the store's clock.
         held: Works that need its file; it does not expire meanwhile.
-        extra: Whatever the server knows of it.
+        extra: Whatever the server keeps with it.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Stored:
     size: int = 0
     used: float = 0.0
     held: int = 0
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: Any = None
 
 
 class Store:
@@ -64,11 +65,16 @@ class Store:
         place = Path(tempfile.gettempdir() if parent is None else parent)
         remove_abandoned(place)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{_host()}-{os.getpid()}-", dir=place))  # 0700
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)  # however the process ends, short of a kill
         self._items: dict[str, Stored] = {}
         self._arriving = 0
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def items(self) -> list[Stored]:
+        """All uploads."""
+        return list(self._items.values())
 
     def get(self, name: str) -> Stored:
         """An upload by its name.

@@ -1,0 +1,403 @@
+"""The routes of the app: what they answer is what the package computes, and each bad input is one clear line."""
+
+import io
+import json
+import os
+import time
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pipeline import Pipeline
+from starlette.testclient import TestClient
+from videos import damaged, encode, moving_block
+
+from vtlvlm.app import clips as clips_module
+from vtlvlm.app.comparing import align
+from vtlvlm.app.server import FILES, PAGE, Settings, application
+from vtlvlm.data.video import probe
+from vtlvlm.errors import UsageError
+from vtlvlm.recognizers.answers import as_dict
+from vtlvlm.recognizers.recognizer import ActionRecognizer
+from vtlvlm.segments.finding import Rule, find
+from vtlvlm.segments.windows import Grid
+from vtlvlm.web.guard import HEADERS
+
+
+def sent(client: TestClient, file: Path | bytes) -> str:
+    answer = client.post("/clips", content=file if isinstance(file, bytes) else file.read_bytes())
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def finished(client: TestClient, name: str) -> dict[str, Any]:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        found: dict[str, Any] = client.get(f"/clips/{name}").json()
+        if found["stage"] in ("done", "failed"):
+            return found
+        time.sleep(0.02)
+    raise TimeoutError(found)
+
+
+def recognised(client: TestClient, file: Path | bytes) -> tuple[str, dict[str, Any]]:
+    name = sent(client, file)
+    assert client.post(f"/clips/{name}/recognise").status_code == 202
+    return name, finished(client, name)
+
+
+def without_seconds(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name not in ("seconds", "file")}
+
+
+# -- the page's own files ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_served_whole(client: TestClient) -> None:
+    assert sorted(FILES) == sorted(path.name for path in PAGE.iterdir())
+    for name in FILES:
+        answer = client.get("/" if name == "index.html" else f"/{name}")
+        assert answer.content == (PAGE / name).read_bytes()
+        assert answer.headers["content-security-policy"] == HEADERS["content-security-policy"]
+        assert answer.headers["content-type"].split(";")[0] in ("text/html", "text/javascript", "text/css")
+    assert client.get("/../server.py").status_code == 404
+    assert client.get("/%2e%2e/server.py").status_code == 404
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_page_loads_nothing_from_elsewhere_and_shows_names_as_text(name: str) -> None:
+    text = (PAGE / name).read_text().replace("http://www.w3.org/2000/svg", "")
+    for word in (
+        "http:",
+        "https:",
+        "//cdn",
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "Function(",
+        " style=",
+        "onclick=",
+    ):
+        assert word not in text, word
+
+
+# -- programs ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_program_gets_what_classify_says(client: TestClient, model: Any, clip: Path, tmp_path: Path) -> None:
+    answer = client.post("/api/classify?top=2", content=clip.read_bytes())
+    assert answer.status_code == 200
+    assert without_seconds(answer.json()) == without_seconds(json.loads(json.dumps(as_dict(model.classify(clip, 2)))))
+    assert answer.json()["file"] == "upload"
+    assert not any(path.is_file() for path in (tmp_path / "store").rglob("*"))  # the clip is removed
+
+
+def test_health_and_the_model(client: TestClient) -> None:
+    assert client.get("/health").json()["status"] == "ok"
+    found = client.get("/api/model").json()
+    assert (found["name"], found["actions"], found["sentence"], found["dictionary"]) == ("mine", 2, True, True)
+
+
+@pytest.mark.parametrize("top", ["0", "-1", "1.5", "x", "nan", "inf"])
+def test_a_top_that_is_none(client: TestClient, clip: Path, top: str) -> None:
+    answer = client.post(f"/api/classify?top={top}", content=clip.read_bytes())
+    assert answer.status_code == 400
+    assert "top" in answer.json()["error"]
+
+
+# -- the page's clips --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_from_its_bytes_to_its_removal(client: TestClient, model: Any, clip: Path, tmp_path: Path) -> None:
+    name, found = recognised(client, clip)
+    assert without_seconds(found["answer"]) == without_seconds(json.loads(json.dumps(as_dict(model.classify(clip, 20)))))
+    assert (found["stage"], found["video"], found["error"], found["segments"], found["long"]) == ("done", "video/mp4", None, None, False)
+    answer = client.get(f"/clips/{name}/video")
+    assert answer.headers["content-type"] == "video/mp4"  # a copy: no browser plays the AVI
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    (tmp_path / "copy.mp4").write_bytes(answer.content)
+    assert probe(tmp_path / "copy.mp4").frames == probe(clip).frames
+    part = client.get(f"/clips/{name}/video", headers={"range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, answer.content[10:20])
+    assert client.delete(f"/clips/{name}").status_code == 204
+    for path in (f"/clips/{name}", f"/clips/{name}/video"):
+        assert client.get(path).status_code == 404
+    assert client.post(f"/clips/{name}/recognise").status_code == 404
+    assert not any(path.is_file() for path in (tmp_path / "store").rglob("*"))
+
+
+def test_what_browsers_play_is_served_as_it_is_and_copied_when_asked(client: TestClient, tmp_path: Path) -> None:
+    file = encode(tmp_path / "a.mp4", moving_block(15, falls=True, shade=60))
+    name, found = recognised(client, file)
+    assert found["video"] == "video/mp4"
+    assert client.get(f"/clips/{name}/video").content == file.read_bytes()
+    assert client.post(f"/clips/{name}/preview").status_code == 202
+    assert finished(client, name)["video"] == "video/mp4"
+    assert client.get(f"/clips/{name}/video").content != file.read_bytes()
+
+
+def test_a_long_video_gets_its_segments(opened: Any, model: Any, tmp_path: Path) -> None:
+    block = np.concatenate([moving_block(30, falls=True, shade=40), moving_block(30, falls=False, shade=90)])
+    file = encode(tmp_path / "long.mp4", block)
+    client = opened(clip=0.5)
+    name, found = recognised(client, file)
+    expected = find(model, file, Grid(0.5, 0.125), Rule())
+    rows = [(one.label, round(one.start, 3), round(one.end, 3)) for one in expected.segments]
+    assert found["long"]
+    assert [(one["action"], one["start"], one["end"]) for one in found["segments"]["segments"]] == rows
+    assert client.post(f"/clips/{name}/segments?clip=1").status_code == 202
+    again = finished(client, name)
+    assert again["segments"]["clip"] == 1
+    assert len(again["segments"]["segments"]) == len(find(model, file, Grid(1.0, 0.25), Rule()).segments)
+    for words in ("clip=0", "clip=x", "clip=nan", "clip=inf"):
+        assert client.post(f"/clips/{name}/segments?{words}").status_code == 400
+
+
+def test_two_clips_beside_each_other(client: TestClient, model: Any, chain: Pipeline) -> None:
+    files = sorted(chain.root.glob("*.avi"))[:2]
+    (a, one), (b, other) = (recognised(client, file) for file in files)
+    found = client.get(f"/compare?a={a}&b={b}").json()
+    expected = align(*(np.array(row["answer"]["events"]["codes"]) for row in (one, other)))
+    assert found["pairs"] == [list(pair) for pair in expected.pairs]
+    assert found["shared"] == [list(row) for row in expected.shared]
+    assert client.get(f"/compare?a={a}&b={a}").json()["likeness"] == 1
+    assert client.get(f"/compare?a={a}").status_code == 404
+    waiting = sent(client, files[0])
+    assert client.get(f"/compare?a={a}&b={waiting}").status_code == 409
+    assert client.post(f"/clips/{waiting}/segments").status_code == 409
+    assert client.post(f"/clips/{a}/fly").status_code == 404
+
+
+# -- codes -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_codes_are_those_of_the_dictionary(client: TestClient, model: Any) -> None:
+    found = client.get("/codes?ids=0,1,7").json()
+    for code in (0, 1, 7):
+        entry = model.dictionary[code]
+        assert found[str(code)]["tokens"] == entry.tokens
+        assert [one["action"] for one in found[str(code)]["actions"]] == [one.action for one in entry.actions]
+        assert found[str(code)]["pictures"] == len(entry.exemplars)
+    code = next(code for code in model.dictionary if model.dictionary[code].exemplars)
+    answer = client.get(f"/codes/{code}.webp")
+    assert answer.headers["content-type"] == "image/webp"
+    exemplars = [one.picture for one in model.dictionary[code].exemplars]
+    picture = np.asarray(Image.open(io.BytesIO(answer.content), formats=["WEBP"]).convert("RGB")).astype(int)
+    assert np.abs(picture - np.concatenate(exemplars, axis=1)).mean() < 6
+    assert client.get("/codes/8.webp").status_code == 404
+    assert client.get("/codes?ids=8").json()["error"] == "code 8: the codes are 0 to 7"
+
+
+@pytest.mark.parametrize("ids", ["", "x", "-1", "1;2", "1.5", "9999999999", ",".join(["1"] * 600), "\u0663"])
+def test_lists_of_codes_that_are_none(client: TestClient, ids: str) -> None:
+    assert client.get("/codes", params={"ids": ids}).status_code == 400
+
+
+def test_without_a_dictionary_codes_say_how_to_make_one(opened: Any, chain: Pipeline, clip: Path) -> None:
+    client = opened(ActionRecognizer.from_checkpoint(chain.bundle))
+    assert client.get("/api/model").json()["dictionary"] is False
+    for path in ("/codes?ids=1", "/codes/1.webp"):
+        answer = client.get(path)
+        assert answer.status_code == 404
+        assert "`vtlvlm dictionary RUN DIR` makes one" in answer.json()["error"]
+    assert recognised(client, clip)[1]["answer"]["events"]["codes"]
+
+
+def test_a_bundle_s_picture_is_no_way_to_other_files(opened: Any, bundle: Path, tmp_path: Path) -> None:
+    """A bundle is untrusted: its picture may be a link, or a page."""
+    import shutil
+
+    other = tmp_path / "bundle"
+    shutil.copytree(bundle, other)
+    (tmp_path / "secret").write_text("secret")
+    model: Any = ActionRecognizer.from_checkpoint(other)
+    first, second = [code for code in model.dictionary if model.dictionary[code].shown][:2]
+    for code in (first, second):
+        (other / "dictionary" / "codes" / f"{code}.webp").unlink()
+    (other / "dictionary" / "codes" / f"{first}.webp").symlink_to(tmp_path / "secret")
+    (other / "dictionary" / "codes" / f"{second}.webp").write_text("<script>alert(1)</script>")
+    client = opened(model)
+    for code in (first, second):
+        answer = client.get(f"/codes/{code}.webp")
+        assert answer.status_code == 422
+        assert "secret" not in answer.text
+        assert "script" not in answer.text
+
+
+# -- other models ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_linear_probe_has_no_event_sentence(opened: Any, chain: Pipeline, clip: Path, tmp_path: Path) -> None:
+    assert chain("probe", chain.root, "--features", chain.features, "--export", tmp_path / "probe") == 0
+    client = opened(ActionRecognizer.from_checkpoint(tmp_path / "probe"))
+    facts = client.get("/api/model").json()
+    assert (facts["sentence"], facts["dictionary"]) == (False, False)
+    name, found = recognised(client, clip)
+    assert found["stage"] == "done"
+    assert found["answer"]["events"] is None
+    assert len(found["answer"]["sampled"]["times"]) == 8
+    assert client.get(f"/compare?a={name}&b={name}").status_code == 409
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_files_that_are_no_usable_videos(client: TestClient, tmp_path: Path) -> None:
+    hole = damaged(tmp_path / "hole.avi").read_bytes()
+    for content, said in ((b"no video at all" * 50, "not a "), (hole, "damaged"), (b"\x00" * 2_000_000, "zeros"), (hole[:400], "")):
+        name, found = recognised(client, content)
+        assert found["stage"] == "failed"
+        assert said in found["error"]
+        assert "\n" not in found["error"]
+        assert str(tmp_path) not in found["error"]
+        assert client.get(f"/clips/{name}/video").status_code == 404
+        answer = client.post("/api/classify", content=content)
+        assert answer.status_code == 422
+        assert answer.json()["error"] == found["error"]
+    assert client.post("/api/classify", content=b"").status_code == 422
+
+
+def test_playlists_open_no_other_file(client: TestClient, tmp_path: Path) -> None:
+    """ffconcat opens files of its folder, and HLS any .ts by its path."""
+    neighbour = encode(tmp_path / "secret.mp4", moving_block(20, falls=True, shade=60))
+    lists = [
+        f"ffconcat version 1.0\nfile {neighbour}\n",
+        f"ffconcat version 1.0\nfile ../../{neighbour.name}\n",
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:1,\n{neighbour}\n#EXT-X-ENDLIST\n",
+        f"\ufeff#EXTM3U\n#EXTINF:1,\nfile://{neighbour}\n",
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>',
+        f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nm=video 9 RTP/AVP 96\n{neighbour}",
+    ]
+    for text in lists:
+        answer = client.post("/api/classify", content=text.encode())
+        assert answer.status_code == 422, text
+        assert "secret" not in answer.json()["error"]
+
+
+def test_limits(opened: Any, clip: Path, tmp_path: Path) -> None:
+    small = opened(megabytes=0.001)
+    assert small.post("/clips", content=clip.read_bytes()).status_code == 413
+    assert small.post("/api/classify", content=clip.read_bytes()).status_code == 413
+    short = opened(minutes=0.005)
+    answer = short.post("/api/classify", content=clip.read_bytes())
+    assert answer.status_code == 422
+    assert "--max-minutes" in answer.json()["error"]
+    _, found = recognised(short, clip)
+    assert found["stage"] == "failed"
+    assert "minutes" in found["error"]
+
+
+def test_a_full_queue_refuses_and_keeps_the_clip(client: TestClient, model: Any, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, classify = Event(), model.classify
+
+    def slow(file: Path, top: int) -> Any:
+        go.wait(30)
+        return classify(file, top)
+
+    monkeypatch.setattr(model, "classify", slow)
+    names = [sent(client, clip) for _ in range(6)]
+    codes = [client.post(f"/clips/{name}/recognise").status_code for name in names]
+    assert codes == [202] * 5 + [503]
+    assert client.post(f"/clips/{names[0]}/recognise").status_code == 202  # asked twice, done once
+    refused = client.post("/api/classify", content=clip.read_bytes())
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+    assert client.get("/health").status_code == 200  # the server answers meanwhile
+    go.set()
+    for name in names[:5]:
+        assert finished(client, name)["stage"] == "done"
+    assert client.post(f"/clips/{names[5]}/recognise").status_code == 202
+    assert finished(client, names[5])["stage"] == "done"
+
+
+def test_a_clip_that_is_removed_while_it_is_worked_on(client: TestClient, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, write = Event(), clips_module.write_preview
+
+    def slow(source: Path, target: Path, **how: Any) -> None:
+        entered.set()
+        assert how["stop"].wait(30)
+        write(source, target, **how)
+
+    monkeypatch.setattr(clips_module, "write_preview", slow)
+    name = sent(client, clip)
+    client.post(f"/clips/{name}/recognise")
+    assert entered.wait(30)
+    assert client.delete(f"/clips/{name}").status_code == 204
+    monkeypatch.undo()
+    assert recognised(client, clip)[1]["stage"] == "done"  # the thread is free again
+
+
+def test_a_full_disk_for_the_copy_keeps_the_answer(client: TestClient, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vtlvlm.data import preview
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(preview, "_encode", full)
+    name, found = recognised(client, clip)
+    assert (found["stage"], found["video"]) == ("done", None)
+    assert found["answer"]["actions"]
+    assert "No space left on device" in found["video_error"]
+    assert client.get(f"/clips/{name}/video").status_code == 404
+
+
+def test_a_defect_is_one_line_and_the_server_goes_on(
+    client: TestClient, model: Any, clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(file: Path, top: int) -> Any:
+        raise RuntimeError(f"at {file}")
+
+    monkeypatch.setattr(model, "classify", broken)
+    found = recognised(client, clip)[1]
+    assert found["error"] == "this is a defect: RuntimeError; the server's terminal says more"
+    assert "defect: RuntimeError" in capsys.readouterr().err
+    assert client.post("/api/classify", content=clip.read_bytes()).status_code == 500
+    monkeypatch.undo()
+    assert recognised(client, clip)[1]["stage"] == "done"
+
+
+# -- security: the rules of the room `web` hold for these routes -------------------------------------------------------------------
+
+
+def test_other_sites_and_hosts_get_nothing(client: TestClient, clip: Path) -> None:
+    for method, path in (("POST", "/clips"), ("POST", "/api/classify"), ("POST", "/clips/x/recognise"), ("DELETE", "/clips/x")):
+        assert client.request(method, path, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+        assert client.request(method, path, headers={"origin": "http://evil.example"}).status_code == 403
+    for path in ("/", "/api/model", "/codes?ids=1", "/codes/1.webp", "/clips/x/video"):
+        assert client.get(path, headers={"host": "evil.example"}).status_code == 400
+
+
+def test_with_a_token_nothing_but_health_answers_without_it(opened: Any) -> None:
+    client = opened(token="secret")
+    for path in ("/", "/app.js", "/api/model", "/codes?ids=1", "/clips/x"):
+        assert client.get(path).status_code == 401
+        assert client.get(path, headers={"authorization": "Bearer secret"}).status_code in (200, 404)
+    assert client.post("/clips", content=b"x").status_code == 401
+    assert client.get("/health").status_code == 200
+
+
+def test_no_two_clips_have_names_that_can_be_guessed(client: TestClient) -> None:
+    names = {sent(client, b"x") for _ in range(20)}
+    assert len(names) == 20
+    assert min(map(len, names)) == 24
+
+
+def test_the_end_removes_the_private_folder(model: Any, clip: Path, tmp_path: Path) -> None:
+    app = application(model, "mine", Settings(folder=tmp_path))
+    assert not list(tmp_path.iterdir())
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        sent(client, clip)
+        (folder,) = tmp_path.iterdir()
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert os.listdir(folder)  # noqa: PTH208
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("settings", [{"megabytes": 0}, {"minutes": -1}, {"keep": float("nan")}, {"clip": 0.0}, {"minutes": 1e9}])
+def test_settings_out_of_range(settings: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        Settings(**settings)  # type: ignore[arg-type]

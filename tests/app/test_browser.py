@@ -1,0 +1,252 @@
+"""The page in a real browser without a window: Debian's chromium, driven by playwright (extra `browser`)."""
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from pipeline import Pipeline
+from videos import encode, moving_block
+
+from vtlvlm.app.server import Settings, application
+from vtlvlm.dictionary import EventDictionary
+from vtlvlm.recognizers.recognizer import ActionRecognizer
+from vtlvlm.web.serving import bound
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'vtlvlm[browser]'")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, such as Debian's (apt-get install chromium)")
+HOSTILE = "<img src=x onerror=document.title='broken-in'>fall down"
+WAIT = 60_000  # ms
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    camera = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage", *camera])
+        yield found
+        found.close()
+
+
+def served(model: Any, folder: Path, **settings: Any) -> Iterator[str]:
+    """The address of a server in a thread."""
+    server = uvicorn.Server(uvicorn.Config(application(model, "mine", Settings(folder=folder, **settings)), log_level="error", ws="none"))
+    listening: socket.socket = bound("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of a bundle from a stranger, whose actions have hostile names."""
+    model: Any = ActionRecognizer.from_checkpoint(bundle)
+    model.classes[0] = HOSTILE
+    dictionary = model.dictionary
+    facts = {**dictionary.facts, "classes": model.classes}
+    numbers = {name: array.copy() for name, array in dictionary.numbers.items()}
+    numbers["pairs"][:, 0], numbers["pairs"][:, 1] = np.arange(8) + 1, 8
+    numbers["class_clips"][:] = 5
+    model.dictionary = EventDictionary(facts, numbers, dictionary.folder)
+    yield from served(model, tmp_path_factory.mktemp("served"), clip=0.5)
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """A page that fails the test if it asks another place for something, or has a defect."""
+    context = browser.new_context()
+    found = context.new_page()
+    found.outside, found.broken = [], []
+    found.on("request", lambda request: None if request.url.startswith((address, "data:", "blob:")) else found.outside.append(request.url))
+    found.on("pageerror", lambda error: found.broken.append(str(error)))
+    found.on("console", lambda said: found.broken.append(said.text) if "Content Security Policy" in said.text else None)
+    found.goto(address)
+    yield found
+    assert not found.outside
+    assert not found.broken
+    assert "broken-in" not in found.title()
+    context.close()
+
+
+def sent(page: Any, file: Path, letter: str = "a") -> Any:
+    page.set_input_files(f"#file-{letter}", file)
+    clip = page.locator(f"#clip-{letter}")
+    playwright.expect(clip.locator(".result")).to_be_visible(timeout=WAIT)
+    playwright.expect(clip.locator(".work")).to_be_hidden(timeout=WAIT)
+    return clip
+
+
+def now(clip: Any) -> float:
+    return float(clip.locator("video.clip").evaluate("video => video.currentTime"))
+
+
+def test_upload_label_and_a_click_on_an_event(page: Any, clip: Path, model: Any) -> None:
+    """An AVI, which the browser does not play itself."""
+    expected = model.classify(clip)
+    found = sent(page, clip)
+    names = [HOSTILE if name == model.classes[0] else name for name, _ in expected.actions]
+    assert found.locator(".bars .action").all_text_contents() == names
+    assert found.locator(".answer strong").text_content() == names[0]
+    video = found.locator("video.clip")
+    playwright.expect(video).to_have_js_property("readyState", 4, timeout=WAIT)
+    starts = [float(start) for start, _ in expected.events.spans[0].tolist()]
+    assert found.locator(".window").count() == len(starts) == 4
+    for number in (2, 1, 3):
+        found.locator(".window").nth(number).click()
+        assert now(found) == pytest.approx(starts[number], abs=1e-4)
+        playwright.expect(found.locator(".window").nth(number)).to_have_class("window chosen now")
+    head = found.locator(".playhead").evaluate("head => parseFloat(head.style.left)")
+    assert head == pytest.approx(100 * starts[3] / expected.sampled.seconds, abs=0.5)
+
+
+def test_by_keyboard_alone(page: Any, clip: Path, model: Any) -> None:
+    """Tab to the sentence, arrows along it, Enter to go there, Tab to a code."""
+    expected = model.classify(clip).events
+    found = sent(page, clip)
+    playwright.expect(found.locator("video.clip")).to_have_js_property("readyState", 4, timeout=WAIT)
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate_handle("() => document.activeElement").evaluate("element => element.classList.contains('window')"):
+            break
+    page.keyboard.press("Home")
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    playwright.expect(found.locator(".window").nth(2)).to_be_focused()
+    playwright.expect(found.locator(".panel h3")).to_contain_text("Window 3 of 4")
+    page.keyboard.press("Enter")
+    assert now(found) == pytest.approx(float(expected.spans[0, 2, 0]), abs=1e-4)
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate_handle("() => document.activeElement").evaluate("element => element.classList.contains('chip')"):
+            break
+    code = int(page.evaluate_handle("() => document.activeElement").evaluate("element => parseInt(element.textContent)"))
+    assert code in expected.ids[0].tolist()
+    playwright.expect(found.locator(".panel h4")).to_have_text(f"Code {code}")
+
+
+def test_a_code_shows_its_pictures_and_actions_as_text(page: Any, clip: Path, model: Any) -> None:
+    found = sent(page, clip)
+    shown = [code for code in model.classify(clip).events.ids[0].tolist() if model.dictionary[code].shown]
+    chip, number = None, 0
+    for number in range(4):
+        found.locator(".window").nth(number).hover()
+        chip = found.locator(".panel .chip").filter(has_text=str(shown[0]))
+        if chip.count():
+            break
+    assert chip is not None
+    chip.first.hover()
+    playwright.expect(found.locator(".panel h4")).to_have_text(f"Code {shown[0]}")
+    picture = found.locator(".code img").first
+    playwright.expect(picture).to_have_js_property("naturalHeight", 96, timeout=WAIT)
+    terms = found.locator(".code dt").all_text_contents()
+    assert terms
+    assert set(terms) <= {HOSTILE, model.classes[1]}
+    assert page.locator("img[src='x']").count() == 0  # a name that is no element
+
+
+def test_two_clips_and_another_one(page: Any, chain: Pipeline, clip: Path) -> None:
+    other = sorted(chain.root.glob("*.avi"))[1]
+    sent(page, clip)
+    page.click("#second")
+    sent(page, other, "b")
+    playwright.expect(page.locator("#comparison")).to_be_visible()
+    assert page.locator("#aligned .tile").count() == 8
+    page.locator("#aligned .tile").first.hover()
+    playwright.expect(page.locator(".pair-said")).to_contain_text("indow 1 of A")
+    assert page.locator("#both tr").count() == 3
+    page.locator("#clip-b .another").click()
+    playwright.expect(page.locator("#comparison")).to_be_hidden()
+    playwright.expect(page.locator("#clip-b .drop")).to_be_visible()
+
+
+def test_segments_of_a_long_video(page: Any, model: Any, tmp_path: Path) -> None:
+    block = np.concatenate([moving_block(40, falls=True, shade=40), moving_block(40, falls=False, shade=90)])
+    found = sent(page, encode(tmp_path / "long.mp4", block))
+    segments = model.segments(tmp_path / "long.mp4", clip=0.5).segments
+    pieces = found.locator(".found button")
+    assert pieces.count() == found.locator(".piece").count() == len(segments)
+    if segments:
+        pieces.last.click()
+        assert now(found) == pytest.approx(segments[-1].start, abs=0.002)
+    else:
+        playwright.expect(found.locator(".found")).to_contain_text("No action is likely enough")
+
+
+def test_a_recording_from_the_camera(page: Any) -> None:
+    page.click("#clip-a .record")
+    playwright.expect(page.locator("#clip-a .length")).to_contain_text("3 s of", timeout=WAIT)
+    page.click("#clip-a .stop")
+    found = page.locator("#clip-a")
+    playwright.expect(found.locator(".result")).to_be_visible(timeout=WAIT)
+    playwright.expect(found.locator(".work")).to_be_hidden(timeout=WAIT)
+    playwright.expect(found.locator("video.clip")).to_have_js_property("readyState", 4, timeout=WAIT)
+    assert 0.5 < float(found.locator("video.clip").evaluate("video => video.duration")) < 30
+
+
+def test_bad_files_are_one_line_and_the_next_one_works(page: Any, clip: Path, tmp_path: Path) -> None:
+    error = page.locator("#clip-a .error")
+    for name, content, said in (("empty.mp4", b"", "is empty (0 bytes)"), ("<b>x.mp4", b"no video" * 99, "<b>x.mp4: not a readable video")):
+        (tmp_path / name).write_bytes(content)
+        page.set_input_files("#file-a", tmp_path / name)
+        playwright.expect(error).to_contain_text(said, timeout=WAIT)
+        playwright.expect(page.locator("#clip-a .drop")).to_be_visible()
+    sent(page, clip)
+    playwright.expect(error).to_be_hidden()
+
+
+def test_clips_go_when_the_page_is_left(browser: Any, model: Any, clip: Path, tmp_path: Path) -> None:
+    for address in served(model, tmp_path):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(address)
+        sent(page, clip)
+        assert len(list(tmp_path.glob("*/*"))) == 1
+        page.goto("about:blank")
+        until = time.monotonic() + 30
+        while list(tmp_path.glob("*/*")) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not list(tmp_path.glob("*/*"))
+        context.close()
+
+
+def test_a_file_beyond_the_limit_is_not_sent(browser: Any, model: Any, clip: Path, tmp_path: Path) -> None:
+    for address in served(model, tmp_path, megabytes=0.001):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(address)
+        page.set_input_files("#file-a", clip)
+        playwright.expect(page.locator("#clip-a .error")).to_contain_text("this server takes 1 KB at most")
+        context.close()
+
+
+def test_without_a_dictionary_the_page_says_how_to_make_one(browser: Any, chain: Pipeline, clip: Path, tmp_path: Path) -> None:
+    for address in served(ActionRecognizer.from_checkpoint(chain.bundle), tmp_path):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(address)
+        found = sent(page, clip)
+        playwright.expect(found.locator(".code")).to_contain_text("has no event dictionary")
+        assert found.locator(".code img").count() == 0
+        context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
+def test_nothing_sticks_out_of_the_page(browser: Any, address: str, clip: Path, width: int, scheme: Any) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 700}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(address)
+    sent(page, clip)
+    page.click("#second")
+    sent(page, clip, "b")
+    playwright.expect(page.locator("#comparison")).to_be_visible()
+    assert page.evaluate_handle("() => document.documentElement").evaluate("page => page.scrollWidth") <= width
+    context.close()
