@@ -35,6 +35,7 @@ def test_the_figures_of_a_draw(chain: Pipeline, tmp_path: Path, monkeypatch: pyt
     draw = Draw(1, tmp_path)
     monkeypatch.setattr(Draw, "left_out", property(lambda self: [2]))
     assert chain("export", chain.run2, draw.bundle, "--acceptance", 0.5) == 0
+    monkeypatch.setattr("vtlvlm.synth.untrimmed.STILL", 3)
     generate_untrimmed(tmp_path / "idle", people=[3], parts=0, seed=1, workers=1, progress=False)
     generate_untrimmed(draw.folder / "long", people=[3], parts=1, actions=[10, 22], unlisted=[23], seed=1, workers=1, progress=False)
     monkeypatch.setattr(open_set, "FOREIGN", 2)

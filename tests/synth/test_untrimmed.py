@@ -14,7 +14,7 @@ from vtlvlm.errors import UsageError
 from vtlvlm.segments.formats import read_truth
 from vtlvlm.synth import generate_untrimmed
 from vtlvlm.synth.scene import FPS
-from vtlvlm.synth.untrimmed import BLEND, FOLLOWS, IDLE, LAST, SUITABLE, FilmSpec, programme
+from vtlvlm.synth.untrimmed import BLEND, FOLLOWS, IDLE, LAST, STILL, SUITABLE, FilmSpec, programme
 
 
 def test_programmes() -> None:
@@ -112,7 +112,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_idle_people_hardly_move(tmp_path: Path) -> None:
     manifest = generate_untrimmed(tmp_path, people=[3], parts=0, seed=1, workers=1, progress=False)
     (film,) = manifest["videos"]
-    assert film["frames"] == 30 * FPS
+    assert film["frames"] == STILL * FPS
     assert read_truth(tmp_path / "truth.json") == {film["name"]: []}
     pictures = decode(tmp_path / "videos" / f"{film['name']}.mp4", [0, 300, 600], size=64).frames.float()
     assert float((pictures[1:] - pictures[:-1]).abs().mean()) < 8

@@ -37,6 +37,8 @@ SUITABLE = tuple(number for number, action in ACTIONS.items() if action.people =
 """Actions of one person without a prop"""
 IDLE = (8, 180)
 """Frames of idle time on each side of an action"""
+STILL = 30
+"""Seconds of a video without actions"""
 BLEND = 10
 """Frames from the rest after an action to the rest before the next"""
 
@@ -84,7 +86,7 @@ class FilmSpec:
             motion = Timing.draw(rng, person.speed).duration
             played.append((action, perform(ACTIONS[action], person, person, rng, Timing(before + motion + after, before, motion), stand)))
         if not played:
-            still = perform(ACTIONS[10], person, person, rng, Timing(30 * FPS, 30 * FPS, 2), stand)
+            still = perform(ACTIONS[10], person, person, rng, Timing(STILL * FPS, STILL * FPS, 2), stand)
             return still, []
         whole, starts = joined([performance for _, performance in played])
         parts = []
