@@ -82,9 +82,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     auto.add_argument(
         "--other", type=Path, metavar="DIR", help="feature cache of an extractor that the run was not trained with, for measure 6"
     )
+    auto.add_argument("--clips", type=int, default=28, metavar="N", help="test clips for measure 1 (default: %(default)s)")
     auto.add_argument(
-        "--clips", type=int, default=56, metavar="N", help="test clips for measure 1, up to 512 readings each (default: %(default)s)"
+        "--steps",
+        type=int,
+        default=6,
+        metavar="N",
+        help="steps of such a clip, up to 8; 2^N sentences are read twice (default: 6)",
     )
+    auto.add_argument("--order-clips", type=int, metavar="N", help="test clips for measure 3, each read three times (default: all)")
     auto.add_argument("--vtem", type=Path, help="the stage-1 checkpoint, if it has moved")
     auto.add_argument("--llava", help="the LLaVA, if it has moved")
     auto.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: %(default)s)")
@@ -268,35 +274,42 @@ def power(args: argparse.Namespace) -> int:
 
 
 def auto(args: argparse.Namespace) -> int:
-    """Write the automatic measures."""
+    """Write the automatic measures. A measure that the folder holds already, of the same run and options, is kept."""
     from vtlvlm.data.cache import FeatureCache
     from vtlvlm.errors import UsageError
-    from vtlvlm.proxies.document import document, measured
-    from vtlvlm.proxies.suite import measure
+    from vtlvlm.proxies.document import document, measured, read_measured
+    from vtlvlm.proxies.suite import Amounts, Facts, Groups, measure
     from vtlvlm.recognizers.recognizer import ActionRecognizer
     from vtlvlm.report.document import write_document
     from vtlvlm.report.tables import as_text
     from vtlvlm.system.files import write_json
 
-    if args.clips < 1:
-        raise UsageError(f"--clips {args.clips}: from 1")
     if args.output.exists() and not args.output.is_dir():
         raise UsageError(f"{args.output}: a file; name a folder")
+    amounts = Amounts(args.clips, args.steps, args.order_clips, args.seed)
     data, features = _opened(args)
     other = None if args.other is None else FeatureCache.open(args.other)
-    moved = {"llava": args.llava} if args.llava else {}
-    recognizer = ActionRecognizer.from_checkpoint(args.run, vtem=args.vtem, device=args.device, **moved)
-    if not isinstance(recognizer, ActionRecognizer):
-        raise UsageError(f"{args.run}: not a stage 2; name the folder of one")
-    groups, facts = measure(data, features, recognizer, other, clips=args.clips, seed=args.seed, bar=_bar)
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_json(args.output / "auto.json", measured(groups, facts))
+    file = args.output / "auto.json"
+    done = read_measured(file) if file.is_file() else None
+
+    def model() -> ActionRecognizer:
+        moved = {"llava": args.llava} if args.llava else {}
+        found = ActionRecognizer.from_checkpoint(args.run, vtem=args.vtem, device=args.device, **moved)
+        if not isinstance(found, ActionRecognizer):
+            raise UsageError(f"{args.run}: not a stage 2; name the folder of one")
+        return found
+
+    def keep(groups: Groups, facts: Facts) -> None:
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_json(file, measured(groups, facts))
+
+    groups, facts = measure(data, features, model, other, amounts, done, keep, _bar)
     found = document(groups, facts)
     files = write_document(found, args.output)
     for section in found.sections:
         print(section.title)
         print("\n\n".join(as_text(table) for table in section.tables) + "\n")
-    print("\n".join(map(str, [args.output / "auto.json", *files])))
+    print("\n".join(map(str, [file, *files])))
     return 0
 
 

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from vtlvlm.ratings.significance import COVERED, DRAWS, Interval, sign_flip
 
+TINY = 1e-9
+"""Differences up to it are rounding"""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -86,4 +89,4 @@ def compare(
     difference = Interval(float(gains.mean()), float(low), float(high))
     p = sign_flip(totals / counts)
     means = float(values.mean()), float(controls.mean())
-    return Comparison(measure, control, *means, difference, p, len(values), len(names), bool(low > 0), better, note, what)
+    return Comparison(measure, control, *means, difference, p, len(values), len(names), bool(low > TINY), better, note, what)

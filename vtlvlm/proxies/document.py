@@ -70,7 +70,10 @@ def _comparison(row: dict[str, Any]) -> Comparison:
 def sections(groups: dict[str, Sequence[Comparison]] | dict[str, list[Comparison]], facts: dict[str, Any]) -> list[Section]:
     """A section for each of the six measures."""
     found = []
-    for name, rows in groups.items():
+    for name in TITLES:
+        rows = groups.get(name, [])
+        if not rows:
+            continue
         notes = list(dict.fromkeys(row.note for row in rows if row.note))
         text = TEXTS[name] + ("\n\n" + ". ".join(notes) + "." if notes else "")
         tables = [table(rows, f"proxy_{name}")]

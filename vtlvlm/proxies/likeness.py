@@ -69,3 +69,13 @@ def retrieval(
         average = (precision * hits).sum(1) / hits.sum(1)
     known = same.any(1)
     return np.where(known, first, np.nan), np.where(known, average, np.nan)
+
+
+def chance_precision(relevant: NDArray[np.int64], number: int) -> NDArray[np.float64]:
+    """Expected average precision of a random order of ``number`` clips, of which some (q,) are relevant: above their share, most for few.
+
+    The r-th relevant clip is equally likely at each place, so E = ((R - 1) / (n - 1) (n - H) + H) / n, with H = 1 + 1/2 + … + 1/n.
+    """
+    harmonic = float((1 / np.arange(1, number + 1)).sum())
+    found: NDArray[np.float64] = ((relevant - 1) / max(1, number - 1) * (number - harmonic) + harmonic) / number
+    return found

@@ -31,7 +31,7 @@ PERMUTATIONS = 200
 
 
 def deletion_insertion(
-    data: NTUDataModule, clips: Clips, read: Reader, chosen: NDArray[np.int64], seed: int
+    data: NTUDataModule, clips: Clips, read: Reader, chosen: NDArray[np.int64], steps: int, seed: int
 ) -> tuple[list[Comparison], dict[str, Any]]:
     """Remove and reveal steps in the order of their importance, on some test clips.
 
@@ -40,6 +40,7 @@ def deletion_insertion(
         clips: All.
         read: The model.
         chosen: (n,) places among the test clips.
+        steps: Of a clip, at most; the model reads 2 ** steps sentences for each clip and replacement.
         seed: Of the clips whose events replace removed ones.
 
     Returns:
@@ -55,10 +56,10 @@ def deletion_insertion(
     rng = np.random.default_rng([seed, 10])
     people = clips.test_people[chosen]
     areas: dict[str, list[Areas | None]] = {"the mean event": [], "events of another clip": []}
-    steps = []
+    found_steps = []
     for number, place in enumerate(chosen.tolist()):
-        stays = stays_of(leading[number], spans[number])[0]
-        steps.append(len(stays))
+        stays = stays_of(leading[number], spans[number], steps)[0]
+        found_steps.append(len(stays))
         vectors = table[torch.from_numpy(test[place].reshape(-1))]
         others = np.flatnonzero(clips.labels[: clips.train] != clips.test_labels[place])
         other = table[torch.from_numpy(train[int(rng.choice(others))].reshape(-1))]
@@ -75,7 +76,7 @@ def deletion_insertion(
         str(clips.names[clips.train + place]): {name: list(rows[number] or nothing) for name, rows in areas.items()}
         for number, place in enumerate(chosen.tolist())
     }
-    return found, {"areas": by_clip, "steps": float(np.mean(steps))}
+    return found, {"areas": by_clip, "steps": float(np.mean(found_steps))}
 
 
 # -- 2. code and class -----------------------------------------------------------------------------------------------------------------
@@ -95,14 +96,12 @@ def code_class(clips: Clips, seed: int) -> list[Comparison]:
     drawn_of = ("clips", "permutations")
     mean = float(permuted.mean())
     found = [Comparison(what, "labels permuted", own, mean, gap, p, len(labels), PERMUTATIONS, bool(gap.low > 0), note=note, what=drawn_of)]
-    drawn = []
     names, place = np.unique(people.astype(str), return_inverse=True)
-    for weights in rng.multinomial(len(names), np.full(len(names), 1 / len(names)), PERMUTATIONS):
-        rows = np.repeat(np.arange(len(labels)), weights[place])
-        drawn.append(_information(clips.events, clips, labels, rows) - _information(clips.baseline, clips, labels, rows))
-    low, high = np.quantile(drawn, [(1 - COVERED) / 2, (1 + COVERED) / 2])
-    gap, base = Interval(own - shares["baseline"], float(low), float(high)), shares["baseline"]
-    found.append(Comparison(what, "baseline", own, base, gap, float("nan"), len(labels), len(names), bool(low > 0), note=note))
+    left_out = [np.flatnonzero(place != number) for number in range(len(names))]
+    without = [_information(clips.events, clips, labels, r) - _information(clips.baseline, clips, labels, r) for r in left_out]
+    base = shares["baseline"]
+    gap = jackknife(own - base, np.array(without))
+    found.append(Comparison(what, "baseline", own, base, gap, float("nan"), len(labels), len(names), bool(gap.low > 0), note=note))
     right = {}
     for name, book, given in (
         ("events", clips.events, labels),
@@ -133,6 +132,21 @@ def code_class(clips: Clips, seed: int) -> list[Comparison]:
     return found
 
 
+def jackknife(value: float, without: NDArray[np.float64]) -> Interval:
+    """A value with its interval from the values without each person in turn, by Student's t.
+
+    A bootstrap draws people twice, and equal tokens look like information.
+    """
+    from scipy.stats import t
+
+    number = len(without)
+    if number < 2:
+        return Interval(value, float("nan"), float("nan"))
+    error = float(np.sqrt((number - 1) / number * np.square(without - without.mean()).sum()))
+    reach = float(t.ppf((1 + COVERED) / 2, number - 1)) * error
+    return Interval(value, value - reach, value + reach)
+
+
 def _information(book: Sentences, clips: Clips, labels: NDArray[np.int64], rows: NDArray[np.int64] | None = None) -> float:
     """Share of the actions' entropy that a code gives, on training clips."""
     codes = clips.side(book, False)
@@ -145,11 +159,13 @@ def _information(book: Sentences, clips: Clips, labels: NDArray[np.int64], rows:
 # -- 3. order --------------------------------------------------------------------------------------------------------------------------
 
 
-def order_matters(data: NTUDataModule, clips: Clips, read: Reader, seed: int) -> tuple[list[Comparison], dict[str, Any]]:
-    """Read all test sentences in their own order, shuffled and reversed."""
+def order_matters(
+    data: NTUDataModule, clips: Clips, read: Reader, chosen: NDArray[np.int64], seed: int
+) -> tuple[list[Comparison], dict[str, Any]]:
+    """Read test sentences, by their places, in their own order, shuffled and reversed."""
     table = event_cache(data).table
     assert table is not None
-    test, labels, people = clips.side(clips.events, True), clips.test_labels, clips.test_people
+    test, labels, people = clips.side(clips.events, True)[chosen], clips.test_labels[chosen], clips.test_people[chosen]
     vectors = table[torch.from_numpy(test.reshape(len(test), -1))]
     number, windows, cells = test.shape
     own = read(vectors).double().numpy()
@@ -232,7 +248,8 @@ def agreement(clips: Clips) -> tuple[list[Comparison], dict[str, Any]]:
     labels, people, found = clips.test_labels, clips.test_people, []
     gallery = clips.labels[: clips.train]
     precision: dict[str, NDArray[np.float64]] = {}
-    chance = (labels[:, None] == gallery).mean(1)
+    relevant = (labels[:, None] == gallery).sum(1)
+    chances = relevant / len(gallery), likeness.chance_precision(relevant, len(gallery))
     for way in ("codes that occur", "order of codes"):
         scores = {}
         for name, book in (("events", clips.events), ("baseline", clips.baseline)):
@@ -242,9 +259,7 @@ def agreement(clips: Clips) -> tuple[list[Comparison], dict[str, Any]]:
         precision[way] = scores["events"][1]
         for place, what in enumerate(("nearest clip has the action", "average precision of the action")):
             values = scores["events"][place], scores["baseline"][place]
-            found.append(
-                compare(f"{what}, by {way}", "chance", values[0], chance, people, note="the share of the action among training clips")
-            )
+            found.append(compare(f"{what}, by {way}", "chance", values[0], chances[place], people, note="chance is a random order"))
             found.append(compare(f"{what}, by {way}", "baseline", *values, people))
     gaps = {name: _cameras(clips, book) for name, book in (("events", clips.events), ("baseline", clips.baseline))}
     if np.isfinite(gaps["events"]).any():

@@ -159,7 +159,7 @@ function form(step, sets, answer) {
     show(await source.answer(code, given));
   }, "main");
   next.id = "next";
-  panel.append(...sets, next, made("p", "Keys 1 to 5 choose.", "soft"));
+  panel.append(...sets, next, made("p", "Keys 1 to 5 choose.", "soft keys"));
   keys(sets);
   return panel;
 }
@@ -176,7 +176,7 @@ function rate(step) {
     page(made("h1", "A short check"), note, scores);
     return;
   }
-  const beside = made("div", undefined, "beside"), clip = made("section", undefined, "panel"), video = made("video");
+  const beside = made("div", undefined, "beside"), clip = made("section", undefined, "panel clip"), video = made("video");
   video.src = source.media(step.video);
   video.muted = video.loop = video.autoplay = video.controls = video.playsInline = true;
   clip.append(made("h2", "The clip"), video);
