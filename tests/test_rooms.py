@@ -15,7 +15,7 @@ LAYERS = (
     {"data", "vtem", "lvlm", "report"},
     {"skeleton"},
     {"stages", "synth"},
-    {"dictionary", "rejection", "segments"},
+    {"dictionary", "rejection", "retrieval", "segments"},
     {"callbacks", "probes", "ratings", "slurm"},
     {"recognizers"},
     {"app"},

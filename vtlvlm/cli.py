@@ -28,6 +28,7 @@ COMMANDS = {
     "dictionary": "list what each code of a codebook is, as a page, JSON and safetensors",
     "segment": "find the actions in long videos, with their times",
     "app": "open a page in the browser: drop a video, see its actions and its event sentence",
+    "search": "find the clips like a clip, of an action or a sentence, or with a pattern of codes",
     "export": "bundle a trained run for classify",
     "consolidate": "merge a sharded checkpoint into one file or a LLaVA folder",
     "bench": "benchmark this machine against the project's targets",

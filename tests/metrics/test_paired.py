@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtlvlm.metrics.paired import paired_difference
+from vtlvlm.metrics.paired import paired_difference, paired_scores
 
 
 def test_no_difference_has_no_width() -> None:
@@ -42,3 +42,16 @@ def test_one_clip_or_one_person_is_always_drawn_as_it_is() -> None:
 def test_refused() -> None:
     with pytest.raises(ValueError, match="same seeds and clips"):
         paired_difference(np.ones((1, 2), dtype=bool), np.ones((1, 3), dtype=bool))
+
+
+def test_scores_have_the_interval_of_the_clips() -> None:
+    rng = np.random.default_rng(2)
+    ours, theirs = rng.random((3, 300)), rng.random((3, 300)) - 0.2
+    found = paired_scores(ours, theirs)
+    gain = (ours - theirs).mean(0)
+    half = 1.96 * gain.std() / np.sqrt(300)
+    assert found.mean == pytest.approx(gain.mean())
+    assert (found.low, found.high) == pytest.approx((gain.mean() - half, gain.mean() + half), abs=0.005)
+    assert found == paired_scores(ours, theirs)
+    with pytest.raises(ValueError, match="same seeds and clips"):
+        paired_scores(ours, theirs[:2])

@@ -13,6 +13,7 @@ BENCHES = {
     "data": "decoding, copies, feature and event caches, .skeleton files",
     "vtem": "pooling, quantisation, FLOPs, a stage-1 step",
     "lvlm": "label scores against slower methods, a training step against peft, trainable parameters (a quarter of an hour)",
+    "search": "a search over 100,000 event sentences: clips, actions, patterns (minutes, 3 GB of memory)",
     "efficiency": "the paper's Table IV: parameters, FLOPs, seconds and memory of stages and skeleton networks, for one clip (minutes)",
     "open_set": "clips and long videos that hold more than the model's actions, for models that know some of them (10 minutes a draw)",
     "gpu": "both stages on one GPU at the paper's size, with random weights (two minutes on an H100)",

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 DRAWS = 10_000
 COVERED = 0.95
+AT_ONCE = 100
+"""Samples that :func:`paired_scores` draws at once"""
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,25 @@ def paired_difference(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups
     means = (drawn @ units[:, 0]) / (drawn @ units[:, 1]) / len(ours)
     low, high = np.quantile(means, [(1 - COVERED) / 2, (1 + COVERED) / 2])
     return Difference(mean, float(low), float(high))
+
+
+def paired_scores(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> Difference:
+    """Bootstrap of the mean of ``ours - theirs`` over clips, for scores that are no counts, such as average precisions.
+
+    Args:
+        ours: (R, n) the score of each clip, for each of R seeds. A clip counts once, with the mean over its seeds.
+        theirs: (R, n) the same for the other method.
+
+    Returns:
+        The mean and its interval, deterministic.
+
+    Raises:
+        ValueError: shapes differ, or no clips.
+    """
+    if ours.shape != theirs.shape or ours.ndim != 2 or not ours.shape[1]:
+        raise ValueError(f"shapes {ours.shape} and {theirs.shape}: give the same seeds and clips for both")
+    gain = (ours - theirs).mean(axis=0, dtype=np.float64)
+    rng = np.random.default_rng(0)
+    means = np.concatenate([rng.choice(gain, (AT_ONCE, len(gain))).mean(axis=1) for _ in range(DRAWS // AT_ONCE)])
+    low, high = np.quantile(means, [(1 - COVERED) / 2, (1 + COVERED) / 2])
+    return Difference(float(gain.mean()), float(low), float(high))
