@@ -6,28 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from brightness import Brightness
 from pipeline import Pipeline
 from videos import damaged, encode, moving_block
 
 from vtlvlm.cli import main
-from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.recognizers.recognizer import ActionRecognizer, Answer
 from vtlvlm.segments.finding import Rule, decided, find, of_steps
 from vtlvlm.segments.timeline import Segment
 from vtlvlm.segments.windows import Grid
-
-
-class Brightness:
-    """Bright clips are "day", dark ones "night"; grey ones are neither."""
-
-    def __init__(self) -> None:
-        self.classes, self.sampling = ["day", "night"], FrameSampling(frames=4, size=16)
-
-    def recognise(self, clip: Clip) -> Answer:
-        share = clip.frames.float().mean() / 255
-        return Answer(torch.stack([share, 1 - share]))
 
 
 def film(path: Path, shades: list[tuple[int, float]], rate: int = 10) -> Path:

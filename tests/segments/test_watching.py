@@ -10,30 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from brightness import Brightness
 from pipeline import Pipeline, alone
 from streams import sends, server, transport_stream
 
-from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.streaming import LiveStream
-from vtlvlm.data.video import Clip
-from vtlvlm.recognizers.recognizer import Answer
 from vtlvlm.segments.finding import Rule, find
 from vtlvlm.segments.live import Began
 from vtlvlm.segments.timeline import Segment
 from vtlvlm.segments.watching import Interrupted, watch
 from vtlvlm.segments.windows import Grid
-
-
-class Brightness:
-    """Bright clips are "day", dark ones "night"; grey ones are neither."""
-
-    def __init__(self) -> None:
-        self.classes, self.sampling = ["day", "night"], FrameSampling(frames=4, size=16)
-
-    def recognise(self, clip: Clip) -> Answer:
-        share = clip.frames.float().mean() / 255
-        return Answer(torch.stack([share, 1 - share]))
 
 
 def test_a_stream_and_its_file_give_the_same_segments(tmp_path: Path) -> None:

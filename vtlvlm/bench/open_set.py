@@ -154,10 +154,10 @@ def measure(work: Path, draws: Sequence[int], foreign: Path | None) -> tuple[lis
 
 def _run(commands: Sequence[tuple[Path, list[str]]], logs: Path) -> None:
     """Run the commands whose file is missing."""
-    for file, words in commands:
+    for number, (file, words) in enumerate(commands, 1):
         if file.exists():
             continue
-        log = logs / f"{words[0]}_{file.parent.name}.log"
+        log = logs / f"{number}_{words[0]}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         print(f"vtlvlm {words[0]} … ({log})", flush=True)
         with log.open("wb") as stream:
