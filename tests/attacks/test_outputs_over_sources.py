@@ -24,6 +24,8 @@ class Command(NamedTuple):
 SHORT = "--trainer.max_steps 1 --trainer.limit_val_batches 0"
 STAGE1 = "--config <stage1> --data.source.root <videos>"
 STAGE2 = "--config <stage2> --data.source.root <videos> --data.events <events>"
+STUDY = "<run2> <new> --events <events> --videos <videos> --features <features>"
+NO_MORE = "--controls 0 --practice 0 --checks 0 --repeats 0"
 COMMANDS = {
     "prepare": Command("prepare <videos> --csv <table> --output <new>", ("new",), ("videos", "table")),
     "prepare --transcode": Command("prepare <videos> --transcode <new>", ("new",), ("videos",)),
@@ -53,6 +55,8 @@ COMMANDS = {
     "probe": Command("probe <videos> --features <features> --output <new>", ("new",), ("videos", "features", "best1", "index")),
     "probe --export": Command("probe <videos> --features <features> --export <new>", ("new",), ("videos", "features", "index")),
     "report": Command("report <new>", ("new",), ("videos", "run2")),
+    "study make": Command(f"study make {STUDY} --clips 2 --raters 2 {NO_MORE}", ("new",), ("videos", "events", "features", "run2")),
+    "study auto": Command(f"study auto {STUDY} --clips 1 --steps 2 --order-clips 1", ("new",), ("videos", "events", "features", "run2")),
 }
 RELATIONS: dict[str, Callable[[Path, Path], Path]] = {
     "equal": lambda other, tmp: other,

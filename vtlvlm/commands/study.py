@@ -169,10 +169,12 @@ def pages(args: argparse.Namespace) -> int:
     """Write one HTML file for each place."""
     from vtlvlm.errors import UsageError
     from vtlvlm.ratings.offline import write_pages
+    from vtlvlm.system.places import require_apart
 
     study = _study(args.study, media=True)
     if args.output.exists():
         raise UsageError(f"{args.output}: exists already; name a new folder")
+    require_apart(args.output, [study.folder], "the pages")
     files = write_pages(study, args.output)
     size = max(file.stat().st_size for file in files) / 1e6
     print(f"{args.output}: {len(files)} pages, up to {size:.1f} MB; give each rater another one")
@@ -210,7 +212,7 @@ def export(args: argparse.Namespace) -> int:
     from vtlvlm.system.places import require_apart
 
     study = _study(args.study)
-    require_apart(args.output, [study.answers], "the table")
+    require_apart(args.output, [study.folder], "the table")
     sessions = Answers(study).sessions()
     ratings = ratings_of(study, sessions)
     write_ratings(args.output, ratings)
@@ -239,7 +241,7 @@ def report(args: argparse.Namespace) -> int:
     from vtlvlm.system.places import require_apart
 
     study = _study(args.study)
-    require_apart(args.output, [study.answers], "the report")
+    require_apart(args.output, [study.folder, args.auto], "the report")
     more = sections(*read_measured(args.auto)) if args.auto is not None else []
     sessions = Answers(study).sessions()
     if any(session.answers for session in sessions):
@@ -324,14 +326,17 @@ def _study(folder: Path, media: bool = False) -> Any:
 
 
 def _opened(args: argparse.Namespace) -> tuple[NTUDataModule, FeatureCache]:
-    """The data of a run, and the features that its events were made from."""
+    """The data of a run, and the features that its events were made from. The output is kept apart from all sources."""
     from vtlvlm.data.cache import FeatureCache
     from vtlvlm.data.of_run import data_of_run
     from vtlvlm.errors import DataError, UsageError
     from vtlvlm.probes.beside import features_of
     from vtlvlm.ratings.sentences import event_cache
+    from vtlvlm.system.places import require_apart
 
     data = data_of_run(args.run, args.events, args.videos)
+    other = getattr(args, "other", None)
+    require_apart(args.output, [args.run, data.events, args.features, other, getattr(data.source, "root", None)], "the output")
     data.prepare_data()
     data.setup("test")
     cache = event_cache(data)

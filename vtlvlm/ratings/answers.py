@@ -343,8 +343,11 @@ def parse(study: Study, content: bytes, source: str, code: str | None) -> Sessio
             number += 1
             answers.append(answer_of(json.loads(text)))
             require_answer(study, slot, answers[-1])
+        due_steps = steps_of(study.orders[slot])
+        if len(answers) > len(due_steps):
+            raise ValueError("more answers than questions")
         number = 0
-        for answer, due in zip(answers, steps_of(study.orders[slot]), strict=False):
+        for answer, due in zip(answers, due_steps, strict=False):
             number += 1
             if (answer.trial, answer.step) != due:
                 raise ValueError("out of order")
