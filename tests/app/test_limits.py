@@ -21,11 +21,3 @@ def test_length_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(limits, "MOST_PIXELS", 64 * 64 - 1)
     with pytest.raises(DataError, match="64 x 64 pixels"):
         measured(file, 2.0)
-
-
-def test_a_large_frame_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = encode(tmp_path / "a.mp4", moving_block(5, falls=True, shade=60))
-    monkeypatch.setattr(limits, "MOST_PIXELS", 10)
-    monkeypatch.setattr(limits, "probe", lambda path: pytest.fail("decoded"))
-    with pytest.raises(DataError, match="smaller copy"):
-        measured(file, 60)

@@ -7,13 +7,17 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 
 from vtlvlm.errors import UsageError
 from vtlvlm.web import serving
-from vtlvlm.web.serving import address_of, bound, require_extra, require_token
+from vtlvlm.web.guard import guarded
+from vtlvlm.web.serving import address_of, bound, require_extra, require_token, serve
 
 SERVER = """
 import sys, time
@@ -110,3 +114,14 @@ def test_the_room_is_light() -> None:
     code = "import sys, vtlvlm.web.guard, vtlvlm.web.store, vtlvlm.web.serving; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert done.stdout.strip() == "False"
+
+
+def test_a_server_that_cannot_start_says_why() -> None:
+    @asynccontextmanager
+    async def failing(app: Starlette) -> AsyncIterator[None]:
+        app.state.failure = OSError(28, "No space left on device")
+        raise app.state.failure
+        yield
+
+    with pytest.raises(UsageError, match=r"cannot start \(.*No space left on device\); TMPDIR"):
+        serve(guarded([], lifespan=failing), bound("127.0.0.1", 0), lambda: pytest.fail("ready"))

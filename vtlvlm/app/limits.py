@@ -1,10 +1,9 @@
-"""What a server takes: checked from a video's headers, before anything is computed."""
+"""What a server takes: checked from a video's packets and its first frame, before anything is computed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from vtlvlm.data.container import opened
 from vtlvlm.data.video import VideoInfo, probe
 from vtlvlm.errors import DataError
 
@@ -24,18 +23,12 @@ def measured(path: Path, seconds: float) -> VideoInfo:
     Raises:
         DataError: It is no video, damaged, too long or too large.
     """
-    with opened(path) as (_, stream):
-        _require_size(path, stream.codec_context.width, stream.codec_context.height)
     info = probe(path)
-    _require_size(path, info.width, info.height)
+    if info.width * info.height > MOST_PIXELS:
+        raise DataError(f"{path}: {info.width} x {info.height} pixels are more than this server takes; send a smaller copy")
     if info.duration > seconds or info.frames > FASTEST * seconds:
         raise DataError(
             f"{path}: {info.duration / 60:.1f} minutes ({info.frames:,} frames) are longer than the {seconds / 60:g} minutes that this "
             "server takes; send a shorter piece, or start the server with a larger --max-minutes"
         )
     return info
-
-
-def _require_size(path: Path, width: int, height: int) -> None:
-    if width * height > MOST_PIXELS:
-        raise DataError(f"{path}: {width} x {height} pixels are more than this server takes; send a smaller copy")

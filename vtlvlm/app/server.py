@@ -90,7 +90,11 @@ def application(model: VideoRecognizer, name: str, settings: Settings) -> Starle
 
     @asynccontextmanager
     async def running(app: Starlette) -> AsyncIterator[None]:
-        store = Store(int(settings.megabytes * 1e6), 60 * settings.keep, parent=settings.folder)
+        try:
+            store = Store(int(settings.megabytes * 1e6), 60 * settings.keep, parent=settings.folder)
+        except OSError as error:
+            app.state.failure = error  # for `serve`
+            raise
         app.state.clips = Clips(model, store, Desk(), 60 * settings.minutes, grid)
         sweeper = asyncio.get_running_loop().create_task(_sweep(store))
         try:

@@ -7,10 +7,12 @@ import importlib.util
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vtlvlm.errors import UsageError
+from vtlvlm.system.streams import gist
 from vtlvlm.system.text import shown
 
 if TYPE_CHECKING:  # the extra may be missing, which require_extra says
@@ -91,6 +93,9 @@ def serve(app: Starlette, listening: socket.socket, ready: Callable[[], object])
         app: As ``guarded`` makes it.
         listening: As ``bound`` makes it; closed at the end.
         ready: Called once the server answers.
+
+    Raises:
+        UsageError: It cannot start, such as without a folder for temporary files.
     """
     import uvicorn
 
@@ -105,7 +110,7 @@ def serve(app: Starlette, listening: socket.socket, ready: Callable[[], object])
         http="h11",
         ws="none",
         lifespan="on",
-        log_level="error",
+        log_level="critical",  # errors are answered and reported by ``Headed``, and one at the start is raised below
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -114,12 +119,17 @@ def serve(app: Starlette, listening: socket.socket, ready: Callable[[], object])
         timeout_graceful_shutdown=LEAVING,
     )
     before = [(one, signal.signal(one, lambda *_: None)) for one in (signal.SIGINT, signal.SIGTERM)]  # uvicorn raises them again at its end
+    server = Server(config)
     try:
-        Server(config).run(sockets=[listening])
+        with suppress(SystemExit):  # uvicorn's way to say that it could not start
+            server.run(sockets=[listening])
     finally:
         for one, handler in before:
             signal.signal(one, handler)
         listening.close()
+    if not server.started:
+        failure = getattr(app.state, "failure", None)
+        raise UsageError(f"the server cannot start ({gist(failure) or 'ended at once'}); TMPDIR names the folder of its temporary files")
 
 
 def pages(folder: Path, names: Sequence[str]) -> list[Route]:
