@@ -38,7 +38,7 @@ def small_study(folder: Path, design: Design = SMALL, classes: list[str] = CLASS
     clips = []
     for number in range(design.all_clips):
         video = f"{100 + number:016x}.mp4"
-        encode(media / video, moving_block(20, falls=number % 2 == 0, shade=10 * number))
+        encode(media / video, moving_block(20, falls=number % 2 == 0, shade=10 * number % 250))
         action = number % len(classes)
         choices = [(action + place) % len(classes) for place in range(len(classes))]
         clip = {"name": f"S001C001P003R001A{number:03}", "action": action, "choices": choices, "right": number % 3 > 0}

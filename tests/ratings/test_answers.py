@@ -1,10 +1,7 @@
-"""Answers stay whole: torn lines, kills, a full disk, two raters with one code, a study that has changed, withdrawal."""
+"""Answers stay whole: torn lines, a full disk, two raters with one code, a study that has changed, withdrawal."""
 
 import json
-import os
-import random
 import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -213,76 +210,6 @@ def test_a_full_disk_loses_nothing(study: Study) -> None:
     assert said.startswith("DataError")
     assert "cannot be stored (File too large); free space there, then answer again" in said
     assert number == "1"
-
-
-WRITER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from studies import answer
-from vtlvlm.ratings.answers import Answers
-from vtlvlm.ratings.study_folder import open_study
-study = open_study(Path(sys.argv[1]))
-with Answers(study).writing() as answers:
-    session = answers.resume(sys.argv[2]) if len(sys.argv[2]) == 8 else answers.start()
-    print(session.code, len(session.answers), flush=True)
-    while (given := answer(study, session, lambda step, name: (2, 3, 4) if name == "rate" else (1,))) is not None:
-        session = answers.add(session.code, given)
-        print(len(session.answers), flush=True)
-print("end", flush=True)
-"""
-
-
-def killed_at_random(study: Study, kills: int, seed: int) -> tuple[int, list[str]]:
-    """Kill a writer so many times. Returns how often it was killed in a session, and the codes. Checks that nothing is lost or doubled."""
-    rng, done, codes, code, known = random.Random(seed), 0, [], "", 0
-    while done < kills:
-        command = [sys.executable, "-c", WRITER, str(study.folder), code or "-", str(Path(__file__).parent.parent)]
-        process = subprocess.Popen(command, env=alone(), stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        words = process.stdout.readline().split()
-        assert len(words) == 2, words
-        assert not code or words[0] == code
-        assert int(words[1]) in (known, known + 1)  # one that was stored, but not yet confirmed
-        code, confirmed, last = words[0], int(words[1]), rng.randint(1, 12)
-        for text in process.stdout:
-            if text == "end\n":
-                break
-            confirmed = int(text)
-            if confirmed >= last + known:
-                os.kill(process.pid, signal.SIGKILL)
-                done += 1
-        process.stdout.close()
-        process.wait()
-        found = Answers(study).read(code)
-        assert found is not None
-        stored = [(a.trial, a.step) for a in found.answers]
-        assert stored == steps_of(study.orders[found.slot])[: len(stored)]  # each once, none left out
-        assert len(stored) >= confirmed
-        known = confirmed
-        if found.next(study) is None:
-            codes.append(code)
-            code, known = "", 0
-            if len(Answers(study).codes()) == len(study.orders):
-                break
-        else:
-            known = len(stored) if len(stored) > confirmed else confirmed
-    return done, codes
-
-
-def test_answers_survive_kills(tmp_path: Path) -> None:
-    done, _ = killed_at_random(small_study(tmp_path / "study"), 3, seed=1)
-    assert done == 3
-
-
-@pytest.mark.slow
-def test_answers_survive_fifty_kills(tmp_path: Path) -> None:
-    from vtlvlm.ratings.design import Design
-
-    study = small_study(tmp_path / "study", Design(clips=20, raters=20, seed=1))
-    done, codes = killed_at_random(study, 50, seed=2)
-    assert done == 50
-    assert codes
 
 
 def test_the_table_says_what_was_answered(study: Study, tmp_path: Path) -> None:
