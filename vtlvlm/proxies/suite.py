@@ -56,6 +56,8 @@ class Amounts:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: {text}")
 
 
+OF_ONE = {"clips": "erasure", "steps": "erasure", "order_clips": "order", "other_features": "purity"}
+"""Settings that one measure alone depends on"""
 Groups = dict[str, list[Comparison]]
 Facts = dict[str, Any]
 
@@ -100,10 +102,7 @@ def measure(
         "features": features.hash,
         "other_features": None if other is None else other.hash,
     }
-    groups: Groups = {}
-    facts: Facts = dict(settings)
-    if done is not None and all(done[1].get(name) == value for name, value in settings.items()):
-        groups, facts = done
+    groups, facts = _kept(done, settings)
     names = [name for name in ORDER if name not in groups and (name != "purity" or other is not None)]
     if not names:
         return groups, facts
@@ -134,3 +133,12 @@ def measure(
             groups[name] = exemplar_purity(data, found, rows, other, seed)
         keep(groups, facts)
     return groups, facts
+
+
+def _kept(done: tuple[Groups, Facts] | None, settings: Facts) -> tuple[Groups, Facts]:
+    """The measures of an earlier call that are of the same run and settings, with their facts."""
+    if done is None or any(done[1].get(name) != value for name, value in settings.items() if name not in OF_ONE):
+        return {}, dict(settings)
+    stale = {measure for name, measure in OF_ONE.items() if done[1].get(name) != settings[name]}
+    groups, facts = ({name: value for name, value in one.items() if name not in stale} for one in done)
+    return groups, facts | settings
