@@ -15,6 +15,7 @@ BENCHES = {
     "lvlm": "label scores against slower methods, a training step against peft, trainable parameters (a quarter of an hour)",
     "search": "a search over 100,000 event sentences: clips, actions, patterns (minutes, 3 GB of memory)",
     "efficiency": "the paper's Table IV: parameters, FLOPs, seconds and memory of stages and skeleton networks, for one clip (minutes)",
+    "segments": "vtlvlm segment on a long 1080p film: time against decoding and the model, memory (minutes)",
     "open_set": "clips and long videos that hold more than the model's actions, for models that know some of them (10 minutes a draw)",
     "gpu": "both stages on one GPU at the paper's size, with random weights (two minutes on an H100)",
 }
@@ -22,7 +23,7 @@ BENCHES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=BENCHES, help="; ".join(f"{name}: {text}" for name, text in BENCHES.items()))
-    parser.add_argument("--videos", type=Path, help="data: folder of camera videos to make 1080p clips from (default: rendered ones)")
+    parser.add_argument("--videos", type=Path, help="data, segments: camera videos to make 1080p clips from (default: rendered ones)")
     parser.add_argument("--repeats", type=int, help="rounds to take medians over (default: 5)")
     parser.add_argument(
         "--budget", type=float, help="gpu: seconds in which parts start; figures come in the order of importance (default: 420)"
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="efficiency: configurations of skeleton networks, each of one (default: the nine of Table I and CTR-GCN at full size, a "
         "minute or two; the option alone: none)",
     )
+    parser.add_argument("--minutes", type=int, help="segments: length of the film (default: 10)")
     parser.add_argument(
         "--draws", type=int, nargs="+", metavar="N", help="open_set: draws of left-out actions; 0 leaves none out (default: 0 1 2 3 4 5)"
     )
@@ -65,6 +67,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--baselines goes with bench efficiency")
     if args.name == "open_set":
         return of_draws(args)
+    if args.name == "segments":
+        return of_film(args)
+    if args.minutes is not None:
+        raise UsageError("--minutes goes with bench segments")
     if args.draws or args.foreign:
         raise UsageError(f"--{'draws' if args.draws else 'foreign'} goes with bench open_set")
     if args.tiny or args.budget is not None:
@@ -97,6 +103,31 @@ def on_gpu(args: argparse.Namespace) -> int:
     if not budget > 0:
         raise UsageError(f"--budget {budget:g}: seconds, above 0")
     return int(gpu.measure(args.output or Path("runs") / "bench" / "gpu.jsonl", budget, args.tiny) > 0)
+
+
+def of_film(args: argparse.Namespace) -> int:
+    """Run ``bench segments``."""
+    import tempfile
+
+    from vtlvlm.bench import segments
+    from vtlvlm.bench.harness import finish
+    from vtlvlm.errors import UsageError
+    from vtlvlm.system.places import require_json_place
+
+    taken = ("name", "minutes", "videos", "work", "output")
+    if given := [name for name, value in vars(args).items() if name not in taken and value is not None and value is not False]:
+        raise UsageError(f"--{given[0].replace('_', '-')}: bench segments takes --minutes, --videos, --work and --output")
+    minutes = segments.MINUTES if args.minutes is None else args.minutes
+    if minutes < 1:
+        raise UsageError(f"--minutes {minutes}: at least 1")
+    output = args.output or Path("runs") / "bench" / "segments.json"
+    require_json_place(output)
+    with tempfile.TemporaryDirectory(prefix="vtlvlm-bench-") as temporary:
+        work = args.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        figures, facts = segments.measure(work, args.videos, minutes)
+    finish("segments", figures, output, facts)
+    return 0
 
 
 def of_draws(args: argparse.Namespace) -> int:

@@ -1,0 +1,114 @@
+"""Measures `vtlvlm segment` on a long 1080p film: its time against decoding and the model's own time, and its memory."""
+
+from __future__ import annotations
+
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import timm
+import torch
+
+from vtlvlm.bench.data import SECONDS, camera_clips, decode_only
+from vtlvlm.bench.harness import Measurement
+from vtlvlm.data.sampling import FrameSampling
+from vtlvlm.data.video import Clip
+from vtlvlm.recognizers.recognizer import Answer
+from vtlvlm.segments.finding import Rule, find
+from vtlvlm.segments.windows import Grid
+
+MINUTES = 10
+"""Length of the film, unless another is asked for"""
+GRID = Grid(3.0, 0.75)
+SAMPLING = FrameSampling(frames=16, size=224)
+
+
+class TimedModel:
+    """The demo's backbone, with random weights, on the frames of a window; notes its seconds."""
+
+    def __init__(self) -> None:
+        self.classes, self.sampling, self.seconds, self.windows = [str(i) for i in range(60)], SAMPLING, 0.0, 0
+        self.backbone = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=len(self.classes)).eval()
+
+    def recognise(self, clip: Clip) -> Answer:
+        """Probabilities that mean nothing."""
+        began = time.perf_counter()
+        found = Answer(self.backbone(clip.frames.float() / 255).mean(0).softmax(-1))
+        self.seconds += time.perf_counter() - began
+        self.windows += 1
+        return found
+
+
+def measure(work: Path, videos: Path | None, minutes: int) -> tuple[list[Measurement], dict[str, Any]]:
+    """Segment one film, on one thread.
+
+    Args:
+        work: Folder to write into.
+        videos: Camera videos to make the film from; None for rendered ones.
+        minutes: Length of the film.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        film = _film(camera_clips(work, videos)["H.264"], work / "film.mp4", minutes)
+        began = time.perf_counter()
+        decode_only(film)
+        decoding = time.perf_counter() - began
+        model = TimedModel()
+        with _resident() as seen:
+            began = time.perf_counter()
+            found = find(model, film, GRID, Rule())
+            whole = time.perf_counter() - began
+    finally:
+        torch.set_num_threads(threads)
+    tenth = len(seen) // 10
+    growth = None if not tenth else sum(seen[-tenth:]) / sum(seen[tenth : 2 * tenth]) - 1
+    note = f"{found.seconds / 60:.1f} min of 1080p H.264: {whole:.0f} s; decoding {decoding:.0f} s, the model {model.seconds:.0f} s"
+    peak = f"{max(seen) / 2**20:.0f} MiB at most" if seen else "only measured on Linux, and on films of minutes"
+    return [
+        Measurement("segment over decoding and the model's own time", whole / (decoding + model.seconds), "x", 1.3, "<=", note),
+        Measurement("growth of memory from the film's second tenth to its last", growth, "", 0.05, "<=", peak),
+        Measurement("seconds of video in a second", found.seconds / whole, "", None, ">=", f"{model.windows} windows of {GRID.clip:g} s"),
+    ], {"minutes": minutes}
+
+
+def _film(clip: Path, target: Path, minutes: int) -> Path:
+    """A clip again and again, without encoding anew."""
+    with av.open(str(target), "w") as out, av.open(str(clip)) as container:
+        stream = container.streams.video[0]
+        copied = out.add_stream_from_template(stream)
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        assert stream.time_base is not None
+        length = round(Fraction(SECONDS) / stream.time_base)
+        for number in range(minutes * 60 // SECONDS):
+            for packet in packets:
+                again = av.Packet(bytes(packet))
+                again.time_base, again.is_keyframe = stream.time_base, packet.is_keyframe
+                again.pts, again.dts = (packet.pts or 0) + number * length, (packet.dts or 0) + number * length
+                again.stream = copied
+                out.mux(again)
+    return target
+
+
+@contextmanager
+def _resident() -> Iterator[list[int]]:
+    """Bytes of this process in memory, ten times a second; empty where the system does not say (other than Linux)."""
+    seen, stop, file = list[int](), threading.Event(), Path("/proc/self/statm")
+
+    def look() -> None:
+        while file.exists() and not stop.wait(0.1):
+            seen.append(int(file.read_text().split()[1]) * resource.getpagesize())
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
