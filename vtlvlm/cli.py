@@ -29,6 +29,7 @@ COMMANDS = {
     "segment": "find the actions in long videos, with their times",
     "app": "open a page in the browser: drop a video, see its actions and its event sentence",
     "search": "find the clips like a clip, of an action or a sentence, or with a pattern of codes",
+    "caption": "write captions of videos with a model that learned them, and measure them",
     "export": "bundle a trained run for classify",
     "consolidate": "merge a sharded checkpoint into one file or a LLaVA folder",
     "bench": "benchmark this machine against the project's targets",

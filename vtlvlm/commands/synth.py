@@ -6,6 +6,9 @@ recordings; --subjects, --replications and --actions then choose among them, and
 
 With --untrimmed N, N long videos of each person and camera: several actions one after the other, with idle time between them. truth.json
 has the true segments, which `vtlvlm segment --truth` scores with.
+
+With --captions, also captions.csv: three true captions of each clip (action, hand, repetitions, prop, people, viewpoint), which
+`vtlvlm fit --data.captions` learns from. A finished folder only gets this table.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unlisted", type=int, nargs="+", metavar="A", help="with --untrimmed: actions that occur, but are not among those to be found"
     )
+    parser.add_argument("--captions", action="store_true", help="also write captions.csv, with three true captions of each clip")
     parser.add_argument("--workers", type=int, help="processes; their number does not change the videos (default: one per core)")
 
 
@@ -55,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Render the missing clips."""
     from vtlvlm.errors import UsageError
     from vtlvlm.synth import generate, play
+    from vtlvlm.synth.captions import FILE, clips_of, write_captions
     from vtlvlm.system.text import shown
 
     if args.untrimmed is not None:
@@ -62,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("people", "parts", "unlisted"):
         if getattr(args, name) is not None:
             raise UsageError(f"--{name}: only with --untrimmed N; leave it out")
+    if args.captions and args.motion is not None:
+        raise UsageError("--captions: what happens in recorded movement is not known; leave it or --motion out")
     if args.motion is None:
         manifest = generate(
             args.output,
@@ -84,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
         )
     print(f"{len(manifest['clips'])} clips of {len(manifest['classes'])} actions in {args.output}")
+    if args.captions:
+        print(f"{write_captions(args.output, clips_of(manifest))} captions in {args.output / FILE}")
     left_out = manifest.get("left_out", {})
     for name, reason in list(left_out.items())[:LISTED]:
         print(f"  left out: {name}: {shown(reason)}")
@@ -98,8 +107,8 @@ def _untrimmed(args: argparse.Namespace) -> int:
     from vtlvlm.errors import UsageError
     from vtlvlm.synth import generate_untrimmed
 
-    for name in ("motion", "subjects", "replications"):
-        if getattr(args, name) is not None:
+    for name in ("motion", "subjects", "replications", "captions"):
+        if getattr(args, name) not in (None, False):
             raise UsageError(f"--{name} is not for --untrimmed; leave it out")
     people = [one for one in range(1, TYPICAL + 1) if one not in PROTOCOLS["xsub60"].train_ids] if args.people is None else args.people
     manifest = generate_untrimmed(

@@ -14,10 +14,12 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from vtlvlm.batches import EventBatch, FeatureBatch, HiddenBatch, VideoBatch
 from vtlvlm.data.cache_format import made_of
+from vtlvlm.data.captions import Captions
 from vtlvlm.data.datasets import Batch
 from vtlvlm.data.hidden_cache import HiddenCache
 from vtlvlm.errors import UsageError
 from vtlvlm.lvlm.base_identity import base_identity, require_same_base
+from vtlvlm.lvlm.captions import CaptionLoss
 from vtlvlm.lvlm.llava import Llava, projector_origin
 from vtlvlm.lvlm.reasoner import EventReasoner, LabelScores
 from vtlvlm.stages.announcements import say_few_clips, say_trained
@@ -43,7 +45,8 @@ class PromptTuningModule(CalibratedStage):
         projector_learning_rate: peak learning rate of LLaVA's projector, used with ``reasoner.train_projector``.
         vtem: stage-1 checkpoint, only needed to read features or videos; event caches name theirs.
         objective: ``listwise`` is this cross-entropy. ``generative`` is next-token prediction of the clip's own category, the usual loss of
-            language models, without the other categories. Both are evaluated alike.
+            language models, without the other categories. Both are evaluated alike. With ``data.captions``, it learns the clip's captions
+            instead, one drawn at each step; `vtlvlm caption` then writes them.
         calibrate: fit the temperature on the validation people. The best checkpoint is then the one with the lowest NLL at its temperature.
 
     Raises:
@@ -74,6 +77,7 @@ class PromptTuningModule(CalibratedStage):
         self.objective = objective
         self._provenance: dict[str, Any] = {}
         self._batches = self._most_batches = 0
+        self._captions: CaptionLoss | None = None
         self.mapper: VTEMModule | None = None  # stage 1, if batches hold features or videos
         self.table: Tensor | None
         self.register_buffer("table", None, persistent=False)
@@ -95,6 +99,11 @@ class PromptTuningModule(CalibratedStage):
             raise UsageError(f"only one category ({data.classes[0]}): give clips of two or more")
         if data.targets_cache is not None:
             raise UsageError("targets are for stage 1: leave data.target_features out")
+        captions = getattr(data, "captions_table", None)
+        if captions is not None and self.objective != "generative":
+            raise UsageError(f"data.captions: objective {self.objective} reads no captions; set model.init_args.objective to generative")
+        if captions is not None and isinstance(data.events_cache, HiddenCache):
+            raise UsageError("data.captions: hidden states hold the categories' tokens; give the event cache (--data.events DIR)")
         if data.events_cache is not None:
             cache = data.events_cache
             if isinstance(cache, HiddenCache):
@@ -124,10 +133,10 @@ class PromptTuningModule(CalibratedStage):
             "event_dim": width,
             "num_tokens": tokens,
         }
-        if self.pending_record is not None:
-            self._require(self.pending_record["provenance"], origin, "the checkpoint")
-        elif self._provenance:
-            self._require(self._provenance, origin, "this module")
+        made_before = self._provenance if self.pending_record is None else self.pending_record["provenance"]
+        if made_before:
+            self._require(made_before, origin, "this module" if self.pending_record is None else "the checkpoint")
+        origin["captions"] = made_before.get("captions") if captions is None else captions.identity
         self._provenance = origin
 
     def _require_stored(self, cache: HiddenCache, stage: str) -> None:
@@ -285,7 +294,9 @@ class PromptTuningModule(CalibratedStage):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         if self.objective == "generative":
-            if isinstance(batch, HiddenBatch):
+            if (table := getattr(self.data, "captions_table", None)) is not None:
+                loss = self._caption_loss(table, batch)
+            elif isinstance(batch, HiddenBatch):
                 loss = self.reasoner.generative_loss_of_states(batch.hidden, batch.labels)
             else:
                 loss = self.reasoner.generative_loss(self.vectors(batch), batch.labels)
@@ -297,6 +308,14 @@ class PromptTuningModule(CalibratedStage):
         mass = scores.in_list_mass.detach().mean()
         self.log_terms("train", {"loss": loss, "top1": top1, "in_list_mass": mass}, len(batch.labels))
         return loss
+
+    def _caption_loss(self, table: Captions, batch: Batch) -> Tensor:
+        """The loss of one drawn caption of each clip."""
+        assert not isinstance(batch, HiddenBatch)
+        if self._captions is None:
+            self._captions = CaptionLoss(self.reasoner, table.texts)
+        chosen = table.drawn(batch.clips.cpu().numpy(), torch.rand(len(batch.clips), dtype=torch.float64).numpy())
+        return self._captions(self.vectors(batch), torch.from_numpy(chosen))
 
     def _evaluate(self, batch: Batch, index: int, split: str) -> dict[str, Tensor]:
         scores = self.scores(batch)

@@ -27,6 +27,8 @@ class Motion:
     """(F, 3) in [0, 1]: how far the jacket hangs in the working hand, lies on the trunk, and covers the arms; None without a jacket"""
     contact: float | None = None
     """phase at which the working hand takes the box, or the working foot hits the ball"""
+    times: int = 0
+    """repetitions of the movement; 0 for one that is not repeated"""
 
 
 Program = Callable[[Array, np.random.Generator], Motion]
@@ -111,23 +113,27 @@ def clap(u: Array, rng: np.random.Generator) -> Motion:
     """Claps in front of the chest three or four times."""
     ready = pose(hand_left=(-0.02, -0.15, 0.72), hand_right=(0.02, -0.15, 0.72))
     poses = blend(u, (0.0, pose()), (0.18, ready), (0.82, ready), (1.0, pose()))
-    swing = bump(u) * np.cos(TAU * rng.integers(4, 6) * (u - 0.18) / 0.64) * 0.40
-    return Motion(shift(poses, hand_left=(swing, 0, 0), hand_right=(-swing, 0, 0)))
+    swings = int(rng.integers(4, 6))
+    swing = bump(u) * np.cos(TAU * swings * (u - 0.18) / 0.64) * 0.40
+    return Motion(shift(poses, hand_left=(swing, 0, 0), hand_right=(-swing, 0, 0)), times=swings - 1)
 
 
 def cheer_up(u: Array, rng: np.random.Generator) -> Motion:
     """Raises both fists and pumps them."""
     high = pose(hand_left=(0.28, 0.75, 0.12), hand_right=(-0.28, 0.75, 0.12), head=(-0.2, 0, 0))
     poses = blend(u, (0.0, pose()), (0.18, high), (0.82, high), (1.0, pose()))
-    pump = bump(u, 0.25, 0.75) * np.sin(TAU * rng.integers(2, 4) * u)
-    return Motion(shift(poses, hand_left=(0, 0.28 * pump, 0), hand_right=(0, 0.28 * pump, 0), pelvis=(0, 0.05 * pump - 0.05 * bump(u), 0)))
+    pumps = int(rng.integers(2, 4))
+    pump = bump(u, 0.25, 0.75) * np.sin(TAU * pumps * u)
+    up, bob = 0.28 * pump, 0.05 * pump - 0.05 * bump(u)
+    return Motion(shift(poses, hand_left=(0, up, 0), hand_right=(0, up, 0), pelvis=(0, bob, 0)), times=pumps)
 
 
 def wave(u: Array, rng: np.random.Generator) -> Motion:
     """Moves one raised hand from side to side."""
     high = pose(hand_right=(-0.55, 0.72, 0.15), spine=(0, 0, -0.10))
     poses = blend(u, (0.0, pose()), (0.18, high), (0.82, high), (1.0, pose()))
-    return Motion(shift(poses, hand_right=(bump(u) * 0.42 * np.sin(TAU * rng.integers(3, 5) * u), 0, 0)))
+    times = int(rng.integers(3, 5))
+    return Motion(shift(poses, hand_right=(bump(u) * 0.42 * np.sin(TAU * times * u), 0, 0)), times=times)
 
 
 def kick(u: Array, rng: np.random.Generator) -> Motion:
@@ -161,7 +167,7 @@ def jump_up(u: Array, rng: np.random.Generator) -> Motion:
     )
     land = pose(pelvis=(0, -0.25, -0.06), spine=(0.5, 0, 0), hand_left=(0.35, -0.5, 0.55), hand_right=(-0.35, -0.5, 0.55))
     leaps = 2 * u - (u > 0.5) * 1.0
-    return Motion(blend(leaps, (0.0, pose()), (0.30, crouch), (0.52, air), (0.74, land), (1.0, pose())))
+    return Motion(blend(leaps, (0.0, pose()), (0.30, crouch), (0.52, air), (0.74, land), (1.0, pose())), times=2)
 
 
 def fall(u: Array, rng: np.random.Generator) -> Motion:
@@ -186,15 +192,17 @@ def shake_hands(u: Array, rng: np.random.Generator) -> Motion:
         pelvis=(0, -0.03, 0.14), foot_left=(0, 0, 0.05), foot_right=(0, 0, 0.32), spine=(0.12, -0.1, 0), hand_right=(0.32, -0.30, 0.80)
     )
     poses = blend(u, (0.0, pose()), (0.28, meet), (0.76, meet), (1.0, pose()))
-    return Motion(shift(poses, hand_right=(0, 0.20 * bump(u, 0.3, 0.7) * np.sin(TAU * rng.integers(3, 5) * u), 0)))
+    times = int(rng.integers(3, 5))
+    return Motion(shift(poses, hand_right=(0, 0.20 * bump(u, 0.3, 0.7) * np.sin(TAU * times * u), 0)), times=times)
 
 
 def arm_circles(u: Array, rng: np.random.Generator) -> Motion:
     """Draws big circles at the sides with both straight arms."""
-    angle = TAU * rng.integers(2, 4) * smooth(u, 0.0, 1.0)
+    circles = int(rng.integers(2, 4))
+    angle = TAU * circles * smooth(u, 0.0, 1.0)
     side, height = 0.95 * np.sin(np.abs(angle)) * bump(u, 0.1, 0.9), -0.95 * np.cos(angle)
     poses = blend(u, (0.0, pose()), (1.0, pose()))
-    return Motion(shift(poses, hand_left=(side, height + 0.95, 0.10), hand_right=(-side, height + 0.95, 0.10)))
+    return Motion(shift(poses, hand_left=(side, height + 0.95, 0.10), hand_right=(-side, height + 0.95, 0.10)), times=circles)
 
 
 def run_on_the_spot(u: Array, rng: np.random.Generator) -> Motion:

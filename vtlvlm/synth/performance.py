@@ -77,12 +77,14 @@ class Performance:
     """(F, 3) centre"""
     chair: tuple[float, float, float, float] | None
     """x, z, yaw (radians) and height of the seat; None for a room without a chair"""
+    times: int = 0
+    """repetitions of the action's movement; 0 for one that is not repeated"""
 
     def backward(self) -> Performance:
         """The same performance with time running backwards."""
         timing = Timing(self.timing.frames, self.timing.frames - self.timing.start - self.timing.duration, self.timing.duration)
         box, ball = (None if track is None else track[::-1] for track in (self.box, self.ball))
-        return Performance(timing, self.people, self.joints[:, ::-1], self.jacket[:, ::-1], self.working, box, ball, self.chair)
+        return Performance(timing, self.people, self.joints[:, ::-1], self.jacket[:, ::-1], self.working, box, ball, self.chair, self.times)
 
 
 def perform(
@@ -123,7 +125,15 @@ def perform(
     elif action.prop == "ball":
         ball = rolling(joints[0][:, J[f"foot_{working}"]], first, heading=turn + rng.uniform(-0.6, 0.6), radius=0.12)
     performance = Performance(
-        timing, people, np.stack(joints), jacket, (working,) * len(people), box, ball, (seat[0], seat[2], turn, height)
+        timing,
+        people,
+        np.stack(joints),
+        jacket,
+        (working,) * len(people),
+        box,
+        ball,
+        (seat[0], seat[2], turn, height),
+        motion.times,
     )
     return performance.backward() if action.backward else performance
 
