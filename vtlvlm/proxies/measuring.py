@@ -151,7 +151,7 @@ def _information(book: Sentences, clips: Clips, labels: NDArray[np.int64], rows:
     """Share of the actions' entropy that a code gives, on training clips."""
     codes = clips.side(book, False)
     rows = np.arange(len(labels)) if rows is None else rows
-    keys = codes[rows].reshape(len(rows), -1) * len(clips.classes) + labels[rows, None]
+    keys = codes.reshape(len(codes), -1)[rows] * len(clips.classes) + labels[rows, None]
     pairs = np.bincount(keys.ravel(), minlength=book.num_codes * len(clips.classes)).reshape(book.num_codes, -1)
     return float(action_information(torch.from_numpy(pairs))[1])
 
