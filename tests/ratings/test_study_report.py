@@ -7,6 +7,7 @@ import pytest
 from studies import answer, fill, small_study
 
 from vtlvlm.cli import main
+from vtlvlm.proxies.beside_ratings import correlations, values_of
 from vtlvlm.ratings.analysis import analyse, excluded, score_grid
 from vtlvlm.ratings.answers import Answers, Session
 from vtlvlm.ratings.design import Design
@@ -157,6 +158,22 @@ def test_saved_answers_are_imported(study: Study, tmp_path: Path, capsys: pytest
     assert "line 1 is damaged" in captured.out  # what can be imported is
     assert "none: no such file" in captured.err
     assert Answers(study).sessions() == [session]
+
+
+def test_ratings_are_set_beside_automatic_measures(study: Study) -> None:
+    """Scores that rise with a measure have rho 1; without ratings, or with few clips, there is no table."""
+    with Answers(study).writing() as answers:
+        found = [fill(study, answers, lambda step, name: (min(5, 1 + step.clip // 2), 3, 5) if name == "rate" else (0,)) for _ in range(2)]
+    ratings = ratings_of(study, found)
+    facts = {"agreement": {"average_precision": {clip.name: 0.1 * (number // 2) for number, clip in enumerate(study.clips[:8])}}}
+    section = correlations(study, ratings, facts)
+    assert section is not None
+    assert section.tables[0].rows == [["average precision of the action", "coherence", "+1.000", "<0.001", "8"]]  # others never differ
+    assert correlations(study, [], facts) is None
+    one, other = study.clips[:2]
+    few = {"erasure": {"areas": {one.name: {"the mean event": [0.5] * 4}, other.name: {"the mean event": [None] * 4}}}}
+    assert values_of(few) == {"deletion, the mean event": {one.name: 0.5}}
+    assert correlations(study, ratings, few) is None
 
 
 def test_a_document_is_written(study: Study, sessions: list[Session], tmp_path: Path) -> None:

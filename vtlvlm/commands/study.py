@@ -232,18 +232,24 @@ def forget(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Write the report, and print Table III."""
+    from vtlvlm.proxies.beside_ratings import correlations
     from vtlvlm.proxies.document import read_measured, sections
     from vtlvlm.ratings.answers import Answers
     from vtlvlm.ratings.document import document
     from vtlvlm.ratings.significance import require_agreement
+    from vtlvlm.ratings.table import ratings_of
     from vtlvlm.report.document import write_document
     from vtlvlm.report.tables import as_text
     from vtlvlm.system.places import require_apart
 
     study = _study(args.study)
     require_apart(args.output, [study.folder, args.auto], "the report")
-    more = sections(*read_measured(args.auto)) if args.auto is not None else []
     sessions = Answers(study).sessions()
+    more = []
+    if args.auto is not None:
+        groups, facts = read_measured(args.auto)
+        beside = correlations(study, ratings_of(study, sessions), facts)
+        more = [*([beside] if beside is not None else []), *sections(groups, facts)]
     if any(session.answers for session in sessions):
         require_agreement()
     found = document(study, sessions, more)
