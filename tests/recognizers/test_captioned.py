@@ -128,6 +128,11 @@ def test_the_nearest_caption_tells_the_action() -> None:
         (["caption", "VIDEO", "--model", "RUN", "--truth", "x.csv"], 2, "--truth goes with --in EVENTS"),
         (["caption", "VIDEO", "--model", "RUN", "--in", "EVENTS"], 2, "leave videos and --json out"),
         (["caption", "--model", "RUN", "--in", "EVENTS", "--truth", "TRUTH"], 2, "--in needs --predictions"),
+        (
+            ["caption", "--model", "RUN", "--in", "EVENTS", "--truth", "TRUTH", "--predictions", "TESTED", "--output", "META"],
+            2,
+            "would lie inside its source",
+        ),
         (["caption", "nowhere.avi", "--model", "RUN"], 1, "nowhere.avi"),
         (["fit", "STAGE2", "--data.captions", "TRUTH"], 2, "objective listwise reads no captions"),
         (["fit", "STAGE2", "--data.captions", "nowhere.csv"], 1, "nowhere.csv: cannot be read"),
@@ -137,6 +142,7 @@ def test_refused(
     arguments: list[str], code: int, said: str, chain: Pipeline, run: Path, truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = {"VIDEO": [sorted(chain.root.rglob("*.avi"))[0]], "RUN2": [chain.run2], "BUNDLE": [chain.bundle], "RUN": [run]}
+    places |= {"META": [chain.events / "meta.json"], "TESTED": [chain.run2 / "predictions_test.csv"]}
     places |= {"EVENTS": [chain.events], "TRUTH": [truth], "STAGE2": [*chain.on_events, "--trainer.default_root_dir", tmp_path / "new"]}
     assert main([str(part) for word in arguments for part in places.get(word, [word])]) == code
     error = capsys.readouterr().err

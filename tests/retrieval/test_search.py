@@ -218,6 +218,7 @@ def test_a_sentence_is_what_the_language_model_says_of_it(chain: Pipeline, event
         (["3", "--in", "EVENTS", "--output", "x.json"], 2, "--output goes with --evaluate"),
         (["3", "--in", "EVENTS", "--evaluate", "x.csv"], 2, "leave QUERY out"),
         (["--in", "EVENTS", "--evaluate", "x.csv", "y.csv"], 2, "--in names 1 caches and --evaluate 2 tables"),
+        (["--in", "EVENTS", "--evaluate", "TESTED", "--output", "META"], 2, "would lie inside its source"),
         (["--in", "EVENTS", "--evaluate", "TESTED"], 1, "no test clip shows an action that another test person shows too"),
     ],
 )
@@ -228,6 +229,7 @@ def test_what_cannot_be_searched(
     for file in [*empty.glob("ids-*"), *empty.glob("rows-*")]:
         file.unlink()
     places = {
+        "META": events / "meta.json",
         "EVENTS": events,
         "EMPTY": empty,
         "VIDEO": sorted(chain.root.rglob("*.avi"))[0],

@@ -87,11 +87,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     from vtlvlm.report.provenance import environment
     from vtlvlm.report.tables import as_text
     from vtlvlm.system.files import write_json
-    from vtlvlm.system.places import require_json_place
+    from vtlvlm.system.places import require_apart, require_json_place
     from vtlvlm.system.text import shown
 
     if args.output is not None:
         require_json_place(args.output)
+        require_apart(args.output, [args.events, args.truth, args.predictions, args.model], "the file of figures")
 
     def write(gallery: Any, rows: Any) -> Any:
         def bar(parts: Any) -> Any:

@@ -198,7 +198,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from vtlvlm.report.tables import as_text
     from vtlvlm.retrieval.evaluation import evaluate
     from vtlvlm.system.files import write_json
-    from vtlvlm.system.places import require_json_place
+    from vtlvlm.system.places import require_apart, require_json_place
 
     if args.query is not None:
         raise UsageError("--evaluate searches for every test clip; leave QUERY out")
@@ -206,6 +206,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise UsageError(f"--in names {len(args.events)} caches and --evaluate {len(args.evaluate)} tables; give one table for each cache")
     if args.output is not None:
         require_json_place(args.output)
+        require_apart(args.output, [*args.events, *args.evaluate], "the file of figures")
     found = evaluate(list(zip(args.events, args.evaluate, strict=True)))
     facts = found.facts
     print(f"{facts['queries']} test clips of {facts['people']} people, {facts['seeds']} seed(s); relevant: the same action by other people")
