@@ -239,6 +239,22 @@ def test_without_a_dictionary_the_page_says_how_to_make_one(browser: Any, chain:
         context.close()
 
 
+def test_a_linear_probe_shows_what_it_looked_at(browser: Any, chain: Pipeline, clip: Path, tmp_path: Path) -> None:
+    assert chain("probe", chain.root, "--features", chain.features, "--export", tmp_path / "probe") == 0
+    (tmp_path / "served").mkdir()
+    for address in served(ActionRecognizer.from_checkpoint(tmp_path / "probe"), tmp_path / "served"):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(address)
+        found = sent(page, clip)
+        playwright.expect(found.locator(".panel")).to_contain_text("has no event sentence")
+        assert (found.locator(".window").count(), found.locator(".tick").count()) == (0, 8)
+        page.click("#second")
+        sent(page, clip, "b")
+        playwright.expect(page.locator("#likeness")).to_contain_text("no event sentences to lay beside")
+        context.close()
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
 def test_nothing_sticks_out_of_the_page(browser: Any, address: str, clip: Path, width: int, scheme: Any) -> None:
     context = browser.new_context(viewport={"width": width, "height": 700}, color_scheme=scheme)

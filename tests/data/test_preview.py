@@ -76,6 +76,20 @@ def test_what_browsers_play(tmp_path: Path, name: str, codec: str, kind: str | N
     assert browser_type(file.rename(tmp_path / "upload")) == kind  # by its content, without an ending
 
 
+def test_of_several_pictures_the_browser_may_choose_another(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "two.mp4"), "w") as container:
+        streams = [container.add_stream("libx264", rate=25, options={"bf": "0"}) for _ in range(2)]
+        for stream in streams:
+            stream.width = stream.height = 64
+            stream.pix_fmt = "yuv420p"
+        for picture in BLOCK:
+            for stream in streams:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    assert browser_type(tmp_path / "two.mp4") is None
+
+
 def test_progress_and_stop(tmp_path: Path) -> None:
     source, seen, stop = encode(tmp_path / "a.avi", BLOCK, codec="mpeg4"), [], Event()
 

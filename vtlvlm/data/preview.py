@@ -42,7 +42,8 @@ def browser_type(path: str | Path) -> str | None:
     with opened(path) as (container, stream):
         names, codec = container.format.name.split(","), stream.codec_context
         late = stream.start_time is None or abs(stream.start_time * float(stream.time_base or 1)) > 0.001
-        if late or container.duration is None or codec.pix_fmt not in _EIGHT_BITS:
+        several = len(container.streams.video) > 1  # a browser may choose another one
+        if late or several or container.duration is None or codec.pix_fmt not in _EIGHT_BITS:
             return None
         name = codec.codec.canonical_name
         if "mp4" in names and name in _IN_MP4:

@@ -22,7 +22,7 @@ export class Pane {
     this.part("file").id = "file-" + letter.toLowerCase();
     this.root.setAttribute("aria-label", "Clip " + letter);
     this.part("limits").textContent = "Any video up to " + bytes(model.bytes) + " and " + model.minutes + " minutes.";
-    this.part("seconds").value = model.clip;
+    this.part("seconds").value = Number(model.clip.toFixed(2));
     this.timeline = new Timeline(this.part("timeline"), this.part("panel"), this.part("clip"), codes);
     this.codes = codes;
     this.listen();
