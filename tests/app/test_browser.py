@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 import uvicorn
 from pipeline import Pipeline
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
 from videos import encode, moving_block
 
 from vtlvlm.app.server import Settings, application
@@ -36,8 +39,13 @@ def browser() -> Iterator[Any]:
 
 
 def served(model: Any, folder: Path, **settings: Any) -> Iterator[str]:
+    """The address of the app in a thread."""
+    yield from running(application(model, "mine", Settings(folder=folder, **settings)))
+
+
+def running(app: Starlette) -> Iterator[str]:
     """The address of a server in a thread."""
-    server = uvicorn.Server(uvicorn.Config(application(model, "mine", Settings(folder=folder, **settings)), log_level="error", ws="none"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
     listening: socket.socket = bound("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
@@ -237,6 +245,34 @@ def test_without_a_dictionary_the_page_says_how_to_make_one(browser: Any, chain:
         playwright.expect(found.locator(".code")).to_contain_text("has no event dictionary")
         assert found.locator(".code img").count() == 0
         context.close()
+
+
+def test_the_link_with_the_token_opens_the_page(browser: Any, model: Any, clip: Path, tmp_path: Path) -> None:
+    for address in served(model, tmp_path, token="secret"):
+        context = browser.new_context()
+        page = context.new_page()
+        assert page.goto(address).status == 401
+        page.goto(f"{address}?token=secret")
+        assert page.url == address  # the token is not left in the address
+        sent(page, clip)
+        assert "secret" not in page.evaluate_handle("() => document").evaluate("page => page.cookie")
+        context.close()
+
+
+def test_a_page_of_another_site_gets_nothing_done(browser: Any, model: Any, tmp_path: Path) -> None:
+    """Another server of this machine is another site: it may not send a clip, show the page in a frame, or embed its files."""
+    for address in served(model, tmp_path):
+        html = f"<iframe src='{address}'></iframe><img src='{address}codes/0.webp'>"
+        for other in running(Starlette(routes=[Route("/", lambda request, html=html: HTMLResponse(html))])):
+            context = browser.new_context()
+            page = context.new_page()
+            page.goto(other.replace("127.0.0.1", "localhost"))
+            with page.expect_event("requestfailed", lambda request, place=f"{address}clips": request.url == place):
+                page.evaluate_handle(f"() => {{ fetch('{address}clips', {{method: 'POST', mode: 'no-cors', body: 'x'}}).catch(() => 0) }}")
+            assert not list(tmp_path.glob("*/*"))
+            assert page.locator("img").evaluate("image => image.naturalWidth") == 0
+            assert page.frames[1].url != address
+            context.close()
 
 
 def test_a_linear_probe_shows_what_it_looked_at(browser: Any, chain: Pipeline, clip: Path, tmp_path: Path) -> None:
