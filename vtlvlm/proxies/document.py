@@ -75,7 +75,9 @@ def sections(groups: dict[str, Sequence[Comparison]] | dict[str, list[Comparison
         if not rows:
             continue
         notes = list(dict.fromkeys(row.note for row in rows if row.note))
-        text = TEXTS[name] + ("\n\n" + ". ".join(notes) + "." if notes else "")
+        over = list(dict.fromkeys(f"{row.groups:,} {row.what[1]}" for row in rows if row.groups))
+        text = TEXTS[name] + (f" Intervals: over {' or '.join(over)}." if over else "")
+        text += "".join(f"\n\n{note[:1].upper()}{note[1:]}." for note in notes)
         tables = [table(rows, f"proxy_{name}")]
         if name == "order" and facts.get("order", {}).get("pairs"):
             tables.append(pairs_table(facts["order"]["pairs"]))
@@ -98,7 +100,7 @@ def table(rows: Sequence[Comparison], name: str) -> Table:
             else "",
             p_text(row.p),
             "yes" if row.beats else "no",
-            f"{row.number:,} {row.what[0]}, {row.groups:,} {row.what[1]}",
+            f"{row.number:,} {row.what[0]}",
         ]
         for row in rows
     ]

@@ -92,7 +92,7 @@ def code_class(clips: Clips, seed: int) -> list[Comparison]:
     own = shares["events"]
     gap = Interval(own - float(permuted.mean()), own - float(high), own - float(low))
     p = float((1 + (permuted >= own).sum()) / (1 + PERMUTATIONS))
-    what, note = "information of a code about the action", "share of the actions' entropy, training clips"
+    what, note = "information of a code about the action", "information is a share of the actions' entropy, counted on training clips"
     drawn_of = ("clips", "permutations")
     mean = float(permuted.mean())
     found = [Comparison(what, "labels permuted", own, mean, gap, p, len(labels), PERMUTATIONS, bool(gap.low > 0), note=note, what=drawn_of)]
@@ -126,7 +126,12 @@ def code_class(clips: Clips, seed: int) -> list[Comparison]:
         title = "labels permuted" if control == "permuted" else control
         found.append(
             compare(
-                "linear probe of the codes that occur", title, right["events"], right[control], clips.test_people, note="top-1, test clips"
+                "linear probe of the codes that occur",
+                title,
+                right["events"],
+                right[control],
+                clips.test_people,
+                note="the probe learns from training clips; its accuracy is top-1 on test clips",
             )
         )
     return found
@@ -175,7 +180,11 @@ def order_matters(
     for name, other in (("windows shuffled", shuffled), ("windows reversed", reverse)):
         right, less = ((one.argmax(1) == labels).astype(float) for one in (own, other))
         found.append(compare("accuracy in the own order", name, right, less, people))
-        found.append(compare("log-probability of the action", name, own[rows, labels], other[rows, labels], people, note="nats"))
+        found.append(
+            compare(
+                "log-probability of the action", name, own[rows, labels], other[rows, labels], people, note="log-probabilities are in nats"
+            )
+        )
     pairs = partners(clips.classes)
     facts: dict[str, Any] = {"pairs": {}}
     paired = np.isin(labels, [*pairs])
