@@ -103,10 +103,13 @@ def _of_videos(network: Any) -> str:
     return f"{name}{', frozen' if extractor is not None else ''}" if isinstance(name, str) else bare(network)
 
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, ten times as fast, where yaml was built with it
+
+
 def of_run(folder: Path) -> Described | None:
     """The network of a run folder, from its ``config.yaml``; None if the folder has none, or if it is of another stage."""
     try:
-        found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        found = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None
     return described(found) if isinstance(found, Mapping) and is_network(found) else None

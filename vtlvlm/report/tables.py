@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from vtlvlm.system.text import shown
 
@@ -46,7 +47,7 @@ class Table:
     caption: str = ""
     """what the table shows, in a sentence or two"""
 
-    @property
+    @cached_property
     def numeric(self) -> tuple[bool, ...]:
         """For each column, whether every row holds a number, nothing, or ``not run``."""
         return tuple(
