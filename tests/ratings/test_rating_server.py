@@ -10,6 +10,7 @@ pytest.importorskip("starlette")
 from starlette.testclient import TestClient
 from studies import SECRET, small_study
 
+from vtlvlm.cli import main
 from vtlvlm.ratings.answers import Answers
 from vtlvlm.ratings.offline import write_pages
 from vtlvlm.ratings.server import application
@@ -149,3 +150,18 @@ def test_pages_without_a_server(study: Study, tmp_path: Path) -> None:
         assert 'src="' not in text.replace('src="data:', "")
         assert "connect-src" not in text  # default-src 'none' forbids every connection
         assert "default-src 'none'" in text
+
+
+def test_a_server_that_does_not_start(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each reason is one line, before the port opens."""
+    serve = ["study", "serve", str(study.folder), "--port", "0"]
+    assert main([*serve, "--host", "0.0.0.0"]) == 2
+    assert "add --token" in capsys.readouterr().err
+    with Answers(study).writing():
+        assert main(serve) == 2
+        assert "takes answers now; end it first" in capsys.readouterr().err
+    clip = study.folder / "media" / study.clips[0].video
+    clip.write_bytes(clip.read_bytes()[:-1])
+    assert main(serve) == 1
+    assert "has changed since the study was made; copy the study's folder again" in capsys.readouterr().err
+    assert main(["study", "pages", str(study.folder), str(study.folder.parent / "pages")]) == 1

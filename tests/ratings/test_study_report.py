@@ -134,7 +134,7 @@ def test_the_report_of_a_study(study: Study, sessions: list[Session], tmp_path: 
     assert main(["study", "report", str(study.folder), str(tmp_path / "report")]) == 0
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| **VTEM event sentences** | **5.00** | **4.3** | **4.00** | **4.1** |" in text
-    assert "ordinal::clmm(factor(score) \\~ kind + (kind \\| rater) + (1 \\| clip)" in text
+    assert "ordinal::clmm(score \\~ kind + (kind \\| rater) + (1 \\| clip)" in text
     assert "1 very poor" in text
     assert (tmp_path / "report" / "tables" / "table3.csv").is_file()
     assert "VTEM event sentences" in capsys.readouterr().out

@@ -18,8 +18,8 @@ PAPER = {"coherence": (4.3, 2.8), "meaningfulness": (4.1, 2.5)}
 """Table III of the paper: mean scores of event sentences and of the baseline, ten annotators, number of clips not stated"""
 LABELS = ("VTEM event sentences", "baseline descriptions")
 MODEL = (
-    "ordinal::clmm(factor(score) ~ kind + (kind | rater) + (1 | clip), "
-    "data = subset(read.csv('ratings.csv'), purpose == 'main' & question == '{}'))"
+    "ordinal::clmm(score ~ kind + (kind | rater) + (1 | clip), data = transform(subset(read.csv('ratings.csv'), purpose == 'main' & "
+    "question == '{}'), score = factor(score), kind = factor(kind), rater = factor(rater), clip = factor(clip)))"
 )
 NO_RATERS = "No raters yet: nobody has answered, so there are no scores. None are made up."
 
@@ -93,7 +93,8 @@ def _test_text(results: Results) -> str:
         "p is of the exact two-sided sign-flip test over raters' mean differences, then corrected for three questions (Holm). The interval "
         "of the difference draws raters and clips (crossed bootstrap, 95 %). Alpha is Krippendorff's ordinal agreement over all described "
         "clips; near 0 it can also mean that all descriptions deserve one score.\n\n"
-        "An ordinal mixed model needs R, and ratings.csv of `vtlvlm study export`:\n\n" + "\n\n".join(lines)
+        "An ordinal mixed model needs R with its package ordinal, and ratings.csv of `vtlvlm study export`. These lines were not run here:\n\n"
+        + "\n\n".join(lines)
     )
 
 
