@@ -93,7 +93,7 @@ def _test_text(results: Results) -> str:
         "p is of the exact two-sided sign-flip test over raters' mean differences, then corrected for three questions (Holm). The interval "
         "of the difference draws raters and clips (crossed bootstrap, 95 %). Alpha is Krippendorff's ordinal agreement over all described "
         "clips; near 0 it can also mean that all descriptions deserve one score.\n\n"
-        "An ordinal mixed model needs R with its package ordinal, and ratings.csv of `vtlvlm study export`. These lines were not run here:\n\n"
+        "An ordinal mixed model needs R with its package ordinal, and ratings.csv of `vtlvlm study export` (not run here):\n\n"
         + "\n\n".join(lines)
     )
 
