@@ -13,9 +13,10 @@ from vtlvlm.ablation.grid import read_grid
 from vtlvlm.ablation.items import Item
 from vtlvlm.ablation.plan import Planner
 from vtlvlm.ablation.planned import Machine, Plan, Selection
-from vtlvlm.ablation.settings import Resolver, extraction_settings, key_of, put, training_settings
+from vtlvlm.ablation.settings import LATER, Resolver, extraction_settings, key_of, put, training_settings
 from vtlvlm.ablation.state import write_state
 from vtlvlm.configs import config, shipped
+from vtlvlm.data.source import ClipSource
 from vtlvlm.errors import UsageError
 from vtlvlm.system.files import write_json
 
@@ -262,3 +263,14 @@ def test_what_was_resolved_is_kept_until_a_file_or_the_program_changes(tmp_path:
     assert (seed(), len(asked)) == (2, 2)
     monkeypatch.setattr(settings, "_program", lambda: "another")
     assert (seed(), len(asked)) == (2, 3)
+
+
+def test_runs_older_than_a_setting_still_count() -> None:
+    """A setting that came later leaves the name of a run as it was, until it is used."""
+    config = {"model": {}, "trainer": {}, "data": {"source": {"root": "x", "protocol": "xsub60"}, "seed": 0}}
+    younger = {**config, "data": {**config["data"], "source": {**config["data"]["source"], **LATER}}}
+    used = {**config, "data": {**config["data"], "source": {**config["data"]["source"], "captions": "captions.csv"}}}
+    assert training_settings(younger, 0) == training_settings(config, 0)
+    assert training_settings(used, 0) != training_settings(config, 0)
+    assert set(LATER) <= set(ClipSource.__dataclass_fields__)
+    assert all(ClipSource.__dataclass_fields__[name].default == value for name, value in LATER.items())

@@ -3,10 +3,13 @@
 import io
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from threading import Event
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import Request
 
 import numpy as np
 import pytest
@@ -401,3 +404,24 @@ def test_the_end_removes_the_private_folder(model: Any, clip: Path, tmp_path: Pa
 def test_settings_out_of_range(settings: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         Settings(**settings)  # type: ignore[arg-type]
+
+
+def test_the_program_of_the_page_s_document_runs(
+    client: TestClient, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its request goes to the application without a network."""
+    text = (Path(__file__).parents[2] / "docs" / "app.md").read_text(encoding="utf-8")
+    program = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clip, tmp_path / "clip.mp4")
+    asked: list[str] = []
+
+    def urlopen(request: Request) -> io.BytesIO:
+        asked.append(request.full_url)
+        assert isinstance(request.data, bytes)
+        return io.BytesIO(client.post(urlsplit(request.full_url).path, content=request.data).content)
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    exec(compile(program, "docs/app.md", "exec"), {"__name__": "document"})
+    assert asked == ["http://127.0.0.1:8765/api/classify"]
+    assert "probability" in capsys.readouterr().out

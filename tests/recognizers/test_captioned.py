@@ -32,7 +32,7 @@ def truth(chain: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(chain: Pipeline, truth: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("captioned") / "run"
-    given = ["--data.captions", truth, "--model.init_args.objective", "generative", "--trainer.default_root_dir", folder]
+    given = ["--data.source.captions", truth, "--model.init_args.objective", "generative", "--trainer.default_root_dir", folder]
     assert chain("fit", *chain.on_events, *given) == 0
     return folder
 
@@ -121,7 +121,7 @@ def test_the_nearest_caption_tells_the_action() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["caption", "VIDEO", "--model", "RUN2"], 2, "learned no captions; train stage 2 with --data.captions"),
+        (["caption", "VIDEO", "--model", "RUN2"], 2, "learned no captions; train stage 2 with --data.source.captions"),
         (["caption", "VIDEO", "--model", "BUNDLE"], 2, "learned no captions"),
         (["caption", "VIDEO", "--model", "nowhere"], 2, "nowhere: no such model"),
         (["caption", "--model", "RUN"], 2, "nothing to caption"),
@@ -134,8 +134,8 @@ def test_the_nearest_caption_tells_the_action() -> None:
             "would lie inside its source",
         ),
         (["caption", "nowhere.avi", "--model", "RUN"], 1, "nowhere.avi"),
-        (["fit", "STAGE2", "--data.captions", "TRUTH"], 2, "objective listwise reads no captions"),
-        (["fit", "STAGE2", "--data.captions", "nowhere.csv"], 1, "nowhere.csv: cannot be read"),
+        (["fit", "STAGE2", "--data.source.captions", "TRUTH"], 2, "objective listwise reads none"),
+        (["fit", "STAGE2", "--data.source.captions", "nowhere.csv"], 1, "nowhere.csv: cannot be read"),
     ],
 )
 def test_refused(

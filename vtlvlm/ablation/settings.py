@@ -33,6 +33,9 @@ MACHINE_PARTS = ("chunk", "clips", "compiled", "attention", "gradient_checkpoint
 MACHINE_NETWORK_DATA = ("num_workers",)
 MACHINE_NETWORK_PARTS = ("compiled", "gradient_checkpointing")
 """The same of a recognition network and its data. Its batch norms depend on ``micro_batch_size``"""
+LATER: dict[str, Any] = {"captions": None}
+"""Settings of the source that are younger than the runs of older work folders. With these values nothing changes, so they are left out, and
+the runs count as finished"""
 QUIET = ("--trainer.enable_progress_bar", "false")
 Config = dict[str, Any]
 
@@ -159,7 +162,7 @@ def training_settings(config: Config, seed: int) -> Config:
         config: From :class:`Resolver`, with protocol and validation set.
         seed: Of the training.
     """
-    source = {name: value for name, value in config["data"]["source"].items() if name not in ("root", "decoder")}
+    source = _source(config["data"])
     data = {name: value for name, value in config["data"].items() if name not in (*MACHINE_DATA, "source")}
     trainer = {name: value for name, value in config["trainer"].items() if name not in MACHINE_TRAINER}
     return {"model": without(config["model"], MACHINE_PARTS), "data": {**data, "source": source}, "trainer": trainer, "seed": seed}
@@ -173,12 +176,18 @@ def network_settings(config: Config, seed: int) -> Config:
         seed: Of the training.
     """
     section = data_section(config)
-    source = {name: value for name, value in section["source"].items() if name not in ("root", "decoder")}
+    source = _source(section)
     data = {name: value for name, value in section.items() if name not in (*MACHINE_NETWORK_DATA, "source")}
     kind = str(config["data"].get("class_path", "")).rpartition(".")[2]
     trainer = {name: value for name, value in config["trainer"].items() if name not in MACHINE_TRAINER or name == "sync_batchnorm"}
     model = without(config["model"], MACHINE_NETWORK_PARTS if extractor_of(config) is None else MACHINE_PARTS)
     return {"model": model, "data": {**data, "source": source, "kind": kind}, "trainer": trainer, "seed": seed}
+
+
+def _source(section: Config) -> Config:
+    """The settings of a data module's source that affect a result."""
+    given = {name: value for name, value in section["source"].items() if name not in ("root", "decoder")}
+    return {name: value for name, value in given.items() if name not in LATER or value != LATER[name]}
 
 
 def extractor_of(config: Config) -> Config | None:

@@ -1,4 +1,4 @@
-"""Write captions of videos with a model that learned them: a stage 2 trained with --data.captions and objective generative.
+"""Write captions of videos with a model that learned them: a stage 2 trained with --data.source.captions and objective generative.
 
 --in EVENTS captions the test clips of an event cache instead, and compares the captions with true ones (--truth, a table clip,caption), and
 with two that say nothing but the action that a classifier recognised (--predictions, its predictions_test.csv): the action's name, and its

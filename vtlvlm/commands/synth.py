@@ -8,7 +8,7 @@ With --untrimmed N, N long videos of each person and camera: several actions one
 has the true segments, which `vtlvlm segment --truth` scores with.
 
 With --captions, also captions.csv: three true captions of each clip (action, hand, repetitions, prop, people, viewpoint), which
-`vtlvlm fit --data.captions` learns from. A finished folder only gets this table.
+`vtlvlm fit --data.source.captions` learns from. A finished folder only gets this table.
 """
 
 from __future__ import annotations

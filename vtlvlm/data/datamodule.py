@@ -44,8 +44,6 @@ class NTUDataModule(ClipDataModule):
             none: their code numbers lie in memory.
         seed: Seed of the validation split, the order of clips, and the views.
         augmentation: Changes of training views from 1 up, on the device. Training from videos draws them in each epoch, ``extract`` once.
-        captions: Table ``clip,caption`` that stage 2 learns to say instead of the categories, with ``objective: generative``. A clip may
-            have several rows; each training and validation clip needs one.
 
     Raises:
         UsageError: ``batch_size`` is not a multiple of the processes; fewer clips train than a batch of several passes holds; the protocol
@@ -65,7 +63,6 @@ class NTUDataModule(ClipDataModule):
         num_workers: int | None = None,
         seed: int = 0,
         augmentation: ClipAugmentation | None = None,
-        captions: str | None = None,
     ) -> None:
         super().__init__(source, batch_size, micro_batch_size, num_workers, seed)
         if augmentation is not None and sampling.views < 2:
@@ -73,7 +70,7 @@ class NTUDataModule(ClipDataModule):
         if target_features is not None and (features is None or events is not None):
             raise UsageError("data.target_features needs a feature cache to rebuild it from: give data.features, and no data.events")
         self.features, self.events, self.target_features = features, events, target_features
-        self.sampling, self.augmentation, self.captions = sampling, augmentation, captions
+        self.sampling, self.augmentation = sampling, augmentation
         self.captions_table: Captions | None = None
         self.features_cache: FeatureCache | None = None
         self.events_cache: EventCache | HiddenCache | None = None
@@ -96,8 +93,8 @@ class NTUDataModule(ClipDataModule):
             self.features_cache = FeatureCache.open(self.features)
         if self._cache is not None:
             self._stored = stored_views(self._cache, self.index, self.split)
-        if self.captions is not None:
-            self.captions_table = read_captions(Path(self.captions), self.index, np.concatenate([self.split.train, self.split.val]))
+        if self.source.captions is not None:
+            self.captions_table = read_captions(Path(self.source.captions), self.index, np.concatenate([self.split.train, self.split.val]))
         if self.target_features is not None:
             assert self.features_cache is not None
             assert self._stored is not None

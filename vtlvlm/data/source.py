@@ -28,6 +28,8 @@ class ClipSource:
         allow_duplicates: Accept videos of the same content among training and test clips.
         decoder: ``cuda`` decodes videos with NVDEC (extra ``gpu-decode``), without loading processes: the same frames, with slightly other
             pixels. Not run on a GPU yet.
+        captions: Table ``clip,caption`` that stage 2 learns to say instead of the categories, with ``objective: generative``. A clip may
+            have several rows; each training and validation clip needs one.
     """
 
     root: str | None = None
@@ -37,6 +39,7 @@ class ClipSource:
     exclude_missing_skeletons: bool = False
     allow_duplicates: bool = False
     decoder: Literal["cpu", "cuda"] = "cpu"
+    captions: str | None = None
 
     @property
     def has_videos(self) -> bool:

@@ -48,7 +48,7 @@ def require_learned(model: Path) -> None:
         require_stage2(record, checkpoint)
         made = record["provenance"]
     if not isinstance(made, dict) or not isinstance(made.get("captions"), str):
-        raise UsageError(f"{model}: learned no captions; train stage 2 with --data.captions FILE.csv and objective generative")
+        raise UsageError(f"{model}: learned no captions; train stage 2 with --data.source.captions FILE.csv and objective generative")
 
 
 def caption_video(model: ActionRecognizer, file: Path) -> Written:

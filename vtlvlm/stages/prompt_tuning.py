@@ -45,8 +45,8 @@ class PromptTuningModule(CalibratedStage):
         projector_learning_rate: peak learning rate of LLaVA's projector, used with ``reasoner.train_projector``.
         vtem: stage-1 checkpoint, only needed to read features or videos; event caches name theirs.
         objective: ``listwise`` is this cross-entropy. ``generative`` is next-token prediction of the clip's own category, the usual loss of
-            language models, without the other categories. Both are evaluated alike. With ``data.captions``, it learns the clip's captions
-            instead, one drawn at each step; `vtlvlm caption` then writes them.
+            language models, without the other categories. Both are evaluated alike. With ``data.source.captions``, it learns the
+            clip's captions instead, one drawn at each step; `vtlvlm caption` then writes them.
         calibrate: fit the temperature on the validation people. The best checkpoint is then the one with the lowest NLL at its temperature.
 
     Raises:
@@ -101,9 +101,9 @@ class PromptTuningModule(CalibratedStage):
             raise UsageError("targets are for stage 1: leave data.target_features out")
         captions = getattr(data, "captions_table", None)
         if captions is not None and self.objective != "generative":
-            raise UsageError(f"data.captions: objective {self.objective} reads no captions; set model.init_args.objective to generative")
+            raise UsageError(f"data.source.captions: objective {self.objective} reads none; set model.init_args.objective to generative")
         if captions is not None and isinstance(data.events_cache, HiddenCache):
-            raise UsageError("data.captions: hidden states hold the categories' tokens; give the event cache (--data.events DIR)")
+            raise UsageError("data.source.captions: hidden states hold the categories' tokens; give the event cache (--data.events DIR)")
         if data.events_cache is not None:
             cache = data.events_cache
             if isinstance(cache, HiddenCache):
