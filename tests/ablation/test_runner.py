@@ -182,8 +182,10 @@ def test_an_interruption_ends_the_command_that_runs(write: Write, tmp_path: Path
         pass
 
 
-def test_asked_twice_to_end_it_leaves_no_command_behind() -> None:
+def test_asked_twice_to_end_it_leaves_no_command_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command, with a process of its own, that ends neither at SIGINT nor at SIGTERM."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
+    monkeypatch.setattr(runner, "PATIENCE", 20.0)
     deaf = "import signal, subprocess, sys, time; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; "
     child = f"{deaf} print('on', flush=True); time.sleep(60)"
     code = f"{deaf} p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE, text=True); p.stdout.readline(); "
@@ -200,6 +202,7 @@ def test_asked_twice_to_end_it_leaves_no_command_behind() -> None:
         while Path(f"/proc/{inner}").exists() and state_of(inner) != "Z" and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not Path(f"/proc/{inner}").exists() or state_of(inner) == "Z"
+    signal.signal(signal.SIGINT, before)
 
 
 def state_of(pid: int) -> str:

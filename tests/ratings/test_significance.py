@@ -62,6 +62,7 @@ def test_crossed_bootstrap_draws_raters_and_clips() -> None:
     assert crossed_bootstrap(half).value == 2
 
 
+@pytest.mark.slow
 def test_crossed_bootstrap_covers_the_truth() -> None:
     """Normal raters and clips: the 95 % interval holds the true difference of 0.5 in about 95 of 100 studies."""
     rng, hits = np.random.default_rng(7), 0

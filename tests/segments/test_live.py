@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from vtlvlm.segments.finding import Rule, decided, of_steps
+from vtlvlm.segments.finding import Reading, Rule, decided, of_steps
 from vtlvlm.segments.live import Began, Live
 from vtlvlm.segments.timeline import Segment
 from vtlvlm.segments.windows import Grid
@@ -24,7 +24,7 @@ def rows(seed: int, count: int) -> np.ndarray:
 def told(live: Live, values: np.ndarray, rejected: np.ndarray, end: float) -> list[Began | Segment]:
     found = []
     for row, one in zip(values, rejected, strict=True):
-        found += live.window(row, bool(one))
+        found += live.window(Reading(row, bool(one), None))
     return [*found, *live.end(end)]
 
 
@@ -58,7 +58,7 @@ def test_segments_are_told_when_they_are_settled_and_memory_stays() -> None:
     live, sure, none = Live(CLASSES, grid, rule), np.array([0.98, 0.01, 0.01]), np.array([0.28, 0.36, 0.36])
     segments, began, most = [], 0, 0
     for number in range(36_000):
-        for one in live.window(sure if number % 20 < 6 else none):
+        for one in live.window(Reading(sure if number % 20 < 6 else none, False, None)):
             began += isinstance(one, Began)
             if isinstance(one, Segment):
                 segments.append(one)

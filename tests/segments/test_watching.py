@@ -23,10 +23,10 @@ from vtlvlm.segments.windows import Grid
 
 
 def test_a_stream_and_its_file_give_the_same_segments(tmp_path: Path) -> None:
-    """Three seconds of day, three of neither, three of night; the stream begins at a multiple of the hop after it was opened."""
-    content = transport_stream([250] * 15 + [128] * 15 + [5] * 15, each=5)
+    """1.6 seconds of day, of neither, and of night; the stream begins at a multiple of the hop after it was opened."""
+    content = transport_stream([250] * 8 + [128] * 8 + [5] * 8, each=5)
     (tmp_path / "film.ts").write_bytes(content)
-    model, grid, rule = Brightness(), Grid(1.0, 0.25), Rule(least=0.8, decide="hysteresis")
+    model, grid, rule = Brightness(), Grid(0.5, 0.125), Rule(least=0.8, shortest=0.25, gap=0.25, decide="hysteresis")
     whole = find(model, tmp_path / "film.ts", grid, rule)
     assert [one.label for one in whole.segments] == ["day", "night"]
     with server(sends(content)) as address, LiveStream(address, model.sampling, give_up=1.0) as stream:
@@ -34,17 +34,17 @@ def test_a_stream_and_its_file_give_the_same_segments(tmp_path: Path) -> None:
     found = [one for one in told if isinstance(one, Segment)]
     assert [one.label for one in found] == ["day", "night"]
     for one, other in zip(found, whole.segments, strict=True):
-        assert one.seconds == pytest.approx(other.seconds, abs=0.51)
-        assert one.start - found[0].start == pytest.approx(other.start - whole.segments[0].start, abs=0.51)
+        assert one.seconds == pytest.approx(other.seconds, abs=0.26)
+        assert one.start - found[0].start == pytest.approx(other.start - whole.segments[0].start, abs=0.26)
     assert [one.label for one in told if isinstance(one, Began)] == ["day", "night"]
     assert isinstance(told[-1], Interrupted)
 
 
 def test_an_action_does_not_go_on_over_a_gap() -> None:
-    content = transport_stream([250] * 15, each=5)
+    content = transport_stream([250] * 8, each=5)
     model = Brightness()
-    with server(sends(content), sends(content)) as address, LiveStream(address, model.sampling, give_up=3.0) as stream:
-        told = list(watch(model, stream, Grid(1.0, 0.25), Rule(least=0.8)))
+    with server(sends(content), sends(content)) as address, LiveStream(address, model.sampling, give_up=1.5) as stream:
+        told = list(watch(model, stream, Grid(0.5, 0.125), Rule(least=0.8, shortest=0.25)))
     assert [type(one).__name__ for one in told] == ["Began", "Segment", "Interrupted"] * 2
     first, second = (one for one in told if isinstance(one, Segment))
     assert second.start > first.end + 0.5
@@ -52,7 +52,7 @@ def test_an_action_does_not_go_on_over_a_gap() -> None:
 
 def test_the_command_prints_what_happens(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     generator = np.random.default_rng(0)
-    content = transport_stream(generator.integers(0, 255, 40).tolist(), each=5)
+    content = transport_stream(generator.integers(0, 255, 20).tolist(), each=5)
     words = ["--model", chain.bundle, "--device", "cpu", "--clip", 1, "--hop", 0.5, "--least", 0.05, "--give-up", 1, "--json"]
     capsys.readouterr()
     with server(sends(content)) as address:
@@ -69,6 +69,7 @@ def test_the_command_prints_what_happens(chain: Pipeline, tmp_path: Path, capsys
     assert [one["action"] for one in written] == [one["action"] for one in segments]
 
 
+@pytest.mark.slow
 def test_control_c_tells_the_last_segment_and_ends_well(chain: Pipeline) -> None:
     content = transport_stream([250] * 200, each=5)  # 40 seconds
     words = ["segment", "--model", chain.bundle, "--device", "cpu", "--clip", "1", "--hop", "0.5", "--least", "0.05", "--json"]
@@ -86,8 +87,9 @@ def test_control_c_tells_the_last_segment_and_ends_well(chain: Pipeline) -> None
         out, err = process.communicate(timeout=120)
         watchdog.cancel()
     assert process.returncode == 0, err
-    assert first["event"] == "began"
-    assert [json.loads(line)["event"] for line in out.splitlines()][-2:] == ["segment", "gap"]
+    told = [first["event"], *(json.loads(line)["event"] for line in out.splitlines())]
+    assert told[-1] == "gap"
+    assert told.count("segment") >= 1
     assert "Traceback" not in err
 
 

@@ -41,6 +41,8 @@ from vtlvlm.system.files import write_json, write_text
 
 SUBJECTS, SEED = 16, 1
 """The demo's people and seed"""
+FILM_SEED = 2
+"""Of the long and idle videos: other rooms and performances than those on which their treatment was designed"""
 LEFT_OUT = 3
 """Actions that a draw leaves out, at least"""
 VALIDATION = "0.2"
@@ -51,9 +53,10 @@ FOREIGN = 60
 VARIANTS = {
     "path": (Rule(), True, True),
     "path, without rejection": (Rule(), False, True),
-    "each window alone": (Rule(decide="windows"), True, True),
+    "path, without trimming": (Rule(trim=False), True, True),
+    "each window alone": (Rule(decide="windows", trim=False), True, True),
     "hysteresis": (Rule(decide="hysteresis"), True, True),
-    "windows without overlap": (Rule(decide="windows"), True, False),
+    "windows without overlap": (Rule(decide="windows", trim=False), True, False),
 }
 """From windows to segments: the rule, whether windows may be rejected, and whether windows overlap"""
 Values = NDArray[np.float64]
@@ -105,8 +108,8 @@ class Draw:
         long, idle = self.folder / "long", self.work / "idle"
         hidden = ["--unlisted", *map(str, self.left_out)] if self.left_out else []
         return [
-            (idle / "synth.json", ["synth", str(idle), "--untrimmed", "1", "--parts", "0", "--seed", str(SEED)]),
-            (long / "synth.json", ["synth", str(long), "--untrimmed", "1", "--seed", str(SEED), *hidden]),
+            (idle / "synth.json", ["synth", str(idle), "--untrimmed", "1", "--parts", "0", "--seed", str(FILM_SEED)]),
+            (long / "synth.json", ["synth", str(long), "--untrimmed", "1", "--seed", str(FILM_SEED), *hidden]),
             (best1, ["fit", *first, "--trainer.default_root_dir", str(stage1)]),
             (events / "meta.json", ["tokenize", *first, "--ckpt_path", str(best1), "--output", str(events)]),
             (best2, ["fit", *second, "--trainer.default_root_dir", str(stage2)]),
@@ -254,7 +257,7 @@ def _found(
     step = 1 if overlapping else round(grid.clip / grid.hop)
     for name, one in read.items():
         rows, rejected = one.windows[::step], one.rejected[::step] if rejecting else None
-        yield name, decided(rows, classes, Grid(grid.clip, grid.hop * step), one.seconds, rule, rejected)
+        yield name, decided(rows, classes, Grid(grid.clip, grid.hop * step), one.seconds, rule, rejected, one.parts[::step])
 
 
 def _scored(truth: dict[str, list[Segment]], found: dict[str, Found], classes: list[str]) -> dict[str, float]:

@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="path: the best path through the video; windows: the nearest window of each step alone; "
         "hysteresis: step by step, as a stream is always decided (default: path)",
     )
+    parser.add_argument("--no-trim", action="store_true", help="do not cut segments to where the event sentences say that something moves")
     parser.add_argument("--truth", type=Path, metavar="JSON", help="true segments to score with: ActivityNet's JSON, or a .segments.json")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder to write files into")
     parser.add_argument(
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.clip is not None:
         Grid(args.clip, args.clip / 4 if args.hop is None else args.hop)  # refused before the model is loaded
-    rule = Rule(args.least, args.switch, args.shortest, args.gap, args.decide or "path")
+    rule = Rule(args.least, args.switch, args.shortest, args.gap, args.decide or "path", not args.no_trim)
     formats = [one.strip() for one in args.formats.split(",") if one.strip()]
     if unknown := [one for one in formats if one not in (*FORMATS, VIDEO)]:
         raise UsageError(f"--formats {shown(unknown[0], 40)}: choose from {', '.join((*FORMATS, VIDEO))}")

@@ -301,9 +301,7 @@ class ActionRecognizer(VideoRecognizer):
         return row
 
     def _read(self, clip: Clip) -> tuple[Events, LabelScores]:
-        extractor = self.vtem.extractor
-        frames, times = clip.frames[None].to(self.device), clip.times[None].to(self.device)
-        events = self.vtem.events(extractor(frames), extractor.step_times(times))
+        events = self.vtem.read(clip.frames[None].to(self.device), clip.times[None].to(self.device))
         return events, self.reasoner(events.tokens.vectors)
 
     @staticmethod

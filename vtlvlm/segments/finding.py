@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vtlvlm.batches import EventTokens
 from vtlvlm.data.playing import Frame, playing
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip, decode_sampled
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.segments.deciding import Hysteresis, best_path, tidied
 from vtlvlm.segments.timeline import NONE, Segment, to_segments
+from vtlvlm.segments.trimming import Parts, reaching, trimmed
 from vtlvlm.segments.windows import Grid, windows
 
 MODES = ("path", "windows", "hysteresis")
@@ -34,6 +36,16 @@ class Judged(Protocol):
         """Whether it is unlike anything in the training."""
 
 
+class Reading(NamedTuple):
+    """What a model says of a window."""
+
+    probabilities: NDArray[np.float64]
+    """(A,)"""
+    rejected: bool
+    spans: NDArray[np.float64] | None
+    """(W, 2) seconds from the window's start; None from a model without event sentences"""
+
+
 class ClipAnswer(Protocol):
     """What a model says of a clip."""
 
@@ -44,6 +56,10 @@ class ClipAnswer(Protocol):
     @property
     def familiarity(self) -> Judged | None:
         """None without a rule of rejection."""
+
+    @property
+    def events(self) -> EventTokens | None:
+        """The event sentence; None from a model without one."""
 
 
 class ClipModel(Protocol):
@@ -68,6 +84,7 @@ class Rule:
         decide: ``path`` takes the best path through the whole video. ``windows`` takes the best label of each step by itself.
             ``hysteresis`` goes step by step, with what is known so far: an action begins after two steps at ``least``, and ends at the
             first step 0.2 below it.
+        trim: Cut each segment to where something moves, by the event sentences (``trimming.py``).
 
     Raises:
         UsageError: A number is out of range.
@@ -78,6 +95,7 @@ class Rule:
     shortest: float = 0.5
     gap: float = 0.5
     decide: str = "path"
+    trim: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.least < 1 or not self.switch >= 0 or not min(self.shortest, self.gap) >= 0:
@@ -110,6 +128,8 @@ class Found(NamedTuple):
     """(windows, A) probabilities of each window"""
     rejected: NDArray[np.bool_]
     """(windows,) whether a window is unlike anything in the training; False throughout without a rule of rejection"""
+    parts: list[Parts]
+    """the parts of each window's event sentence; empty from a model without one"""
 
 
 def find(model: ClipModel, file: str | Path, grid: Grid, rule: Rule, progress: Callable[[float], object] | None = None) -> Found:
@@ -126,7 +146,7 @@ def find(model: ClipModel, file: str | Path, grid: Grid, rule: Rule, progress: C
         DataError: The file cannot be read, or the model gives no probabilities.
     """
     file, end = Path(file), 0.0
-    rows: list[tuple[NDArray[np.float64], bool]] = []
+    rows: list[Reading] = []
     with playing(file, model.sampling) as video:
 
         def watched(frames: Iterable[Frame]) -> Iterator[Frame]:
@@ -142,13 +162,14 @@ def find(model: ClipModel, file: str | Path, grid: Grid, rule: Rule, progress: C
     if not rows:  # shorter than a window: the whole video is one clip, as for classify
         rows.append(recognised(model, decode_sampled(file, model.sampling), file))
         grid = Grid(end, end)
-    rejected = np.array([one for _, one in rows])
-    return decided(np.stack([row for row, _ in rows]), model.classes, grid, end, rule, rejected)
+    parts = [Parts(number * grid.hop, one.spans) for number, one in enumerate(rows) if one.spans is not None]
+    rejected = np.array([one.rejected for one in rows])
+    return decided(np.stack([one.probabilities for one in rows]), model.classes, grid, end, rule, rejected, parts)
 
 
 @torch.inference_mode()
-def recognised(model: ClipModel, clip: Clip, file: str | Path) -> tuple[NDArray[np.float64], bool]:
-    """Probabilities (A,) of a window, and whether it is rejected.
+def recognised(model: ClipModel, clip: Clip, file: str | Path) -> Reading:
+    """What a model says of a window.
 
     Raises:
         DataError: The model gives no probabilities.
@@ -157,7 +178,8 @@ def recognised(model: ClipModel, clip: Clip, file: str | Path) -> tuple[NDArray[
     found: NDArray[np.float64] = answer.probabilities.double().numpy()
     if not np.isfinite(found).all():
         raise DataError(f"{file}: the model gives no probabilities for it (NaN); its weights are damaged")
-    return found, answer.familiarity is not None and answer.familiarity.rejected
+    spans = None if answer.events is None else answer.events.spans[0].double().cpu().numpy()
+    return Reading(found, answer.familiarity is not None and answer.familiarity.rejected, spans)
 
 
 def decided(
@@ -167,6 +189,7 @@ def decided(
     end: float,
     rule: Rule,
     rejected: NDArray[np.bool_] | None = None,
+    parts: Sequence[Parts] = (),
 ) -> Found:
     """From the probabilities (windows, A) of the windows of a video to segments. A rejected window counts as none of the actions.
 
@@ -177,6 +200,7 @@ def decided(
         end: Seconds of the video.
         rule: How it is decided.
         rejected: (windows,) whether a window is unlike anything in the training; None for none.
+        parts: Of the windows' event sentences, to trim segments with.
     """
     rejected = np.zeros(len(windows), dtype=np.bool_) if rejected is None else rejected
     probabilities = of_steps(windows, grid, end, rejected) if rule.decide != "windows" else _nearest(windows, grid, end, rejected)
@@ -190,7 +214,9 @@ def decided(
         labels = np.where(labels == len(classes), NONE, labels)
     labels = rule.tidied(labels, grid.hop)
     segments = [one._replace(end=min(one.end, end)) for one in to_segments(labels, classes, grid.hop, probabilities)]
-    return Found(segments, end, grid.hop, probabilities, windows, rejected)
+    if rule.trim and parts:
+        segments = [trimmed(one, reaching(parts, one, grid.clip)) for one in segments]
+    return Found(segments, end, grid.hop, probabilities, windows, rejected, list(parts))
 
 
 def of_steps(rows: NDArray[np.float64], grid: Grid, end: float, rejected: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:

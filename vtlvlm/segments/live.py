@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vtlvlm.segments.finding import Rule, number_of_steps, reach_of, some_steps
+from vtlvlm.segments.finding import Reading, Rule, number_of_steps, reach_of, some_steps
 from vtlvlm.segments.timeline import NONE, Segment, runs
+from vtlvlm.segments.trimming import Parts, reaching, trimmed
 from vtlvlm.segments.windows import Grid
 
 
@@ -39,21 +41,19 @@ class Live:
         self.decide = rule.hysteresis()
         self.rows: deque[NDArray[np.float64]] = deque(maxlen=reach_of(grid) + 1)
         self.rejected: deque[bool] = deque(maxlen=reach_of(grid) + 1)
+        self.parts: deque[Parts] = deque()
         self.number = 0
         self.first = 0  # the first step of those below, which are not told yet
         self.labels: list[int] = []
         self.scores: list[NDArray[np.float64]] = []
         self.told = NONE
 
-    def window(self, probabilities: NDArray[np.float64], rejected: bool = False) -> list[Began | Segment]:
-        """What is known after one more window.
-
-        Args:
-            probabilities: (A,) of the window.
-            rejected: Whether it is unlike anything in the training.
-        """
-        self.rows.append(probabilities)
-        self.rejected.append(rejected)
+    def window(self, reading: Reading) -> list[Began | Segment]:
+        """What is known after one more window."""
+        self.rows.append(reading.probabilities)
+        self.rejected.append(reading.rejected)
+        if reading.spans is not None:
+            self.parts.append(Parts(self.start + self.number * self.grid.hop, reading.spans))
         self.number += 1
         return [*self._step(self.number - 1), *self._ready(final=False)]
 
@@ -67,9 +67,7 @@ class Live:
         if self.number:
             for step in range(self.number, number_of_steps(self.grid, seconds)):
                 found += self._step(step)
-        told = [*found, *self._ready(final=True)]
-        limit = self.start + seconds
-        return [one._replace(end=min(one.end, limit)) if isinstance(one, Segment) else one for one in told]
+        return [*found, *self._ready(final=True, limit=self.start + seconds)]
 
     def _step(self, step: int) -> list[Began | Segment]:
         """Decide a step from the windows so far."""
@@ -83,8 +81,8 @@ class Live:
             return []
         return [Began(self.classes[label], self.start + step * self.grid.hop)]
 
-    def _ready(self, final: bool) -> list[Began | Segment]:
-        """The segments that nothing can join or change any more; forgets their steps."""
+    def _ready(self, final: bool, limit: float = math.inf) -> list[Began | Segment]:
+        """The segments that nothing can join or change any more, none of which goes on after ``limit``; forgets their steps."""
         labels = np.array(self.labels, dtype=np.int64)
         parts, gap = runs(labels), round(self.rule.gap / self.grid.hop)
         keep = 0 if not final else len(labels)
@@ -103,7 +101,10 @@ class Live:
             if label != NONE:
                 score = float(np.stack(self.scores[start:end])[:, label].mean())
                 begins, ends = ((self.first + step) * self.grid.hop for step in (start, end))
-                found.append(Segment(self.classes[label], self.start + begins, self.start + ends, score))
+                whole = Segment(self.classes[label], self.start + begins, min(self.start + ends, limit), score)
+                found.append(trimmed(whole, reaching(self.parts, whole, self.grid.clip)) if self.rule.trim and self.parts else whole)
         self.first += keep
+        while self.parts and self.parts[0].start + self.grid.clip <= self.start + self.first * self.grid.hop:
+            self.parts.popleft()
         del self.labels[:keep], self.scores[:keep]
         return found

@@ -54,7 +54,6 @@ def _piece(model: ClipModel, stream: LiveStream, piece: Iterator[Frame], grid: G
                 yield Frame(frame.time - start, frame.picture)
 
     for window in windows(shifted(), stream.rate, grid, model.sampling):
-        probabilities, rejected = recognised(model, window.clip, without_password(stream.source))
-        yield from live.window(probabilities, rejected)
+        yield from live.window(recognised(model, window.clip, without_password(stream.source)))
     yield from live.end(max(end, grid.clip))
     yield Interrupted(start + end)

@@ -21,13 +21,10 @@ from vtlvlm.vtem.statistics import KMEANS_SAMPLES_PER_CODE, Spread, discriminant
 
 PCA_SAMPLES = 20_000
 """The start of the projection takes the covariance over at most this many token vectors (more if k-means needs them)"""
-
 MOST_TOKENS = 2**20
 """Largest number of tokens of a clip (windows times cells)"""
-
 ROWS_PER_INPUT = 4
 """With fewer training vectors for each input than this, a least-squares map overfits"""
-
 Target = Literal["features", "llava"]
 
 
@@ -149,7 +146,11 @@ class VTEM(nn.Module):
 
     def forward(self, frames: Tensor, times: Tensor) -> EventTokens:
         """Frames (B, T, 3, H, W) uint8 at times (B, T) seconds -> event sentences."""
-        return self.tokens(self.extractor(frames), self.extractor.step_times(times))
+        return self.read(frames, times).tokens
+
+    def read(self, frames: Tensor, times: Tensor) -> Events:
+        """As :meth:`forward`, with the continuous vectors."""
+        return self.events(self.extractor(frames), self.extractor.step_times(times))
 
     def tokens(self, features: Tensor, times: Tensor, mask: Tensor | None = None) -> EventTokens:
         """Raw features (B, T', S, D) at times (B, T') seconds -> event sentences; ``mask`` (B, T') is False on padding."""
