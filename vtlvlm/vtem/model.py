@@ -238,7 +238,6 @@ class VTEM(nn.Module):
         found = moments(features)
         self.mean.copy_(found.mean)
         self.std.copy_(found.std)
-
         limit = max(PCA_SAMPLES, KMEANS_SAMPLES_PER_CODE * self.num_codes)
         order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[: -(-limit // self.num_tokens)]
         parts, shares, changes = [], [], []
