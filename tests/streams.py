@@ -12,15 +12,15 @@ import av
 import numpy as np
 
 
-def transport_stream(shades: list[int], rate: int = 25, each: int = 5) -> bytes:
-    """An MPEG transport stream whose pictures have these shades, each for some frames."""
+def transport_stream(shades: list[int], rate: int = 25, each: int = 5, width: int = 64) -> bytes:
+    """An MPEG transport stream whose pictures, 64 pixels high, have these shades, each for some frames."""
     file = io.BytesIO()
     with av.open(file, "w", format="mpegts") as container:
         stream = container.add_stream("mpeg2video", rate=rate)
-        stream.width = stream.height = 64
+        stream.width, stream.height = width, 64
         stream.pix_fmt, stream.time_base, stream.gop_size, stream.max_b_frames = "yuv420p", Fraction(1, rate), 5, 0
         for shade in np.repeat(shades, each):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), shade, np.uint8), format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, width, 3), shade, np.uint8), format="rgb24")))
         container.mux(stream.encode(None))
     return file.getvalue()
 

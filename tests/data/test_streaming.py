@@ -48,6 +48,19 @@ def test_a_slow_reader_loses_the_oldest_frames_and_does_not_fall_behind(monkeypa
     assert np.diff(seen).min() > 0
 
 
+def test_a_stream_whose_size_changes_goes_on() -> None:
+    """A camera that is set anew: wider pictures, and times that count from 0 again. The pictures are cut as before."""
+    content = transport_stream([40] * 8) + transport_stream([200] * 8, width=128)
+    with server(sends(content)) as address, LiveStream(address, SAMPLING, give_up=0.5) as stream:
+        frames = [(frame.time, frame.picture()) for piece in stream.pieces() for frame in piece]
+    assert {picture.shape for _, picture in frames} == {(3, 16, 16)}
+    shades = [int(np.median(picture)) for _, picture in frames]
+    assert abs(shades[0] - 40) < 12
+    assert abs(shades[-1] - 200) < 12
+    assert len(frames) > 70
+    assert np.diff([time for time, _ in frames]).min() > 0
+
+
 def test_a_server_that_sends_at_once_is_read_in_the_pictures_time() -> None:
     content = transport_stream([40, 80, 120, 160], each=10)  # 1.6 s of pictures
     began = time.monotonic()

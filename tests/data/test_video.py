@@ -2,15 +2,17 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import av
 import numpy as np
 import pytest
 import torch
+from videos import encode
 
 from vtlvlm.data import video
 from vtlvlm.data.sampling import FrameSampling, segment_centres
-from vtlvlm.data.video import VideoError, decode, decode_sampled, probe, verify
+from vtlvlm.data.video import Stopped, VideoError, decode, decode_sampled, probe, verify
 
 pytestmark = pytest.mark.timeout(60)  # a decoder that hangs fails its test
 
@@ -257,3 +259,27 @@ def test_chosen_frames_are_those_of_a_whole_decode(name: str, test_data: Path) -
     some, every = decode(file, wanted, size=24), decode(file, range(frames), size=24)
     assert torch.equal(some.frames, every.frames[wanted])
     assert torch.equal(some.times, every.times[wanted])
+
+
+class After(Event):
+    """Set after so many looks at it."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.left = looks
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("libx264", "mp4"), ("mpeg4", "avi")])
+def test_reading_ends_in_the_middle_when_it_is_told_to(tmp_path: Path, codec: str, suffix: str) -> None:
+    """It looks before each packet, while it counts and while it decodes."""
+    path = encode(tmp_path / f"film.{suffix}", np.random.default_rng(0).integers(0, 255, (60, 32, 32, 3), dtype=np.uint8), codec=codec)
+    for looks in (1, 30):
+        for read in (lambda stop: probe(path, stop=stop), lambda stop: decode(path, [0, 59], size=32, stop=stop)):
+            with pytest.raises(Stopped):
+                read(stop := After(looks))
+            assert stop.left == -1  # the first look at which it was set ended it
+    assert len(decode(path, [0, 59], size=32, stop=Event()).frames) == 2

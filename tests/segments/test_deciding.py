@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vtlvlm.errors import UsageError
-from vtlvlm.segments.deciding import Hysteresis, best_path, tidied, with_none
+from vtlvlm.segments.deciding import Hysteresis, best_path, tidied
 from vtlvlm.segments.timeline import NONE
 
 
@@ -30,11 +30,6 @@ def test_a_price_below_zero_is_refused() -> None:
     for price in (-1.0, float("nan")):
         with pytest.raises(UsageError, match="the price of a change"):
             best_path(np.zeros((2, 2)), price)
-
-
-def test_none_shares_the_probability() -> None:
-    found = np.exp(with_none(np.log(np.array([[0.25, 0.75], [0.5, 0.5]])), np.array([0.2, 1.0])))
-    assert found.tolist() == [pytest.approx([0.2, 0.6, 0.2]), pytest.approx([0, 0, 1])]
 
 
 def test_two_thresholds_by_hand() -> None:

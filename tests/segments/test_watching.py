@@ -65,8 +65,9 @@ def test_the_command_prints_what_happens(chain: Pipeline, tmp_path: Path, capsys
     assert all(one["action"] in ("fall down", "slide right") for one in segments)
     assert "no picture for 1 s" in said.err
     assert "secret" not in said.err + said.out + (tmp_path / "stream.segments.json").read_text()
-    written = json.loads((tmp_path / "stream.segments.json").read_text())["segments"]
-    assert [one["action"] for one in written] == [one["action"] for one in segments]
+    written = json.loads((tmp_path / "stream.segments.json").read_text())
+    assert [one["action"] for one in written["segments"]] == [one["action"] for one in segments]
+    assert (written["clip"], written["hop"], written["least"], written["decide"]) == (1.0, 0.5, 0.05, "hysteresis")
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: cuda if available)")
     printed = parser.add_mutually_exclusive_group()
     printed.add_argument("--json", action="store_true", help="print one JSON object per line: actions, sampled frames, events")
-    printed.add_argument("--csv", action="store_true", help="print CSV: file, action, probability, seconds, error")
+    printed.add_argument("--csv", action="store_true", help="print CSV: file, action, probability, unlike, seconds, error")
     parser.add_argument("--srt", type=Path, metavar="FOLDER", help="folder to write a subtitle file (NAME.srt) of each video into")
 
 

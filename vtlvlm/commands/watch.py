@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
+from vtlvlm import __version__
 from vtlvlm.commands.classify import json_line, require_model
 from vtlvlm.commands.segment import VIDEO, model_of
 from vtlvlm.data.streaming import LiveStream, require_camera, without_password
@@ -69,7 +70,10 @@ def watch_stream(args: argparse.Namespace, source: str, rule: Rule, formats: lis
         raise DataError(f"{named}: {stream.over or 'ended before its first picture'}")
     note(f"{counts.frames:,} frames, {counts.dropped:,} dropped, {len(found)} segments")
     if args.output is not None:
-        _write(args, named, found, formats)
+        facts = {"file": named, "model": str(args.model), "vtlvlm": __version__, **asdict(grid), **asdict(rule), "decide": "hysteresis"}
+        args.output.mkdir(parents=True, exist_ok=True)
+        for file in write_segments(found, facts, args.output, "stream", formats):
+            note(f"{file} written")
     if stream.over:
         note(f"{named}: {stream.over}")
     return 1 if stream.over else 0
@@ -106,10 +110,3 @@ def _say(one: Began | Segment | Interrupted, as_json: bool) -> None:
         told = {"event": "gap", "at": round(one.at, 3)}
         words = f"{clock(one.at, '.')}   the stream is away"
     print(json_line(told) if as_json else words, flush=True)
-
-
-def _write(args: argparse.Namespace, named: str, found: list[Segment], formats: list[str]) -> None:
-    folder: Path = args.output
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in write_segments(found, {"file": named, "model": str(args.model)}, folder, "stream", formats):
-        print(f"vtlvlm: {file} written", file=sys.stderr)

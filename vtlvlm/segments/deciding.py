@@ -44,22 +44,6 @@ def best_path(scores: NDArray[np.float64], switch: float) -> NDArray[np.int64]:
     return path
 
 
-def with_none(log_probabilities: NDArray[np.float64], none: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores of the actions and, last, of none of them.
-
-    Args:
-        log_probabilities: (T, A) of the actions, given that one of the list happens.
-        none: (T,) probability in [0, 1] that none of the list happens.
-
-    Returns:
-        (T, A + 1) log-probabilities.
-    """
-    with np.errstate(divide="ignore"):
-        own = np.log(none)
-        listed = np.log1p(-none)
-    return np.concatenate([log_probabilities + listed[:, None], own[:, None]], axis=1)
-
-
 @dataclass
 class Hysteresis:
     """Decides step by step, with what is known so far. An action begins after enough steps at or above ``on``, and ends at the first step
