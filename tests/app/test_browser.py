@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import uvicorn
 from pipeline import Pipeline
 from starlette.applications import Starlette
@@ -20,6 +21,7 @@ from videos import encode, moving_block
 from vtlvlm.app.server import Settings, application
 from vtlvlm.dictionary import EventDictionary
 from vtlvlm.recognizers.recognizer import ActionRecognizer
+from vtlvlm.rejection import RejectionRule
 from vtlvlm.web.serving import bound
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'vtlvlm[browser]'")
@@ -288,6 +290,24 @@ def test_a_linear_probe_shows_what_it_looked_at(browser: Any, chain: Pipeline, c
         page.click("#second")
         sent(page, clip, "b")
         playwright.expect(page.locator("#likeness")).to_contain_text("no event sentences to lay beside")
+        context.close()
+
+
+def test_a_clip_of_nothing_known_is_told_so_in_words(browser: Any, bundle: Path, clip: Path, tmp_path: Path) -> None:
+    """With a rule of rejection whose threshold no clip reaches."""
+    model: Any = ActionRecognizer.from_checkpoint(bundle)
+    training = torch.zeros(2, model.vtem.event_dim)
+    model.rejection = RejectionRule(0.5, training, np.zeros((2, 4)), np.ones(2))
+    for address in served(model, tmp_path):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(address)
+        found = sent(page, clip)
+        playwright.expect(found.locator(".none")).to_have_text(
+            "This clip is unlike anything the model was trained on. These are the nearest actions of its list."
+        )
+        playwright.expect(found.locator(".answer")).to_contain_text("None of its actions")
+        playwright.expect(found.locator(".answer")).to_contain_text("nearest: ")
         context.close()
 
 
