@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vtlvlm.segments.finding import Found
+    from vtlvlm.segments.timeline import Segment
 
 VIDEO = "video"
 """Format: a copy of the video with the labels drawn in"""
@@ -126,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         if truth is not None and file.stem in truth:
             scored[file.stem] = found
         if args.output is not None:
-            _write(args.output, names[file], file, found, formats, facts)
+            _write(args.output, names[file], file, found, formats, facts, (truth or {}).get(file.stem))
     if truth is not None and scored:
         _score(truth, scored, model.classes)
     if failed:
@@ -207,7 +208,9 @@ def _facts(args: argparse.Namespace, file: str, grid: Any, rule: Any, found: Fou
     }
 
 
-def _write(folder: Path, name: str, file: Path, found: Found, formats: list[str], facts: dict[str, Any]) -> None:
+def _write(
+    folder: Path, name: str, file: Path, found: Found, formats: list[str], facts: dict[str, Any], truth: list[Segment] | None
+) -> None:
     from vtlvlm.report.style import png
     from vtlvlm.segments.formats import write_segments
     from vtlvlm.segments.picture import timeline_figure
@@ -219,6 +222,7 @@ def _write(folder: Path, name: str, file: Path, found: Found, formats: list[str]
         from vtlvlm.segments.drawing import write_labelled
 
         write_labelled(file, found.segments, folder / f"{name}.labelled.mp4")
-    figure = timeline_figure([("found", found.segments)], found.seconds, file.name)
+    beside = [] if truth is None else [("truth", truth)]
+    figure = timeline_figure([*beside, ("found", found.segments)], found.seconds, file.name)
     with replacing(folder / f"{name}.png") as temporary:
         temporary.write_bytes(png(figure, dpi=110))

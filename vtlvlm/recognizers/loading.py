@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ def _from_bundle(folder: Path, described: dict[str, Any], computed: dict[str, An
         recognizer.dictionary = EventDictionary.open(folder / DICTIONARY)
     if REJECTION_FILE in described["sha256"]:
         state = read_weights(folder, REJECTION_FILE, described["sha256"])
-        recognizer.rejection = RejectionRule.of_state(state, vtem.event_dim, folder / REJECTION_FILE)
+        rule = RejectionRule.of_state(state, vtem.event_dim, folder / REJECTION_FILE)
+        recognizer.rejection = replace(rule, training=rule.training.to(recognizer.device))
     recognizer.clip_seconds = described.get("clip_seconds")
     return recognizer
 

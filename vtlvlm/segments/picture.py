@@ -19,7 +19,8 @@ def timeline_figure(rows: Sequence[tuple[str, Sequence[Segment]]], seconds: floa
     """Segments as bars over time, a row for each action.
 
     Args:
-        rows: Name and segments of each layer, such as the found ones and the truth. The layers of an action stand one above the other.
+        rows: Name and segments of each layer, such as the truth and the found ones. The layers of an action stand one above the other, the
+            first on top.
         seconds: Length of the video.
         title: Of the figure.
     """
@@ -34,7 +35,7 @@ def timeline_figure(rows: Sequence[tuple[str, Sequence[Segment]]], seconds: floa
             height = 0.72 / layers
             for one in segments:
                 row = min(actions.index(one.label), len(shown) - 1)
-                place = row + 0.36 - height * (layer + 0.5)
+                place = row - 0.36 + height * (layer + 0.5)
                 colour = COLOURS[layer % len(COLOURS)]
                 axes.barh(-place, one.seconds, height=0.9 * height, left=one.start, color=colour, alpha=0.35 + 0.65 * one.score)
             axes.plot([], [], color=COLOURS[layer % len(COLOURS)], linewidth=6, label=name)
