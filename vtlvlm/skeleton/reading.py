@@ -187,9 +187,10 @@ def _joint_values(block: bytes, path: Path, line: Callable[[int], int]) -> NDArr
             pa.BufferReader(block),
             read_options=pc.ReadOptions(column_names=_COLUMNS, use_threads=False, block_size=len(block) + 1),
             parse_options=pc.ParseOptions(delimiter=" ", quote_char=False, ignore_empty_lines=False),
-            convert_options=pc.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.float32()), include_columns=_USED),
+            # Digits of a file are read faster as float64 than as float32.
+            convert_options=pc.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.float64()), include_columns=_USED),
         )
-        return np.stack([table.column(name).to_numpy() for name in _USED], axis=-1)
+        return np.stack([table.column(name).to_numpy() for name in _USED], axis=-1, dtype=np.float32, casting="same_kind")
     except pa.ArrowInvalid:
         return _line_by_line(block, path, line)
 
