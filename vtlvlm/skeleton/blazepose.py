@@ -4,7 +4,7 @@ A detector finds people in a picture. A second network reads 33 landmarks of one
 the body will be in the next picture; the detector runs again only when someone is lost, or might have joined. The networks are those that
 the package mediapipe carries as two files (Apache-2.0); what comes before and after them is written here.
 
-Pictures are (height, width, 3) uint8 RGB. Places in them are continuous pixels from the upper left corner, x before y.
+Pictures and places in them are those of ``pose_geometry.py``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,19 @@ from PIL import Image
 
 from vtlvlm.errors import UsageError
 from vtlvlm.skeleton.layouts import NTU25
-
-Array = NDArray[np.float64]
+from vtlvlm.skeleton.pose_geometry import (
+    DETECTOR_SIDE,
+    HEAT_SIDE,
+    LIKELY,
+    Array,
+    Detection,
+    Letterbox,
+    Region,
+    anchors,
+    detections,
+    mended,
+    parts,
+)
 
 FILES = ("pose_detection/pose_detection.tflite", "pose_landmark/pose_landmark_full.tflite")
 """Detector and landmarks, below the folder ``mediapipe/modules`` of the package."""
@@ -33,15 +44,6 @@ CARRIER = "mediapipe==0.10.21"
 """The last release that carries both."""
 LARGEST = 2**26
 """Bytes of a weight file in a wheel, at most: ten times those of the landmarks."""
-DETECTOR_SIDE, CUT_SIDE = 224, 256
-GRIDS = ((28, 2), (14, 2), (7, 6))
-"""Cells a side, and anchors of each cell, of the detector's three outputs."""
-LIKELY = 0.5
-"""Least probability of a person, of a followed person's presence, and of a visible landmark."""
-OVERLAP = 0.3
-"""Intersection over union from which two boxes are one person."""
-MARGIN = 1.25
-"""Side of the cut relative to the circle around the body."""
 SAME = 0.25
 """Two people are one if both their hips and their shoulders are closer than this share of a body's radius."""
 AGAIN = 15
@@ -122,123 +124,6 @@ def find_weights(place: Path | None) -> Weights:
             raise UsageError(f"{place}: lacks {Path(name).name}, the weights of BlazePose; {advice}")
         contents.append(file.read_bytes())
     return Weights(*contents)
-
-
-# -- geometry -------------------------------------------------------------------------------------------------------------------------
-
-
-def anchors() -> Array:
-    """(2254, 2) centres of the detector's anchors, in sides of its input: x in the inner order, row by row."""
-    parts = []
-    for cells, copies in GRIDS:
-        centres = (np.arange(cells) + 0.5) / cells
-        y, x = np.meshgrid(centres, centres, indexing="ij")
-        parts.append(np.repeat(np.stack([x.ravel(), y.ravel()], axis=1), copies, axis=0))
-    return np.concatenate(parts)
-
-
-class Letterbox(NamedTuple):
-    """A picture scaled into the middle of a square, with black bars."""
-
-    scale: float
-    left: int
-    top: int
-    width: int
-    height: int
-
-    @classmethod
-    def of(cls, width: int, height: int, side: int = DETECTOR_SIDE) -> Letterbox:
-        scale = side / max(width, height)
-        inner = max(1, round(width * scale)), max(1, round(height * scale))
-        return cls(scale, (side - inner[0]) // 2, (side - inner[1]) // 2, *inner)
-
-    def to_picture(self, places: Array) -> Array:
-        """Pixels of the square (..., 2) → pixels of the picture."""
-        return (places - [self.left, self.top]) / self.scale
-
-
-def parts(width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """Left, top, right and bottom of the squares in which the detector takes a closer look at a picture that is no square.
-
-    Two squares of the shorter side, at both ends, or three if they hardly overlap. In them people look up to twice as large.
-    """
-    side, longer = min(width, height), max(width, height)
-    if longer < 1.2 * side:
-        return []
-    starts = np.linspace(0, longer - side, 2 if longer < 1.5 * side else 3).round().astype(int).tolist()
-    return [(start, 0, start + side, side) if width > height else (0, start, side, start + side) for start in starts]
-
-
-class Detection(NamedTuple):
-    """A person that the detector found."""
-
-    score: float
-    points: Array
-    """(4, 2): hips, a point on the circle around the body, shoulders, a point on the circle around the upper body"""
-
-    @property
-    def torso(self) -> Array:
-        """(2, 2) middle of the hips and of the shoulders."""
-        return self.points[[0, 2]]
-
-
-def detections(boxes: Array, logits: Array) -> list[Detection]:
-    """The detector's outputs (2254, 12) and (2254,) → people, in pixels of its input, best first.
-
-    Boxes that overlap the best one are one person with it, and are averaged by their probabilities.
-    """
-    likely = np.flatnonzero(logits > np.log(LIKELY / (1 - LIKELY)))
-    if not len(likely):
-        return []
-    scores = 1 / (1 + np.exp(-np.clip(logits[likely], -100, 100)))
-    centres = anchors()[likely] * DETECTOR_SIDE
-    middle, size = boxes[likely, :2] + centres, boxes[likely, 2:4]
-    points = boxes[likely, 4:].reshape(-1, 4, 2) + centres[:, None]
-    lower, upper = middle - size / 2, middle + size / 2
-    area = size.prod(axis=1)
-    left, found = np.argsort(-scores, kind="stable"), []
-    while len(left):
-        best = left[0]
-        shared = np.clip(np.minimum(upper[left], upper[best]) - np.maximum(lower[left], lower[best]), 0, None).prod(axis=1)
-        together = shared > OVERLAP * (area[left] + area[best] - shared)
-        together[0] = True
-        own = left[together]
-        found.append(Detection(float(scores[best]), np.average(points[own], axis=0, weights=scores[own])))
-        left = left[~together]
-    return found
-
-
-class Region(NamedTuple):
-    """A square cut around a body, turned so that the body stands upright in it."""
-
-    centre: Array
-    """(2,) pixels of the picture"""
-    side: float
-    """pixels"""
-    up: Array
-    """(2,) unit vector in the picture"""
-
-    @classmethod
-    def around(cls, centre: Array, edge: Array) -> Region:
-        """The square with a margin around the circle through ``edge``, which ends above the head."""
-        towards = edge - centre
-        radius = float(np.hypot(*towards))
-        return cls(centre, 2 * MARGIN * radius, towards / max(radius, 1e-6))
-
-    @property
-    def axes(self) -> Array:
-        """(2, 2): the picture's directions of the cut's x (right) and y (down)."""
-        return np.array([[-self.up[1], self.up[0]], -self.up])
-
-    def to_picture(self, places: Array) -> Array:
-        """Pixels of the cut (..., 2) → pixels of the picture."""
-        return self.centre + (places / CUT_SIDE - 0.5) * self.side @ self.axes
-
-    def cut(self, picture: Image.Image) -> Image.Image:
-        """The pixels of the cut. Outside the picture it is black."""
-        origin, step = self.to_picture(np.zeros(2)), self.axes * self.side / CUT_SIDE
-        affine = (step[0, 0], step[1, 0], origin[0], step[0, 1], step[1, 1], origin[1])
-        return picture.transform((CUT_SIDE, CUT_SIDE), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
 
 
 class Pose(NamedTuple):
@@ -352,12 +237,12 @@ class BlazePose:
         image = Image.fromarray(picture)
         found: list[Pose] = []
         for person, region in self._regions.items():
-            self._take(found, self._read(image, region, person))
+            self._take(found, self._read(picture, region, person))
         closer = self._pictures % AGAIN == 0
         if len(found) < self._people and (closer or not found):
             for one in self._find(image, closer):
                 if len(found) < self._people and not any(same_person(one.torso, pose.torso, pose.radius) for pose in found):
-                    self._named += self._take(found, self._read(image, Region.around(*one.points[:2]), self._named))
+                    self._named += self._take(found, self._read(picture, Region.around(*one.points[:2]), self._named))
         self._pictures += 1
         self._regions = {pose.person: Region.around(*pose.pixels[list(RADIUS)]) for pose in found}
         return found
@@ -385,11 +270,12 @@ class BlazePose:
         boxes, logits = self._detector(np.asarray(square) / 127.5 - 1, (count * 12, count))
         return [Detection(one.score, box.to_picture(one.points)) for one in detections(boxes.reshape(-1, 12), logits)]
 
-    def _read(self, image: Image.Image, region: Region, person: int) -> Pose | None:
+    def _read(self, picture: NDArray[np.uint8], region: Region, person: int) -> Pose | None:
         """The landmarks within a region; None if nobody is there."""
-        values, presence, world = self._landmarks(np.asarray(region.cut(image)) / 255, (195, 1, 117))
+        values, presence, world, heat = self._landmarks(region.cut(picture) / 255, (195, 1, 117, HEAT_SIDE**2 * 39))
         if presence[0] < LIKELY or not np.isfinite(values).all():
             return None
         landmarks, metres = values.reshape(39, 5), world.reshape(39, 3)[:33].copy()
         metres[:, :2] = metres[:, :2] @ region.axes
-        return Pose(person, region.to_picture(landmarks[:35, :2]), metres, landmarks[:33, 3:].min(axis=1) > 0)
+        places = mended(landmarks[:, :2], heat.reshape(HEAT_SIDE, HEAT_SIDE, 39))[:35]
+        return Pose(person, region.to_picture(places), metres, landmarks[:33, 3:].min(axis=1) > 0)
