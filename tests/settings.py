@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 from argparse import SUPPRESS, Action, ArgumentParser, _SubParsersAction
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -26,27 +27,28 @@ FIRST = {
 """Classes that a configuration or a checkpoint names; those that their settings are of follow from them"""
 
 
-def classes() -> list[type]:
-    """All classes with settings, by name."""
-    found: dict[str, type] = {}
+def classes() -> dict[str, type]:
+    """All classes with settings, by name; of two with the same name, by module and name."""
+    found: set[type] = set()
     open_ = [getattr(importlib.import_module(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in FIRST]
     while open_:
         kind = open_.pop()
-        if found.setdefault(kind.__name__, kind) is not kind:
-            raise ValueError(f"two classes are called {kind.__name__}")
+        found.add(kind)
         hints = get_type_hints(kind.__init__).values()
         inner = {
             part for hint in hints for part in (hint, *get_args(hint)) if isinstance(part, type) and part.__module__.startswith("vtlvlm.")
         }
-        open_ += [part for part in inner if not inspect.isabstract(part) and part.__name__ not in found]
-    return [found[name] for name in sorted(found)]
+        open_ += [part for part in inner if not inspect.isabstract(part) and part not in found]
+    often = Counter(kind.__name__ for kind in found)
+    module = {kind: f" ({kind.__module__.rpartition('.')[2]})" if often[kind.__name__] > 1 else "" for kind in found}
+    return dict(sorted((f"{kind.__name__}{module[kind]}", kind) for kind in found))
 
 
-def of_class(kind: type) -> Iterator[str]:
+def of_class(name: str, kind: type) -> Iterator[str]:
     """The settings of a class, which are its constructor's."""
     for setting in list(inspect.signature(kind.__init__).parameters.values())[1:]:
         if setting.kind not in (setting.VAR_POSITIONAL, setting.VAR_KEYWORD):
-            yield f"{kind.__name__}.{setting.name}" + ("" if setting.default is setting.empty else f" = {shown(setting.default)}")
+            yield f"{name}.{setting.name}" + ("" if setting.default is setting.empty else f" = {shown(setting.default)}")
 
 
 def of_command(name: str) -> Iterator[str]:
@@ -82,7 +84,10 @@ def shown(value: Any) -> str:
 def listed() -> list[str]:
     """One line for each setting."""
     commands = [name for name in COMMANDS if importlib.util.find_spec(f"vtlvlm.commands.{name}")]
-    return [*(line for kind in classes() for line in of_class(kind)), *(line for name in commands for line in of_command(name))]
+    return [
+        *(line for name, kind in classes().items() for line in of_class(name, kind)),
+        *(line for name in commands for line in of_command(name)),
+    ]
 
 
 if __name__ == "__main__":

@@ -221,3 +221,24 @@ def test_operations_are_the_known_ones(networks: Write, tmp_path: Path) -> None:
     found = network_operations(item.load)
     assert found is not None
     assert 0.9 < found / (3 * 2 * 0.62e9) < 1  # the first layers need no gradient of their input
+
+
+def test_names_of_runs_with_sgd_are_those_of_before_adamw(tmp_path: Path) -> None:
+    """The settings of SGD stand in the configuration without their class, as when there was no other optimiser; AdamW's have theirs."""
+    plain = {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4, "decays": [], "warmup_epochs": 2}
+    given = network_settings(resolver()([Path(config(SMALL))]), 0)["model"]["init_args"]["optimizer"]
+    assert given == {**plain, "milestones": [9, 12], "minimum": 0.0}
+    assert type(given["warmup_epochs"]) is int  # a float has another hash
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("model: {init_args: {optimizer: {class_path: vtlvlm.stages.sgd.SGD, init_args: {learning_rate: 0.1}}}}")
+    assert network_settings(resolver()([Path(config(SMALL)), overlay]), 0)["model"]["init_args"]["optimizer"] == given
+    none = tmp_path / "none.yaml"
+    none.write_text("model: {class_path: Recognition, init_args: {network: VideoNetwork, head: LinearHead}}\ndata: {source: {root: data}}")
+    assert network_settings(resolver()([none]), 0)["model"]["init_args"]["optimizer"] == {
+        **plain, "weight_decay": 4e-4, "warmup_epochs": 0, "milestones": [], "minimum": 0.0
+    }  # fmt: skip
+    swin = resolver()([Path(config("baselines/swin3d_t_finetuned.yaml"))])
+    assert swin["model"]["init_args"]["optimizer"]["class_path"] == "vtlvlm.stages.optimizers.AdamW"
+    rate = RATE.replace("optimizer", "optimizer.init_args")
+    put(swin, rate, 3e-4)
+    assert network_settings(swin, 0)["model"]["init_args"]["optimizer"]["init_args"]["learning_rate"] == 3e-4

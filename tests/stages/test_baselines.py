@@ -23,7 +23,7 @@ def require_training(name: str, file: Path, folder: Path) -> None:
 
 
 def require_steps(config: dict[str, Any], file: Path, folder: Path) -> None:
-    assert config["trainer"]["max_epochs"] > max(config["model"]["init_args"]["optimizer"]["milestones"] or [0])
+    assert config["trainer"]["max_epochs"] > max(config["model"]["init_args"]["optimizer"]["init_args"]["milestones"] or [0])
     assert main(["fit", "--config", str(shrunk(config, file, folder))]) == 0
     lines = map(json.loads, (folder / "losses.jsonl").read_text().splitlines())
     losses = [float.fromhex(values[0]) for label, values in lines if label.startswith("loss")]
@@ -59,8 +59,8 @@ def test_koopman_pooling_trains_twice(file: Path, tmp_path: Path) -> None:
     second.mkdir()
     require_steps(resolved("baselines/koopman_small.yaml"), file, first)
     config = resolved("baselines/koopman_small.yaml", "baselines/koopman_second.yaml")
-    assert config["model"]["init_args"]["optimizer"] == {
-        **resolved("baselines/koopman_small.yaml")["model"]["init_args"]["optimizer"],
+    assert config["model"]["init_args"]["optimizer"]["init_args"] == {
+        **resolved("baselines/koopman_small.yaml")["model"]["init_args"]["optimizer"]["init_args"],
         "learning_rate": 0.01,
     }
     config["model"]["init_args"]["init_from"] = str(first / "run" / "checkpoints" / "best.ckpt")

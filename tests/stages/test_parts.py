@@ -33,6 +33,7 @@ from vtlvlm.skeleton.spatial import AttentionTopology, DilatedGraph, FixedGraph,
 from vtlvlm.skeleton.temporal import MultiScaleTemporal, PlainTemporal, ShiftTemporal, Temporal
 from vtlvlm.skeleton.text_parts import TextPartsHead
 from vtlvlm.skeleton.video_networks import FrozenFeatures, VideoNetwork
+from vtlvlm.stages import optimizers
 from vtlvlm.stages.parts import PARTS, build_from, flat, settings_of, with_defaults
 from vtlvlm.stages.prompt_tuning import PromptTuningModule
 from vtlvlm.stages.recognition import Recognition
@@ -79,6 +80,7 @@ def networks() -> Iterator[object]:
     recipe = SGD(0.2, decays=[Decay("mask", 0.0)], milestones=[3, 5])
     heads = (LinearHead(0.5), BottleneckHead(), KoopmanHead(True), RefiningHead(), TextPartsHead("t", parts=[[0], [1, 2], [3], [4]]))
     yield from (Recognition(shift, head, recipe, 0.1, init_from="x.ckpt") for head in heads)
+    yield Recognition(VideoNetwork("swin3d_t"), LinearHead(), optimizers.AdamW(weight_decay=0.02))
     yield PoseC3D(HeatMaps("limb"), blocks=[1, 1, 1])
     yield from (FrozenFeatures(VideoExtractor("r3d_18")), VideoNetwork("mc3_18", "weights.pth", 64))
     yield from (CropAndResize(bones=0.2), UniformFrames(48, 10, False), WholeClips(rest="repeat"), BoxedFrames(degrees=10))

@@ -100,7 +100,20 @@ def _parsed(files: Sequence[Path], who: str) -> Config:
     found = yaml.safe_load(said.getvalue())
     if not isinstance(found, dict):
         raise UsageError(f"{who}{names}: resolves to no configuration")
-    return found
+    return _plain_sgd(found)
+
+
+def _plain_sgd(config: Config) -> Config:
+    """SGD's settings without their class, as configurations give them and as they were before there was another optimiser: names of runs,
+    and settings of grids such as ``model.init_args.optimizer.learning_rate``, stay the same. Changes the configuration in place."""
+    from vtlvlm.stages.parts import settings_of
+    from vtlvlm.stages.sgd import SGD
+
+    model, default = get(config, "model.init_args", {}), settings_of(SGD())
+    if "optimizer" in model:
+        given = model["optimizer"] or default  # none given
+        model["optimizer"] = given["init_args"] if given.get("class_path") == default["class_path"] else given
+    return config
 
 
 def _program() -> str:

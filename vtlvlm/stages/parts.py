@@ -60,6 +60,7 @@ PARTS = frozenset(
         "skeleton.text_parts.TextPartsHead",
         "skeleton.video_networks.FrozenFeatures",
         "skeleton.video_networks.VideoNetwork",
+        "stages.optimizers.AdamW",
         "stages.prompt_tuning.PromptTuningModule",
         "stages.recognition.Recognition",
         "stages.sgd.Decay",
@@ -238,6 +239,7 @@ def part_class(class_path: str) -> type:
 
 def _value(value: Any, hint: Any, place: str, name: str, depth: int) -> Any:
     """A setting's value, checked against the constructor's annotation."""
+    parts = [kind for kind in _kinds(hint) if isinstance(kind, type) and kind is not type(None)]
     for kind in _kinds(hint):
         if kind is type(None):
             if value is None:
@@ -253,7 +255,7 @@ def _value(value: Any, hint: Any, place: str, name: str, depth: int) -> Any:
         elif kind in (bool, int, float, str):
             if type(value) is kind or (kind is float and type(value) is int):
                 return _bounded(value, kind, place, name)
-        elif is_part(value):
+        elif is_part(value) and (kind is parts[-1] or issubclass(part_class(value["class_path"]), kind)):
             return _part(value, kind, place, depth + 1)
     raise UsageError(f"{place} is {_told(value)}, expected {_expected(hint)}; make the file again")
 

@@ -21,6 +21,7 @@ from vtlvlm.stages.calibrated import CalibratedStage
 from vtlvlm.stages.checkpoints import RECORD, load_checkpoint
 from vtlvlm.stages.compatibility import require_entries, require_same_classes, require_same_split, require_unseen_validation
 from vtlvlm.stages.network_inputs import input_of
+from vtlvlm.stages.optimizers import AdamW, Optimizer
 from vtlvlm.stages.sgd import SGD
 from vtlvlm.stages.stage import Start
 from vtlvlm.vtem.extractors import FeatureExtractor
@@ -35,7 +36,7 @@ class Recognition(CalibratedStage):
     Args:
         network: Joints, frames or features of a frozen extractor to the features that the head reads.
         head: Features to logits of the actions, and the losses that its method adds.
-        optimizer: SGD and its schedule.
+        optimizer: SGD or AdamW, with its schedule; None for SGD's defaults. Plain settings, without ``class_path``, are SGD's.
         label_smoothing: Share of each label that the cross-entropy spreads evenly over all actions, in [0, 1).
         calibrate: Fit the temperature on the validation people. The best checkpoint is then the one with the lowest NLL at its temperature.
         init_from: Checkpoint of a training on the same clips, whose weights a new training starts from: the first of Koopman pooling's two.
@@ -54,7 +55,7 @@ class Recognition(CalibratedStage):
         self,
         network: ClipNetwork,
         head: Head,
-        optimizer: SGD = SGD(),  # noqa: B008 - a plain value, never changed
+        optimizer: SGD | AdamW | None = None,  # with a default of SGD, the parser would hand SGD's rate to AdamW
         label_smoothing: float = 0.0,
         calibrate: bool = True,
         init_from: str | None = None,
@@ -64,7 +65,8 @@ class Recognition(CalibratedStage):
             raise UsageError(f"label_smoothing={label_smoothing}: use a number from 0 up to 1")
         self.network, self.head = network, head
         self.input = input_of(network)
-        self.optimizer, self.label_smoothing = optimizer, label_smoothing
+        self.optimizer: Optimizer = optimizer or SGD()
+        self.label_smoothing = label_smoothing
         self.init_from = init_from
         self._provenance: dict[str, Any] = {}
         self.register_buffer("temperature", torch.ones(()))
@@ -197,12 +199,7 @@ class Recognition(CalibratedStage):
 
     def configure_optimizers(self) -> Any:
         settings = self.optimizer
-        optimizer = torch.optim.SGD(
-            settings.groups({name: weight for name, weight in self.named_parameters() if weight.requires_grad}),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-        )
+        optimizer = settings.make({name: weight for name, weight in self.named_parameters() if weight.requires_grad})
         trainer: Any = self.trainer
         trainer.fit_loop.setup_data()  # with max_steps alone, Lightning would count an epoch's batches later
         total = int(trainer.estimated_stepping_batches)

@@ -1,15 +1,16 @@
-"""The optimiser of the skeleton networks."""
+"""SGD, the optimiser of the skeleton networks."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from vtlvlm.errors import UsageError
+from vtlvlm.stages.optimizers import Optimizer, warmed_cosine
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Decay:
 
 
 @dataclass
-class SGD:
+class SGD(Optimizer):
     """Stochastic gradient descent with momentum, a warm-up, and steps or a cosine.
 
     Attributes:
@@ -81,19 +82,11 @@ class SGD:
                 raise UsageError(f"optimizer.decays: no weight's name ends in {decay.weights}; take the decay out")
         return [group for group in found if group["params"]]
 
-    def factor(self, step: int, epoch: int, total: int) -> float:
-        """Fraction of the peak rate at an optimiser step.
+    def make(self, weights: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.groups(weights), lr=self.learning_rate, momentum=self.momentum, nesterov=self.nesterov)
 
-        Args:
-            step: In [0, total).
-            epoch: Steps of an epoch.
-            total: Steps of the training.
-        """
-        warmup, now = self.warmup_epochs * epoch, step // epoch
-        if self.milestones:
-            return (now + 1) / self.warmup_epochs if now < self.warmup_epochs else 0.1 ** sum(now >= m for m in self.milestones)
-        if step < warmup:
-            return (step + 1) / warmup
-        done = min(1.0, (step - warmup) / max(1, total - warmup))
-        low = self.minimum / self.learning_rate
-        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))
+    def factor(self, step: int, epoch: int, total: int) -> float:
+        now = step // epoch
+        if not self.milestones:
+            return warmed_cosine(step, self.warmup_epochs * epoch, total, self.minimum / self.learning_rate)
+        return (now + 1) / self.warmup_epochs if now < self.warmup_epochs else 0.1 ** sum(now >= m for m in self.milestones)

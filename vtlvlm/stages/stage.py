@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -21,6 +20,7 @@ from vtlvlm.stages.checkpoint_writing import RunCheckpoint, is_default, run_chec
 from vtlvlm.stages.checkpoints import RECORD, harmless, load_checkpoint
 from vtlvlm.stages.compatibility import require_numbers
 from vtlvlm.stages.nan_guard import StopOnNonFinite
+from vtlvlm.stages.optimizers import cosine
 from vtlvlm.stages.parts import build_from, flat, is_part, settings_of, with_defaults
 from vtlvlm.stages.resume import adjust_loop_counters
 from vtlvlm.system.renamed import present_name
@@ -44,8 +44,7 @@ class AdamW:
         """Fraction of the peak rate at a step in [0, total)."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
-        done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return cosine(step, self.warmup_steps, total)
 
 
 class Start(Enum):
