@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from skeletons import moving_body, of_bodies
 
 from vtlvlm.cli import main
-from vtlvlm.errors import DataError, UsageError
+from vtlvlm.errors import DataError
 from vtlvlm.recognizers.recognizer import ActionRecognizer, require_kind
-from vtlvlm.recognizers.skeletons import SkeletonRecognizer, require_joints
+from vtlvlm.recognizers.skeletons import SkeletonRecognizer
 from vtlvlm.skeleton.backbone import EmbeddedJoints, Network, NormalisedJoints, SkeletonNet
 from vtlvlm.skeleton.curves import CurveTemporal
 from vtlvlm.skeleton.datamodule import SkeletonDataModule
@@ -311,9 +311,3 @@ def test_pixels_are_in_no_file_of_recordings(pictured: Path, root: Path, tmp_pat
     np.savez(tmp_path / "p.npz", joints=joints, frames=[len(joints)], name=["one"])
     with pytest.raises(DataError, match=r"p\.npz: holds no pixels"):
         ActionRecognizer.from_checkpoint(tmp_path / "run", device="cpu").classify(tmp_path / "p.npz")
-
-
-def test_a_network_that_reads_no_joints_is_refused() -> None:
-    require_joints({"provenance": {"layout": "kinect20"}}, Path("a.ckpt"))
-    with pytest.raises(UsageError, match=r"a\.ckpt is a checkpoint of a video network, which cannot be bundled yet"):
-        require_joints({"provenance": {"dim": 512}}, Path("a.ckpt"))

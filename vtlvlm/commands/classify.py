@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         type=Path,
         default=Path(DEFAULT_MODEL),
-        help="bundle, or run folder or checkpoint of stage 2 or of a skeleton network (default: %(default)s)",
+        help="bundle, or run folder or checkpoint of stage 2, a skeleton network or a video network (default: %(default)s)",
     )
     parser.add_argument("--llava", help="folder of the base LLaVA, if it has moved since training")
     parser.add_argument("--vtem", type=Path, help="stage-1 checkpoint, if it has moved since training; a bundle holds its own")

@@ -1,4 +1,5 @@
-"""Bundle a trained run for classify: everything except the base model, in safetensors and JSON. A skeleton network is bundled whole.
+"""Bundle a trained run for classify: everything except the base model, in safetensors and JSON. A skeleton network or a video network is
+bundled whole, a frozen extractor below a linear head too.
 
 --acceptance 0.95 also fits a rule by which classify and segment say "unlike anything it was trained on", instead of naming an action. The
 rule accepts 95 % of the validation clips, which it reads from their videos. The bundle then holds the mean event vectors of up to 4,096
@@ -17,9 +18,10 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint, of stage 2 or of a skeleton network")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint, of stage 2, a skeleton network or a video network")
     parser.add_argument("output", type=Path, metavar="DIR", help="new folder to write")
     parser.add_argument("--format", choices=("bundle", "peft"), default="bundle", help="output format (default: %(default)s)")
+    parser.add_argument("--weights", help="weights of a video network's frozen extractor, if they have moved; a file or package:NAME")
     parser.add_argument("--vtem", type=Path, help="stage-1 checkpoint, if it has moved since training")
     parser.add_argument(
         "--dictionary",
@@ -39,9 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from vtlvlm.errors import UsageError
+    from vtlvlm.recognizers.bundles import read_description
     from vtlvlm.recognizers.export import export_bundle, export_prefix
     from vtlvlm.recognizers.loading import layout_read
+    from vtlvlm.recognizers.video_networks import KIND
 
+    if args.format == "peft" and args.weights is not None:
+        raise UsageError("--weights goes into the bundle of a video network; --format peft holds the prompts alone")
     if args.format == "peft" and (args.dictionary is not None or args.acceptance is not None):
         name = "--dictionary" if args.dictionary is not None else "--acceptance"
         raise UsageError(f"{name} goes into a bundle; --format peft holds the prompts alone")
@@ -49,8 +55,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"{export_prefix(args.run, args.output)}: load with peft.PeftModel.from_pretrained(llava, {str(args.output)!r})")
         return 0
     finish = None if args.acceptance is None else _rejection(args)
-    folder = export_bundle(args.run, args.output, vtem=args.vtem, dictionary=args.dictionary, finish=finish)
-    if finish is None and layout_read(folder) is None:
+    folder = export_bundle(args.run, args.output, vtem=args.vtem, dictionary=args.dictionary, finish=finish, weights=args.weights)
+    if read_description(folder).get("kind") == KIND:
+        _note_clips_length(args, folder)
+    elif finish is None and layout_read(folder) is None:
         _note_length(args, folder)
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
     layout = layout_read(folder)
@@ -98,6 +106,24 @@ def _note_length(args: argparse.Namespace, folder: Path) -> None:
         data.prepare_data()
         data.setup("fit")
         note_clip_seconds(folder, clip_seconds(data))
+    except (DataError, UsageError) as error:
+        print(
+            f"vtlvlm: the bundle does not know the length of its training clips ({shown(error)}); segment then takes 3 s", file=sys.stderr
+        )
+
+
+def _note_clips_length(args: argparse.Namespace, folder: Path) -> None:
+    """Note the length of the training clips in the bundle of a video network, if the run's videos or features are here."""
+    from vtlvlm.data.of_run import clips_of_run
+    from vtlvlm.errors import DataError, UsageError
+    from vtlvlm.recognizers.video_networks import note_length
+    from vtlvlm.system.text import shown
+
+    try:
+        data = clips_of_run(args.run, args.videos)
+        data.prepare_data()
+        data.setup("fit")
+        note_length(folder, data)
     except (DataError, UsageError) as error:
         print(
             f"vtlvlm: the bundle does not know the length of its training clips ({shown(error)}); segment then takes 3 s", file=sys.stderr

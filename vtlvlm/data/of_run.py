@@ -23,6 +23,29 @@ def data_of_run(run: Path, events: Path | None = None, videos: Path | None = Non
     Raises:
         UsageError: There is no configuration, or it has no data of stage 1 or 2 or no event cache.
     """
+    data = _data(run, videos, {"events": str(events), "features": None} if events else {})
+    if data.events is None:
+        raise UsageError(f"{run}: its configuration names no event cache; add --events DIR")
+    return data
+
+
+def clips_of_run(run: Path, videos: Path | None = None) -> NTUDataModule:
+    """The data module of a run on videos or features. It is not set up yet.
+
+    Args:
+        run: Folder of a training, or one of its checkpoints.
+        videos: The folder of the videos, if it has moved.
+
+    Raises:
+        UsageError: There is no configuration, or it has no data of videos.
+    """
+    data = _data(run, videos, {})
+    if data.features is not None and not Path(data.features).is_dir():
+        data.features = None  # the videos tell as much of the clips
+    return data
+
+
+def _data(run: Path, videos: Path | None, changes: dict[str, Any]) -> NTUDataModule:
     folder = next((place for place in (run, *run.parents[:2]) if (place / "config.yaml").is_file()), run)
     file = folder / "config.yaml"
     try:
@@ -32,14 +55,11 @@ def data_of_run(run: Path, events: Path | None = None, videos: Path | None = Non
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(NTUDataModule, "data")
         section["source"] = _with_root(section["source"], videos)
-        given = {**section, **({"events": str(events), "features": None} if events else {})}
-        data: NTUDataModule = parser.instantiate_classes(parser.parse_object({"data": given})).data
+        data: NTUDataModule = parser.instantiate_classes(parser.parse_object({"data": {**section, **changes}})).data
     except FileNotFoundError as error:
         raise UsageError(f"{run}: no folder of a training: it has no config.yaml") from error
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise UsageError(f"{file}: has no data section of a training of stage 1 or 2; name the folder of one") from error
-    if data.events is None:
-        raise UsageError(f"{run}: its configuration names no event cache; add --events DIR")
+        raise UsageError(f"{file}: has no data section of a training on videos; name the folder of one") from error
     return data
 
 

@@ -115,8 +115,9 @@ class FrameSampling:
         stride: Frames from one to the next in ``dense`` mode.
         fps: Frames per second in ``fps`` mode.
         short: For clips shorter than the piece: ``stretch`` spreads the frames over the whole clip, ``hold`` repeats the last frame.
-        test_clips: Test views of each test clip along time, evenly spread. ``vtlvlm test`` averages the probabilities of all test views.
-            Validation, ``classify`` and the linear probes use the plain view.
+        test_clips: Test views of each test clip along time, evenly spread. ``vtlvlm test`` averages the probabilities of all test views,
+            and so does ``classify`` with a video network. Validation, ``classify`` with other models and the linear probes use the plain
+            view.
         test_crops: Crops for each of the ``test_clips``: 1 (centre) or 3 (both ends and the middle of the longer side).
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vtlvlm.errors import UsageError
-from vtlvlm.stages.compatibility import require_numbers, require_tensors
+from vtlvlm.stages.compatibility import require_classes, require_numbers, require_tensors
 from vtlvlm.system.text import shown
 
 BUNDLE = "bundle.json"
@@ -21,6 +22,8 @@ DICTIONARY = "dictionary"
 """Folder of the event dictionary, if the bundle has one"""
 REJECTION_FILE = "rejection.safetensors"
 """The rule of rejection, if the bundle has one"""
+LONGEST_CLIP = 86_400
+"""Seconds of a clip, at most"""
 LARGEST_BUNDLE = 64 << 20
 """Bytes of a bundle's description, at most"""
 
@@ -58,6 +61,34 @@ def read_description(folder: Path) -> dict[str, Any]:
         found = shown(described.get("format"), 40)
         raise UsageError(f"{folder}: a bundle of format {found}, but this version reads format {FORMAT}; train and export again")
     return described
+
+
+def require_described(described: dict[str, Any], files: Sequence[str], path: Path) -> list[str]:
+    """Refuse an incomplete description of a bundle without a language model.
+
+    Args:
+        described: Of a bundle. Only its format has been checked.
+        files: Names of the bundle's weights, whose digests it has to hold.
+        path: The description, for the message.
+
+    Returns:
+        The category names.
+
+    Raises:
+        UsageError: It lacks a digest, or its origin, or has other categories than its origin.
+    """
+    digests, origin = described.get("sha256"), described.get("origin")
+    if not isinstance(digests, dict) or not isinstance(origin, dict) or not all(isinstance(digests.get(name), str) for name in files):
+        raise UsageError(f"{path}: an incomplete description of a bundle; get the folder again, or export it again")
+    classes = require_classes(described.get("classes"), path)
+    if classes != origin.get("classes"):
+        raise UsageError(f"{path}: its categories are not those it was trained with; get the folder again, or export it again")
+    return classes
+
+
+def is_clip_length(seconds: Any) -> bool:
+    """Whether a value from a description is a length of clips, or none."""
+    return seconds is None or (isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < LONGEST_CLIP)
 
 
 def read_weights(folder: Path, name: str, digests: dict[str, str]) -> dict[str, Tensor]:

@@ -18,8 +18,9 @@ from vtlvlm.lvlm.llava import load_config
 from vtlvlm.lvlm.peft_format import write_prefix
 from vtlvlm.lvlm.prompt_encoder import chosen_layers, plain_state
 from vtlvlm.recognizers.bundles import ADAPTER_FILE, BUNDLE, DICTIONARY, FORMAT, VTEM_FILE, digest, new_folder
-from vtlvlm.recognizers.recognizer import require_modest
-from vtlvlm.recognizers.skeletons import export_recognition, require_joints
+from vtlvlm.recognizers.limits import require_modest
+from vtlvlm.recognizers.skeletons import export_recognition
+from vtlvlm.recognizers.video_networks import export_video_network
 from vtlvlm.stages.checkpoints import METADATA, RECORD, load_checkpoint
 from vtlvlm.stages.compatibility import module_hash, require_same_extractor
 from vtlvlm.stages.parts import build_from, settings_of
@@ -78,18 +79,20 @@ def export_bundle(
     vtem: str | Path | None = None,
     dictionary: str | Path | None = None,
     finish: Callable[[Path], object] | None = None,
+    weights: str | None = None,
 ) -> Path:
     """Bundle everything that ``classify`` needs except the base model: ``bundle.json``, ``vtem.safetensors``, ``adapter.safetensors``.
 
     The adapter of ``FullFineTuning`` is the whole language model. Prompts are stored as plain keys and values, without their
-    reparametrisation and initialisation. A skeleton network has one file of weights, ``network.safetensors``.
+    reparametrisation and initialisation. A skeleton or video network has one file of weights, ``network.safetensors``.
 
     Args:
-        run: run folder or checkpoint, of stage 2 or of a skeleton network.
+        run: run folder or checkpoint, of stage 2, of a skeleton network or of a video network.
         output: folder to create; it appears whole or not at all.
         vtem: the stage-1 checkpoint, if it has moved since training.
         dictionary: event dictionary of this stage 1 to put into the bundle, with its pictures. They show people.
         finish: called with the bundle of a stage 2 before it appears, to add to it.
+        weights: the weights of a video network's frozen extractor, if they have moved since training; a file or ``package:NAME``.
 
     Raises:
         UsageError: The folder exists, a checkpoint is missing or of another kind, or the dictionary is of another stage 1.
@@ -100,14 +103,19 @@ def export_bundle(
     record = loaded[RECORD]
     if record["stage"] == Recognition.stage:
         if vtem is not None:
-            raise UsageError(f"{checkpoint} is a checkpoint of a skeleton network, which has no stage 1: leave --vtem out")
+            raise UsageError(f"{checkpoint} is a checkpoint of a network without stage 1: leave --vtem out")
         if dictionary is not None:
             raise UsageError(f"{checkpoint} is a checkpoint of a network without event sentences: leave --dictionary out")
         if finish is not None:
             raise UsageError(f"{checkpoint} is a checkpoint of a network without event sentences: leave --acceptance out")
-        require_joints(record, checkpoint)
+        if "layout" not in record["provenance"]:
+            return export_video_network(folder, checkpoint, weights)
+        if weights is not None:
+            raise UsageError(f"{checkpoint} is a checkpoint of a skeleton network, which has no extractor: leave --weights out")
         return export_recognition(folder, checkpoint)
     require_stage2(record, checkpoint)
+    if weights is not None:
+        raise UsageError(f"{checkpoint} is a checkpoint of stage 2: --weights is for a frozen video network; leave it out")
     build_from(record["settings"], PromptTuningModule, checkpoint)  # refuse what could not be loaded again
     stage1 = load_stage1(record, checkpoint, vtem)
     words = None if dictionary is None else EventDictionary.open(dictionary)
@@ -128,11 +136,11 @@ def export_bundle(
     require_apart(folder, [checkpoint, vtem, dictionary], "the bundle")
     if (llava := Path(reasoner["init_args"]["llava"]["init_args"]["path"])).is_dir():
         described["llava"] = os.path.relpath(real(llava), real(folder.parent) / folder.name)
-    weights = {VTEM_FILE: stage1.vtem.state_dict(), ADAPTER_FILE: trained_state(loaded["state_dict"])}
+    states = {VTEM_FILE: stage1.vtem.state_dict(), ADAPTER_FILE: trained_state(loaded["state_dict"])}
     with saving(folder), appearing(folder) as partial:
-        for name, state in weights.items():
+        for name, state in states.items():
             save_file({k: v.contiguous() for k, v in state.items()}, partial / name)
-        described["sha256"] = {name: digest(partial / name) for name in weights}
+        described["sha256"] = {name: digest(partial / name) for name in states}
         write_json(partial / BUNDLE, described)
         if words is not None:
             words.copy(partial / DICTIONARY)

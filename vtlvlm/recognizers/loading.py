@@ -16,13 +16,14 @@ from vtlvlm.lvlm.base_identity import require_same_base
 from vtlvlm.lvlm.fused import has_liger
 from vtlvlm.lvlm.llava import looks_local
 from vtlvlm.lvlm.reasoner import EventReasoner
-from vtlvlm.recognizers import probe, skeletons
+from vtlvlm.recognizers import probe, skeletons, video_networks
 from vtlvlm.recognizers.bundles import (
     ADAPTER_FILE,
     BUNDLE,
     DICTIONARY,
     REJECTION_FILE,
     VTEM_FILE,
+    is_clip_length,
     load_into,
     read_description,
     read_weights,
@@ -41,8 +42,6 @@ from vtlvlm.system.renamed import present_name
 from vtlvlm.system.text import shown
 from vtlvlm.vtem.model import VTEM
 
-LONGEST_CLIP = 86_400
-"""Seconds of a clip, at most"""
 LONGEST_PATH = 4_096
 """Characters of a path, at most"""
 
@@ -81,9 +80,11 @@ def _from_run(path: Path, vtem: str | Path | None, device: str, computed: dict[s
     checkpoint = stage2_checkpoint(path)
     record = read_record(checkpoint)
     if record["stage"] == Recognition.stage:
-        skeletons.require_joints(record, checkpoint)
-        _require_unchanged(path, "skeleton network", computed)
-        return skeletons.SkeletonRecognizer.from_run(checkpoint, device)
+        if "layout" in record["provenance"]:
+            _require_unchanged(path, "skeleton network", computed)
+            return skeletons.SkeletonRecognizer.from_run(checkpoint, device)
+        _require_unchanged(path, "video network", computed)
+        return video_networks.NetworkRecognizer.from_run(checkpoint, device)
     require_stage2(record, checkpoint)
     settings = record["settings"]["init_args"].get("reasoner")
     changed = changed_for(settings, device, computed)
@@ -135,6 +136,9 @@ def _of_kind(folder: Path, described: dict[str, Any], computed: dict[str, Any], 
     if described["kind"] == skeletons.KIND:
         _require_unchanged(folder, "skeleton network", computed)
         return skeletons.SkeletonRecognizer.from_bundle(folder, described, device)
+    if described["kind"] == video_networks.KIND:
+        _require_unchanged(folder, "video network", computed)
+        return video_networks.NetworkRecognizer.from_bundle(folder, described, device)
     raise UsageError(f"{folder}: a bundle of kind {shown(repr(described['kind']), 60)}; use the version that wrote the file")
 
 
@@ -193,7 +197,7 @@ def require_bundle(folder: Path, described: dict[str, Any]) -> None:
         or not is_part(described.get("reasoner"))
         or not all(isinstance(digests.get(name), str) for name in (VTEM_FILE, ADAPTER_FILE))
         or not isinstance(digests.get(REJECTION_FILE, ""), str)
-        or not _is_length(described.get("clip_seconds"))
+        or not is_clip_length(described.get("clip_seconds"))
     ):
         raise UsageError(f"{path}: an incomplete description of a bundle; get the folder again, or export it again")
     record = {"stage": PromptTuningModule.stage, "settings": described["reasoner"], "provenance": origin.get("reasoning")}
@@ -201,11 +205,6 @@ def require_bundle(folder: Path, described: dict[str, Any]) -> None:
     described["classes"] = require_classes(described.get("classes"), path)
     if described["classes"] != list(origin["reasoning"]["classes"]):
         raise UsageError(f"{path}: its categories are not those it was trained with; get the folder again, or export it again")
-
-
-def _is_length(seconds: Any) -> bool:
-    """Whether a value is a length of clips, or none."""
-    return seconds is None or (isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < LONGEST_CLIP)
 
 
 def base_place(model: Path, relative: str | None, recorded: Any) -> str:

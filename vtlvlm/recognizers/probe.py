@@ -19,9 +19,10 @@ from vtlvlm.data.video import Clip
 from vtlvlm.errors import UsageError
 from vtlvlm.metrics.calibration import fit_temperature
 from vtlvlm.probes.linear import ABSENT, VECTORS, FittedProbe, LinearProbe, clip_vectors
-from vtlvlm.recognizers.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_weights, require_shapes
-from vtlvlm.recognizers.recognizer import MOST_PIXELS, Answer, VideoRecognizer, require_modest
-from vtlvlm.stages.compatibility import require_classes, require_numbers
+from vtlvlm.recognizers.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_weights, require_described, require_shapes
+from vtlvlm.recognizers.limits import require_modest, require_modest_features
+from vtlvlm.recognizers.recognizer import Answer, VideoRecognizer
+from vtlvlm.stages.compatibility import require_numbers
 from vtlvlm.stages.parts import build_from, is_part, settings_of
 from vtlvlm.system.files import appearing, write_json
 from vtlvlm.system.saving import saving
@@ -63,15 +64,35 @@ def extractor_of(cache: FeatureCache, weights: str | None = None) -> FeatureExtr
     """
     made, noted = made_of(cache, "extractor", dict), cache.provenance.get("extractor_settings")
     settings = noted if noted is not None else _settings_of_fingerprint(made, cache.folder)
+    return matching_extractor(settings, made, cache.folder, weights, "name its weights with --weights, or extract again")
+
+
+def matching_extractor(settings: Any, made: dict[str, Any], source: Path, weights: str | None, remedy: str) -> FeatureExtractor:
+    """An extractor with its weights, if they make the features that were made by it.
+
+    Args:
+        settings: The extractor's, from a file; can be anything.
+        made: Fingerprint of the extractor that made the features. Versions of libraries may have changed since.
+        source: Was made with the features, for the message.
+        weights: The extractor's weights, a file or ``package:NAME``; None for their recorded place.
+        remedy: What to do where they are others, for the message.
+
+    Raises:
+        UsageError: The extractor is no part of vtlvlm, its weights are not there, or it would make other features.
+    """
     if is_part(settings):
         settings = {**settings, "init_args": {**settings["init_args"], **({} if weights is None else {"weights": weights})}}
-    extractor = build_from(settings, FeatureExtractor, cache.folder)  # type: ignore[type-abstract]
-    one, two = (_without_versions(found) for found in (made, extractor.fingerprint()))
+    extractor = build_from(settings, FeatureExtractor, source)  # type: ignore[type-abstract]
+    try:
+        now = extractor.fingerprint()
+    except UsageError as error:
+        raise UsageError(f"{error}; {remedy}") from error
+    one, two = (_without_versions(found) for found in (made, now))
     if difference := first_difference(one, two):
         name, old, new = difference
         raise UsageError(
-            f"{cache.folder} was made by an extractor with {shown(name, 40)} = {shown(repr(old), 80)}, but now it would be "
-            f"{shown(repr(new), 80)}: name its weights with --weights, or extract again"
+            f"{source} was made by an extractor with {shown(name, 40)} = {shown(repr(old), 80)}, but now it would be "
+            f"{shown(repr(new), 80)}: {remedy}"
         )
     return extractor
 
@@ -175,20 +196,12 @@ class ProbeRecognizer(VideoRecognizer):
             UsageError: The bundle is damaged or incomplete.
         """
         path = folder / BUNDLE
-        kind, digests, origin = described.get("probe"), described.get("sha256"), described.get("origin")
-        if (
-            not isinstance(digests, dict)
-            or not isinstance(origin, dict)
-            or not all(isinstance(digests.get(name), str) for name in (EXTRACTOR_FILE, PROBE_FILE))
-        ):
-            raise UsageError(f"{path}: an incomplete description of a bundle; get the folder again, or export it again")
+        classes, digests = require_described(described, [EXTRACTOR_FILE, PROBE_FILE], path), described["sha256"]
+        kind = described.get("probe")
         if not isinstance(kind, str) or kind not in SIZES:
             raise UsageError(
                 f"{path}: a probe on {shown(repr(kind), 60)}, unknown here ({', '.join(VECTORS)}); use the version that wrote the file"
             )
-        classes = require_classes(described.get("classes"), path)
-        if classes != origin.get("classes"):
-            raise UsageError(f"{path}: its categories are not those it was trained with; get the folder again, or export it again")
         extractor = build_from(described.get("extractor"), FeatureExtractor, folder)  # type: ignore[type-abstract]
         sampling = build_from(described.get("sampling"), FrameSampling, folder)
         require_modest(sampling, extractor)
@@ -196,13 +209,8 @@ class ProbeRecognizer(VideoRecognizer):
         with torch.device("meta"):  # takes no memory before all shapes are checked
             plan = copy.deepcopy(extractor)
             plan.build()
-            step = plan.cells * plan.dim
-        if 4 * step * plan.steps(sampling.frames) > MOST_PIXELS:
-            raise UsageError(
-                f"{path}: {sampling.frames} frames of {step:,} features: more than {MOST_PIXELS >> 30} GiB a clip; get the file again, or "
-                "make it again with fewer"
-            )
-        width = step * SIZES[kind]
+            require_modest_features(sampling, plan, path)
+            width = plan.cells * plan.dim * SIZES[kind]
         require_shapes(first, plan.state_dict(), folder / EXTRACTOR_FILE)
         numbers = {"mean": (width,), "scale": (width,), "weight": (len(classes), width), "bias": (len(classes),), "temperature": ()}
         wanted = {name: torch.empty(shape, device="meta") for name, shape in numbers.items()}

@@ -23,6 +23,7 @@ from vtlvlm.dictionary import EventDictionary
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.lvlm.reasoner import EventReasoner
 from vtlvlm.lvlm.scoring import LabelScores
+from vtlvlm.recognizers.limits import MOST_PIXELS, require_modest
 from vtlvlm.recognizers.recordings import PACKED, packed_in
 from vtlvlm.rejection import Familiarity, RejectionRule
 from vtlvlm.rejection.rule import signals_of
@@ -36,15 +37,12 @@ from vtlvlm.vtem.encoding import Events
 from vtlvlm.vtem.extractors import Backbone, FeatureExtractor
 from vtlvlm.vtem.model import VTEM
 
-MOST_PIXELS = 4 << 30
-"""Bytes of a clip's frames, at most"""
-
 
 class Sampled(NamedTuple):
     """What a recogniser looked at in a video."""
 
     frames: list[int]
-    """numbers of the T frames, from 0 in display order"""
+    """numbers of the T frames, from 0 in display order; of several views, each once"""
     times: list[float]
     """their seconds from the start"""
     rate: float
@@ -60,7 +58,7 @@ class Recognition(NamedTuple):
     actions: list[tuple[str, float]]
     """categories and their probabilities, most likely first; the probabilities of all categories sum to one"""
     events: EventTokens | None
-    """the clip's event sentence, B = 1; None from a linear probe and from a skeleton network"""
+    """the clip's event sentence, B = 1; None from a linear probe, a skeleton network and a video network"""
     seconds: float
     """seconds of decoding and computing"""
     sampled: Sampled | None = None
@@ -80,11 +78,17 @@ class Answer(NamedTuple):
     """None without a rule of rejection"""
 
 
+class Views(NamedTuple):
+    """Several views of a clip, whose log-probabilities are averaged."""
+
+    clips: list[Clip]
+
+
 class Decoded(NamedTuple):
     """A file's content, and the seconds that reading it took."""
 
     clip: Any
-    """a ``Clip``, or a ``Recording`` of skeletons"""
+    """a ``Clip``, ``Views`` of one, or a ``Recording`` of skeletons"""
     seconds: float
     sampled: Sampled | None = None
 
@@ -174,25 +178,28 @@ class VideoRecognizer(Recognizer):
         sampling: frame sampling for a file, as in training.
         extractor: reads the frames.
         device: where to run; ``auto`` is the first GPU, or else the CPU.
+        views: views of a file that :meth:`classify` reads.
 
     Attributes:
         clip_seconds: median length of the training clips, if its bundle says so.
     """
 
-    def __init__(self, classes: list[str], sampling: FrameSampling, extractor: FeatureExtractor, device: str) -> None:
-        require_modest(sampling, extractor)
+    def __init__(
+        self, classes: list[str], sampling: FrameSampling, extractor: FeatureExtractor, device: str, views: Sequence[int] = (0,)
+    ) -> None:
+        require_modest(sampling, extractor, len(views))
         super().__init__(classes, device)
         if isinstance(extractor, Backbone):
             extractor.run = extractor.feature_map  # a model's file may ask for compiling, which takes minutes
             if self.device.type == "cpu":
                 extractor.precision = "float32"  # most CPUs compute half precision far slower; the result differs by its rounding
-        self.sampling = sampling
+        self.sampling, self.views = sampling, tuple(views)
         self.clip_seconds: float | None = None
 
     @property
     def ahead(self) -> int:
         """One on a CPU, which computes with all cores meanwhile, and otherwise up to one for each core."""
-        held = max(1, MOST_PIXELS // (self.sampling.frames * self.sampling.size**2 * 3))
+        held = max(1, MOST_PIXELS // (self.sampling.frames * self.sampling.size**2 * 3 * len(self.views)))
         return 1 if self.device.type == "cpu" else min(usable_cores(), held)
 
     def segments(self, file: str | Path, clip: float | None = None, hop: float | None = None, **rule: Any) -> Found:
@@ -220,10 +227,15 @@ class VideoRecognizer(Recognizer):
         start = time.perf_counter()
         require_kind(file, None)
         info = probe(file, stop=stop)
-        clip = decode_sampled(file, self.sampling, num_frames=info.frames, rate=info.fps, stop=stop)
-        numbers = self.sampling.view(0, num_frames=info.frames, name="", seed=0, rate=info.fps).indices
-        sampled = Sampled(numbers.tolist(), clip.times.tolist(), info.fps, info.duration)
-        return Decoded(clip, time.perf_counter() - start, sampled)
+        known: dict[str, Any] = {"num_frames": info.frames, "rate": info.fps}
+        clips = [decode_sampled(file, self.sampling, view=view, **known, stop=stop) for view in self.views]
+        numbers = np.concatenate([self.sampling.view(view, name="", seed=0, **known).indices for view in self.views])
+        times = np.concatenate([clip.times.numpy() for clip in clips])
+        if len(clips) > 1:
+            numbers, first = np.unique(numbers, return_index=True)
+            times = times[first]
+        sampled = Sampled(numbers.tolist(), times.tolist(), info.fps, info.duration)
+        return Decoded(clips[0] if len(clips) == 1 else Views(clips), time.perf_counter() - start, sampled)
 
 
 class ActionRecognizer(VideoRecognizer):
@@ -260,10 +272,11 @@ class ActionRecognizer(VideoRecognizer):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, vtem: str | Path | None = None, device: str = "auto", **computed: Any) -> Recognizer:
-        """Load a recogniser from a bundle, or from a run folder or checkpoint of stage 2 or of a skeleton network.
+        """Load a recogniser from a bundle, or from a run folder or checkpoint of stage 2, of a skeleton network or of a video network.
 
-        A linear probe's bundle, made by ``vtlvlm probe --export``, gives a ``ProbeRecognizer`` without event sentences. A skeleton network
-        gives a ``SkeletonRecognizer``, which reads ``.skeleton`` files and recordings of ``.npz`` files.
+        A linear probe's bundle, made by ``vtlvlm probe --export``, gives a ``ProbeRecognizer`` without event sentences, a video network a
+        ``NetworkRecognizer`` without. A skeleton network gives a ``SkeletonRecognizer``, which reads ``.skeleton`` files and recordings of
+        ``.npz`` files.
 
         Args:
             path: folder with ``bundle.json``, folder with ``checkpoints/``, or a ``.ckpt`` file.
@@ -345,15 +358,4 @@ def require_kind(file: Path, layout: str | None) -> None:
         raise DataError(
             f"{file}: this model reads {ENDING} files and {PACKED} files of recordings; from a video, `vtlvlm poses` makes such a file: "
             "vtlvlm poses VIDEO FOLDER"
-        )
-
-
-def require_modest(sampling: FrameSampling, extractor: FeatureExtractor) -> None:
-    """Refuse a file's settings if a single clip would need too much memory."""
-    pictures = sampling.frames * sampling.size**2 * 3
-    seen = min(sampling.frames, extractor.chunk) * extractor.image_size**2 * 3 * 4
-    if max(pictures, seen) > MOST_PIXELS:
-        raise UsageError(
-            f"{sampling.frames} frames of {sampling.size} pixels, {extractor.image_size} in the extractor: more than "
-            f"{MOST_PIXELS >> 30} GiB a clip; get the model again, or train it with fewer"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from contextlib import suppress
@@ -13,19 +12,18 @@ from typing import Any, NamedTuple, cast, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from vtlvlm import __version__
 from vtlvlm.data.ntu import ClipName
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.metrics.actions import mean_over_views
-from vtlvlm.recognizers.bundles import BUNDLE, FORMAT, digest, load_into, new_folder, read_weights, require_shapes
-from vtlvlm.recognizers.recognizer import MOST_PIXELS, Answer, Decoded, Recognizer, require_kind
+from vtlvlm.recognizers.bundles import BUNDLE, new_folder
+from vtlvlm.recognizers.limits import MOST_PIXELS
+from vtlvlm.recognizers.networks import Plan, Trained, export_network, mean_probabilities, own_settings, read_network
+from vtlvlm.recognizers.recognizer import Answer, Decoded, Recognizer, require_kind
 from vtlvlm.recognizers.recordings import PackedFiles, packed_in
 from vtlvlm.skeleton.backbone import Network
 from vtlvlm.skeleton.datamodule import Coordinates, coordinates_of
-from vtlvlm.skeleton.heads import Head
+from vtlvlm.skeleton.heads import TapShape
 from vtlvlm.skeleton.heatmaps import HeatMaps
 from vtlvlm.skeleton.layouts import LAYOUTS, Layout
 from vtlvlm.skeleton.preparing import Preparation
@@ -33,16 +31,10 @@ from vtlvlm.skeleton.reading import read_skeleton
 from vtlvlm.skeleton.streams import Stream
 from vtlvlm.skeleton.transforms import draws
 from vtlvlm.stages import recognition
-from vtlvlm.stages.compatibility import require_classes, require_numbers
-from vtlvlm.stages.parts import build_from, settings_of
+from vtlvlm.stages.parts import build_from
 from vtlvlm.system.cpu import usable_cores
-from vtlvlm.system.files import appearing, write_json
-from vtlvlm.system.places import require_apart
-from vtlvlm.system.saving import saving
-from vtlvlm.system.text import shown
 
 KIND = "skeletons"
-NETWORK_FILE = "network.safetensors"
 LONGEST_STREAM = 40
 """Characters of a stream's name, at most"""
 AHEAD = 4
@@ -111,18 +103,6 @@ def described_input(origin: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def require_joints(record: dict[str, Any], checkpoint: Path) -> None:
-    """Refuse a checkpoint of a network that reads no joints.
-
-    Raises:
-        UsageError: It is a video network's.
-    """
-    if "layout" not in record["provenance"]:
-        raise UsageError(
-            f"{checkpoint} is a checkpoint of a video network, which cannot be bundled yet: use `vtlvlm test` or `vtlvlm predict`"
-        )
-
-
 # -- making ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -140,24 +120,9 @@ def export_recognition(output: str | Path, checkpoint: Path) -> Path:
     """
     folder = new_folder(output)
     stage = recognition.Recognition.load_from_checkpoint(checkpoint)
-    origin = stage.provenance()
-    described: dict[str, Any] = {"format": FORMAT, "kind": KIND, "version": __version__, "classes": list(stage.classes)}
-    described |= described_input(origin)
+    described = {"kind": KIND, **described_input(stage.provenance())}
     Reading.of(described, checkpoint)
-    stage.head.drop_training_parts()
-    described |= {"network": settings_of(stage.network), "head": settings_of(stage.head), "origin": origin}
-    require_apart(folder, [checkpoint], "the bundle")
-    weights = {"temperature": stage.temperature, **_weights(stage.network, stage.head)}
-    with saving(folder), appearing(folder) as partial:
-        save_file({name: tensor.clone().contiguous() for name, tensor in weights.items()}, partial / NETWORK_FILE)
-        described["sha256"] = {NETWORK_FILE: digest(partial / NETWORK_FILE)}
-        write_json(partial / BUNDLE, described)
-    return folder
-
-
-def _weights(network: nn.Module, head: Head) -> dict[str, Tensor]:
-    parts = (("network", network), ("head", head))
-    return {f"{name}.{key}": tensor for name, part in parts for key, tensor in part.state_dict().items()}
+    return export_network(folder, checkpoint, stage, described)
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------------------------
@@ -171,20 +136,15 @@ class SkeletonRecognizer(Recognizer):
     them by the recording's name: they are the same for NTU names.
 
     Args:
-        network: Joints to features, built.
-        head: Features to logits, built.
-        temperature: Divides the logits.
-        classes: Category names, in label order.
+        trained: The network, its head, its temperature and the categories.
         reading: How a recording becomes the network's input.
         device: ``auto`` is the first GPU, or else the CPU.
     """
 
-    def __init__(
-        self, network: Network, head: Head, temperature: float, classes: list[str], reading: Reading, device: str = "auto"
-    ) -> None:
-        super().__init__(classes, device)
-        self.network, self.head = network.to(self.device).eval(), head.to(self.device).eval()
-        self.temperature, self.reading = temperature, reading
+    def __init__(self, trained: Trained, reading: Reading, device: str = "auto") -> None:
+        super().__init__(trained.classes, device)
+        self.network, self.head = trained.network.to(self.device).eval(), trained.head.to(self.device).eval()
+        self.temperature, self.reading = trained.temperature, reading
         self.packed = PackedFiles()
 
     @classmethod
@@ -195,11 +155,9 @@ class SkeletonRecognizer(Recognizer):
             UsageError: The checkpoint is damaged.
         """
         stage = recognition.Recognition.load_from_checkpoint(checkpoint)
-        origin = stage.provenance()
-        reading = Reading.of(described_input(origin), checkpoint)
-        network: Any = stage.network
-        require_small(network, reading, checkpoint)
-        return cls(network, stage.head, float(stage.temperature), list(stage.classes), reading, device)
+        reading, trained = Reading.of(described_input(stage.provenance()), checkpoint), Trained.of(stage)
+        require_small(trained.network, reading, checkpoint)
+        return cls(trained, reading, device)
 
     @classmethod
     def from_bundle(cls, folder: Path, described: dict[str, Any], device: str) -> SkeletonRecognizer:
@@ -213,38 +171,16 @@ class SkeletonRecognizer(Recognizer):
         Raises:
             UsageError: The bundle is damaged or incomplete.
         """
-        path, file = folder / BUNDLE, folder / NETWORK_FILE
-        digests, origin = described.get("sha256"), described.get("origin")
-        if not isinstance(digests, dict) or not isinstance(origin, dict) or not isinstance(digests.get(NETWORK_FILE), str):
-            raise UsageError(f"{path}: an incomplete description of a bundle; get the folder again, or export it again")
-        classes = require_classes(described.get("classes"), path)
-        if classes != origin.get("classes"):
-            raise UsageError(f"{path}: its categories are not those it was trained with; get the folder again, or export it again")
+        path = folder / BUNDLE
         reading = Reading.of(described, path)
-        network = build_from(described.get("network"), Network, folder)  # type: ignore[type-abstract]
-        head = build_from(described.get("head"), Head, folder)  # type: ignore[type-abstract]
-        for name in head.files:  # only a new training opens them
-            setattr(head, name, None)
-        state = read_weights(folder, NETWORK_FILE, digests)
-        plan = copy.deepcopy(network)
-        try:
-            with torch.device("meta"):  # takes no memory before all shapes are checked, nor for what only training needs
-                plan.build(reading.layout, reading.bodies)
-                head.build(plan.shapes(reading.preparation.window), classes, reading.layout)
-        except UsageError:
-            raise
-        except Exception as error:  # settings that no training would begin with
-            raise UsageError(f"{path}: no network can be made with its settings; get the folder again, or export it again") from error
-        head.drop_training_parts()
-        wanted = {"temperature": torch.empty((), device="meta"), **_weights(plan, head)}
-        require_shapes(state, wanted, file)
-        require_numbers(state, wanted, file)
-        require_small(plan, reading, path)
-        network.build(reading.layout, reading.bodies)
-        load_into(network, {name.removeprefix("network."): one for name, one in state.items() if name.startswith("network.")}, file)
-        held = {name.removeprefix("head."): one.to(wanted[name].dtype) for name, one in state.items() if name.startswith("head.")}
-        head.load_state_dict(held, assign=True)
-        return cls(network, head, float(state["temperature"]), classes, reading, device)
+
+        def make(network: Network) -> list[TapShape]:
+            network.build(reading.layout, reading.bodies)
+            return network.shapes(reading.preparation.window)
+
+        plan = Plan(make, lambda network, head: require_small(network, reading, path), reading.layout)
+        trained = read_network(folder, described, Network, plan)  # type: ignore[type-abstract]
+        return cls(trained, reading, device)
 
     @property
     def ahead(self) -> int:
@@ -291,16 +227,12 @@ class SkeletonRecognizer(Recognizer):
         reading, joints = self.reading, clip.joints.to(self.device)
         lengths, count = torch.tensor([joints.shape[2]], device=self.device), reading.preparation.numbers(reading.layout)
         log_probs = []
-        try:
+        with own_settings():
             for view in reading.preparation.test_views:
                 random = draws([f"{reading.seed}/{clip.name}/{view}"], count).to(self.device)
                 prepared = reading.stream(reading.preparation(joints, lengths, reading.layout, random, training=False))
                 log_probs.append(self.head(self.network(prepared)).logits.float().log_softmax(-1))
-        except (RuntimeError, IndexError) as error:  # settings that no training would get through
-            reason = shown((str(error).splitlines() or [type(error).__name__])[0], 100)
-            raise UsageError(f"the network cannot compute with its settings ({reason}); get the model again, or train it anew") from error
-        mean, _ = mean_over_views(torch.cat(log_probs), torch.zeros(len(log_probs), dtype=torch.int64, device=self.device))
-        return Answer((mean[0] / self.temperature).softmax(-1).cpu())
+        return Answer(mean_probabilities(log_probs, self.temperature))
 
 
 def require_small(network: Network, reading: Reading, path: Path) -> None:
