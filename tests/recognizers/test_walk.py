@@ -16,11 +16,11 @@ MOST = 10
 """Modules on the way"""
 BELOW = {
     *(f"data/{name}.py" for name in ("container", "headers", "nal_units", "pictures", "timestamps")),
-    *(f"vtem/{name}.py" for name in ("folding", "precision")),
+    *(f"vtem/{name}.py" for name in ("clip_facts", "folding", "precision")),
     *(f"lvlm/{name}.py" for name in ("context", "vocabulary")),
 }
-"""What only ``data/video.py``, ``vtem/extractors.py``, or ``lvlm/reasoner.py`` and ``lvlm/scoring.py`` call: a reader of the walk need not
-open them"""
+"""What only ``data/video.py``, ``vtem/extractors.py``, or ``lvlm/reasoner.py`` and ``lvlm/scoring.py`` call, and what only long videos
+need: a reader of the walk need not open them"""
 
 
 def test_one_clip_walks_through_the_modules_that_are_listed(chain: Pipeline) -> None:

@@ -14,7 +14,10 @@ from vtlvlm.cli import main
 from vtlvlm.data.video import Clip
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.recognizers.recognizer import ActionRecognizer, Answer
-from vtlvlm.segments.finding import Rule, decided, find, of_steps
+from vtlvlm.segments.finding import Found, decided, find
+from vtlvlm.segments.live import Reading
+from vtlvlm.segments.rules import Rule
+from vtlvlm.segments.steps import of_steps
 from vtlvlm.segments.timeline import Segment
 from vtlvlm.segments.windows import Grid
 
@@ -22,6 +25,12 @@ from vtlvlm.segments.windows import Grid
 def film(path: Path, shades: list[tuple[int, float]], rate: int = 10) -> Path:
     """Pictures of so many shades, each for some seconds."""
     return encode(path, np.concatenate([np.full((round(s * rate), 32, 32, 3), shade, np.uint8) for shade, s in shades]), rate=rate)
+
+
+def of_rows(rows: np.ndarray, classes: list[str], grid: Grid, end: float, rule: Rule, rejected: np.ndarray | None = None) -> Found:
+    """Decided without motion."""
+    told = np.zeros(len(rows), dtype=bool) if rejected is None else rejected
+    return decided([Reading(row, bool(one), None) for row, one in zip(rows, told, strict=True)], classes, grid, end, rule)
 
 
 def test_two_actions_and_a_gap(tmp_path: Path) -> None:
@@ -61,15 +70,15 @@ def test_steps_are_weighted_means_of_logarithms_by_loops() -> None:
 def test_a_long_video_needs_memory_for_its_windows_alone() -> None:
     """Ten hours: 48,000 windows; a table of windows by steps would take 18 GB."""
     rows = np.full((47_997, 5), 0.2)
-    found = decided(rows, list("abcde"), Grid(3.0, 0.75), 36_000, Rule(least=0.1))
+    found = of_rows(rows, list("abcde"), Grid(3.0, 0.75), 36_000, Rule(least=0.1))
     assert found.segments == [Segment("a", 0, 36_000, pytest.approx(0.2))]
 
 
 def test_windows_alone_change_as_they_like() -> None:
     rows = np.array([[0.9, 0.1], [0.9, 0.1], [0.45, 0.55], [0.9, 0.1], [0.9, 0.1]])
     grid, length = Grid(1.0, 1.0), 5
-    alone = decided(rows, ["a", "b"], grid, length, Rule(decide="windows", shortest=0, gap=0))
-    path = decided(rows, ["a", "b"], grid, length, Rule(shortest=0, gap=0))
+    alone = of_rows(rows, ["a", "b"], grid, length, Rule(decide="windows", shortest=0, gap=0))
+    path = of_rows(rows, ["a", "b"], grid, length, Rule(shortest=0, gap=0))
     assert [one.label for one in alone.segments] == ["a", "b", "a"]
     assert [(one.label, one.start, one.end) for one in path.segments] == [("a", 0, 5)]
 
@@ -100,8 +109,8 @@ def test_the_command_on_a_folder(chain: Pipeline, tmp_path: Path, capsys: pytest
     encode(videos / "one.mp4", block)
     damaged(videos / "two.avi")
     formats = "json,activitynet,csv,vtt,srt,elan"
-    words = ["segment", videos, "--model", chain.bundle, "--clip", 0.8, "--output", out, "--formats", formats, "--least", 0.05]
-    assert chain(*words) == 1
+    words = ["segment", videos, "--model", chain.bundle, "--clip", 0.8, "--output", out, "--formats", formats]
+    assert chain(*words, "--least", 0.05, "--no-motion") == 1
     said = capsys.readouterr()
     assert "two.avi" in said.err
     assert "1 of 2 files could not be read" in said.err
@@ -110,7 +119,7 @@ def test_the_command_on_a_folder(chain: Pipeline, tmp_path: Path, capsys: pytest
     )
     written = json.loads((out / "one.segments.json").read_text())
     model = ActionRecognizer.from_checkpoint(chain.bundle)
-    found = find(model, videos / "one.mp4", Grid(0.8, 0.2), Rule(least=0.05))  # type: ignore[arg-type]
+    found = find(model, videos / "one.mp4", Grid(0.8, 0.2), Rule(least=0.05, motion=False))  # type: ignore[arg-type]
     assert [row["action"] for row in written["segments"]] == [one.label for one in found.segments]
     assert found.segments
     assert (written["clip"], written["hop"], written["steps"]) == (0.8, 0.2, len(found.probabilities))
@@ -141,10 +150,10 @@ def test_rejected_windows_are_none_of_the_actions() -> None:
     assert found[1] == pytest.approx(np.array([0.9, 0.1]) / 2)
     assert found[2] == pytest.approx(np.array([0.2, 0.8]) / 2)
     assert (of_steps(rows, grid, 4.0, np.ones(3, dtype=bool)) == 0).all()
-    whole = decided(rows, ["a", "b"], grid, 4.0, Rule(least=0.5, shortest=0), np.ones(3, dtype=bool))
+    whole = of_rows(rows, ["a", "b"], grid, 4.0, Rule(least=0.5, shortest=0), np.ones(3, dtype=bool))
     assert whole.segments == []
     assert np.array_equal(whole.windows, rows)
-    alone = decided(rows, ["a", "b"], grid, 4.0, Rule(least=0.5, shortest=0, decide="windows"), np.array([True, False, False]))
+    alone = of_rows(rows, ["a", "b"], grid, 4.0, Rule(least=0.5, shortest=0, decide="windows"), np.array([True, False, False]))
     assert [one.label for one in alone.segments] == ["a", "b"]
     assert alone.segments[0].start == 2.0  # of two windows as near, the earlier one
 
@@ -158,9 +167,9 @@ def test_two_videos_of_one_name_are_refused(chain: Pipeline, tmp_path: Path, cap
 def test_hysteresis_needs_two_steps_and_no_later_one() -> None:
     rows = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.2, 0.8], [0.2, 0.8]])
     rule = Rule(decide="hysteresis", least=0.55, shortest=0, gap=0)
-    whole = decided(rows, ["a", "b"], Grid(1.0, 1.0), 7, rule)
+    whole = of_rows(rows, ["a", "b"], Grid(1.0, 1.0), 7, rule)
     assert [(one.label, one.start, one.end) for one in whole.segments] == [("a", 1, 4), ("b", 4, 7)]
-    part = decided(rows[:5], ["a", "b"], Grid(1.0, 1.0), 5, rule)
+    part = of_rows(rows[:5], ["a", "b"], Grid(1.0, 1.0), 5, rule)
     assert [(one.label, one.start, one.end) for one in part.segments] == [("a", 1, 4), ("b", 4, 5)]
 
 
@@ -168,7 +177,7 @@ def test_scores_against_the_truth(chain: Pipeline, tmp_path: Path, capsys: pytes
     """What was found, taken for the truth, scores 1; a truth elsewhere is refused."""
     video, out = tmp_path / "film.mp4", tmp_path / "out"
     encode(video, np.concatenate([moving_block(30, falls=True, shade=40), moving_block(30, falls=False, shade=90)]))
-    words = ["segment", video, "--model", chain.bundle, "--clip", 0.8, "--least", 0.05]
+    words = ["segment", video, "--model", chain.bundle, "--clip", 0.8, "--least", 0.05, "--no-motion"]
     assert chain(*words, "--output", out) == 0
     capsys.readouterr()
     assert chain(*words, "--truth", out / "film.segments.json") == 0

@@ -1,13 +1,14 @@
-"""A stream is decided as a file: the same probabilities to the bit, the same segments, each told once and in order."""
+"""A stream is decided as its steps are by themselves: the same probabilities to the bit, the same segments, each told once and in order."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from vtlvlm.segments.finding import Reading, Rule, decided, of_steps
-from vtlvlm.segments.live import Began, Live
-from vtlvlm.segments.timeline import Segment
+from vtlvlm.segments.live import Began, Live, Reading
+from vtlvlm.segments.rules import Rule
+from vtlvlm.segments.steps import of_steps
+from vtlvlm.segments.timeline import Segment, to_segments
 from vtlvlm.segments.windows import Grid
 
 CLASSES = ["wave", "jump", "fall"]
@@ -29,7 +30,7 @@ def told(live: Live, values: np.ndarray, rejected: np.ndarray, end: float) -> li
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_stream_is_decided_as_a_file(seed: int) -> None:
+def test_a_stream_is_decided_as_its_steps_are(seed: int) -> None:
     generator = np.random.default_rng([1, seed])
     grid = Grid(3.0, float(generator.choice([0.5, 0.75, 1.0, 3.0])))
     rule = Rule(
@@ -38,10 +39,12 @@ def test_a_stream_is_decided_as_a_file(seed: int) -> None:
     values = rows(seed, 60)
     rejected = generator.random(60) < 0.1
     end = 59 * grid.hop + 3.0 + float(generator.uniform(0, grid.hop))
-    whole = decided(values, CLASSES, grid, end, rule, rejected)
+    steps, decide = of_steps(values, grid, end, rejected), rule.hysteresis()
+    labels = rule.tidied(np.array([decide(row) for row in steps]), grid.hop)
+    whole = [one._replace(end=min(one.end, end)) for one in to_segments(labels, CLASSES, grid.hop, steps)]
     found = [one for one in told(Live(CLASSES, grid, rule), values, rejected, end) if isinstance(one, Segment)]
-    assert [one[:3] for one in found] == [one[:3] for one in whole.segments]
-    assert [one.score for one in found] == pytest.approx([one.score for one in whole.segments], abs=1e-12)
+    assert [one[:3] for one in found] == [one[:3] for one in whole]
+    assert [one.score for one in found] == pytest.approx([one.score for one in whole], abs=1e-12)
 
 
 def test_steps_are_those_of_the_whole_video_to_the_bit() -> None:

@@ -73,7 +73,8 @@ def test_the_command_prints_what_happens(chain: Pipeline, tmp_path: Path, capsys
 @pytest.mark.slow
 def test_control_c_tells_the_last_segment_and_ends_well(chain: Pipeline) -> None:
     content = transport_stream([250] * 200, each=5)  # 40 seconds
-    words = ["segment", "--model", chain.bundle, "--device", "cpu", "--clip", "1", "--hop", "0.5", "--least", "0.05", "--json"]
+    words = ["segment", "--model", chain.bundle, "--device", "cpu", "--clip", "1", "--hop", "0.5"]
+    words += ["--least", "0.05", "--no-motion", "--json"]
     with server(sends(content, then=60.0)) as address:
         process = subprocess.Popen(
             [sys.executable, "-m", "vtlvlm", *map(str, words), address],

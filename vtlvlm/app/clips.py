@@ -22,7 +22,8 @@ from vtlvlm.data.video import Stopped
 from vtlvlm.errors import DataError
 from vtlvlm.recognizers.answers import as_dict
 from vtlvlm.recognizers.recognizer import VideoRecognizer
-from vtlvlm.segments.finding import Rule, find
+from vtlvlm.segments.finding import find
+from vtlvlm.segments.rules import Rule
 from vtlvlm.segments.windows import Grid
 from vtlvlm.system.streams import gist
 from vtlvlm.web.store import Store, Stored

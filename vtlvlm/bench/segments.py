@@ -20,7 +20,8 @@ from vtlvlm.bench.harness import Measurement
 from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip
 from vtlvlm.recognizers.recognizer import Answer
-from vtlvlm.segments.finding import Rule, find
+from vtlvlm.segments.finding import find
+from vtlvlm.segments.rules import Rule
 from vtlvlm.segments.windows import Grid
 
 MINUTES = 10

@@ -5,6 +5,9 @@ bundled whole, a frozen extractor below a linear head too.
 rule accepts 95 % of the validation clips, which it reads from their videos. The bundle then holds the mean event vectors of up to 4,096
 training clips.
 
+Where the training videos are at hand, 48 of them are read: the bundle then knows which change counts as movement, and segment cuts long
+videos where something moves.
+
 --format peft writes only the prompts, in the format of peft's prefix tuning. `PeftModel.from_pretrained(llava, DIR)` loads them. With
 `init_from: DIR`, DeepPrompts starts from them, or from any prefix trained with peft.
 """
@@ -35,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fit a rule of rejection that accepts this share of validation clips, such as 0.95",
     )
     parser.add_argument("--events", type=Path, help="event cache of the run, if it has moved")
-    parser.add_argument("--videos", type=Path, help="folder of the run's videos, if it has moved; --acceptance reads them")
-    parser.add_argument("--device", default="auto", help="where --acceptance computes: cpu, cuda, … (default: cuda if available)")
+    parser.add_argument("--videos", type=Path, help="folder of the run's videos, if it has moved; some training clips are read")
+    parser.add_argument("--device", default="auto", help="where clips are read: cpu, cuda, … (default: cuda if available)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     folder = export_bundle(args.run, args.output, vtem=args.vtem, dictionary=args.dictionary, finish=finish, weights=args.weights)
     if read_description(folder).get("kind") == KIND:
         _note_clips_length(args, folder)
-    elif finish is None and layout_read(folder) is None:
-        _note_length(args, folder)
+    elif layout_read(folder) is None:
+        _note_training(args, folder)
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
     layout = layout_read(folder)
     ending = "" if layout is None else ".skeleton" if layout == "ntu25" else ".npz"
@@ -94,22 +97,24 @@ def _rejection(args: argparse.Namespace) -> Callable[[Path], None]:
     return finish
 
 
-def _note_length(args: argparse.Namespace, folder: Path) -> None:
-    """Note the length of the training clips in a bundle, if the event cache is here."""
+def _note_training(args: argparse.Namespace, folder: Path) -> None:
+    """Note the length of the training clips in a bundle, and from which change on they move, as far as the data are here."""
     from vtlvlm.data.of_run import data_of_run
     from vtlvlm.errors import DataError, UsageError
-    from vtlvlm.recognizers.rejecting import clip_seconds, note_clip_seconds
+    from vtlvlm.recognizers.training_clips import note_training
     from vtlvlm.system.text import shown
+
+    def note(line: str) -> None:
+        print(f"vtlvlm: {line}", file=sys.stderr)
 
     try:
         data = data_of_run(args.run, args.events, args.videos)
         data.prepare_data()
         data.setup("fit")
-        note_clip_seconds(folder, clip_seconds(data))
+        if not note_training(folder, data, args.device):
+            note("the bundle does not know when something moves, since the training videos are not here (--videos); segment does without")
     except (DataError, UsageError) as error:
-        print(
-            f"vtlvlm: the bundle does not know the length of its training clips ({shown(error)}); segment then takes 3 s", file=sys.stderr
-        )
+        note(f"the bundle does not know its training clips ({shown(error)}); segment then takes windows of 3 s, without motion")
 
 
 def _note_clips_length(args: argparse.Namespace, folder: Path) -> None:

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="path: the best path through the video; windows: the nearest window of each step alone; "
         "hysteresis: step by step, as a stream is always decided (default: path)",
     )
-    parser.add_argument("--no-trim", action="store_true", help="do not cut segments to where the event sentences say that something moves")
+    parser.add_argument("--no-motion", action="store_true", help="decide without motion: do not look for the parts of the video that move")
     parser.add_argument("--truth", type=Path, metavar="JSON", help="true segments to score with: ActivityNet's JSON, or a .segments.json")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder to write files into")
     parser.add_argument(
@@ -77,14 +77,15 @@ def run(args: argparse.Namespace) -> int:
     from vtlvlm.commands.classify import files_of, names_of, require_model, videos
     from vtlvlm.data.streaming import is_stream
     from vtlvlm.errors import DataError, UsageError
-    from vtlvlm.segments.finding import Rule, find
+    from vtlvlm.segments.finding import find
     from vtlvlm.segments.formats import FORMATS, read_truth
+    from vtlvlm.segments.rules import Rule
     from vtlvlm.segments.windows import Grid
     from vtlvlm.system.text import shown
 
     if args.clip is not None:
         Grid(args.clip, args.clip / 4 if args.hop is None else args.hop)  # refused before the model is loaded
-    rule = Rule(args.least, args.switch, args.shortest, args.gap, args.decide or "path", not args.no_trim)
+    rule = Rule(args.least, args.switch, args.shortest, args.gap, args.decide or "path", not args.no_motion)
     formats = [one.strip() for one in args.formats.split(",") if one.strip()]
     if unknown := [one for one in formats if one not in (*FORMATS, VIDEO)]:
         raise UsageError(f"--formats {shown(unknown[0], 40)}: choose from {', '.join((*FORMATS, VIDEO))}")

@@ -17,9 +17,9 @@ from vtlvlm.commands.classify import json_line, require_model
 from vtlvlm.commands.segment import VIDEO, model_of
 from vtlvlm.data.streaming import LiveStream, require_camera, without_password
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.segments.finding import Rule
 from vtlvlm.segments.formats import clock, row_of, write_segments
 from vtlvlm.segments.live import Began
+from vtlvlm.segments.rules import Rule
 from vtlvlm.segments.timeline import Segment
 from vtlvlm.segments.watching import Interrupted, watch
 from vtlvlm.system.text import shown

@@ -42,6 +42,8 @@ from vtlvlm.system.renamed import present_name
 from vtlvlm.system.text import shown
 from vtlvlm.vtem.model import VTEM
 
+MOST_CHANGE = 1e9
+"""Change of features in a second, in deviations, at most"""
 LONGEST_PATH = 4_096
 """Characters of a path, at most"""
 
@@ -106,14 +108,12 @@ def _from_bundle(folder: Path, described: dict[str, Any], computed: dict[str, An
     base |= changed
     if "path" not in changed:
         base["path"] = base_place(folder, described.get("llava"), base.get("path"))
-    vtem, reasoner = build_from(described.get("vtem"), VTEM, folder), build_from(settings, EventReasoner, folder)
+    reasoner = build_from(settings, EventReasoner, folder)
     sampling = build_from(described.get("sampling"), FrameSampling, folder)
-    first, second = (read_weights(folder, name, described["sha256"]) for name in (VTEM_FILE, ADAPTER_FILE))
-    vtem.require_fit({name: tensor.shape for name, tensor in first.items()}, folder)
+    second = read_weights(folder, ADAPTER_FILE, described["sha256"])
     reasoner.adapter.require_fit({name: tensor.shape for name, tensor in second.items()}, folder)
     require_same_base(made, reasoner.llava.path, reasoner.llava.revision, str(folder))
-    vtem.build()
-    load_into(vtem, first, folder / VTEM_FILE)
+    vtem = vtem_of(folder, described)
     with made_on(found_device(device)):
         reasoner.build(described["classes"], vtem.num_tokens, vtem.event_dim, fresh=False)
     require_numbers(second, reasoner.trainable_state(), folder / ADAPTER_FILE)
@@ -125,8 +125,25 @@ def _from_bundle(folder: Path, described: dict[str, Any], computed: dict[str, An
         state = read_weights(folder, REJECTION_FILE, described["sha256"])
         rule = RejectionRule.of_state(state, vtem.event_dim, folder / REJECTION_FILE)
         recognizer.rejection = replace(rule, training=rule.training.to(recognizer.device))
-    recognizer.clip_seconds = described.get("clip_seconds")
+    recognizer.clip_seconds, recognizer.moving = described.get("clip_seconds"), described.get("moving")
     return recognizer
+
+
+def vtem_of(folder: Path, described: dict[str, Any]) -> VTEM:
+    """The VTEM of a bundle, with its weights.
+
+    Args:
+        folder: The bundle.
+        described: Its description, which :func:`require_bundle` has checked.
+
+    Raises:
+        UsageError: Its weights are damaged, or do not fit its settings.
+    """
+    vtem, state = build_from(described.get("vtem"), VTEM, folder), read_weights(folder, VTEM_FILE, described["sha256"])
+    vtem.require_fit({name: tensor.shape for name, tensor in state.items()}, folder)
+    vtem.build()
+    load_into(vtem, state, folder / VTEM_FILE)
+    return vtem
 
 
 def _of_kind(folder: Path, described: dict[str, Any], computed: dict[str, Any], device: str) -> Recognizer:
@@ -198,6 +215,7 @@ def require_bundle(folder: Path, described: dict[str, Any]) -> None:
         or not all(isinstance(digests.get(name), str) for name in (VTEM_FILE, ADAPTER_FILE))
         or not isinstance(digests.get(REJECTION_FILE, ""), str)
         or not is_clip_length(described.get("clip_seconds"))
+        or not is_change(described.get("moving"))
     ):
         raise UsageError(f"{path}: an incomplete description of a bundle; get the folder again, or export it again")
     record = {"stage": PromptTuningModule.stage, "settings": described["reasoner"], "provenance": origin.get("reasoning")}
@@ -205,6 +223,11 @@ def require_bundle(folder: Path, described: dict[str, Any]) -> None:
     described["classes"] = require_classes(described.get("classes"), path)
     if described["classes"] != list(origin["reasoning"]["classes"]):
         raise UsageError(f"{path}: its categories are not those it was trained with; get the folder again, or export it again")
+
+
+def is_change(value: Any) -> bool:
+    """Whether a value is a change of features in a second, or none."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MOST_CHANGE)
 
 
 def base_place(model: Path, relative: str | None, recorded: Any) -> str:

@@ -27,12 +27,14 @@ from vtlvlm.recognizers.limits import MOST_PIXELS, require_modest
 from vtlvlm.recognizers.recordings import PACKED, packed_in
 from vtlvlm.rejection import Familiarity, RejectionRule
 from vtlvlm.rejection.rule import signals_of
-from vtlvlm.segments.finding import Found, Rule, find
+from vtlvlm.segments.finding import Found, find
+from vtlvlm.segments.rules import Rule
 from vtlvlm.segments.windows import Grid
 from vtlvlm.skeleton.layouts import NTU25
 from vtlvlm.skeleton.reading import ENDING
 from vtlvlm.system.cpu import usable_cores
 from vtlvlm.system.text import shown
+from vtlvlm.vtem.clip_facts import change_rate, distance
 from vtlvlm.vtem.encoding import Events
 from vtlvlm.vtem.extractors import Backbone, FeatureExtractor
 from vtlvlm.vtem.model import VTEM
@@ -76,6 +78,8 @@ class Answer(NamedTuple):
     """the event sentence; None from a recogniser without event sentences"""
     familiarity: Familiarity | None = None
     """None without a rule of rejection"""
+    motion: Tensor | None = None
+    """(N, 2) seconds from the clip's start and motion, 1 where it counts as moving; None if the model does not know when it moves"""
 
 
 class Views(NamedTuple):
@@ -158,7 +162,7 @@ class Recognizer(ABC):
     @torch.inference_mode()
     def _answer(self, file: Path, decoded: Decoded, top: int) -> Recognition:
         start = time.perf_counter()
-        probabilities, events, familiarity = self.recognise(decoded.clip)
+        probabilities, events, familiarity, _ = self.recognise(decoded.clip)
         if not bool(torch.isfinite(probabilities).all()):
             raise DataError(f"{file}: the model gives no probabilities for it (NaN); {self.suspects} are damaged")
         best = probabilities.topk(min(top, len(self.classes)))
@@ -209,7 +213,7 @@ class VideoRecognizer(Recognizer):
             file: any video that FFmpeg can read.
             clip: seconds of a window; ``clip_seconds`` if None, or 3 if that is unknown.
             hop: seconds from one window to the next; a quarter of ``clip`` if None.
-            rule: settings of ``Rule``: ``least``, ``switch``, ``shortest``, ``gap``, ``decide``.
+            rule: settings of ``Rule``: ``least``, ``switch``, ``shortest``, ``gap``, ``decide``, ``motion``.
 
         Raises:
             UsageError: A setting is out of range.
@@ -238,6 +242,16 @@ class VideoRecognizer(Recognizer):
         return Decoded(clips[0] if len(clips) == 1 else Views(clips), time.perf_counter() - start, sampled)
 
 
+class _Read(NamedTuple):
+    """A clip, B = 1: its event sentence, what the language model says of it, how fast its features change (B, N, 2), and how far they are
+    from the training's (B,)."""
+
+    events: Events
+    scores: LabelScores
+    rates: Tensor
+    distance: Tensor
+
+
 class ActionRecognizer(VideoRecognizer):
     """A trained pipeline for single files.
 
@@ -251,6 +265,7 @@ class ActionRecognizer(VideoRecognizer):
     Attributes:
         dictionary: what the codes of its event sentences are, if its bundle says so.
         rejection: says whether a clip is unlike the training, if its bundle has a rule for this.
+        moving: change of the features in a second from which the training clips count as moving, if its bundle says so.
     """
 
     suspects = "its weights or its LLaVA"
@@ -267,6 +282,7 @@ class ActionRecognizer(VideoRecognizer):
         super().__init__(classes, sampling, vtem.extractor, device)
         self.dictionary: EventDictionary | None = None
         self.rejection: RejectionRule | None = None
+        self.moving: float | None = None
         self.vtem = vtem.to(self.device).eval()
         self.reasoner = reasoner.to(self.device).eval()
 
@@ -295,31 +311,36 @@ class ActionRecognizer(VideoRecognizer):
 
     def recognise(self, clip: Clip) -> Answer:
         """What the model says of a clip; with a rule of rejection, also whether it is like the training."""
-        events, scores = self._read(clip)
-        probabilities = self.reasoner.probabilities(scores.score)
+        read = self._read(clip)
+        probabilities = self.reasoner.probabilities(read.scores.score)
         found = None
         if self.rejection is not None:
-            found = self.rejection(self._signals(events, scores, probabilities, self.rejection.training))[0]
-        return Answer(probabilities[0].cpu(), events.tokens, found)
+            found = self.rejection(self._signals(read, probabilities, self.rejection.training))[0]
+        motion = None if self.moving is None else read.rates[0] / read.rates.new_tensor([1.0, self.moving])
+        return Answer(probabilities[0].cpu(), read.events.tokens, found, motion)
 
     def signals(self, clip: Clip, training: Tensor) -> NDArray[np.float64]:
-        """The signals (4,) that a rule of rejection reads, of a clip.
+        """The signals (6,) that a rule of rejection reads, of a clip.
 
         Args:
             clip: As :meth:`recognise` takes it.
             training: (N, E) mean event vectors of training clips.
         """
-        events, scores = self._read(clip)
-        row: NDArray[np.float64] = self._signals(events, scores, self.reasoner.probabilities(scores.score), training)[0]
+        read = self._read(clip)
+        row: NDArray[np.float64] = self._signals(read, self.reasoner.probabilities(read.scores.score), training)[0]
         return row
 
-    def _read(self, clip: Clip) -> tuple[Events, LabelScores]:
-        events = self.vtem.read(clip.frames[None].to(self.device), clip.times[None].to(self.device))
-        return events, self.reasoner(events.tokens.vectors)
+    def _read(self, clip: Clip) -> _Read:
+        times = self.vtem.extractor.step_times(clip.times[None].to(self.device))
+        features = self.vtem.extractor(clip.frames[None].to(self.device))
+        events = self.vtem.events(features, times)
+        far = distance(features, self.vtem.mean, self.vtem.std)
+        return _Read(events, self.reasoner(events.tokens.vectors), change_rate(features, times, self.vtem.std), far)
 
     @staticmethod
-    def _signals(events: Events, scores: LabelScores, probabilities: Tensor, training: Tensor) -> NDArray[np.float64]:
-        return signals_of(events.tokens, events.continuous, probabilities, scores.in_list_mass, training)
+    def _signals(read: _Read, probabilities: Tensor, training: Tensor) -> NDArray[np.float64]:
+        tokens, continuous = read.events.tokens, read.events.continuous
+        return signals_of(tokens, continuous, probabilities, read.scores.in_list_mass, training, read.rates[..., 1], read.distance)
 
 
 def found_device(name: str) -> torch.device:

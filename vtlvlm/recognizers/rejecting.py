@@ -11,27 +11,17 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vtlvlm.data.cache import EventCache
 from vtlvlm.data.datamodule import NTUDataModule
 from vtlvlm.data.video import decode_sampled
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.recognizers.bundles import BUNDLE, REJECTION_FILE, digest, read_description
 from vtlvlm.recognizers.recognizer import ActionRecognizer
-from vtlvlm.rejection.rule import MOST_TRAINING, RejectionRule, mean_vectors
+from vtlvlm.recognizers.training_clips import require_same_training, training_rows
+from vtlvlm.rejection.rule import MOST_TRAINING, SIGNALS, RejectionRule, mean_vectors
 from vtlvlm.system.files import write_json
 
 BATCH = 1024
 """Sentences that are read from the cache at once"""
-
-
-def clip_seconds(data: NTUDataModule) -> float:
-    """The median length of the training clips in seconds, as far as their events reach.
-
-    Args:
-        data: Set up, with an event cache.
-    """
-    cache, rows = _training_rows(data)
-    return float(np.median(cache.spans(rows)[:, -1, 1].numpy()))
 
 
 def training_means(data: NTUDataModule) -> Tensor:
@@ -40,7 +30,7 @@ def training_means(data: NTUDataModule) -> Tensor:
     Args:
         data: Set up, with an event cache.
     """
-    cache, rows = _training_rows(data)
+    cache, rows = training_rows(data)
     if len(rows) > MOST_TRAINING:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_TRAINING).round().astype(np.int64)]
     found = []
@@ -78,7 +68,7 @@ def fit_rejection(
             f"{data.source.root}: no videos here, and a rule of rejection reads the validation videos: name their folder with --videos"
         )
     training = training_means(data).to(model.device)
-    RejectionRule.fit(training[:1], np.zeros((len(clips), 4)), acceptance)  # refuses too few clips before the work
+    RejectionRule.fit(training[:1], np.zeros((len(clips), len(SIGNALS))), acceptance)  # refuses too few clips before the work
     rows = [_signals(model, data, row, training) for row in progress(clips.tolist())]
     return RejectionRule.fit(training, np.stack(rows), acceptance)
 
@@ -96,7 +86,7 @@ def _signals(model: ActionRecognizer, data: NTUDataModule, row: int, training: T
 def add_rejection(
     folder: Path, data: NTUDataModule, acceptance: float, device: str, progress: Callable[[list[int]], Iterable[int]] = iter
 ) -> RejectionRule:
-    """Fit the rule of rejection of a bundle and write it there, with the length of the training clips.
+    """Fit the rule of rejection of a bundle and write it there.
 
     Args:
         folder: The bundle; it has no rule.
@@ -109,23 +99,11 @@ def add_rejection(
         UsageError: As :func:`fit_rejection`; or the data are not those of the training.
     """
     described = read_description(folder)
-    if (made := described["origin"]["reasoning"].get("train_hash")) != data.train_hash:
-        raise UsageError(f"{data.source.root}: other training clips than those of the model ({made}); name the videos of its training")
+    require_same_training(described, data)
     model = ActionRecognizer.from_checkpoint(folder, device=device)
     assert isinstance(model, ActionRecognizer)
     rule = fit_rejection(model, data, acceptance, progress)
     save_file(rule.state(), folder / REJECTION_FILE)
     described["sha256"][REJECTION_FILE] = digest(folder / REJECTION_FILE)
-    write_json(folder / BUNDLE, {**described, "clip_seconds": round(clip_seconds(data), 3)})
+    write_json(folder / BUNDLE, described)
     return rule
-
-
-def note_clip_seconds(folder: Path, seconds: float) -> None:
-    """Write the length of the training clips into a bundle."""
-    write_json(folder / BUNDLE, {**read_description(folder), "clip_seconds": round(seconds, 3)})
-
-
-def _training_rows(data: NTUDataModule) -> tuple[EventCache, NDArray[np.int64]]:
-    if not isinstance(data.events_cache, EventCache):
-        raise UsageError("the training clips are read from an event cache: name one with --events")
-    return data.events_cache, data.events_cache.rows(data.clip_names(data.split.require("train")), 0)

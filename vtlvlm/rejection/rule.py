@@ -1,13 +1,15 @@
 """The rule that rejects clips: how familiar a clip is, compared with validation clips, and the least familiarity that is accepted.
 
-A model of A actions always names one of them. The rule joins four signals, each larger for clips that are more like the training's:
+A model of A actions always names one of them. The rule joins six signals, each larger for clips that are more like the training's:
 
 - ``probability``: the log of the largest calibrated probability;
 - ``in_list``: the log of the probability that the language model's answer is any of the actions;
 - ``codes``: the mean squared distance of the event vectors to their codes, negative;
-- ``neighbours``: the mean cosine of the clip's mean event vector to its nearest training clips.
+- ``neighbours``: the mean cosine of the clip's mean event vector to its nearest training clips;
+- ``motion``: the log of how fast the clip moves, which is low where nobody does anything;
+- ``looks``: the log of how far the clip's features are from the training's, negative: other cameras, places and kinds of pictures.
 
-Each signal becomes a p-value: the share of validation clips whose signal is at most as large. The familiarity is the mean of the four
+Each signal becomes a p-value: the share of validation clips whose signal is at most as large. The familiarity is the mean of the six
 logarithms (Fisher's method without its distribution, which would need independent signals). The threshold is a conformal quantile: of the
 familiarities of n validation clips, the ⌊(1 − acceptance)(n + 1)⌋-th smallest. A new clip of the same kind then has a familiarity of at
 least the threshold with the probability ``acceptance``, whatever the signals' distribution. Nothing unknown was looked at.
@@ -30,14 +32,16 @@ from vtlvlm.batches import EventTokens
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.stages.compatibility import require_numbers
 
-SIGNALS = ("probability", "in_list", "codes", "neighbours")
+SIGNALS = ("probability", "in_list", "codes", "neighbours", "motion", "looks")
 """The signals, in their order"""
 NEAREST = 5
 """Training clips whose cosines are averaged"""
 MOST_TRAINING = 4096
 """Training clips that a rule holds, at most"""
 SMALLEST = 1e-12
-"""A probability below this counts as this"""
+"""A probability, motion or distance below this counts as this"""
+FAST = 0.9
+"""A clip moves as fast as this quantile of its motion, averaged over three steps"""
 
 
 class Familiarity(NamedTuple):
@@ -58,7 +62,7 @@ class RejectionRule:
     Attributes:
         acceptance: Share of actions of new people that is to be accepted, in (0, 1).
         training: (N, E) mean event vectors of training clips.
-        validation: (n, 4) signals of the validation clips, each column ascending.
+        validation: (n, 6) signals of the validation clips, each column ascending.
         familiarities: (n,) of the validation clips, ascending; each was compared with the others.
     """
 
@@ -73,7 +77,7 @@ class RejectionRule:
 
         Args:
             training: (N, E) mean event vectors of training clips.
-            signals: (n, 4) of the validation clips.
+            signals: (n, 6) of the validation clips.
             acceptance: In (0, 1).
 
         Raises:
@@ -99,7 +103,7 @@ class RejectionRule:
         return float(self.familiarities[max(1, math.floor((1 - self.acceptance) * (len(self.familiarities) + 1) + 1e-9)) - 1])
 
     def __call__(self, signals: NDArray[np.float64]) -> list[Familiarity]:
-        """The familiarity of each of B clips with signals (B, 4)."""
+        """The familiarity of each of B clips with signals (B, 6)."""
         values = _familiarity(signals, self.validation)
         shares = np.searchsorted(self.familiarities, values, side="left") / len(self.familiarities)
         return [
@@ -108,7 +112,7 @@ class RejectionRule:
         ]
 
     def values(self, signals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The familiarity (B,) of clips with signals (B, 4): a mean log p-value, at most 0."""
+        """The familiarity (B,) of clips with signals (B, 6): a mean log p-value, at most 0."""
         return _familiarity(signals, self.validation)
 
     def state(self) -> dict[str, Tensor]:
@@ -146,9 +150,15 @@ class RejectionRule:
 
 
 def signals_of(
-    tokens: EventTokens, continuous: Tensor, probabilities: Tensor, in_list_mass: Tensor, training: Tensor
+    tokens: EventTokens,
+    continuous: Tensor,
+    probabilities: Tensor,
+    in_list_mass: Tensor,
+    training: Tensor,
+    rates: Tensor,
+    distances: Tensor,
 ) -> NDArray[np.float64]:
-    """The signals (B, 4) of clips.
+    """The signals (B, 6) of clips.
 
     Args:
         tokens: Their event sentences.
@@ -156,6 +166,8 @@ def signals_of(
         probabilities: (B, A), calibrated.
         in_list_mass: (B,) in [0, 1].
         training: (N, E) mean event vectors of training clips.
+        rates: (B, N') how fast their features change, in their order of time.
+        distances: (B,) how far their features are from the training's.
     """
     distance = (tokens.vectors.float() - continuous.float()).square().sum(-1).mean(1)
     columns = (
@@ -163,8 +175,16 @@ def signals_of(
         in_list_mass.clamp(min=SMALLEST).log(),
         -distance,
         neighbours(mean_vectors(tokens.vectors), training.to(tokens.vectors.device)),
+        speed(rates).clamp(min=SMALLEST).log(),
+        -distances.clamp(min=SMALLEST).log(),
     )
     return np.stack([column.double().cpu().numpy() for column in columns], axis=1)
+
+
+def speed(rates: Tensor) -> Tensor:
+    """How fast features change (B, N) -> how fast the clips move (B,)."""
+    steps = rates.unfold(1, min(3, rates.shape[1]), 1).mean(-1)
+    return steps.float().quantile(FAST, dim=1)
 
 
 def mean_vectors(vectors: Tensor) -> Tensor:
@@ -180,7 +200,7 @@ def neighbours(means: Tensor, training: Tensor) -> Tensor:
 
 
 def _familiarity(signals: NDArray[np.float64], known: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The familiarity (B,): the mean log p-value of signals (B, 4) among ascending known ones (n, 4)."""
+    """The familiarity (B,): the mean log p-value of signals (B, 6) among ascending known ones (n, 6)."""
     return np.mean([_log_p(signals[:, i], known[:, i]) for i in range(signals.shape[1])], axis=0)
 
 

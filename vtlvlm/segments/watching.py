@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from vtlvlm.data.playing import Frame
 from vtlvlm.data.streaming import LiveStream, without_password
-from vtlvlm.segments.finding import ClipModel, Rule, recognised
+from vtlvlm.segments.finding import ClipModel, recognised
 from vtlvlm.segments.live import Began, Live
+from vtlvlm.segments.rules import Rule
 from vtlvlm.segments.timeline import Segment
 from vtlvlm.segments.windows import Grid, windows
 

@@ -146,11 +146,7 @@ class VTEM(nn.Module):
 
     def forward(self, frames: Tensor, times: Tensor) -> EventTokens:
         """Frames (B, T, 3, H, W) uint8 at times (B, T) seconds -> event sentences."""
-        return self.read(frames, times).tokens
-
-    def read(self, frames: Tensor, times: Tensor) -> Events:
-        """As :meth:`forward`, with the continuous vectors."""
-        return self.events(self.extractor(frames), self.extractor.step_times(times))
+        return self.tokens(self.extractor(frames), self.extractor.step_times(times))
 
     def tokens(self, features: Tensor, times: Tensor, mask: Tensor | None = None) -> EventTokens:
         """Raw features (B, T', S, D) at times (B, T') seconds -> event sentences; ``mask`` (B, T') is False on padding."""
