@@ -196,6 +196,7 @@ def test_options_for_other_models_are_refused(run: Path, bundle: Path, clips: Pa
     cases = {
         ("--vtem", "x.ckpt"): "of a network without stage 1: leave --vtem out",
         ("--dictionary", "x"): "without event sentences: leave --dictionary out",
+        ("--acceptance", "0.9"): "without event sentences: leave --acceptance out",
         ("--weights", "x.pth"): "trained whole, whose weights are its own: leave --weights out",
         ("--format", "peft"): "of stage 'recognition'",
         ("--format", "peft", "--weights", "x.pth"): "--weights goes into the bundle of a video network",

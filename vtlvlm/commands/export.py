@@ -76,12 +76,17 @@ def _rejection(args: argparse.Namespace) -> Callable[[Path], None]:
 
     from vtlvlm.data.of_run import data_of_run
     from vtlvlm.errors import UsageError
+    from vtlvlm.recognizers.export import stage2_checkpoint
     from vtlvlm.recognizers.recognizer import found_device
     from vtlvlm.recognizers.rejecting import add_rejection
+    from vtlvlm.stages.checkpoints import read_record
+    from vtlvlm.stages.recognition import Recognition
 
     if not 0 < args.acceptance < 1:
         raise UsageError(f"--acceptance {args.acceptance:g}: a share between 0 and 1, such as 0.95")
     found_device(args.device)
+    if read_record(checkpoint := stage2_checkpoint(args.run))["stage"] == Recognition.stage:
+        raise UsageError(f"{checkpoint} is a checkpoint of a network without event sentences: leave --acceptance out")
     data = data_of_run(args.run, args.events, args.videos)
     data.prepare_data()
     data.setup("fit")
