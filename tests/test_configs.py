@@ -149,7 +149,9 @@ def require_said(config: dict[str, Any], said: dict[str, Any]) -> None:
 
 
 def bases(overlay: dict[str, Any]) -> list[str]:
-    """The stage files whose model has the settings that an overlay changes."""
+    """The stage files whose model has the settings that an overlay changes; of one that changes none, the small stage 2."""
+    if "model" not in overlay:
+        return ["stage2_small.yaml"]
     own = overlay["model"]["init_args"].keys()
     return [base for base in STAGES if own <= stage_file(base)["model"]["init_args"].keys()]
 
