@@ -59,9 +59,7 @@ def test_movement_is_that_of_the_training_clips(chain: Pipeline) -> None:
     assert model.moving == pytest.approx(wanted, rel=1e-3)
 
 
-def test_a_bundle_without_videos_does_not_know_when_something_moves(
-    chain: Pipeline, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_without_videos_does_not_know_when_something_moves(chain: Pipeline, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rewrite(bundle, moving=None, clip_seconds=None)
     data = data_of_run(chain.run2)
     data.prepare_data()

@@ -216,3 +216,15 @@ def test_rest_is_told_from_movement() -> None:
     assert rest_below([np.zeros(20)]) is None
     assert rest_below([np.ones(2)]) is None
     assert rest_below([]) is None
+
+
+def test_hours_of_a_film_take_seconds() -> None:
+    """Three hours, an action of two seconds every 20: each has its own segment. A sum over the whole film for each would take minutes."""
+    grid = Grid(3.0, 1.0)
+    moves, rest = ([Reading(np.array(p), False, motion_of(m, 0.0, 3.0)) for p in ([0.9, 0.1],)] for m in ([(0.5, 2.5)], []))
+    pattern = [rest[0]] * 20
+    for number in (17, 18, 19):  # the windows that begin 1 and 0 seconds before the action, and 1 second after its start
+        start = number - 18.0
+        pattern[number] = moves[0]._replace(motion=motion_of([(0.5 - start, 2.5 - start)], 0.0, 3.0))
+    found = decided(pattern * 540, CLASSES, grid, 10_802.0, Rule())
+    assert len(found.segments) == 540

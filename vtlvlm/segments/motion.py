@@ -68,12 +68,22 @@ class MotionCurve:
         self.grid = grid
         self.recent: NDArray[np.float64] = np.zeros(0)  # not divided by the noise
         self.first = 0  # number of the first time that is kept
-        self.values: NDArray[np.float64] = np.zeros(0)
+        self._values: NDArray[np.float64] = np.zeros(0)
+        self._new: list[NDArray[np.float64]] = []  # what comes after them, not joined yet
+        self._count = 0  # of both
+        self._total: NDArray[np.float64] | None = None  # what moved until each time, if it is known
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """(n,) the motion at the times that are kept, from number ``first``."""
+        if self._new:
+            self._values, self._new = np.concatenate([self._values, *self._new]), []
+        return self._values
 
     @property
     def known(self) -> float:
         """Seconds up to which the smoothed motion will not change."""
-        return max(0, self.first + len(self.values) - REACH) * STEP
+        return max(0, self.first + self._count - REACH) * STEP
 
     def add(self, number: int, motion: NDArray[np.float64]) -> None:
         """Add a window.
@@ -83,16 +93,19 @@ class MotionCurve:
             motion: (N, 2) seconds from the window's start, ascending, and motion.
         """
         start = number * self.grid.hop
-        new = np.arange(self.first + len(self.values), round((start + self.grid.clip) / STEP))
+        new = np.arange(self.first + self._count, round((start + self.grid.clip) / STEP))
         read = np.interp((new + 0.5) * STEP - start, motion[:, 0], motion[:, 1])
         self.recent = np.append(self.recent, read)[-round(RECENT / STEP) :]
         noise = float(np.clip(np.quantile(smooth(self.recent), QUIET) / REST, *NOISE))
-        self.values = np.append(self.values, read / noise)
+        self._new.append(read / noise)
+        self._count, self._total = self._count + len(new), None
 
     def forget(self, before: float) -> None:
         """Forget what comes before a time."""
-        old = min(len(self.values), max(0, math.floor(before / STEP) - REACH - self.first))
-        self.first, self.values = self.first + old, self.values[old:]
+        old = min(self._count, max(0, math.floor(before / STEP) - REACH - self.first))
+        if old:
+            self._values = self.values[old:]
+            self.first, self._count, self._total = self.first + old, self._count - old, None
 
     def smoothed(self) -> NDArray[np.float64]:
         """The motion (n,) at the known times, from number ``first``."""
@@ -135,9 +148,10 @@ class MotionCurve:
 
     def excess(self, start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
         """How much moves (n,) between times (n,) and later ones (n,), above rest."""
-        total = np.append(0.0, np.cumsum(np.clip(self.smoothed() - LOW, 0, None)))
-        places = [np.clip(np.round(at / STEP).astype(np.int64) - self.first, 0, len(total) - 1) for at in (start, end)]
-        found: NDArray[np.float64] = np.clip(total[places[1]] - total[places[0]], 0, None)
+        if self._total is None:
+            self._total = np.append(0.0, np.cumsum(np.clip(self.smoothed() - LOW, 0, None)))
+        places = [np.clip(np.round(at / STEP).astype(np.int64) - self.first, 0, self._count) for at in (start, end)]
+        found: NDArray[np.float64] = np.clip(self._total[places[1]] - self._total[places[0]], 0, None)
         return found
 
 
@@ -192,7 +206,7 @@ def windows_of(part: Part, count: int, grid: Grid) -> NDArray[np.int64]:
 
 def reaching(part: Part, curve: MotionCurve, end: float) -> Part:
     """A part of a video of ``end`` seconds. One that still moves when the last window ends goes on to the video's end."""
-    last = (curve.first + len(curve.values)) * STEP
+    last = curve.known + REACH * STEP
     return part._replace(end=end if part.end >= last - STEP / 2 else min(part.end, end))
 
 
