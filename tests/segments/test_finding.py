@@ -164,6 +164,15 @@ def test_two_videos_of_one_name_are_refused(chain: Pipeline, tmp_path: Path, cap
     assert "would have one name" in capsys.readouterr().err
 
 
+def test_a_film_in_which_nothing_moves_says_what_to_try(chain: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = film(tmp_path / "still.mp4", [(100, 3)])
+    words = ["segment", path, "--model", chain.bundle, "--clip", 0.8, "--least", 0.05]
+    assert chain(*words) == 0
+    assert "(0 segments)\n  nothing moves as it does in the training" in capsys.readouterr().out
+    assert chain(*words, "--no-motion") == 0
+    assert "nothing moves" not in capsys.readouterr().out
+
+
 def test_hysteresis_needs_two_steps_and_no_later_one() -> None:
     rows = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.2, 0.8], [0.2, 0.8]])
     rule = Rule(decide="hysteresis", least=0.55, shortest=0, gap=0)

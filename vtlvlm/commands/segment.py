@@ -1,8 +1,9 @@
 """Find the actions in long videos, with their times.
 
-The model recognises windows of --clip seconds, one every --hop seconds, and the probabilities of overlapping windows are averaged. The best
-path through the whole video gives the segments: a change of label costs --switch nats, and an action needs at least the probability --least
-to be likelier than none. A window is as long as the clips that the model was trained on should be.
+The model recognises windows of --clip seconds, one every --hop seconds. The video is cut into parts that move, and each part has the name
+of the windows that hold it; it needs at least the probability --least. Where much moves without a rest, and with --no-motion, the best path
+through the steps of the video gives the segments: a change of label costs --switch nats. A window is as long as the clips that the model
+was trained on should be.
 
 Give files or folders. Each video is decoded once, and memory does not grow with its length. --output writes a file for each video and
 format, and a picture of its timeline. The format video is a copy of the video with the labels drawn in.
@@ -125,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
             print(json_line({**facts, "segments": [row_of(one) for one in found.segments]}), flush=True)
         else:
             _say(file, found)
+            if found.motions and rule.motion and not found.segments:
+                print("  nothing moves as it does in the training, or it is no action of the list; --no-motion decides without motion")
         if truth is not None and file.stem in truth:
             scored[file.stem] = found
         if args.output is not None:
