@@ -70,6 +70,13 @@ def test_the_whole_ones_are_read(networks: Networks, capsys: pytest.CaptureFixtu
         assert sum(one["probability"] for one in json.loads(capsys.readouterr().out)["actions"]) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_network_that_was_trained_whole_reads_no_cache(networks: Networks, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever its origin says."""
+    other = networks.changed(tmp_path / "b", put("origin/features", "x"))
+    assert main(["classify", "--json", "--model", str(other), str(networks.video)]) == 0
+    assert json.loads(capsys.readouterr().out)["actions"]
+
+
 @pytest.mark.parametrize("call", [CALL, SAVE, IMPORT])
 @pytest.mark.parametrize("place", ["network", "head", "sampling", f"{NETWORK}/model", f"{SAMPLING}/frames"])
 def test_a_bundle_that_names_a_function_calls_nothing(
@@ -114,6 +121,7 @@ def test_a_bundle_that_names_a_function_calls_nothing(
             ("clip_seconds", float("nan")),
             ("clip_seconds", "3"),
             ("clip_seconds", 10**9),
+            ("clip_seconds", 1e-9),
             ("sha256", REMOVED),
             (f"sha256/{FILE}", 3),
             ("origin", []),

@@ -127,7 +127,7 @@ def test_refusals(chain: Pipeline, bundle: Path, tmp_path: Path, capsys: pytest.
     assert not out.exists()
 
 
-@pytest.mark.parametrize("change", ["width", "nan", "acceptance", "missing", "empty", "huge"])
+@pytest.mark.parametrize("change", ["width", "nan", "acceptance", "missing", "empty", "huge", "scalar"])
 def test_a_damaged_rule_is_refused(bundle: Path, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str], chain: Pipeline) -> None:
     other = tmp_path / "other"
     shutil.copytree(bundle, other)
@@ -140,6 +140,8 @@ def test_a_damaged_rule_is_refused(bundle: Path, tmp_path: Path, change: str, ca
         state["acceptance"] = torch.tensor(2.0, dtype=torch.float64)
     elif change == "missing":
         del state["familiarities"]
+    elif change == "scalar":
+        state["training"] = state["training"][0, 0]
     elif change == "empty":
         state["training"] = state["training"][:0]
     else:

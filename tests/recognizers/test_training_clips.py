@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from pipeline import Pipeline
 from videos import encode, moving_block
 
 from vtlvlm.data.of_run import data_of_run
-from vtlvlm.data.video import decode_sampled
+from vtlvlm.data.video import Clip, decode_sampled
 from vtlvlm.errors import UsageError
 from vtlvlm.recognizers.bundles import BUNDLE
 from vtlvlm.recognizers.recognizer import ActionRecognizer
@@ -76,7 +77,7 @@ def test_a_bundle_without_videos_does_not_know_when_something_moves(chain: Pipel
         note_training(bundle, data, "cpu")
 
 
-@pytest.mark.parametrize("moving", [0, -1.0, True, "1", 1e12, float("nan")])
+@pytest.mark.parametrize("moving", [0, -1.0, True, "1", 1e12, 1e-46, float("nan")])
 def test_a_damaged_number_is_refused(bundle: Path, moving: object) -> None:
     rewrite(bundle, moving=moving)
     with pytest.raises(UsageError, match="incomplete description"):
@@ -92,3 +93,27 @@ def test_the_clip_that_moves_is_found(chain: Pipeline, tmp_path: Path) -> None:
     (one,) = found.segments
     assert one.start == pytest.approx(2.0, abs=0.3)
     assert one.end == pytest.approx(3.0, abs=0.3)
+
+
+def test_a_film_of_few_pictures_moves_too(chain: Pipeline, tmp_path: Path) -> None:
+    """The same in three pictures a second of ten: windows show a picture several times."""
+    block = moving_block(30, falls=True, shade=40)
+    whole = np.concatenate([np.repeat(block[:1], 60, 0), block, np.repeat(block[-1:], 60, 0)])
+    model = recognizer(chain.bundle)
+    for rate in (30, 10, 5):
+        film = encode(tmp_path / f"film{rate}.mp4", whole[:: 30 // rate], rate=rate)
+        found = model.segments(film, clip=1.0, hop=0.25, least=0.05, shortest=0.0)
+        assert len(found.segments) == 1, rate
+        assert found.segments[0].start == pytest.approx(2.0, abs=0.5)
+        assert found.segments[0].end == pytest.approx(3.0, abs=0.5)
+
+
+def test_motion_needs_frames_that_span_the_clip(chain: Pipeline) -> None:
+    model = recognizer(chain.bundle)
+    clip = decode_sampled(sorted(chain.root.glob("*.avi"))[0], model.sampling)
+    assert model.recognise(clip).motion is not None
+    model.sampling = replace(model.sampling, mode="dense")
+    assert model.recognise(clip).motion is None
+    model.sampling = replace(model.sampling, mode="uniform")
+    one = Clip(clip.frames[:1].expand_as(clip.frames), torch.zeros_like(clip.times))
+    assert model.recognise(one).motion is None  # a single picture

@@ -66,6 +66,16 @@ def test_a_signal_that_never_changes_says_nothing() -> None:
     assert rule.values(np.array([[9.0, 9.0, 0.0, 9.0, 9.0, 9.0]]))[0] == pytest.approx(0.0)
 
 
+def test_what_is_no_number_is_rejected_and_any_acceptance_has_a_threshold() -> None:
+    signals = np.random.default_rng(4).normal(size=(40, 6))
+    rule = fitted(signals)
+    odd = np.zeros((1, 6))
+    odd[0, 2] = np.nan
+    assert rule(odd)[0].rejected
+    strict = RejectionRule(1e-12, rule.training, rule.validation, rule.familiarities)  # a bundle may say anything
+    assert strict.threshold == rule.familiarities[-1]
+
+
 def test_refusals() -> None:
     signals = np.random.default_rng(3).normal(size=(18, 6))
     with pytest.raises(UsageError, match=r"18 validation clips: to accept 95\.0% of the actions takes at least 19"):
@@ -93,6 +103,10 @@ def test_signals_by_hand() -> None:
 def test_speed_of_short_and_of_still_clips() -> None:
     assert speed(torch.tensor([[4.0, 6.0]])).tolist() == [5.0]
     assert speed(torch.zeros(1, 9)).tolist() == [0.0]
+    nan = float("nan")
+    assert speed(torch.tensor([[2.0, nan, nan, nan, 4.0, nan]])).tolist() == [4.0]  # means 2, 4, 4 and one unknown
+    assert speed(torch.full((1, 5), nan)).tolist() == [0.0]  # one picture
+    assert speed(torch.zeros(1, 0)).tolist() == [0.0]
     # means of three: 1, 1, 1, 11 -> 0.9 of the way along them
     assert speed(torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0, 31.0]])).tolist() == [pytest.approx(1 + 0.7 * 10)]
 

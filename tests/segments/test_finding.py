@@ -49,6 +49,7 @@ def test_a_short_film_is_one_clip(tmp_path: Path) -> None:
     path = film(tmp_path / "film.mp4", [(250, 0.7)])
     found = find(Brightness(), path, Grid(3.0, 0.75), Rule(shortest=0))
     assert found.segments == [Segment("day", 0, pytest.approx(0.7), pytest.approx(250 / 255, abs=0.02))]
+    assert find(Brightness(), path, Grid(3.0, 0.75), Rule(shortest=0, decide="hysteresis")).segments == found.segments
 
 
 def test_steps_are_weighted_means_of_logarithms_by_loops() -> None:

@@ -124,7 +124,7 @@ def test_a_part_has_the_name_of_its_windows() -> None:
 
 
 def test_segments_are_clipped_to_their_part() -> None:
-    found = clipped([Segment("wave", 0.0, 2.0), Segment("jump", 2.0, 3.0)], 10.0, Part(10.5, 12.0, 1.0))
+    found = clipped([Segment("wave", 0.0, 2.0), Segment("jump", 2.0, 3.0)], 10.0, Part(10.5, 12.3, 1.0), 0.5)
     assert found == [Segment("wave", 10.5, 12.0)]
 
 
@@ -154,14 +154,14 @@ def test_a_stream_has_the_parts_of_a_file(seed: int) -> None:
     rule = Rule(least=0.6, gap=0.5)
     path = decided(readings, CLASSES, grid, end, rule).segments
     live, told = Live(CLASSES, grid, rule), []
-    most, order = 0, []
+    most, steps, order = 0, 0, []
     for number, one in enumerate(readings):
         for event in live.window(one):
             if isinstance(event, Segment):
                 told.append(event)
                 order.append(number * grid.hop + grid.clip - event.end)
         assert live.curve is not None
-        most = max(most, len(live.curve.values))
+        most, steps = max(most, len(live.curve.values)), max(steps, len(live.labels))
     told += [one for one in live.end(end) if isinstance(one, Segment)]
     short = [(begin, stop) for begin, stop in moves if stop - begin < 4 and stop < end - 1]
     for begin, stop in short:  # whatever the path takes of a part that is no longer than a window and a half, the stream takes
@@ -173,6 +173,50 @@ def test_a_stream_has_the_parts_of_a_file(seed: int) -> None:
     assert all(one.end <= other.start + 1e-9 for one, other in pairwise(told))
     assert all(delay < 4.5 + 3.0 + 1.0 for delay in order if delay)
     assert most < 16 / STEP  # seconds
+    assert steps < 24 / grid.hop
+
+
+def test_short_parts_without_end_hold_no_memory() -> None:
+    """A second of movement, then 1.2 seconds of rest, again and again: some part always waits for its windows."""
+    grid, live = Grid(3.0, 0.75), Live(CLASSES, Grid(3.0, 0.75), Rule())
+    moves = [(at, at + 1.0) for at in np.arange(0, 1600, 2.2)]
+    for number in range(2000):
+        start = number * grid.hop
+        near = [one for one in moves if abs(one[0] - start) < 8]
+        live.window(Reading(np.array([0.7, 0.3]), False, motion_of(near, start, grid.clip)))
+        assert live.curve is not None
+        assert max(len(live.labels), len(live.curve.values) * STEP) < 20
+
+
+@pytest.mark.parametrize("gap", [0.0, 3.0, 10.0])
+def test_a_gap_longer_than_windows(gap: float) -> None:
+    grid = Grid(1.0, 0.25)
+    readings, _ = film(400, grid, 3)
+    path = decided(readings, CLASSES, grid, 100.75, Rule(gap=gap)).segments
+    live = decided(readings, CLASSES, grid, 100.75, Rule(gap=gap, decide="hysteresis")).segments
+    short = [one for one in path if one.seconds < 1.4]
+    assert [one for one in live if one in short] == short
+
+
+def test_single_values_make_no_parts_of_what_is_forgotten() -> None:
+    grid, random = Grid(3.0, 0.75), np.random.default_rng(0)
+    readings = []
+    for _ in range(400):
+        motion = motion_of([], 0.0, grid.clip)
+        motion[random.random(len(motion)) < 0.02, 1] = 1.4
+        readings.append(Reading(np.array([0.9, 0.1]), False, motion))
+    path, live = (decided(readings, CLASSES, grid, 302.25, Rule(shortest=0.0, decide=how)).segments for how in ("path", "hysteresis"))
+    assert len(path) == len(live) < 400
+
+
+def test_no_segment_of_a_long_part_is_too_short() -> None:
+    grid = Grid(2.0, 0.5)
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        readings = [Reading(random.dirichlet([1, 1]), False, motion_of([(3.2, 40.0)], 0.5 * number, 2.0)) for number in range(60)]
+        for how in ("path", "hysteresis"):
+            found = decided(readings, CLASSES, grid, 31.5, Rule(shortest=1.0, decide=how)).segments
+            assert all(one.seconds >= 0.95 for one in found)
 
 
 def test_starts_and_ends_are_those_of_the_movement() -> None:
@@ -195,7 +239,7 @@ def test_starts_and_ends_are_those_of_the_movement() -> None:
 
 
 def test_a_movement_without_end_is_told_while_it_goes_on() -> None:
-    """Ten hours of movement, an action every 20 seconds: decided by its steps, in little memory."""
+    """An hour of movement, an action every 20 seconds: decided by its steps, in little memory."""
     grid, sure, none = Grid(3.0, 1.0), np.array([0.98, 0.01, 0.01]), np.array([0.28, 0.36, 0.36])
     live, told = Live([*CLASSES, "fall"], grid, Rule(gap=2.0)), []
     ever = motion_of([(0.0, 1e9)], 0.0, 3.0)

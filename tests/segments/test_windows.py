@@ -127,3 +127,17 @@ def test_a_damaged_video_is_named(tmp_path: Path) -> None:
 def test_grids_that_make_no_windows(clip: float, hop: float) -> None:
     with pytest.raises(UsageError, match="clip="):
         Grid(clip, hop)
+
+
+@pytest.mark.parametrize(("rate", "clip", "frames"), [(30, 3.0, 64), (15, 3.3, 32), (25, 0.05, 4), (1, 0.8, 8)])
+def test_every_window_has_all_its_frames(rate: int, clip: float, frames: int) -> None:
+    """Also where a window's end and the last picture's differ by a rounding, and where windows are shorter than a picture is shown."""
+    played = [Frame(number / rate, lambda: np.zeros((8, 8, 3), np.uint8)) for number in range(20 * rate)]
+    found = list(windows(iter(played), rate, Grid(clip, clip / 4), FrameSampling(frames=frames, size=8)))
+    assert len(found) > 10
+    assert {len(one.clip.frames) for one in found} == {frames}
+
+
+def test_windows_too_short_for_anything_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"clip=0\.001: at least 0\.05 seconds"):
+        Grid(0.001, 0.001)

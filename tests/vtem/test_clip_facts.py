@@ -17,9 +17,11 @@ def test_change_rate_by_hand() -> None:
     assert found[0, :, 1].tolist() == pytest.approx([first / 0.5, second / 0.2], rel=1e-5)
 
 
-def test_frames_that_repeat_do_not_move() -> None:
-    found = change_rate(torch.ones(1, 3, 1, 4), torch.tensor([[1.0, 1.0, 1.0]]), torch.ones(4))
-    assert found[0, :, 1].tolist() == [0.0, 0.0]
+def test_nothing_is_known_between_steps_of_one_picture() -> None:
+    features = torch.tensor([0.0, 0.0, 3.0, 3.0])[None, :, None, None]
+    found = change_rate(features, torch.tensor([[0.1, 0.1, 0.4, 0.6]]), torch.ones(1))
+    assert found[0, 0, 1].isnan()  # one picture twice
+    assert found[0, 1:, 1].tolist() == pytest.approx([10.0, 0.0])  # the last is another picture, and still
 
 
 def test_distance_by_hand() -> None:

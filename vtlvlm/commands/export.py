@@ -117,7 +117,7 @@ def _note_training(args: argparse.Namespace, folder: Path) -> None:
         data.prepare_data()
         data.setup("fit")
         if not note_training(folder, data, args.device):
-            note("the bundle does not know when something moves, since the training videos are not here (--videos); segment does without")
+            note("the bundle does not know when something moves: the training videos are not here (--videos), or nothing moves in them")
     except (DataError, UsageError) as error:
         note(f"the bundle does not know its training clips ({shown(error)}); segment then takes windows of 3 s, without motion")
 

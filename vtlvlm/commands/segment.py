@@ -1,15 +1,17 @@
 """Find the actions in long videos, with their times.
 
 The model recognises windows of --clip seconds, one every --hop seconds. The video is cut into parts that move, and each part has the name
-of the windows that hold it; it needs at least the probability --least. Where much moves without a rest, and with --no-motion, the best path
-through the steps of the video gives the segments: a change of label costs --switch nats. A window is as long as the clips that the model
-was trained on should be.
+of the windows that hold it; it needs at least the probability --least. Where much moves without a rest, with --no-motion, and for a model
+that does not know when something moves (a linear probe, a video network, a bundle that was exported without its training videos), the best
+path through the steps of the video gives the segments: a change of label costs --switch nats. A window is as long as the clips that the
+model was trained on should be.
 
 Give files or folders. Each video is decoded once, and memory does not grow with its length. --output writes a file for each video and
 format, and a picture of its timeline. The format video is a copy of the video with the labels drawn in.
 
-Or give one camera (camera:0, /dev/video0) or network stream (rtsp://…, http://…, udp://…). Actions are then told while it runs, each step
---clip seconds after its start. A slow machine drops the oldest frames, and a stream that goes away is opened again. Ctrl-C ends it.
+Or give one camera (camera:0, /dev/video0) or network stream (rtsp://…, http://…, udp://…). Actions are then told while it runs: that one
+began --clip seconds after its start, and its segment about as long after its end. A slow machine drops the oldest frames, and a stream that
+goes away is opened again. Ctrl-C ends it.
 """
 
 from __future__ import annotations
@@ -126,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
             print(json_line({**facts, "segments": [row_of(one) for one in found.segments]}), flush=True)
         else:
             _say(file, found)
-            if found.motions and rule.motion and not found.segments:
+            if found.motions and rule.motion and rule.decide != "windows" and not found.segments:
                 print("  nothing moves as it does in the training, or it is no action of the list; --no-motion decides without motion")
         if truth is not None and file.stem in truth:
             scored[file.stem] = found

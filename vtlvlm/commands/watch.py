@@ -55,7 +55,9 @@ def watch_stream(args: argparse.Namespace, source: str, rule: Rule, formats: lis
         print(f"vtlvlm: {shown(line)}", file=sys.stderr, flush=True)
 
     found: list[Segment] = []
-    note(f"{named}: steps of {grid.hop:g} s, each decided {grid.clip:g} s after its start; Ctrl-C ends it")
+    note(
+        f"{named}: each step of {grid.hop:g} s is decided {grid.clip:g} s after its start, a segment as long after its end; Ctrl-C ends it"
+    )
     said = time.monotonic()
     with LiveStream(source, model.sampling, give_up=args.give_up, seconds=args.seconds, say=note) as stream, _stopped_by_hand(stream):
         for one in watch(model, stream, grid, rule):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vtlvlm.errors import UsageError
+from vtlvlm.segments.windows import SHORTEST_CLIP
 from vtlvlm.stages.compatibility import require_classes, require_numbers, require_tensors
 from vtlvlm.system.text import shown
 
@@ -88,7 +89,9 @@ def require_described(described: dict[str, Any], files: Sequence[str], path: Pat
 
 def is_clip_length(seconds: Any) -> bool:
     """Whether a value from a description is a length of clips, or none."""
-    return seconds is None or (isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < LONGEST_CLIP)
+    return seconds is None or (
+        isinstance(seconds, int | float) and not isinstance(seconds, bool) and SHORTEST_CLIP <= seconds < LONGEST_CLIP
+    )
 
 
 def read_weights(folder: Path, name: str, digests: dict[str, str]) -> dict[str, Tensor]:

@@ -42,8 +42,8 @@ from vtlvlm.system.renamed import present_name
 from vtlvlm.system.text import shown
 from vtlvlm.vtem.model import VTEM
 
-MOST_CHANGE = 1e9
-"""Change of features in a second, in deviations, at most"""
+LEAST_CHANGE, MOST_CHANGE = 1e-6, 1e9
+"""Change of features in a second, in deviations"""
 LONGEST_PATH = 4_096
 """Characters of a path, at most"""
 
@@ -227,7 +227,7 @@ def require_bundle(folder: Path, described: dict[str, Any]) -> None:
 
 def is_change(value: Any) -> bool:
     """Whether a value is a change of features in a second, or none."""
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MOST_CHANGE)
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and LEAST_CHANGE < value < MOST_CHANGE)
 
 
 def base_place(model: Path, relative: str | None, recorded: Any) -> str:

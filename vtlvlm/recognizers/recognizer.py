@@ -193,10 +193,7 @@ class VideoRecognizer(Recognizer):
     ) -> None:
         require_modest(sampling, extractor, len(views))
         super().__init__(classes, device)
-        if isinstance(extractor, Backbone):
-            extractor.run = extractor.feature_map  # a model's file may ask for compiling, which takes minutes
-            if self.device.type == "cpu":
-                extractor.precision = "float32"  # most CPUs compute half precision far slower; the result differs by its rounding
+        as_for_single_clips(extractor, self.device)
         self.sampling, self.views = sampling, tuple(views)
         self.clip_seconds: float | None = None
 
@@ -316,8 +313,7 @@ class ActionRecognizer(VideoRecognizer):
         found = None
         if self.rejection is not None:
             found = self.rejection(self._signals(read, probabilities, self.rejection.training))[0]
-        motion = None if self.moving is None else read.rates[0] / read.rates.new_tensor([1.0, self.moving])
-        return Answer(probabilities[0].cpu(), read.events.tokens, found, motion)
+        return Answer(probabilities[0].cpu(), read.events.tokens, found, self._motion(read.rates[0]))
 
     def signals(self, clip: Clip, training: Tensor) -> NDArray[np.float64]:
         """The signals (6,) that a rule of rejection reads, of a clip.
@@ -330,6 +326,14 @@ class ActionRecognizer(VideoRecognizer):
         row: NDArray[np.float64] = self._signals(read, self.reasoner.probabilities(read.scores.score), training)[0]
         return row
 
+    def _motion(self, rates: Tensor) -> Tensor | None:
+        """Motion (N, 2) from how fast features change (N', 2). None if it is not known: the frames do not span the clip, or are one
+        picture."""
+        known = rates[rates[:, 1].isfinite()]
+        if self.moving is None or self.sampling.mode != "uniform" or not len(known):
+            return None
+        return known / known.new_tensor([1.0, self.moving])
+
     def _read(self, clip: Clip) -> _Read:
         times = self.vtem.extractor.step_times(clip.times[None].to(self.device))
         features = self.vtem.extractor(clip.frames[None].to(self.device))
@@ -341,6 +345,14 @@ class ActionRecognizer(VideoRecognizer):
     def _signals(read: _Read, probabilities: Tensor, training: Tensor) -> NDArray[np.float64]:
         tokens, continuous = read.events.tokens, read.events.continuous
         return signals_of(tokens, continuous, probabilities, read.scores.in_list_mass, training, read.rates[..., 1], read.distance)
+
+
+def as_for_single_clips(extractor: FeatureExtractor, device: torch.device) -> None:
+    """Set how an extractor computes single clips on a device."""
+    if isinstance(extractor, Backbone):
+        extractor.run = extractor.feature_map  # a model's file may ask for compiling, which takes minutes
+        if device.type == "cpu":
+            extractor.precision = "float32"  # most CPUs compute half precision far slower; the result differs by its rounding
 
 
 def found_device(name: str) -> torch.device:

@@ -16,7 +16,7 @@ from vtlvlm.data.video import decode_sampled
 from vtlvlm.errors import UsageError
 from vtlvlm.recognizers.bundles import BUNDLE, read_description
 from vtlvlm.recognizers.loading import require_bundle, vtem_of
-from vtlvlm.recognizers.recognizer import found_device
+from vtlvlm.recognizers.recognizer import as_for_single_clips, found_device
 from vtlvlm.segments.motion import rest_below
 from vtlvlm.stages.parts import build_from
 from vtlvlm.system.files import write_json
@@ -74,13 +74,15 @@ def moving_from(vtem: VTEM, sampling: FrameSampling, data: NTUDataModule, device
         DataError: A clip cannot be read.
     """
     vtem = vtem.to(device).eval()
+    as_for_single_clips(vtem.extractor, device)
     rows, index = data.split.require("train"), data.index
     motions = []
     for row in np.random.default_rng(0).permutation(rows)[:READ].tolist():
         clip = decode_sampled(index.file(row), sampling, num_frames=int(index.frames[row]), rate=float(index.fps[row]))
         features = vtem.extractor(clip.frames[None].to(device))
         times = vtem.extractor.step_times(clip.times[None].to(device))
-        motions.append(change_rate(features, times, vtem.std)[0, :, 1].double().cpu().numpy())
+        rates = change_rate(features, times, vtem.std)[0, :, 1].double().cpu().numpy()
+        motions.append(rates[np.isfinite(rates)])
     return rest_below(motions)
 
 
@@ -102,10 +104,10 @@ def note_training(folder: Path, data: NTUDataModule, device: str = "auto") -> bo
     described = read_description(folder)
     require_same_training(described, data)
     facts: dict[str, float] = {"clip_seconds": round(clip_seconds(data), 3)}
-    if data.source.has_videos:
-        require_bundle(folder, described)
-        sampling = build_from(described.get("sampling"), FrameSampling, folder)
-        if (moving := moving_from(vtem_of(folder, described), sampling, data, found_device(device))) is not None:
-            facts["moving"] = float(f"{moving:.4g}")
+    require_bundle(folder, described)
+    sampling = build_from(described.get("sampling"), FrameSampling, folder)
+    if data.source.has_videos and sampling.mode == "uniform":  # other frames do not span the clip
+        moving = moving_from(vtem_of(folder, described), sampling, data, found_device(device))
+        facts |= {} if moving is None else {"moving": float(f"{moving:.4g}")}
     write_json(folder / BUNDLE, {**described, **facts})
     return "moving" in facts

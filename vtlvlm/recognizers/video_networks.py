@@ -118,7 +118,7 @@ class NetworkRecognizer(VideoRecognizer):
     def __init__(self, trained: Trained, sampling: FrameSampling, device: str = "auto", cached: bool = False) -> None:
         super().__init__(trained.classes, sampling, _extractor(trained.network), device, sampling.test_views)
         self.network, self.head = trained.network.to(self.device).eval(), trained.head.to(self.device).eval()
-        self.temperature, self.cached = trained.temperature, cached
+        self.temperature, self.cached = trained.temperature, cached and isinstance(self.network, FrozenFeatures)
 
     @classmethod
     def from_run(cls, checkpoint: Path, device: str) -> NetworkRecognizer:

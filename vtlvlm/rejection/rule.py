@@ -100,14 +100,15 @@ class RejectionRule:
     @property
     def threshold(self) -> float:
         """The least familiarity that is accepted."""
-        return float(self.familiarities[max(1, math.floor((1 - self.acceptance) * (len(self.familiarities) + 1) + 1e-9)) - 1])
+        rank = math.floor((1 - self.acceptance) * (len(self.familiarities) + 1) + 1e-9)
+        return float(self.familiarities[min(max(1, rank), len(self.familiarities)) - 1])
 
     def __call__(self, signals: NDArray[np.float64]) -> list[Familiarity]:
         """The familiarity of each of B clips with signals (B, 6)."""
         values = _familiarity(signals, self.validation)
         shares = np.searchsorted(self.familiarities, values, side="left") / len(self.familiarities)
         return [
-            Familiarity(float(share), bool(value < self.threshold), dict(zip(SIGNALS, map(float, row), strict=True)))
+            Familiarity(float(share), not bool(value >= self.threshold), dict(zip(SIGNALS, map(float, row), strict=True)))
             for share, value, row in zip(shares, values, signals, strict=True)
         ]
 
@@ -136,7 +137,7 @@ class RejectionRule:
         Raises:
             UsageError: They are not those of a rule of this model.
         """
-        clips, number = len(state.get("training", ())), len(state.get("validation", ()))
+        clips, number = (state[name].shape[0] if name in state and state[name].ndim else 0 for name in ("training", "validation"))
         shapes = {"acceptance": (), "training": (clips, width), "validation": (number, len(SIGNALS)), "familiarities": (number,)}
         if {name: tuple(tensor.shape) for name, tensor in state.items()} != shapes or not 1 <= clips <= MOST_TRAINING or not number:
             raise UsageError(f"{path}: no rule of rejection for this model; get the bundle again, or export it again")
@@ -182,9 +183,11 @@ def signals_of(
 
 
 def speed(rates: Tensor) -> Tensor:
-    """How fast features change (B, N) -> how fast the clips move (B,)."""
-    steps = rates.unfold(1, min(3, rates.shape[1]), 1).mean(-1)
-    return steps.float().quantile(FAST, dim=1)
+    """How fast features change (B, N), NaN where nothing is known -> how fast the clips move (B,); 0 for clips of one picture."""
+    if not rates.shape[1]:
+        return rates.new_zeros(len(rates))
+    steps = rates.float().unfold(1, min(3, rates.shape[1]), 1).nanmean(-1)
+    return steps.nanquantile(FAST, dim=1).nan_to_num(0.0)
 
 
 def mean_vectors(vectors: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -22,7 +23,7 @@ from vtlvlm.segments.motion import LONG, MotionCurve, clipped, named, reaching, 
 from vtlvlm.segments.rules import Rule
 from vtlvlm.segments.steps import nearest, of_steps
 from vtlvlm.segments.timeline import NONE, Segment, to_segments
-from vtlvlm.segments.windows import Grid, windows
+from vtlvlm.segments.windows import SHORTEST_CLIP, Grid, windows
 
 
 class Judged(Protocol):
@@ -107,7 +108,8 @@ def find(model: ClipModel, file: str | Path, grid: Grid, rule: Rule, progress: C
     if not rows:  # shorter than a window: the whole video is one clip, as for classify
         whole = recognised(model, decode_sampled(file, model.sampling), file)
         rows.append(whole._replace(motion=None))  # its frames lie closer together than those of a window
-        grid = Grid(end, end)
+        grid = Grid(max(end, SHORTEST_CLIP), max(end, SHORTEST_CLIP))
+        rule = replace(rule, decide="path") if rule.decide == "hysteresis" else rule  # which needs two steps
     return decided(rows, model.classes, grid, end, rule)
 
 
@@ -177,13 +179,13 @@ def _of_parts(
     found: list[Segment] = []
     for part in curve.parts(rule.gap)[0]:
         part = reaching(part, curve, end)
-        if part.moving < rule.shortest:
-            continue
         if part.end - part.start <= LONG * grid.clip:
+            if part.moving < rule.shortest:
+                continue
             numbers = windows_of(part, len(windows), grid)
             found += segment_of(part, named(part, windows[numbers], rejected[numbers], numbers, curve), classes, rule.least)
             continue
         first, last = int(part.start / grid.hop), min(len(steps), math.ceil(part.end / grid.hop))
         labels = rule.tidied(_labels(steps[first:last], rule), grid.hop)
-        found += clipped(to_segments(labels, classes, grid.hop, steps[first:last]), first * grid.hop, part)
+        found += clipped(to_segments(labels, classes, grid.hop, steps[first:last]), first * grid.hop, part, rule.shortest)
     return found

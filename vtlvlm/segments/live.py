@@ -38,11 +38,11 @@ class Began(NamedTuple):
 
 
 class Live:
-    """Decides a stream window by window. Its memory does not grow, but for a number of 8 bytes a step while one action goes on.
+    """Decides a stream window by window. Its memory does not grow, but for A numbers of 8 bytes a step while one action goes on.
 
     A step of ``hop`` seconds is decided when the last window that covers it is known, ``clip`` seconds after the step's start. A segment is
-    told once nothing can join or change it any more: ``rule.gap`` and a window after its end. Where the model says what moves, a segment is
-    a part that moves; a part of more than ``LONG`` windows is decided by its steps, while it goes on.
+    told once nothing can join or change it any more: ``rule.gap`` and a window after its end, or a window and a hop. Where the model says
+    what moves, a segment is a part that moves; a part of more than ``LONG`` windows is decided by its steps, while it goes on.
 
     Args:
         classes: The A names.
@@ -54,7 +54,7 @@ class Live:
     def __init__(self, classes: list[str], grid: Grid, rule: Rule, start: float = 0.0) -> None:
         self.classes, self.grid, self.rule, self.start = classes, grid, rule, start
         self.decide = rule.hysteresis()
-        kept = math.ceil(KEPT * grid.clip / grid.hop) + 2
+        kept = math.ceil((KEPT * grid.clip + rule.gap) / grid.hop) + 2
         self.rows: deque[NDArray[np.float64]] = deque(maxlen=kept)
         self.rejected: deque[bool] = deque(maxlen=kept)
         self.number = 0
@@ -118,8 +118,8 @@ class Live:
         else:
             if waiting is not None and (self.begun is not None or waiting.end - waiting.start > LONG * self.grid.clip):
                 found += self._settled(False, self._begin(waiting)._replace(end=math.inf))
-        if waiting is None:
-            self._drop_steps(self.number)
+        if self.begun is None:
+            self._drop_steps(int((self.curve.known if waiting is None else waiting.start) / self.grid.hop))
         recent = self.curve.known - 2 * self.rule.gap - self.grid.clip
         self.curve.forget((recent if self.begun is not None or waiting is None else min(recent, waiting.start)) - self.grid.clip)
         return self._shifted(found)
@@ -185,4 +185,4 @@ class Live:
         first = self.first * self.grid.hop
         self.first += keep
         del self.labels[:keep], self.scores[:keep]
-        return clipped(found, first, part)
+        return clipped(found, first, part, 0.0 if self.curve is None else self.rule.shortest)

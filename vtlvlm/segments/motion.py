@@ -2,7 +2,7 @@
 
 A window that holds an action whole may hold much rest too, and says the action for all of it. So motion says when, and windows say what:
 temporal action proposals from actionness, and their classification. Motion is the change of the backbone's features in a second, divided
-by the change from which the training clips count as moving (``MOVING`` of a bundle). Each time has the motion of the first window that
+by the change from which the training clips count as moving (``moving`` of a bundle). Each time has the motion of the first window that
 holds it, so that a stream knows it as soon as a file does.
 """
 
@@ -102,7 +102,7 @@ class MotionCurve:
 
     def forget(self, before: float) -> None:
         """Forget what comes before a time."""
-        old = min(self._count, max(0, math.floor(before / STEP) - REACH - self.first))
+        old = min(self._count, max(0, math.floor(before / STEP) - 2 * REACH - self.first))
         if old:
             self._values = self.values[old:]
             self.first, self._count, self._total = self.first + old, self._count - old, None
@@ -128,6 +128,8 @@ class MotionCurve:
             Those that are over, and the one that may go on.
         """
         level = self.smoothed()
+        if self.first:
+            level[:REACH] = 0.0  # their neighbours are forgotten
         if not ended:
             level = level[: max(0, len(level) - REACH)]
         edges = np.flatnonzero(np.diff(np.pad(level >= LOW, 1)))
@@ -217,10 +219,10 @@ def segment_of(part: Part, probabilities: NDArray[np.float64], classes: Sequence
     return [Segment(classes[best], part.start, part.end, score)] if score >= least else []
 
 
-def clipped(segments: Sequence[Segment], start: float, part: Part) -> list[Segment]:
-    """Segments that begin at ``start``, as far as they lie in a part."""
+def clipped(segments: Sequence[Segment], start: float, part: Part, shortest: float) -> list[Segment]:
+    """Segments that begin at ``start``, as far as they lie in a part, but for those that are then too short."""
     shifted = (one._replace(start=max(start + one.start, part.start), end=min(start + one.end, part.end)) for one in segments)
-    return [one for one in shifted if one.end > one.start]
+    return [one for one in shifted if one.end - one.start > max(0.0, shortest - STEP)]
 
 
 def rest_below(motions: Sequence[NDArray[np.float64]]) -> float | None:

@@ -24,9 +24,9 @@ class Rule:
         switch: Price of a change of label, in nats.
         shortest: Seconds; shorter segments are left out, and parts that move for less.
         gap: Seconds; shorter gaps within one action are closed, and shorter lulls within a part that moves.
-        decide: ``path`` takes the best path through the whole video. ``windows`` takes the best label of each step by itself.
-            ``hysteresis`` goes step by step, with what is known so far: an action begins after two steps at ``least``, and ends at the
-            first step 0.2 below it.
+        decide: ``path`` takes the best path through the video, or through a part that moves for long. ``windows`` takes the best label of
+            each step by itself. ``hysteresis`` goes step by step, with what is known so far: an action begins after two steps at ``least``,
+            and ends at the first step 0.2 below it.
         motion: Where the model says what moves, cut the video into parts that move, and name each (``motion.py``); with ``path`` and
             ``hysteresis``. A part of over one and a half windows is decided step by step.
 

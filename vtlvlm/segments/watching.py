@@ -24,7 +24,8 @@ class Interrupted(NamedTuple):
 
 
 def watch(model: ClipModel, stream: LiveStream, grid: Grid, rule: Rule) -> Iterator[Began | Segment | Interrupted]:
-    """What happens in a stream, as soon as it is known. A step of ``grid.hop`` seconds is decided ``grid.clip`` seconds after its start.
+    """What happens in a stream, as soon as it is known. A step of ``grid.hop`` seconds is decided ``grid.clip`` seconds after its start,
+    and a segment is told about as long after its end.
 
     Each connected piece of the stream is windowed and decided as a file that begins at the next multiple of the hop.
 

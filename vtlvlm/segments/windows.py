@@ -18,6 +18,8 @@ from vtlvlm.data.sampling import FrameSampling
 from vtlvlm.data.video import Clip
 from vtlvlm.errors import UsageError
 
+SHORTEST_CLIP = 0.05
+"""Seconds of a window, at least"""
 MOST_OPEN = 64
 """Windows that overlap at one time, at most"""
 
@@ -36,6 +38,8 @@ class Grid:
     def __post_init__(self) -> None:
         if not 0 < self.hop <= self.clip < math.inf:
             raise UsageError(f"clip={self.clip:g}, hop={self.hop:g}: seconds above 0, the hop at most as long as the clip")
+        if self.clip < SHORTEST_CLIP:
+            raise UsageError(f"clip={self.clip:g}: at least {SHORTEST_CLIP:g} seconds")
         if self.clip / self.hop > MOST_OPEN:
             raise UsageError(f"clip={self.clip:g}, hop={self.hop:g}: more than {MOST_OPEN} windows at once; make the hop longer")
 
@@ -91,7 +95,10 @@ def windows(frames: Iterable[Frame], rate: float, grid: Grid, sampling: FrameSam
             until = held.time + 1 / rate if frame is None else frame.time
             number = _show(held, until, grid, moments, pending, number)
             while pending and pending[0].start + grid.clip <= until + 0.5 / rate:
-                yield pending.popleft().closed()
+                done = pending.popleft()
+                if done.wanted:  # its last moments lie behind its last picture by a rounding
+                    done.take(held.picture(), held.time, math.inf)
+                yield done.closed()
         held = frame
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SHORTEST = 1e-3
-"""Seconds; steps count as at least so far apart"""
+SHORTEST = 1e-6
+"""Seconds; steps that are not so far apart show one picture"""
 
 
 def change_rate(features: Tensor, times: Tensor, deviation: Tensor) -> Tensor:
@@ -19,11 +19,13 @@ def change_rate(features: Tensor, times: Tensor, deviation: Tensor) -> Tensor:
         deviation: (D,) of the training clips.
 
     Returns:
-        (B, T'-1, 2) float32: the seconds of the middle between two steps, and the change.
+        (B, T'-1, 2) float32: the seconds of the middle between two steps, and the change; NaN between steps of one picture, which a clip of
+        few pictures has.
     """
     change = (features.float().diff(dim=1) / deviation.float()).square().mean(-1).sqrt().amax(-1)
-    seconds = times.float().diff(dim=1).clamp(min=SHORTEST)
-    return torch.stack([(times[:, 1:] + times[:, :-1]).float() / 2, change / seconds], dim=-1)
+    seconds = times.float().diff(dim=1)
+    rate = torch.where(seconds > SHORTEST, change / seconds, torch.nan)
+    return torch.stack([(times[:, 1:] + times[:, :-1]).float() / 2, rate], dim=-1)
 
 
 def distance(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

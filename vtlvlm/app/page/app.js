@@ -14,7 +14,7 @@ async function start() {
     $("model").textContent = error.message;
     return;
   }
-  const kind = model.sentence ? "a model with event sentences" : "a linear probe, without event sentences";
+  const kind = model.sentence ? "a model with event sentences" : "a model without event sentences";
   $("model").textContent = model.name + ": " + kind + ", knows " + model.actions + " actions.";
   document.title = model.name + " – vtlvlm";
   const codes = new Codes(model), comparison = new Comparison(codes);

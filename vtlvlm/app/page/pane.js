@@ -215,7 +215,7 @@ export class Pane {
     if (found) this.part("search").open = true;
     this.headline(now);
     if (found && found.error) list.append(made("li", found.error, "error"));
-    else if (found && !found.segments.length) list.append(made("li", "No action is likely enough in any part of it.", "soft"));
+    else if (found && !found.segments.length) list.append(made("li", "No action was found: nothing moves, or no action is likely enough.", "soft"));
   }
 
   bars(number) {

@@ -53,7 +53,7 @@ export class Timeline {
     this.root.replaceChildren(...parts.slice(0, 1), tracks, made("p", legend + "The marks are the frames that the model looked at.", "soft legend"));
     this.move();
     if (this.buttons.length) this.pick(this.telling());
-    else this.panel.replaceChildren(made("p", "This model has no event sentence: it is a linear probe. The marks are the frames that it looked at.", "soft"));
+    else this.panel.replaceChildren(made("p", "This model has no event sentence. The marks are the frames that it looked at.", "soft"));
   }
 
   bar(one) {
