@@ -96,13 +96,14 @@ def test_the_clip_that_moves_is_found(chain: Pipeline, tmp_path: Path) -> None:
 
 
 def test_a_film_of_few_pictures_moves_too(chain: Pipeline, tmp_path: Path) -> None:
-    """The same in three pictures a second of ten: windows show a picture several times."""
+    """The same with every third picture: windows show a picture several times."""
     block = moving_block(30, falls=True, shade=40)
     whole = np.concatenate([np.repeat(block[:1], 60, 0), block, np.repeat(block[-1:], 60, 0)])
     model = recognizer(chain.bundle)
-    for rate in (30, 10, 5):
+    for rate in (30, 10):
         film = encode(tmp_path / f"film{rate}.mp4", whole[:: 30 // rate], rate=rate)
-        found = model.segments(film, clip=1.0, hop=0.25, least=0.05, shortest=0.0)
+        assert rate == 30 or model.sampling.frames > 7  # pictures of a window
+        found = model.segments(film, clip=0.7, hop=0.175, least=0.05, shortest=0.0)
         assert len(found.segments) == 1, rate
         assert found.segments[0].start == pytest.approx(2.0, abs=0.5)
         assert found.segments[0].end == pytest.approx(3.0, abs=0.5)
