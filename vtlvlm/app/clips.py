@@ -221,7 +221,7 @@ class Clips:
         try:
             await work
         except Stopped:
-            pass
+            pass  # the clip was removed: nobody waits for its result
         except DataError as error:
             progress.enter("failed")
             progress.error = told(error, stored.file)

@@ -94,7 +94,8 @@ def excluded(ratings: Sequence[Rating]) -> dict[str, str]:
 
 
 def score_grid(ratings: Sequence[Rating], question: str, clips: int) -> NDArray[np.float64]:
-    """(2, R, C) scores of a question in rated trials, events first; nan where there is none. Raters are in order of their first row."""
+    """(2, R, C) scores of a question in rated trials, events first; nan where a rater did not rate a clip. Raters are in order of their
+    first row."""
     raters = {rater: place for place, rater in enumerate(dict.fromkeys(rating.rater for rating in ratings))}
     found = np.full((2, len(raters), clips), np.nan)
     for rating in ratings:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vtlvlm.segments.steps import joint
 from vtlvlm.segments.timeline import Segment
 from vtlvlm.segments.windows import Grid
 
@@ -190,14 +191,7 @@ def named(
         numbers: (n,) of the windows.
         curve: The motion of all of them.
     """
-    share = weights(part, numbers, curve) * ~rejected
-    known = float(share.sum())
-    if known <= 0:
-        return np.zeros(rows.shape[1])
-    mean = (share[:, None] * np.log(np.clip(rows, 1e-12, None))).sum(0) / known
-    found = np.exp(mean - mean.max())
-    result: NDArray[np.float64] = known * found / found.sum()
-    return result
+    return joint(rows, weights(part, numbers, curve) * ~rejected)
 
 
 def windows_of(part: Part, count: int, grid: Grid) -> NDArray[np.int64]:
@@ -226,7 +220,8 @@ def clipped(segments: Sequence[Segment], start: float, part: Part, shortest: flo
 
 
 def rest_below(motions: Sequence[NDArray[np.float64]]) -> float | None:
-    """The motion that parts rest from movement best, in the units of the motions: Otsu's threshold of their logarithms.
+    """The motion that parts rest from movement best, in the units of the motions: the threshold of
+    Otsu (1979) of their logarithms, which lies halfway between the means of two groups.
 
     Args:
         motions: (N,) of some training clips each, in their order of time.

@@ -46,11 +46,23 @@ def some_steps(
     """
     near, weights = _near(steps, number, grid)
     at = (near - first).clip(0, len(rows) - 1)
-    weights = weights * ~rejected[at]
-    known = weights.sum(1, keepdims=True)
-    mean = ((weights / np.where(known > 0, known, 1))[:, :, None] * np.log(np.clip(rows, 1e-12, None))[at]).sum(1)
-    found = np.exp(mean - mean.max(1, keepdims=True))
-    result: NDArray[np.float64] = known * found / found.sum(1, keepdims=True)
+    return joint(rows[at], weights * ~rejected[at])
+
+
+def joint(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What several windows say together: the normalised geometric mean of their probabilities, times the sum of their weights.
+
+    Args:
+        rows: (..., N, A) probabilities.
+        weights: (..., N), at least 0, with a sum of at most 1. What lacks to 1 is the probability of none of the actions.
+
+    Returns:
+        (..., A).
+    """
+    known = weights.sum(-1, keepdims=True)
+    mean = ((weights / np.where(known > 0, known, 1))[..., None] * np.log(np.clip(rows, 1e-12, None))).sum(-2)
+    found = np.exp(mean - mean.max(-1, keepdims=True))
+    result: NDArray[np.float64] = known * found / found.sum(-1, keepdims=True)
     return result
 
 
