@@ -21,7 +21,7 @@ from videos import encode, moving_block
 from vtlvlm.app.server import Settings, application
 from vtlvlm.dictionary import EventDictionary
 from vtlvlm.recognizers.recognizer import ActionRecognizer
-from vtlvlm.rejection import RejectionRule
+from vtlvlm.rejection.rule import SIGNALS, RejectionRule
 from vtlvlm.web.serving import bound
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'vtlvlm[browser]'")
@@ -51,9 +51,11 @@ def running(app: Starlette) -> Iterator[str]:
     listening: socket.socket = bound("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:  # a test that fails must not leave a thread for which Python waits
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -179,16 +181,22 @@ def test_two_clips_and_another_one(page: Any, chain: Pipeline, clip: Path) -> No
 
 
 def test_segments_of_a_long_video(page: Any, model: Any, tmp_path: Path) -> None:
-    block = np.concatenate([moving_block(40, falls=True, shade=40), moving_block(40, falls=False, shade=90)])
-    found = sent(page, encode(tmp_path / "long.mp4", block))
+    """One movement between two rests; then a film in which nothing moves."""
+    block = moving_block(30, falls=True, shade=40)
+    film = np.concatenate([np.repeat(block[:1], 60, 0), block, np.repeat(block[-1:], 60, 0)])
+    found = sent(page, encode(tmp_path / "long.mp4", film, rate=30))
     segments = model.segments(tmp_path / "long.mp4", clip=0.5).segments
+    assert segments
     pieces = found.locator(".found button")
     assert pieces.count() == found.locator(".piece").count() == len(segments)
-    if segments:
-        pieces.last.click()
-        assert now(found) == pytest.approx(segments[-1].start, abs=0.002)
-    else:
-        playwright.expect(found.locator(".found")).to_contain_text("No action is likely enough")
+    pieces.last.click()
+    assert now(found) == pytest.approx(segments[-1].start, abs=0.002)
+
+
+def test_a_long_video_in_which_nothing_moves(page: Any, tmp_path: Path) -> None:
+    found = sent(page, encode(tmp_path / "still.mp4", np.repeat(moving_block(30, falls=True, shade=40)[:1], 90, 0), rate=30))
+    playwright.expect(found.locator(".found")).to_contain_text("nothing moves, or no action is likely enough")
+    assert found.locator(".found button").count() == 0
 
 
 def test_a_recording_from_the_camera(page: Any) -> None:
@@ -297,7 +305,7 @@ def test_a_clip_of_nothing_known_is_told_so_in_words(browser: Any, bundle: Path,
     """With a rule of rejection whose threshold no clip reaches."""
     model: Any = ActionRecognizer.from_checkpoint(bundle)
     training = torch.zeros(2, model.vtem.event_dim)
-    model.rejection = RejectionRule(0.5, training, np.zeros((2, 4)), np.ones(2))
+    model.rejection = RejectionRule(0.5, training, np.zeros((2, len(SIGNALS))), np.ones(2))
     for address in served(model, tmp_path):
         context = browser.new_context()
         page = context.new_page()
