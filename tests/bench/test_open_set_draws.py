@@ -11,8 +11,7 @@ from pipeline import Pipeline
 from vtlvlm.bench import open_set
 from vtlvlm.bench.open_set import LEFT_OUT, Draw, _figures, _measured
 from vtlvlm.cli import main
-from vtlvlm.synth import generate_untrimmed
-from vtlvlm.synth.untrimmed import FOLLOWS, SUITABLE
+from vtlvlm.synth.untrimmed import FOLLOWS, SUITABLE, generate_untrimmed
 
 
 def test_draws_differ_and_keep_pairs_together(tmp_path: Path) -> None:

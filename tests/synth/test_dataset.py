@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -11,8 +13,7 @@ import pytest
 from vtlvlm.commands import synth as command
 from vtlvlm.data.ntu import ACTIONS, ClipName
 from vtlvlm.errors import DataError, UsageError
-from vtlvlm.synth import generate
-from vtlvlm.synth.dataset import ClipSpec
+from vtlvlm.synth.dataset import ClipSpec, generate
 from vtlvlm.synth.scene import Camera, Setup
 
 SMALL = {"subjects": 1, "actions": [8, 58], "cameras": [1, 3], "progress": False}
@@ -151,3 +152,9 @@ def test_command(tmp_path, capsys):
     args = parser.parse_args([str(tmp_path / "set"), "--subjects", "1", "--actions", "8", "--cameras", "1", "--workers", "1"])
     assert command.run(args) == 0
     assert "1 clips of 1 actions" in capsys.readouterr().out
+
+
+def test_rendering_needs_no_torch() -> None:
+    """Each process that renders imports what it needs and no more."""
+    code = "import sys; from vtlvlm.synth import captions, dataset, untrimmed; print({'torch', 'scipy'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

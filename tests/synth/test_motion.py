@@ -11,7 +11,6 @@ from vtlvlm.data.ntu import ClipName
 from vtlvlm.errors import DataError, UsageError
 from vtlvlm.skeleton.layouts import KINECT20
 from vtlvlm.skeleton.reading import read_skeleton
-from vtlvlm.synth import play
 from vtlvlm.synth.body import JOINTS, Body, J, pose
 from vtlvlm.synth.motion import (
     CLEARANCE,
@@ -29,7 +28,7 @@ from vtlvlm.synth.motion import (
     with_rigid_bones,
 )  # fmt: skip
 from vtlvlm.synth.people import Person
-from vtlvlm.synth.recorded import MotionClip, loaded, source_of
+from vtlvlm.synth.recorded import MotionClip, loaded, play, source_of
 
 LIMBS = [
     (f"{a}_{s}", f"{b}_{s}")

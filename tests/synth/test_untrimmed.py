@@ -12,9 +12,8 @@ from vtlvlm.cli import main
 from vtlvlm.data.video import decode, probe
 from vtlvlm.errors import UsageError
 from vtlvlm.segments.formats import read_truth
-from vtlvlm.synth import generate_untrimmed
 from vtlvlm.synth.scene import FPS
-from vtlvlm.synth.untrimmed import BLEND, FOLLOWS, IDLE, LAST, STILL, SUITABLE, FilmSpec, programme
+from vtlvlm.synth.untrimmed import BLEND, FOLLOWS, IDLE, LAST, STILL, SUITABLE, FilmSpec, generate_untrimmed, programme
 
 
 def test_programmes() -> None:

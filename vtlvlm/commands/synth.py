@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Render the missing clips."""
     from vtlvlm.errors import UsageError
-    from vtlvlm.synth import generate, play
     from vtlvlm.synth.captions import FILE, clips_of, write_captions
+    from vtlvlm.synth.dataset import generate
     from vtlvlm.system.text import shown
 
     if args.untrimmed is not None:
@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
         )
     else:
+        from vtlvlm.synth.recorded import play
+
         manifest = play(
             args.output,
             args.motion,
@@ -105,7 +107,7 @@ def _untrimmed(args: argparse.Namespace) -> int:
     """Render long videos."""
     from vtlvlm.data.ntu import PROTOCOLS
     from vtlvlm.errors import UsageError
-    from vtlvlm.synth import generate_untrimmed
+    from vtlvlm.synth.untrimmed import generate_untrimmed
 
     for name in ("motion", "subjects", "replications", "captions"):
         if getattr(args, name) not in (None, False):
