@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vtlvlm.commands.classify import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from vtlvlm.bench.efficiency import Baseline
 
@@ -17,13 +19,15 @@ BENCHES = {
     "efficiency": "the paper's Table IV: parameters, FLOPs, seconds and memory of stages and skeleton networks, for one clip (minutes)",
     "segments": "vtlvlm segment on a long 1080p film: time against decoding and the model, memory (minutes)",
     "open_set": "clips and long videos that hold more than the model's actions, for models that know some of them (10 minutes a draw)",
+    "app": "vtlvlm app: seconds to its page, and a request's time over the recogniser's alone (a minute; extra app)",
     "gpu": "both stages on one GPU at the paper's size, with random weights (two minutes on an H100)",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=BENCHES, help="; ".join(f"{name}: {text}" for name, text in BENCHES.items()))
-    parser.add_argument("--videos", type=Path, help="data, segments: camera videos to make 1080p clips from (default: rendered ones)")
+    parser.add_argument("--videos", type=Path, help="data, segments, app: camera videos to make 1080p clips from (default: rendered ones)")
+    parser.add_argument("--model", type=Path, metavar="BUNDLE", help=f"app: bundle to serve (default: {DEFAULT_MODEL})")
     parser.add_argument("--repeats", type=int, help="rounds to take medians over (default: 5)")
     parser.add_argument(
         "--budget", type=float, help="gpu: seconds in which parts start; figures come in the order of importance (default: 420)"
@@ -69,6 +73,10 @@ def run(args: argparse.Namespace) -> int:
         return of_draws(args)
     if args.name == "segments":
         return of_film(args)
+    if args.name == "app":
+        return of_page(args)
+    if args.model is not None:
+        raise UsageError("--model goes with bench app")
     if args.minutes is not None:
         raise UsageError("--minutes goes with bench segments")
     if args.draws or args.foreign:
@@ -127,6 +135,38 @@ def of_film(args: argparse.Namespace) -> int:
         work.mkdir(parents=True, exist_ok=True)
         figures, facts = segments.measure(work, args.videos, minutes)
     finish("segments", figures, output, facts)
+    return 0
+
+
+def of_page(args: argparse.Namespace) -> int:
+    """Run ``bench app``."""
+    import tempfile
+
+    from vtlvlm.commands.classify import require_model
+    from vtlvlm.errors import UsageError
+    from vtlvlm.system.places import require_json_place
+    from vtlvlm.web.serving import require_extra
+
+    taken = ("name", "model", "videos", "repeats", "work", "output")
+    if given := [name for name, value in vars(args).items() if name not in taken and value is not None and value is not False]:
+        raise UsageError(f"--{given[0].replace('_', '-')}: bench app takes --model, --videos, --repeats, --work and --output")
+    repeats = 5 if args.repeats is None else args.repeats
+    if repeats < 1:
+        raise UsageError(f"--repeats {repeats}: at least 1")
+    require_extra()
+    model = args.model or Path(DEFAULT_MODEL)
+    require_model(model)
+    output = args.output or Path("runs") / "bench" / "app.json"
+    require_json_place(output)
+
+    from vtlvlm.bench import app
+    from vtlvlm.bench.harness import finish
+
+    with tempfile.TemporaryDirectory(prefix="vtlvlm-bench-") as temporary:
+        work = args.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        figures, facts = app.measure(work, model, args.videos, repeats)
+    finish("app", figures, output, facts)
     return 0
 
 
