@@ -48,6 +48,24 @@ def test_a_slow_reader_loses_the_oldest_frames_and_does_not_fall_behind(monkeypa
     assert np.diff(seen).min() > 0
 
 
+def test_a_hole_of_dropped_frames_ends_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader sleeps for a second while at most eight frames of 1/25 s are held: 0.7 s are lost."""
+    monkeypatch.setattr("vtlvlm.data.streaming._HELD", 8)
+    monkeypatch.setattr("vtlvlm.data.streaming._SILENCE", 0.5)
+    content = transport_stream([40] * 10, each=5)
+    with server(sends(content)) as address, LiveStream(address, SAMPLING, give_up=0.4) as stream:
+        pieces: list[list[float]] = []
+        for piece in stream.pieces(0.1):
+            pieces.append([])
+            for frame in piece:
+                pieces[-1].append(frame.time)
+                if len(pieces) == 1 and len(pieces[0]) == 5:
+                    time.sleep(1.0)
+    assert len(pieces) == 2
+    assert pieces[1][0] - pieces[0][-1] > 0.5
+    assert all(np.diff(piece).max() < 0.5 for piece in pieces)
+
+
 def test_a_stream_whose_size_changes_goes_on() -> None:
     """A camera that is set anew: wider pictures, and times that count from 0 again. The pictures are cut as before."""
     content = transport_stream([40] * 8) + transport_stream([200] * 8, width=128)

@@ -83,3 +83,25 @@ def test_a_stream_that_goes_on_has_the_times_of_its_start() -> None:
 
 def test_an_empty_stream_has_no_segments() -> None:
     assert Live(CLASSES, Grid(2.0, 0.5), Rule()).end(1.0) == []
+
+
+def test_a_window_that_was_not_read_counts_as_the_nearer_one_of_its_neighbours() -> None:
+    """Windows 0, 1, 4, 8 of nine: 2 is nearer to 1, 3 to 4, 5 to 4, and 6, as far from both, to the later one, like 7."""
+    grid, rule, values = Grid(3.0, 0.75), Rule(gap=0.5), rows(7, 9)
+    rejected = np.array([False, True, False, False, True, False, False, False, False])
+    few, whole = Live(CLASSES, grid, rule), Live(CLASSES, grid, rule)
+    found = [one for n in (0, 1, 4, 8) for one in few.window(Reading(values[n], bool(rejected[n]), None), n)]
+    nearer = [0, 1, 1, 4, 4, 4, 8, 8, 8]
+    assert [*found, *few.end(9.2)] == told(whole, values[nearer], rejected[nearer], 9.2)
+
+
+def test_motion_of_windows_that_were_not_read_is_that_of_the_next_one() -> None:
+    """Windows of one second, every 0.25 s. Motion is the time in seconds; the last window is three hops after the one before."""
+    live = Live(CLASSES, Grid(1.0, 0.25), Rule())
+    for number in (0, 1, 4):
+        start = number * 0.25
+        times = np.linspace(0.0, 1.0, 11)
+        live.window(Reading(np.full(3, 1 / 3), False, np.stack([times, start + times], axis=1)), number)
+    assert live.number == 5
+    assert live.curve is not None
+    assert live.curve.recent == pytest.approx((np.arange(40) + 0.5) * 0.05)

@@ -15,10 +15,12 @@ from pipeline import Pipeline, alone
 from streams import sends, server, transport_stream
 
 from vtlvlm.data.streaming import LiveStream
+from vtlvlm.data.video import Clip
+from vtlvlm.recognizers.recognizer import Answer
 from vtlvlm.segments.finding import Rule, find
 from vtlvlm.segments.live import Began
 from vtlvlm.segments.timeline import Segment
-from vtlvlm.segments.watching import Interrupted, watch
+from vtlvlm.segments.watching import Interrupted, Watch
 from vtlvlm.segments.windows import Grid
 
 
@@ -30,7 +32,7 @@ def test_a_stream_and_its_file_give_the_same_segments(tmp_path: Path) -> None:
     whole = find(model, tmp_path / "film.ts", grid, rule)
     assert [one.label for one in whole.segments] == ["day", "night"]
     with server(sends(content)) as address, LiveStream(address, model.sampling, give_up=1.0) as stream:
-        told = list(watch(model, stream, grid, rule))
+        told = list(Watch(model, stream, grid, rule))
     found = [one for one in told if isinstance(one, Segment)]
     assert [one.label for one in found] == ["day", "night"]
     for one, other in zip(found, whole.segments, strict=True):
@@ -40,11 +42,46 @@ def test_a_stream_and_its_file_give_the_same_segments(tmp_path: Path) -> None:
     assert isinstance(told[-1], Interrupted)
 
 
+class Slow(Brightness):
+    """Takes twelve hops for a window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def recognise(self, clip: Clip) -> Answer:
+        time.sleep(0.6)
+        self.calls += 1
+        return super().recognise(clip)
+
+
+def test_a_model_that_is_slower_than_the_stream_skips_windows_and_stays_near_to_it() -> None:
+    """Four seconds of day, of neither, and of night: 12 seconds, in which 240 windows begin and the model can read 20."""
+    content = transport_stream([250] * 20 + [128] * 20 + [5] * 20, each=5)
+    model, grid = Slow(), Grid(1.0, 0.05)
+    began = time.monotonic()
+    with server(sends(content)) as address, LiveStream(address, model.sampling, give_up=1.0) as stream:
+        watching = Watch(model, stream, grid, Rule(least=0.8, shortest=0.25, gap=0.25))
+        told, lags = [], []
+        for one in watching:
+            told.append(one)
+            lags.append(stream.counts().lag)
+    assert time.monotonic() - began < 12 + 5
+    assert max(lags) < 2.5
+    assert watching.windows - watching.skipped == model.calls
+    assert watching.windows > 200
+    assert 10 <= model.calls <= 24
+    day, night = (one for one in told if isinstance(one, Segment))
+    assert (day.label, night.label) == ("day", "night")
+    assert (day.end - day.start, night.end - night.start) == pytest.approx((4, 4), abs=1.3)
+    assert night.start - day.start == pytest.approx(8, abs=1.3)
+
+
 def test_an_action_does_not_go_on_over_a_gap() -> None:
     content = transport_stream([250] * 8, each=5)
     model = Brightness()
     with server(sends(content), sends(content)) as address, LiveStream(address, model.sampling, give_up=1.5) as stream:
-        told = list(watch(model, stream, Grid(0.5, 0.125), Rule(least=0.8, shortest=0.25)))
+        told = list(Watch(model, stream, Grid(0.5, 0.125), Rule(least=0.8, shortest=0.25)))
     assert [type(one).__name__ for one in told] == ["Began", "Segment", "Interrupted"] * 2
     first, second = (one for one in told if isinstance(one, Segment))
     assert second.start > first.end + 0.5

@@ -5,6 +5,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -92,6 +93,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (film,) = manifest["videos"]
     file = tmp_path / "long" / "videos" / f"{film['name']}.mp4"
     assert probe(file).frames == film["frames"]
+    with av.open(str(file)) as container:
+        assert "mp4" in container.format.name.split(",")  # as its name says, for players that go by it
     assert truth[film["name"]]["duration"] == pytest.approx(film["frames"] / FPS, abs=1e-3)
     labels = [row["label"] for row in (*truth[film["name"]]["annotations"], *film["unlisted"])]
     assert len(labels) == 2

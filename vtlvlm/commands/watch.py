@@ -21,7 +21,7 @@ from vtlvlm.segments.formats import clock, row_of, write_segments
 from vtlvlm.segments.live import Began
 from vtlvlm.segments.rules import Rule
 from vtlvlm.segments.timeline import Segment
-from vtlvlm.segments.watching import Interrupted, watch
+from vtlvlm.segments.watching import Interrupted, Watch
 from vtlvlm.system.text import shown
 
 STATUS = 30.0
@@ -60,17 +60,24 @@ def watch_stream(args: argparse.Namespace, source: str, rule: Rule, formats: lis
     )
     said = time.monotonic()
     with LiveStream(source, model.sampling, give_up=args.give_up, seconds=args.seconds, say=note) as stream, _stopped_by_hand(stream):
-        for one in watch(model, stream, grid, rule):
+        watching = Watch(model, stream, grid, rule)
+        for one in watching:
             if isinstance(one, Segment):
                 found.append(one)
             _say(one, args.json)
             if time.monotonic() - said > STATUS:
                 said, counts = time.monotonic(), stream.counts()
-                note(f"{counts.lag:.1f} s behind, {counts.dropped:,} of {counts.frames:,} frames dropped")
+                note(
+                    f"{counts.lag:.1f} s behind, {counts.dropped:,} of {counts.frames:,} frames dropped, {watching.skipped:,} of "
+                    f"{watching.windows:,} windows skipped"
+                )
     counts = stream.counts()
     if not counts.frames:
         raise DataError(f"{named}: {stream.over or 'ended before its first picture'}")
-    note(f"{counts.frames:,} frames, {counts.dropped:,} dropped, {len(found)} segments")
+    note(
+        f"{counts.frames:,} frames, {counts.dropped:,} dropped; {watching.windows:,} windows, {watching.skipped:,} skipped; "
+        f"{len(found)} segments"
+    )
     if args.output is not None:
         facts = {"file": named, "model": str(args.model), "vtlvlm": __version__, **asdict(grid), **asdict(rule), "decide": "hysteresis"}
         args.output.mkdir(parents=True, exist_ok=True)

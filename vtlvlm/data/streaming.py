@@ -117,6 +117,7 @@ class LiveStream:
         self._frames = self._dropped = 0
         self.over = ""
         self._newest = self._read = 0.0
+        self._after: _Item | None = None  # the first frame after a hole
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._drain, name="stream", daemon=True)
 
@@ -134,15 +135,24 @@ class LiveStream:
         with self._changed:
             return Counts(self._frames, self._dropped, max(0.0, self._newest - self._read))
 
-    def pieces(self) -> Iterator[Iterator[Frame]]:
-        """The connected pieces of the stream, one after the other; each must be read to its end. Times are seconds since it was opened."""
-        while (first := self._next()) is not None:
-            if not isinstance(first, Gap):
-                yield self._piece(first)
+    def pieces(self, hole: float = 0.0) -> Iterator[Iterator[Frame]]:
+        """The connected pieces of the stream, one after the other; each must be read to its end. Times are seconds since it was opened.
 
-    def _piece(self, first: _Item) -> Iterator[Frame]:
+        Args:
+            hole: Seconds without a frame, such as dropped ones, that end a piece; 5 at least.
+        """
+        hole = max(hole, _SILENCE)
+        while (first := self._after or self._next()) is not None:
+            self._after = None
+            if isinstance(first, _Item):
+                yield self._piece(first, hole)
+
+    def _piece(self, first: _Item, hole: float) -> Iterator[Frame]:
         item: _Item | Gap | None = first
-        while item is not None and not isinstance(item, Gap):
+        while isinstance(item, _Item):
+            if item is not first and item.moment - self._read > hole:
+                self._after = item
+                return
             self._read = item.moment
             yield Frame(item.moment, partial(_picture, item))
             item = self._next()

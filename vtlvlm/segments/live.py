@@ -66,15 +66,27 @@ class Live:
         self.done = 0.0  # seconds of the first window's start to which everything is told
         self.begun: float | None = None  # where a part began that is decided by its steps
 
-    def window(self, reading: Reading) -> list[Began | Segment]:
-        """What is known after one more window."""
-        self.rows.append(reading.probabilities)
-        self.rejected.append(reading.rejected)
+    def window(self, reading: Reading, number: int | None = None) -> list[Began | Segment]:
+        """What is known after one more window.
+
+        Args:
+            reading: What the model says of it.
+            number: Of the window; None for the next one. Windows between it and the one before were not read: each counts as the nearer
+                one of the two.
+        """
+        last = self.number if number is None else number
         if reading.motion is not None and self.rule.motion:
             self.curve = self.curve or MotionCurve(self.grid)
-            self.curve.add(self.number, reading.motion)
-        self.number += 1
-        return [*self._step(self.number - 1), *self._told(None)]
+            self.curve.add(last, reading.motion)
+        found: list[Began | Segment] = []
+        middle, before = (self.number - 1 + last) / 2, (self.rows[-1], self.rejected[-1]) if self.rows else None
+        for one in range(self.number, last + 1):
+            row, rejected = before if before is not None and one < middle else (reading.probabilities, reading.rejected)
+            self.rows.append(row)
+            self.rejected.append(rejected)
+            self.number += 1
+            found += self._step(one)
+        return [*found, *self._told(None)]
 
     def end(self, seconds: float) -> list[Began | Segment]:
         """What is known at the end of the stream.

@@ -90,7 +90,7 @@ class MotionCurve:
         """Add a window.
 
         Args:
-            number: Of the window, one more than the one before.
+            number: Of the window, more than that of the one before. What lies between them is read from this one.
             motion: (N, 2) seconds from the window's start, ascending, and motion.
         """
         start = number * self.grid.hop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from vtlvlm.segments.finding import ClipModel, recognised
 from vtlvlm.segments.live import Began, Live
 from vtlvlm.segments.rules import Rule
 from vtlvlm.segments.timeline import Segment
-from vtlvlm.segments.windows import Grid, windows
+from vtlvlm.segments.windows import Grid, Window, windows
 
 
 class Interrupted(NamedTuple):
@@ -23,11 +24,12 @@ class Interrupted(NamedTuple):
     """seconds since the stream was opened"""
 
 
-def watch(model: ClipModel, stream: LiveStream, grid: Grid, rule: Rule) -> Iterator[Began | Segment | Interrupted]:
+class Watch:
     """What happens in a stream, as soon as it is known. A step of ``grid.hop`` seconds is decided ``grid.clip`` seconds after its start,
     and a segment is told about as long after its end.
 
-    Each connected piece of the stream is windowed and decided as a file that begins at the next multiple of the hop.
+    Each connected piece of the stream is windowed and decided as a file that begins at the next multiple of the hop. A model that takes
+    longer than a hop reads fewer windows: those that are late when it is free are skipped, but for the newest one.
 
     Args:
         model: Recognises clips.
@@ -35,27 +37,54 @@ def watch(model: ClipModel, stream: LiveStream, grid: Grid, rule: Rule) -> Itera
         grid: The windows.
         rule: From probabilities to segments, by hysteresis.
 
-    Raises:
-        DataError: The stream gave no picture for too long, or the model gives no probabilities.
+    Attributes:
+        windows: Number of windows so far.
+        skipped: How many of them the model did not read.
     """
-    for piece in stream.pieces():
-        yield from _piece(model, stream, piece, grid, rule)
 
+    def __init__(self, model: ClipModel, stream: LiveStream, grid: Grid, rule: Rule) -> None:
+        self.model, self.stream, self.grid, self.rule = model, stream, grid, rule
+        self.windows = self.skipped = 0
 
-def _piece(model: ClipModel, stream: LiveStream, piece: Iterator[Frame], grid: Grid, rule: Rule) -> Iterator[Began | Segment | Interrupted]:
-    first = next(piece)
-    start = math.ceil(first.time / grid.hop) * grid.hop
-    end = 0.0
-    live = Live(model.classes, grid, rule, start)
+    def __iter__(self) -> Iterator[Began | Segment | Interrupted]:
+        """What happens, in its order.
 
-    def shifted() -> Iterator[Frame]:
-        nonlocal end
-        for frame in chain([first], piece):
-            end = frame.time - start + 1 / stream.rate
-            if frame.time >= start:
-                yield Frame(frame.time - start, frame.picture)
+        Raises:
+            DataError: The model gives no probabilities.
+        """
+        for piece in self.stream.pieces(self.grid.clip):
+            yield from self._piece(piece)
 
-    for window in windows(shifted(), stream.rate, grid, model.sampling):
-        yield from live.window(recognised(model, window.clip, without_password(stream.source)))
-    yield from live.end(max(end, grid.clip))
-    yield Interrupted(start + end)
+    def _piece(self, piece: Iterator[Frame]) -> Iterator[Began | Segment | Interrupted]:
+        first = next(piece)
+        start = math.ceil(first.time / self.grid.hop) * self.grid.hop
+        end = 0.0
+        live = Live(self.model.classes, self.grid, self.rule, start)
+
+        def shifted() -> Iterator[Frame]:
+            nonlocal end
+            for frame in chain([first], piece):
+                end = frame.time - start + 1 / self.stream.rate
+                if frame.time >= start:
+                    yield Frame(frame.time - start, frame.picture)
+
+        late: Window | None = None
+        free, took = -math.inf, 0.0  # when the model was free last, and how long it had read
+        for window in windows(shifted(), self.stream.rate, self.grid, self.model.sampling):
+            self.windows += 1
+            began = time.monotonic()
+            # where frames themselves come late, skipping does not help: no longer than a window took
+            if self.stream.counts().lag > self.grid.hop and began - free < took:
+                self.skipped, late = self.skipped + 1, window
+                continue
+            yield from self._read(live, window)
+            late, free = None, time.monotonic()
+            took = free - began
+        if late is not None:  # the stream ends with it
+            self.skipped -= 1
+            yield from self._read(live, late)
+        yield from live.end(max(end, self.grid.clip))
+        yield Interrupted(start + end)
+
+    def _read(self, live: Live, window: Window) -> list[Began | Segment]:
+        return live.window(recognised(self.model, window.clip, without_password(self.stream.source)), window.number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -159,21 +160,26 @@ def box_faces(track: Array, camera: Camera) -> list[Piece]:
     return pieces
 
 
-def encode(path: Path, pictures: Iterable[Frame]) -> int:
-    """Write an H.264 video in an AVI container. Equal frames give equal bytes.
+def encode(path: Path, pictures: Iterable[Frame], container: Literal["avi", "mp4"] = "avi") -> int:
+    """Write an H.264 video. Equal frames give equal bytes.
+
+    Args:
+        path: File to write; its name may end in anything.
+        pictures: The frames.
+        container: Kind of file.
 
     Returns:
         The number of frames.
     """
     count = 0
-    with av.open(str(path), "w", format="avi", options={"fflags": "+bitexact"}) as container:
+    with av.open(str(path), "w", format=container, options={"fflags": "+bitexact"}) as out:
         # no B-frames, since AVI cannot store their times; one thread, so that the bytes do not depend on the number of cores
-        stream = container.add_stream("libx264", rate=FPS)
+        stream = out.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"preset": "superfast", "crf": str(CRF), "g": str(GOP), "bf": "0", "flags": "+bitexact"}
         for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             count += 1
-        container.mux(stream.encode(None))
+        out.mux(stream.encode(None))
     return count

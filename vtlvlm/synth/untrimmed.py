@@ -100,7 +100,7 @@ class FilmSpec:
         performance, setup = self.performance()[0], self.setup
         rng = np.random.default_rng([self.seed, 9, self.subject, self.camera, self.number])
         with replacing(self.path(root), follow=False, tidy=False) as part:
-            encode(part, frames(performance, setup, Camera.of(setup, self.camera), rng))
+            encode(part, frames(performance, setup, Camera.of(setup, self.camera), rng), "mp4")
 
     def path(self, root: Path) -> Path:
         """Its file."""
