@@ -123,7 +123,7 @@ def test_wrong_options_are_one_line(arguments: list[str], words: str, capsys: py
 
 def test_videos_for_a_bench_that_needs_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "lvlm", "--videos", "somewhere"]) == 2
-    assert "--videos: bench lvlm reads no videos" in capsys.readouterr().err
+    assert "--videos: bench lvlm takes --repeats, --work and --output" in capsys.readouterr().err
 
 
 def test_a_report_of_what_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,8 +112,8 @@ def test_refusals(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (["efficiency", "--baselines", "baselines/hd_gcn_small.yaml"], "spine: no joint of the layout ntu25"),
         (["efficiency", "--budget", "3"], "--budget: bench efficiency takes --stage1, --stage2, --baselines, --repeats, --work and"),
         (["efficiency", "--repeats", "0"], "--repeats 0: at least 1"),
-        (["vtem", "--stage1", "x"], "--stage1 goes with bench efficiency"),
-        (["vtem", "--baselines"], "--baselines goes with bench efficiency"),
+        (["vtem", "--stage1", "x"], "--stage1: bench vtem takes --repeats, --work and --output"),
+        (["vtem", "--baselines"], "--baselines: bench vtem takes --repeats, --work and --output"),
         (["gpu", "--baselines"], "--baselines: bench gpu takes --budget, --tiny and --output"),
     ):
         assert main(["bench", *arguments, *(["--output", str(tmp_path / "o.json")] if arguments[0] == "efficiency" else [])]) == 2

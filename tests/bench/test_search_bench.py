@@ -12,7 +12,7 @@ def test_figures_of_a_small_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(search, "CODES", 64)
     monkeypatch.setattr(search, "LEARNED", 200)
     monkeypatch.setattr(search, "ACTIONS", 5)
-    figures, facts = search.measure(tmp_path, videos=None, repeats=2)
+    figures, facts = search.measure(tmp_path, repeats=2)
     assert facts["clips"] == 300
     assert [figure.target for figure in figures] == [1, 1, 1, None, None]
     assert all(figure.value > 0 for figure in figures)

@@ -46,4 +46,4 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--minutes 0" in capsys.readouterr().err
     assert main(["bench", "segments", "--repeats", "2"]) == 2
     assert main(["bench", "vtem", "--minutes", "2"]) == 2
-    assert "--minutes goes with bench segments" in capsys.readouterr().err
+    assert "--minutes: bench vtem takes --repeats, --work and --output" in capsys.readouterr().err

@@ -39,9 +39,8 @@ PROMPTS = {"last:9": 1_179_648, "all": 4_194_304}
 """Layers of LLaVA-1.5-7B with 16 prompt tokens -> trainable parameters"""
 
 
-def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
-    """All measurements of this bench. It needs no videos."""
-    del videos
+def measure(work: Path, *, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
+    """All measurements of this bench."""
     llava = compose(work / "llava")
     figures, facts = label_scores(llava, repeats)
     costs = [*training.figures(llava, repeats), *stored_states.figures(llava, repeats), *trained_numbers(), *paper_size.figures()]

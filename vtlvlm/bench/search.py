@@ -22,9 +22,8 @@ STAY = 0.5
 """Share of windows in which a cell keeps its code"""
 
 
-def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
-    """All measurements of this bench. It needs no videos."""
-    del videos
+def measure(work: Path, *, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
+    """All measurements of this bench."""
     gallery = drawn_gallery(CLIPS, CODES)
     path = work / FILE
     start = time.perf_counter()

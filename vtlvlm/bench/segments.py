@@ -24,8 +24,6 @@ from vtlvlm.segments.finding import find
 from vtlvlm.segments.rules import Rule
 from vtlvlm.segments.windows import Grid
 
-MINUTES = 10
-"""Length of the film, unless another is asked for"""
 GRID = Grid(3.0, 0.75)
 SAMPLING = FrameSampling(frames=32, size=128)
 

@@ -42,9 +42,8 @@ TEXT_TOKENS, LISTED_TOKENS, TRIE_NODES = 23, 329, 232
 tree. They are counted with a SentencePiece vocabulary of 32,000 words of the same family, since LLaVA-1.5's own is not freely available"""
 
 
-def measure(work: Path, *, videos: Path | None, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
-    """All measurements of this bench. It needs no videos."""
-    del videos
+def measure(work: Path, *, repeats: int) -> tuple[list[Measurement], dict[str, Any]]:
+    """All measurements of this bench."""
     figures = [*pooling_and_quantisation(repeats), *long_video(), *shares(), training_step(work)]
     return figures, {"batch": BATCH, "tokens": WINDOWS * CELLS, "codes": CODES, "width": WIDTH, "repeats": repeats}
 
