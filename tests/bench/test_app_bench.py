@@ -34,7 +34,7 @@ def test_the_page_answers_and_a_request_says_what_the_recogniser_says(
     [
         (["app", "--tiny"], "--tiny: bench app takes --model, --videos, --repeats, --work and --output"),
         (["app", "--repeats", "0"], "--repeats 0: at least 1"),
-        (["app", "--model", "nothing"], "nothing"),
+        (["app", "--model", "nothing"], "nothing: no such model"),
         (["vtem", "--model", "nothing"], "--model: bench vtem takes --repeats, --work and --output"),
     ],
 )

@@ -95,13 +95,36 @@ def test_a_window_that_was_not_read_counts_as_the_nearer_one_of_its_neighbours()
     assert [*found, *few.end(9.2)] == told(whole, values[nearer], rejected[nearer], 9.2)
 
 
-def test_motion_of_windows_that_were_not_read_is_that_of_the_next_one() -> None:
-    """Windows of one second, every 0.25 s. Motion is the time in seconds; the last window is three hops after the one before."""
+@pytest.mark.parametrize("jump", [4, 20, 40, 200])
+def test_a_part_has_its_name_however_many_windows_are_left_out(jump: int) -> None:
+    """Windows of one second every 0.25 s: rest, a movement from 2 to 3 s, rest; then the model is away."""
     live = Live(CLASSES, Grid(1.0, 0.25), Rule())
-    for number in (0, 1, 4):
+    times = np.linspace(0.0, 1.0, 21)
+    found = []
+    for number in [*range(20), 19 + jump]:
         start = number * 0.25
-        times = np.linspace(0.0, 1.0, 11)
+        share = max(0.0, 1 - abs(start - 2.0))  # of the movement in the window
+        moves = np.where((start + times > 2) & (start + times < 3), 3.0, 0.1)
+        row = np.array([0.9 * share, 0.05, 1 - 0.05 - 0.9 * share])
+        found += live.window(Reading(row, False, np.stack([times, moves], axis=1)), number)
+    found += live.end((19 + jump) * 0.25 + 1)
+    (segment,) = (one for one in found if isinstance(one, Segment))
+    assert segment.label == "wave"
+    assert (segment.start, segment.end) == pytest.approx((2, 3), abs=0.2)
+    assert len(live.rows) == live.kept
+
+
+def test_motion_of_times_in_skipped_windows() -> None:
+    """Windows of one second, every 0.25 s; motion is the time in seconds. A window that is read holds the times of skipped ones before it;
+    times that none holds, here from 2 to 5 s, are as the nearer edge: the mean of three samples 0.1 s apart.
+    """
+    live = Live(CLASSES, Grid(1.0, 0.25), Rule())
+    times = np.linspace(0.0, 1.0, 11)
+    for number in (0, 1, 4, 20):
+        start = number * 0.25
         live.window(Reading(np.full(3, 1 / 3), False, np.stack([times, start + times], axis=1)), number)
-    assert live.number == 5
+    assert live.number == 21
     assert live.curve is not None
-    assert live.curve.recent == pytest.approx((np.arange(40) + 0.5) * 0.05)
+    middles = (np.arange(120) + 0.5) * 0.05
+    expected = np.where((middles < 2) | (middles > 5), middles, np.where(middles < 3.5, 1.9, 5.1))
+    assert live.curve.recent == pytest.approx(expected)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -75,6 +76,25 @@ def test_a_model_that_is_slower_than_the_stream_skips_windows_and_stays_near_to_
     assert (day.label, night.label) == ("day", "night")
     assert (day.end - day.start, night.end - night.start) == pytest.approx((4, 4), abs=1.3)
     assert night.start - day.start == pytest.approx(8, abs=1.3)
+
+
+def test_a_fast_model_reads_all_windows_of_a_stream_that_stalls() -> None:
+    """Two seconds, a stall of 1.5 s, and two seconds that come at once."""
+    content = transport_stream([250] * 20, each=5)
+    half = len(content) // 188 // 2 * 188
+
+    def stalls(connection: socket.socket) -> None:
+        connection.sendall(content[:half])
+        time.sleep(3.5)
+        connection.sendall(content[half:])
+
+    model, read = Brightness(), []
+    with server(stalls) as address, LiveStream(address, model.sampling, give_up=1.0) as stream:
+        watching = Watch(model, stream, Grid(0.5, 0.125), Rule(least=0.8), lambda: read.append(stream.counts().lag))
+        assert any(isinstance(one, Segment) for one in watching)
+    assert watching.windows > 20
+    assert watching.skipped == 0
+    assert len(read) == watching.windows
 
 
 def test_an_action_does_not_go_on_over_a_gap() -> None:

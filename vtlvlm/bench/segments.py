@@ -68,12 +68,19 @@ def measure(work: Path, videos: Path | None, minutes: int) -> tuple[list[Measure
         torch.set_num_threads(threads)
     tenth = len(seen) // 10
     growth = None if not tenth else sum(seen[-tenth:]) / sum(seen[tenth : 2 * tenth]) - 1
-    note = f"{found.seconds / 60:.1f} min of 1080p H.264: {whole:.0f} s; decoding {decoding:.0f} s, the model {model.seconds:.0f} s"
+    note = f"{found.seconds / 60:.1f} min of 1080p H.264: {whole:.0f} s of the processor, decoding {decoding:.0f}, the model {model.seconds:.0f}"
     peak = f"{max(seen) / 2**20:.0f} MiB at most" if seen else "only measured on Linux, and on films of minutes"
     return [
         Measurement("segment over decoding and the model's own time", whole / (decoding + model.seconds), "x", 1.3, "<=", note),
         Measurement("growth of memory from the film's second tenth to its last", growth, "", 0.05, "<=", peak),
-        Measurement("seconds of video in a second", found.seconds / whole, "", None, ">=", f"{model.windows} windows of {GRID.clip:g} s"),
+        Measurement(
+            "seconds of video in a second of the processor",
+            found.seconds / whole,
+            "",
+            None,
+            ">=",
+            f"{model.windows} windows of {GRID.clip:g} s",
+        ),
     ], {"minutes": minutes}
 
 

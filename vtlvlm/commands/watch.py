@@ -59,18 +59,22 @@ def watch_stream(args: argparse.Namespace, source: str, rule: Rule, formats: lis
         f"{named}: each step of {grid.hop:g} s is decided {grid.clip:g} s after its start, a segment as long after its end; Ctrl-C ends it"
     )
     said = time.monotonic()
+
+    def status() -> None:
+        nonlocal said
+        if time.monotonic() - said > STATUS:
+            said, counts = time.monotonic(), stream.counts()
+            note(
+                f"{counts.lag:.1f} s behind, {counts.dropped:,} of {counts.frames:,} frames dropped, {watching.skipped:,} of "
+                f"{watching.windows:,} windows skipped"
+            )
+
     with LiveStream(source, model.sampling, give_up=args.give_up, seconds=args.seconds, say=note) as stream, _stopped_by_hand(stream):
-        watching = Watch(model, stream, grid, rule)
+        watching = Watch(model, stream, grid, rule, status)
         for one in watching:
             if isinstance(one, Segment):
                 found.append(one)
             _say(one, args.json)
-            if time.monotonic() - said > STATUS:
-                said, counts = time.monotonic(), stream.counts()
-                note(
-                    f"{counts.lag:.1f} s behind, {counts.dropped:,} of {counts.frames:,} frames dropped, {watching.skipped:,} of "
-                    f"{watching.windows:,} windows skipped"
-                )
     counts = stream.counts()
     if not counts.frames:
         raise DataError(f"{named}: {stream.over or 'ended before its first picture'}")

@@ -1,5 +1,5 @@
-"""Reads cameras and network streams that never end. A thread drains the source, so that a slow reader loses the oldest frames and never
-falls behind; a source that goes silent or away is opened again.
+"""Reads cameras and network streams that never end. A thread drains the source: a slow reader loses frames here and there, evenly, and
+never falls behind. A source that goes silent or away is opened again.
 """
 
 from __future__ import annotations
@@ -117,7 +117,6 @@ class LiveStream:
         self._frames = self._dropped = 0
         self.over = ""
         self._newest = self._read = 0.0
-        self._after: _Item | None = None  # the first frame after a hole
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._drain, name="stream", daemon=True)
 
@@ -135,24 +134,15 @@ class LiveStream:
         with self._changed:
             return Counts(self._frames, self._dropped, max(0.0, self._newest - self._read))
 
-    def pieces(self, hole: float = 0.0) -> Iterator[Iterator[Frame]]:
-        """The connected pieces of the stream, one after the other; each must be read to its end. Times are seconds since it was opened.
+    def pieces(self) -> Iterator[Iterator[Frame]]:
+        """The connected pieces of the stream, one after the other; each must be read to its end. Times are seconds since it was opened."""
+        while (first := self._next()) is not None:
+            if not isinstance(first, Gap):
+                yield self._piece(first)
 
-        Args:
-            hole: Seconds without a frame, such as dropped ones, that end a piece; 5 at least.
-        """
-        hole = max(hole, _SILENCE)
-        while (first := self._after or self._next()) is not None:
-            self._after = None
-            if isinstance(first, _Item):
-                yield self._piece(first, hole)
-
-    def _piece(self, first: _Item, hole: float) -> Iterator[Frame]:
+    def _piece(self, first: _Item) -> Iterator[Frame]:
         item: _Item | Gap | None = first
-        while isinstance(item, _Item):
-            if item is not first and item.moment - self._read > hole:
-                self._after = item
-                return
+        while item is not None and not isinstance(item, Gap):
             self._read = item.moment
             yield Frame(item.moment, partial(_picture, item))
             item = self._next()
@@ -238,9 +228,11 @@ class LiveStream:
             self._changed.notify_all()
 
     def _drop(self) -> None:
-        """Drop the oldest frame; gaps stay."""
-        place = next(number for number, one in enumerate(self._waiting) if not isinstance(one, Gap))
-        del self._waiting[place]
+        """Drop the frame whose neighbours are nearest to each other, so that those that stay lie evenly; gaps stay."""
+        frames = [(place, one.moment) for place, one in enumerate(self._waiting) if not isinstance(one, Gap)]
+        moments = [self._read, *(moment for _, moment in frames), self._newest]
+        widths = [later - earlier for earlier, later in zip(moments, moments[2:], strict=False)]
+        del self._waiting[frames[widths.index(min(widths))][0]]
         self._dropped += 1
 
 

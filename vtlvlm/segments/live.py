@@ -54,9 +54,9 @@ class Live:
     def __init__(self, classes: list[str], grid: Grid, rule: Rule, start: float = 0.0) -> None:
         self.classes, self.grid, self.rule, self.start = classes, grid, rule, start
         self.decide = rule.hysteresis()
-        kept = math.ceil((KEPT * grid.clip + rule.gap) / grid.hop) + 2
-        self.rows: deque[NDArray[np.float64]] = deque(maxlen=kept)
-        self.rejected: deque[bool] = deque(maxlen=kept)
+        self.kept = math.ceil((KEPT * grid.clip + rule.gap) / grid.hop) + 2
+        self.rows: deque[NDArray[np.float64]] = deque()
+        self.rejected: deque[bool] = deque()
         self.number = 0
         self.first = 0  # the first step of those below, which are not told yet
         self.labels: list[int] = []
@@ -86,7 +86,11 @@ class Live:
             self.rejected.append(rejected)
             self.number += 1
             found += self._step(one)
-        return [*found, *self._told(None)]
+        found += self._told(None)
+        while len(self.rows) > self.kept:
+            self.rows.popleft()
+            self.rejected.popleft()
+        return found
 
     def end(self, seconds: float) -> list[Began | Segment]:
         """What is known at the end of the stream.

@@ -27,6 +27,8 @@ LOW = 0.8
 """A part begins and ends where its motion passes this; within it, motion reaches 1"""
 REST, QUIET = 0.6, 0.25
 """Motion of training clips at rest, about; and the share of a scene's recent times that is taken to be rest at least"""
+EDGE = 3
+"""Samples at the edge of a window whose mean stands for the times that no window holds"""
 RECENT = 60.0
 """Seconds from which a scene's own noise is known"""
 NOISE = (0.75, 1.6)
@@ -73,6 +75,7 @@ class MotionCurve:
         self._new: list[NDArray[np.float64]] = []  # what comes after them, not joined yet
         self._count = 0  # of both
         self._total: NDArray[np.float64] | None = None  # what moved until each time, if it is known
+        self._edge: float | None = None  # at the end of the last window
 
     @property
     def values(self) -> NDArray[np.float64]:
@@ -90,12 +93,18 @@ class MotionCurve:
         """Add a window.
 
         Args:
-            number: Of the window, more than that of the one before. What lies between them is read from this one.
+            number: Of the window, more than that of the one before. Times between two windows are as the nearer one's edge.
             motion: (N, 2) seconds from the window's start, ascending, and motion.
         """
         start = number * self.grid.hop
         new = np.arange(self.first + self._count, round((start + self.grid.clip) / STEP))
-        read = np.interp((new + 0.5) * STEP - start, motion[:, 0], motion[:, 1])
+        at = (new + 0.5) * STEP - start
+        read = np.interp(at, motion[:, 0], motion[:, 1])
+        first, last = float(motion[:EDGE, 1].mean()), float(motion[-EDGE:, 1].mean())
+        if len(at) and at[0] < 0:
+            read[at < 0] = first
+            read[at < at[0] / 2] = first if self._edge is None else self._edge
+        self._edge = last
         self.recent = np.append(self.recent, read)[-round(RECENT / STEP) :]
         noise = float(np.clip(np.quantile(smooth(self.recent), QUIET) / REST, *NOISE))
         self._new.append(read / noise)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
@@ -36,14 +36,15 @@ class Watch:
         stream: Opened.
         grid: The windows.
         rule: From probabilities to segments, by hysteresis.
+        progress: Called after each window that the model read.
 
     Attributes:
         windows: Number of windows so far.
         skipped: How many of them the model did not read.
     """
 
-    def __init__(self, model: ClipModel, stream: LiveStream, grid: Grid, rule: Rule) -> None:
-        self.model, self.stream, self.grid, self.rule = model, stream, grid, rule
+    def __init__(self, model: ClipModel, stream: LiveStream, grid: Grid, rule: Rule, progress: Callable[[], object] = lambda: None) -> None:
+        self.model, self.stream, self.grid, self.rule, self.progress = model, stream, grid, rule, progress
         self.windows = self.skipped = 0
 
     def __iter__(self) -> Iterator[Began | Segment | Interrupted]:
@@ -52,7 +53,7 @@ class Watch:
         Raises:
             DataError: The model gives no probabilities.
         """
-        for piece in self.stream.pieces(self.grid.clip):
+        for piece in self.stream.pieces():
             yield from self._piece(piece)
 
     def _piece(self, piece: Iterator[Frame]) -> Iterator[Began | Segment | Interrupted]:
@@ -73,13 +74,14 @@ class Watch:
         for window in windows(shifted(), self.stream.rate, self.grid, self.model.sampling):
             self.windows += 1
             began = time.monotonic()
-            # where frames themselves come late, skipping does not help: no longer than a window took
-            if self.stream.counts().lag > self.grid.hop and began - free < took:
+            behind = self.stream.counts().lag > self.grid.hop < took
+            if behind and began - free < took:  # and no longer: where frames themselves come late, skipping does not help
                 self.skipped, late = self.skipped + 1, window
                 continue
             yield from self._read(live, window)
             late, free = None, time.monotonic()
             took = free - began
+            self.progress()
         if late is not None:  # the stream ends with it
             self.skipped -= 1
             yield from self._read(live, late)

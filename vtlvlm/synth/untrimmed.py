@@ -26,7 +26,7 @@ from vtlvlm.synth.render import encode, frames
 from vtlvlm.synth.scene import ANGLES, FPS, HEIGHT, WIDTH, Camera, Setup, setup_of
 from vtlvlm.system.files import replacing
 
-UNTRIMMED_VERSION = 1
+UNTRIMMED_VERSION = 2
 """Increased whenever the same settings give other videos."""
 FILMS, TRUTH = "videos", "truth.json"
 FOLLOWS = {8: 9, 14: 15}
