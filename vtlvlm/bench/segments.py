@@ -68,7 +68,8 @@ def measure(work: Path, videos: Path | None, minutes: int) -> tuple[list[Measure
         torch.set_num_threads(threads)
     tenth = len(seen) // 10
     growth = None if not tenth else sum(seen[-tenth:]) / sum(seen[tenth : 2 * tenth]) - 1
-    note = f"{found.seconds / 60:.1f} min of 1080p H.264: {whole:.0f} s of the processor, decoding {decoding:.0f}, the model {model.seconds:.0f}"
+    parts = f"{decoding:.0f} to decode, {model.seconds:.0f} of the model"
+    note = f"{found.seconds / 60:.1f} min of 1080p H.264: {whole:.0f} processor seconds; {parts}"
     peak = f"{max(seen) / 2**20:.0f} MiB at most" if seen else "only measured on Linux, and on films of minutes"
     return [
         Measurement("segment over decoding and the model's own time", whole / (decoding + model.seconds), "x", 1.3, "<=", note),
