@@ -73,6 +73,7 @@ def test_skeleton_networks_cost_what_the_official_modules_cost(name: str) -> Non
     assert (counted / 2 + left_out(name)) / 1e9 == pytest.approx(expected, rel=0.003)
 
 
+@pytest.mark.slow
 def test_every_stage_of_a_configuration_is_measured(chain: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficiency, "FRAMES", 12)
     output = tmp_path / "efficiency.json"

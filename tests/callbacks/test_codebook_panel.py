@@ -119,7 +119,7 @@ class Watch(Callback):
         self.now += self.seconds
 
 
-@pytest.mark.parametrize(("seconds", "pictures"), [(600.0, [1, 1, 1, 2, 2]), (1800.0, [1, 2, 3, 4, 5])])
+@pytest.mark.parametrize(("seconds", "pictures"), [(600.0, [1, 1, 1, 2, 2]), pytest.param(1800.0, [1, 2, 3, 4, 5], marks=pytest.mark.slow)])
 def test_a_training_draws_at_most_every_half_hour_and_writes_the_numbers_each_time(
     seconds: float, pictures: list[int], root: Path, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_video_models_weights_are_read_from_torch_home(
     assert "r3d_18: no weights from the hub" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_llava_is_found_in_the_hubs_cache_and_its_absence_is_a_line(chain: Pipeline, tmp_path: Path) -> None:
     """By the name on the hub, for the whole stage: config, tokenizer and weights. Libraries read HF_HOME when they are imported."""
     from vtlvlm.configs import resolved

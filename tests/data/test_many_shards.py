@@ -70,6 +70,7 @@ def feature_shard(folder: Path, number: int) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_thousands_of_shards_and_few_open_files(tmp_path: Path) -> None:
     """`ulimit -n` is 1,024 by default; the paper's stage 1 ended after some 120 passes with "Too many open files"."""
     for name in ("features", "events"):

@@ -110,6 +110,7 @@ def test_a_training_goes_on_from_the_other_source(stored: HiddenRun) -> None:
     assert stored("validate", *UPPER, "--data.events", stored.hidden, "--ckpt_path", there, run="fitted") == 0
 
 
+@pytest.mark.slow
 def test_two_processes_store_and_train_like_one(stored: HiddenRun) -> None:
     """Each writes its own shards; with DDP, the weights after some steps are those of one process."""
     two = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.micro_batch_size", 1]

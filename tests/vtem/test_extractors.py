@@ -135,6 +135,7 @@ def test_gradients_only_where_they_are_asked_for(lite0: TimmExtractor) -> None:
         assert not tuned(frames()).requires_grad
 
 
+@pytest.mark.slow
 def test_compiled_features_are_the_same_and_are_compiled(lite0: TimmExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: list[object] = []
 
