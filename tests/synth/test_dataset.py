@@ -154,7 +154,8 @@ def test_command(tmp_path, capsys):
     assert "1 clips of 1 actions" in capsys.readouterr().out
 
 
-def test_rendering_needs_no_torch() -> None:
+@pytest.mark.parametrize(("modules", "heavy"), [("captions, dataset, untrimmed", {"torch", "scipy"}), ("recorded", {"torch"})])
+def test_rendering_needs_no_torch(modules: str, heavy: set[str]) -> None:
     """Each process that renders imports what it needs and no more."""
-    code = "import sys; from vtlvlm.synth import captions, dataset, untrimmed; print({'torch', 'scipy'} & {*sys.modules})"
+    code = f"import sys; from vtlvlm.synth import {modules}; print({heavy} & {{*sys.modules}})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -39,6 +38,8 @@ class TensorFile(NamedTuple):
         Raises:
             DataError: The file has vanished or has been cut since its header was read, or the system maps no more memory.
         """
+        import torch  # here alone: commands that only read names and headers start without it
+
         end = self.offset + math.prod(self.shape) * np.dtype(self.dtype).itemsize
         try:
             mapped: Any = torch.UntypedStorage.from_file(str(self.path), False, end)
