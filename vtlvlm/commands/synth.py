@@ -5,7 +5,8 @@ With --motion FILE, the bodies play recorded movement instead, one clip a record
 recordings; --subjects, --replications and --actions then choose among them, and each further camera adds 100 to the setup's number.
 
 With --untrimmed N, N long videos of each person and camera: several actions one after the other, with idle time between them. truth.json
-has the true segments, which `vtlvlm segment --truth` scores with.
+has the true segments, which `vtlvlm segment --truth` scores with. With --clips FOLDER, they are joined from real clips instead: those of
+one person, setup and camera, with a held picture between two clips.
 
 With --captions, also captions.csv: three true captions of each clip (action, hand, repetitions, prop, people, viewpoint), which
 `vtlvlm fit --data.source.captions` learns from. A finished folder only gets this table.
@@ -40,12 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="1 in front, 2 at -45 and 3 at +45 degrees (default: 1 2 3; with --motion: 1, where the recording camera stood)",
     )
     parser.add_argument("--untrimmed", type=int, metavar="N", help="render N long videos of each person instead, with their true segments")
+    parser.add_argument("--clips", type=Path, metavar="FOLDER", help="with --untrimmed: join these clips instead of rendering any")
     parser.add_argument(
         "--people",
         type=int,
         nargs="+",
         metavar="P",
-        help="with --untrimmed: numbers of the people (default: those of 16 who test in X-Sub)",
+        help="with --untrimmed: numbers of the people (default: those of 16 who test in X-Sub; with --clips: all)",
     )
     parser.add_argument("--parts", type=int, help="with --untrimmed: actions in a video; 0 for idle people (default: 8)")
     parser.add_argument(
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.untrimmed is not None:
         return _untrimmed(args)
-    for name in ("people", "parts", "unlisted"):
+    for name in ("people", "parts", "unlisted", "clips"):
         if getattr(args, name) is not None:
             raise UsageError(f"--{name}: only with --untrimmed N; leave it out")
     if args.captions and args.motion is not None:
@@ -112,6 +114,8 @@ def _untrimmed(args: argparse.Namespace) -> int:
     for name in ("motion", "subjects", "replications", "captions"):
         if getattr(args, name) not in (None, False):
             raise UsageError(f"--{name} is not for --untrimmed; leave it out")
+    if args.clips is not None:
+        return _joined(args)
     people = [one for one in range(1, TYPICAL + 1) if one not in PROTOCOLS["xsub60"].train_ids] if args.people is None else args.people
     manifest = generate_untrimmed(
         args.output,
@@ -126,4 +130,31 @@ def _untrimmed(args: argparse.Namespace) -> int:
     )
     seconds = sum(one["frames"] for one in manifest["videos"]) / manifest["fps"]
     print(f"{len(manifest['videos'])} videos of {len(people)} people, {seconds / 60:.1f} minutes, in {args.output}")
+    return 0
+
+
+def _joined(args: argparse.Namespace) -> int:
+    """Join clips into long videos."""
+    from vtlvlm.errors import UsageError
+    from vtlvlm.synth.joining import join
+    from vtlvlm.system.places import require_apart
+
+    if args.cameras is not None:
+        raise UsageError("--cameras is not for --clips, which joins those of each camera; leave it out")
+    if not args.clips.is_dir():
+        raise UsageError(f"--clips {args.clips}: no such folder")
+    require_apart(args.output, [args.clips], "the folder of films")
+    manifest = join(
+        args.output,
+        args.clips,
+        people=args.people,
+        seed=args.seed,
+        films=args.untrimmed,
+        actions=args.actions,
+        unlisted=args.unlisted or (),
+        parts=8 if args.parts is None else args.parts,
+        workers=args.workers,
+    )
+    seconds = sum(one["frames"] / one["fps"] for one in manifest["videos"])
+    print(f"{len(manifest['videos'])} videos, {seconds / 60:.1f} minutes, in {args.output}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -160,13 +161,14 @@ def box_faces(track: Array, camera: Camera) -> list[Piece]:
     return pieces
 
 
-def encode(path: Path, pictures: Iterable[Frame], container: Literal["avi", "mp4"] = "avi") -> int:
+def encode(path: Path, pictures: Iterable[Frame], container: Literal["avi", "mp4"] = "avi", rate: Fraction | int = FPS) -> int:
     """Write an H.264 video. Equal frames give equal bytes.
 
     Args:
         path: File to write; its name may end in anything.
-        pictures: The frames.
+        pictures: The frames, of one size with even sides.
         container: Kind of file.
+        rate: Frames per second.
 
     Returns:
         The number of frames.
@@ -174,11 +176,13 @@ def encode(path: Path, pictures: Iterable[Frame], container: Literal["avi", "mp4
     count = 0
     with av.open(str(path), "w", format=container, options={"fflags": "+bitexact"}) as out:
         # no B-frames, since AVI cannot store their times; one thread, so that the bytes do not depend on the number of cores
-        stream = out.add_stream("libx264", rate=FPS)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream = out.add_stream("libx264", rate=rate)
+        stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"preset": "superfast", "crf": str(CRF), "g": str(GOP), "bf": "0", "flags": "+bitexact"}
         for picture in pictures:
+            if not count:
+                stream.height, stream.width = picture.shape[:2]
             out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             count += 1
         out.mux(stream.encode(None))

@@ -8,7 +8,7 @@ second person or a prop, which would have to come from somewhere, are left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,10 @@ STILL = 30
 """Seconds of a video without actions"""
 BLEND = 10
 """Frames from the rest after an action to the rest before the next"""
+
+
+Span = tuple[str, float, float]
+"""A label, start and end in seconds"""
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,24 @@ def smooth_steps(count: int) -> Array:
     return x * x * (3 - 2 * x)
 
 
+def annotated(spans: Sequence[Span]) -> list[dict[str, Any]]:
+    """Spans as ActivityNet writes them."""
+    return [{"label": label, "segment": [round(start, 4), round(end, 4)]} for label, start, end in spans]
+
+
+def truth_of(spans: Mapping[str, Sequence[Span]], seconds: Mapping[str, float]) -> str:
+    """The true segments of films in ActivityNet's JSON.
+
+    Args:
+        spans: Of each film.
+        seconds: Length of each film.
+    """
+    database = {
+        name: {"subset": "testing", "duration": round(seconds[name], 4), "annotations": annotated(one)} for name, one in spans.items()
+    }
+    return json.dumps({"version": "VERSION 1.3", "database": database}, indent=1, ensure_ascii=False) + "\n"
+
+
 def generate_untrimmed(
     output: Path,
     *,
@@ -212,17 +234,16 @@ def generate_untrimmed(
     claim(root, settings, (FILMS,), (CLASSES, TRUTH))
     each_made(specs, root, workers, "synth", "video", progress)
     names = {number: ntu.ACTIONS[number - 1] for number in both}
-    database: dict[str, Any] = {}
+    true: dict[str, list[Span]] = {}
+    seconds: dict[str, float] = {}
     described = []
     for spec in specs:
         performance, found = spec.performance()
-        rows = [{"label": names[one.action], "segment": [round(one.start, 4), round(one.end, 4)]} for one in found if one.action in listed]
-        others = [
-            {"label": names[one.action], "segment": [round(one.start, 4), round(one.end, 4)]} for one in found if one.action in hidden
-        ]
-        database[spec.name] = {"subset": "testing", "duration": round(performance.timing.frames / FPS, 4), "annotations": rows}
-        described.append({"name": spec.name, "frames": performance.timing.frames, "unlisted": others})
-    write(root / TRUTH, json.dumps({"version": "VERSION 1.3", "database": database}, indent=1, ensure_ascii=False) + "\n")
+        true[spec.name] = [(names[one.action], one.start, one.end) for one in found if one.action in listed]
+        others = [(names[one.action], one.start, one.end) for one in found if one.action in hidden]
+        seconds[spec.name] = performance.timing.frames / FPS
+        described.append({"name": spec.name, "frames": performance.timing.frames, "unlisted": annotated(others)})
+    write(root / TRUTH, truth_of(true, seconds))
     write(root / CLASSES, "".join(f"A{number:03d} {names[number]}\n" for number in listed))
     manifest = {
         **settings,
