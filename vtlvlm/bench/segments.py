@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -105,12 +104,15 @@ def _film(clip: Path, target: Path, minutes: int) -> Path:
 
 @contextmanager
 def _resident() -> Iterator[list[int]]:
-    """Bytes of this process in memory, ten times a second; empty where the system does not say (other than Linux)."""
-    seen, stop, file = list[int](), threading.Event(), Path("/proc/self/statm")
+    """Bytes that this process holds, without those of files and libraries, ten times a second; empty where the system does not say (other
+    than Linux). What the system has moved to disk counts.
+    """
+    seen, stop, file = list[int](), threading.Event(), Path("/proc/self/status")
 
     def look() -> None:
         while file.exists() and not stop.wait(0.1):
-            seen.append(int(file.read_text().split()[1]) * resource.getpagesize())
+            held = dict(line.split(":", 1) for line in file.read_text().splitlines())
+            seen.append(sum(int(held[name].split()[0]) * 1024 for name in ("RssAnon", "VmSwap")))
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
