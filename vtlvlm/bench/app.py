@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import threading
 import time
 from pathlib import Path
@@ -67,7 +68,7 @@ def measure(work: Path, model: Path, videos: Path | None, repeats: int) -> tuple
     if "error" in found:
         raise found["error"]
     over = ratio(found["seconds"], "request", "recogniser")
-    middle = sorted(found["seconds"]["recogniser"])[repeats // 2]
+    middle = statistics.median(found["seconds"]["recogniser"])
     same = answers["page"]["actions"][0]["action"] == answers["alone"].actions[0][0]
     return [
         Measurement("from the loaded model to the page", found["ready"], "s", 1.0, "<=", "the first answer of the server"),

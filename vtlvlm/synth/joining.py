@@ -181,9 +181,8 @@ def join(
     each_made(made, root, workers, "join", "video", progress)
     rows_of = {one.name: [span for span in one.spans() if span[0] not in hidden] for one in made}
     write(root / TRUTH, truth_of(rows_of, {one.name: float(one.frames / one.rate) for one in made}))
-    names = sorted({index.classes[index.label[row]] for row in rows} - hidden)
-    numbers = {index.classes[index.label[row]]: _action(index, row) for row in rows} if numbered else {}
-    write(root / CLASSES, "".join(f"A{numbers[name]:03d} {name}\n" if numbered else f"{name}\n" for name in names))
+    prefixes = {index.classes[index.label[row]]: f"A{_action(index, row):03d} " if numbered else "" for row in rows}
+    write(root / CLASSES, "".join(sorted(f"{prefix}{name}\n" for name, prefix in prefixes.items() if name not in hidden)))
     described = [
         {
             "name": one.name,
